@@ -1,0 +1,289 @@
+"""Every setting of the model, its training and its evaluation: the only place with defaults.
+
+A field without a default is one that a scale must choose (sizes, schedule, precision). Importing this
+module costs nothing: plans and command lines are built on it without torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar
+
+from smaug_core.errors import SmaugError
+
+T = TypeVar("T")
+
+
+def _require(holds: bool, where: str, value: object, right: str) -> None:
+    if not holds:
+        raise SmaugError(f"{where}: {value!r} is not allowed; {right}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The embedded data `moving_shapes`; read only where that data enters a stage."""
+
+    seed: int
+    """Seed of everything that is drawn: attributes, motion, noise, wording."""
+    size: int
+    """Width and height of a frame, in pixels."""
+    frames: int
+    """Frames per clip."""
+    train_clips: int
+    """Captioned clips in the training split."""
+    train_stills: int
+    """Captioned single pictures in the training split, in the place of an image-text corpus."""
+    val_clips: int
+    """Clips on which settings are chosen."""
+    test_clips: int
+    """Clips that are reported; no two show the same thing."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "frames", "train_clips", "train_stills", "val_clips", "test_clips"):
+            _require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "at least 1")
+        _require(self.size % 2 == 0, "data.size", self.size, "H.264 needs an even number of pixels")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """SMAUG's parts and their sizes; read by every stage."""
+
+    vision: str
+    """timm name of the vision transformer, e.g. `vit_base_patch16_clip_quickgelu_224.openai`."""
+    image_size: int
+    """Width and height of a frame as the encoder sees it, in pixels."""
+    patch_size: int
+    """Width and height of a patch, in pixels."""
+    width: int
+    """Feature size of the vision encoder."""
+    layers: int
+    """Layers of the vision encoder."""
+    heads: int
+    """Attention heads of the vision encoder."""
+    text_width: int
+    """Feature size of the text and the fusion encoder."""
+    text_heads: int
+    """Attention heads of the text and the fusion encoder."""
+    text_layers: int
+    """Layers of the text encoder (paper 3.5: the first 9 of BERT-base)."""
+    fusion_layers: int
+    """Layers of the fusion encoder, each with cross-attention (paper 3.5: the last 3 of BERT-base)."""
+    tokenizer: str
+    """`moving_shapes` for the vocabulary in this package, else a directory with a WordPiece vocab.txt."""
+    embed_dim: int
+    """Size of the space in which clips and captions are contrasted."""
+    decoder_width: int
+    """Feature size of the pixel decoder."""
+    decoder_heads: int
+    """Attention heads of the pixel decoder."""
+    dropout: float
+    """Dropout of the text and fusion layers, on features and on attention."""
+    decoder_depth: int = 3
+    """Layers of the pixel decoder; 0 removes masked visual modelling (paper 3.5, Table 11)."""
+    keep_rate: float = 0.8
+    """Share of the patch tokens kept at each sparsification; 1 switches it off (paper 4.2, Table 5)."""
+    sparsify_layers: tuple[int, ...] = (4, 7, 10)
+    """Encoder layers that sparsify, counted from 1 (paper 3.2)."""
+    normalize_target: bool = False
+    """Normalise the pixels of each patch before they are predicted (MAE's norm_pix_loss)."""
+    temperature: float = 0.07
+    """Start of the contrastive temperature (appendix C), kept within [0.001, 0.5]."""
+    learn_temperature: bool = True
+    """Train the temperature, as Singularity does; the paper only gives its value."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "in (0, 1]")
+        _require(self.decoder_depth >= 0, "model.decoder_depth", self.decoder_depth, "at least 0")
+        _require(
+            self.image_size % self.patch_size == 0,
+            "model.image_size",
+            self.image_size,
+            f"a multiple of model.patch_size = {self.patch_size}",
+        )
+        for width, heads in (
+            ("width", "heads"),
+            ("text_width", "text_heads"),
+            ("decoder_width", "decoder_heads"),
+        ):
+            _require(
+                getattr(self, width) % getattr(self, heads) == 0,
+                f"model.{width}",
+                getattr(self, width),
+                f"a multiple of model.{heads} = {getattr(self, heads)}",
+            )
+        _require(
+            all(1 <= layer <= self.layers for layer in self.sparsify_layers),
+            "model.sparsify_layers",
+            self.sparsify_layers,
+            f"between 1 and model.layers = {self.layers}",
+        )
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one frame."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """AdamW with linear warm-up and cosine decay; shared by every training stage."""
+
+    epochs: int
+    """Passes over the training data."""
+    batch_size: int
+    """Clips per optimiser step over all devices: the contrastive loss depends on it."""
+    lr: float
+    """Peak learning rate."""
+    min_lr: float
+    """Learning rate at the end of the cosine."""
+    warmup_epochs: float
+    """Epochs of linear warm-up."""
+    beta2: float
+    """Second momentum of AdamW."""
+    precision: str
+    """`fp32`, or `bf16` for autocast with similarities, softmax weights and pixel loss in fp32."""
+    text_length: int
+    """Caption tokens kept, [CLS] and [SEP] included."""
+    negatives_group: int
+    """Consecutive clips of a batch among which hard negatives for matching are drawn."""
+    weight_decay: float = 0.02
+    """Decay of weight matrices; biases, norms, embeddings and the temperature are exempt."""
+    max_unreadable: int = 0
+    """Clips that may fail to decode in training (each is counted and named) before the stage stops."""
+
+    def check(self, where: str) -> None:
+        """Raise `SmaugError` naming `where.field` for the first value that cannot be trained with."""
+        _require(self.epochs >= 1, f"{where}.epochs", self.epochs, "at least 1")
+        _require(
+            self.batch_size >= 2,
+            f"{where}.batch_size",
+            self.batch_size,
+            "at least 2: negatives come from the batch",
+        )
+        _require(
+            2 <= self.negatives_group and self.batch_size % self.negatives_group == 0,
+            f"{where}.negatives_group",
+            self.negatives_group,
+            f"at least 2 and a divisor of {where}.batch_size = {self.batch_size}",
+        )
+        _require(
+            0 <= self.min_lr <= self.lr,
+            f"{where}.min_lr",
+            self.min_lr,
+            f"between 0 and {where}.lr = {self.lr}",
+        )
+        _require(self.precision in ("fp32", "bf16"), f"{where}.precision", self.precision, "fp32 or bf16")
+        _require(0 < self.beta2 < 1, f"{where}.beta2", self.beta2, "in (0, 1)")
+        _require(
+            self.text_length >= 3,
+            f"{where}.text_length",
+            self.text_length,
+            "at least 3: [CLS], a word, [SEP]",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainConfig(ScheduleConfig):
+    """Single-frame pre-training (paper 3.3 to 3.5)."""
+
+    corpus: tuple[str, ...]
+    """Sources that are mixed, e.g. `moving_shapes/stills`; a sweep names a slot such as `5M`."""
+    mask_ratio: float = 0.5
+    """Share of each frame's patches hidden from the encoder (paper 4.2, Table 4)."""
+    mlm_ratio: float = 0.15
+    """Share of the caption's words to be predicted (appendix C)."""
+
+    def __post_init__(self) -> None:
+        self.check("pretrain")
+        _require(0 <= self.mask_ratio < 1, "pretrain.mask_ratio", self.mask_ratio, "in [0, 1)")
+        _require(0 <= self.mlm_ratio < 1, "pretrain.mlm_ratio", self.mlm_ratio, "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig(ScheduleConfig):
+    """Fine-tuning for retrieval: contrast and matching only, nothing masked (paper 4.1)."""
+
+    dataset: str
+    """Data whose training split is used, e.g. `moving_shapes/sentence`; filled by the scale."""
+    frames: int = 1
+    """Frames per clip."""
+
+    def __post_init__(self) -> None:
+        self.check("finetune")
+        _require(
+            self.frames == 1, "finetune.frames", self.frames, "1: only single-frame training is built so far"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """Text-to-video and video-to-text retrieval (paper 4.1; protocol of Singularity)."""
+
+    dataset: str
+    """Data whose split is ranked; filled by the scale."""
+    text_length: int
+    """Caption tokens kept, [CLS] and [SEP] included."""
+    rerank: int
+    """Candidates of each query that the matching head scores again (Singularity: 128)."""
+    frames: int = 12
+    """Frames per clip, from the middles of equal intervals."""
+    keep_rate: float | None = None
+    """Keeping rate at test time; none takes the model's."""
+    ranking: str = "match"
+    """Score that orders the reported ranks: `match`, `match+contrast` or `contrast`; all are recorded."""
+    split: str = "test"
+    """`test`, or `val` to choose settings."""
+
+    def __post_init__(self) -> None:
+        _require(self.frames >= 1, "evaluate.frames", self.frames, "at least 1")
+        _require(self.rerank >= 1, "evaluate.rerank", self.rerank, "at least 1")
+        _require(self.ranking in RANKINGS, "evaluate.ranking", self.ranking, "one of " + ", ".join(RANKINGS))
+        _require(self.split in ("test", "val"), "evaluate.split", self.split, "test or val")
+        _require(
+            self.keep_rate is None or 0 < self.keep_rate <= 1,
+            "evaluate.keep_rate",
+            self.keep_rate,
+            "in (0, 1], or null for the model's",
+        )
+
+
+RANKINGS = ("match", "match+contrast", "contrast")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """The whole tree of one trial; a stage is given only the sub-trees it reads."""
+
+    model: ModelConfig
+    pretrain: PretrainConfig
+    data: DataConfig | None = None
+    """Absent where no embedded data is used."""
+    finetune: dict[str, FinetuneConfig] = field(default_factory=dict)
+    """By task slot, e.g. `msrvtt`; a task without an entry is evaluated zero-shot."""
+    evaluate: dict[str, EvaluateConfig] = field(default_factory=dict)
+    """By task slot."""
+
+
+def from_settings(config_class: type[T], settings: Mapping[str, Any], where: str) -> T:
+    """Build a configuration from plain values as JSON holds them: lists become tuples, whole numbers floats.
+
+    Raises:
+        SmaugError: a name is unknown or missing, or a value is not allowed; the message starts with `where`.
+    """
+    known = {f.name: f for f in fields(config_class)}  # type: ignore[arg-type]
+    unknown = sorted(settings.keys() - known.keys())
+    required = {name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
+    missing = sorted(required - settings.keys())
+    if unknown or missing:
+        raise SmaugError(
+            f"{where}: unknown settings {unknown}, missing settings {missing}; known: {sorted(known)}"
+        )
+    return config_class(**{name: _typed(known[name].type, value) for name, value in settings.items()})
+
+
+def _typed(annotation: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and annotation in (float, float | None):
+        return float(value)
+    return value

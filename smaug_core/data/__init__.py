@@ -1,0 +1,1 @@
+"""From files to batches: which frames, decoding, augmentation, captions, the embedded data."""

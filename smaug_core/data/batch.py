@@ -1,0 +1,35 @@
+"""What one training step is given: clips, captions, and every random choice, already drawn."""
+
+from dataclasses import dataclass, fields
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """A global batch. The draws come with it, so the model itself is a function without chance (dropout aside)."""
+
+    images: Float[Tensor, "batch frames 3 height width"]
+    """Augmented, normalised frames."""
+    media: Int[Tensor, " batch"]
+    """Equal numbers mark the same clip or picture: such pairs are never negatives."""
+    words: Int[Tensor, "batch words"]
+    """Token ids, padded to the longest caption of the batch."""
+    word_mask: Bool[Tensor, "batch words"]
+    """True where there is a word."""
+    negative_draws: Float[Tensor, "batch 2"]
+    """Uniform in [0, 1): picks each clip's negative caption, and each caption's negative clip."""
+    hidden_words: Int[Tensor, "batch words"] | None = None
+    """Token ids with some words replaced; none where no words are to be predicted."""
+    word_targets: Int[Tensor, "batch words"] | None = None
+    """The true ids of the replaced words, -100 elsewhere."""
+    visible: Int[Tensor, "batch visible"] | None = None
+    """Patches that the encoder sees, the same in every frame of a clip; none where nothing is hidden."""
+    hidden: Int[Tensor, "batch hidden"] | None = None
+    """Patches whose pixels are to be predicted."""
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})

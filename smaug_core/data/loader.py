@@ -1,0 +1,187 @@
+"""Training batches in a fixed order: which samples each step sees, and every draw they need."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smaug_core.data.augment import augment
+from smaug_core.data.batch import Batch
+from smaug_core.data.corpora import Item
+from smaug_core.data.draws import draws_for
+from smaug_core.data.frames import sample_frames
+from smaug_core.data.text import Tokenizer
+from smaug_core.data.video import read_frames
+from smaug_core.errors import ClipError, SmaugError
+from smaug_core.model.masking import num_visible, split_patches
+from smaug_core.model.objectives import IGNORED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchRecipe:
+    """What a training batch is made of."""
+
+    batch_size: int
+    frames: int
+    """Frames per clip."""
+    image_size: int
+    """Width and height in pixels."""
+    num_patches: int
+    text_length: int
+    """Tokens kept of a caption."""
+    mask_ratio: float
+    """Share of the patches hidden; 0 hides none."""
+    mlm_ratio: float
+    """Share of the words to be predicted; 0 predicts none."""
+    max_unreadable: int
+    """Clips that may fail before training stops."""
+
+
+class TrainingBatches:
+    """The batches of a training, by step. Step n is the same batch whether or not the training was resumed."""
+
+    def __init__(self, items: list[Item], tokenizer: Tokenizer, recipe: BatchRecipe, *, seed: int) -> None:
+        """Sort `items` into pictures and clips.
+
+        Raises:
+            SmaugError: neither has enough items for one batch.
+        """
+        self.tokenizer, self.recipe, self.seed = tokenizer, recipe, seed
+        self.unreadable: dict[str, str] = {}
+        """Why each clip that could not be read failed, by its path."""
+        kinds = ([i for i in items if i.is_image], [i for i in items if not i.is_image])
+        self.kinds = [kind for kind in kinds if len(kind) >= recipe.batch_size]
+        if not self.kinds:
+            raise SmaugError(
+                f"batch_size: {recipe.batch_size} is more than there are pictures ({len(kinds[0])}) or"
+                f" clips ({len(kinds[1])}); a smaller batch, or more data"
+            )
+        self.steps_per_epoch = sum(len(kind) // recipe.batch_size for kind in self.kinds)
+
+    def from_step(self, first: int, last: int) -> Iterator[Batch]:
+        """The batches of steps `first` to `last` - 1, decoded as they are asked for."""
+        for step in range(first, last):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            if place == 0 or step == first:
+                order = self.epoch_order(epoch)
+            yield self.batch(order[place], epoch)
+
+    def epoch_order(self, epoch: int) -> list[list[Item]]:
+        """The batches of an epoch: each all pictures or all clips, shuffled; leftovers wait for another epoch.
+
+        Source: Singularity's MetaLoader (dataset/dataloader.py).
+        """
+        draws = draws_for(self.seed, epoch, "", "order")
+        size = self.recipe.batch_size
+        batches = []
+        for kind in self.kinds:
+            order = draws.permutation(len(kind))
+            for start in range(0, len(kind) - size + 1, size):
+                batches.append([kind[i] for i in order[start : start + size]])
+        return [batches[i] for i in draws.permutation(len(batches))]
+
+    def batch(self, items: list[Item], epoch: int) -> Batch:
+        """Decode, augment and tokenise one batch."""
+        readable = [self._readable(item, items, epoch) for item in items]
+        items = [item for item, _ in readable]
+        words, word_mask = self.tokenizer.encode([item.caption for item in items], self.recipe.text_length)
+        hidden_words, targets = self._hide_words(items, epoch, words, word_mask)
+        visible, hidden = self._hide_patches(items, epoch)
+        negatives = [draws_for(self.seed, epoch, i.id, "negatives").random(2) for i in items]
+        return Batch(
+            images=torch.stack([images for _, images in readable]),
+            media=torch.tensor([media_number(item) for item in items]),
+            words=torch.from_numpy(words),
+            word_mask=torch.from_numpy(word_mask),
+            negative_draws=torch.from_numpy(np.stack(negatives)).float(),
+            hidden_words=None if hidden_words is None else torch.from_numpy(hidden_words),
+            word_targets=None if targets is None else torch.from_numpy(targets),
+            visible=visible,
+            hidden=hidden,
+        )
+
+    def _readable(self, item: Item, batch: list[Item], epoch: int) -> tuple[Item, Tensor]:
+        """The item with its frames; a clip that cannot be read is counted and the next of the batch stands in."""
+        start = batch.index(item)
+        for candidate in batch[start:] + batch[:start]:
+            try:
+                return candidate, self._frames(candidate, epoch)
+            except ClipError as error:
+                self.unreadable[str(candidate.media)] = str(error)
+                if len(self.unreadable) > self.recipe.max_unreadable:
+                    raise SmaugError(
+                        f"{len(self.unreadable)} clips could not be read, {self.recipe.max_unreadable}"
+                        f" allowed (max_unreadable); the last: {error}"
+                    ) from error
+        raise SmaugError(f"no clip of a batch of {len(batch)} could be read; the first: {item.media}")
+
+    def _frames(self, item: Item, epoch: int) -> Tensor:
+        wanted = self.recipe.frames
+        places = draws_for(self.seed, epoch, item.id, "frames").random(wanted).tolist()
+        frames = read_frames(item.media, lambda available: sample_frames(available, wanted, places))
+        crop = draws_for(self.seed, epoch, item.id, "crop")
+        return augment(frames, self.recipe.image_size, crop, flip=item.flip)
+
+    def _hide_patches(self, items: list[Item], epoch: int) -> tuple[Tensor | None, Tensor | None]:
+        visible = num_visible(self.recipe.num_patches, self.recipe.mask_ratio)
+        if visible == self.recipe.num_patches:
+            return None, None
+        noise = [
+            draws_for(self.seed, epoch, item.id, "mask").random(self.recipe.num_patches) for item in items
+        ]
+        return split_patches(torch.from_numpy(np.stack(noise)).float(), visible)
+
+    def _hide_words(
+        self, items: list[Item], epoch: int, words: NDArray[np.int64], mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
+        if self.recipe.mlm_ratio == 0:
+            return None, None
+        longest = words.shape[1]
+        draws = np.stack(
+            [
+                draws_for(self.seed, epoch, item.id, "words").random((self.recipe.text_length, 3))[:longest]
+                for item in items
+            ]
+        )
+        return hide_words(words, mask, draws, self.recipe.mlm_ratio, self.tokenizer)
+
+
+def hide_words(
+    words: NDArray[np.int64],
+    mask: NDArray[np.bool_],
+    draws: NDArray[np.float64],
+    ratio: float,
+    tokenizer: Tokenizer,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose words to predict and replace 80 % of them by [MASK], 10 % by a random word, 10 % by themselves.
+
+    [CLS], [SEP] and padding are never chosen.
+
+    Args:
+        words: token ids, batch x words.
+        mask: true where there is a word.
+        draws: uniform in [0, 1), batch x words x 3: chosen or not, how replaced, by which word.
+        ratio: chance of each word to be chosen.
+        tokenizer: gives the special ids and the size of the vocabulary.
+
+    Returns:
+        The ids with replacements, and the true ids of the chosen words (`IGNORED` elsewhere).
+
+    Source: BERT's rule as in Singularity (model_pretrain.py:22), which does choose [SEP].
+    """
+    special = np.isin(words, [tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id])
+    chosen = mask & ~special & (draws[..., 0] < ratio)
+    random_words = (draws[..., 2] * tokenizer.vocab_size).astype(np.int64)
+    replaced = np.where(draws[..., 1] < 0.8, tokenizer.mask_id, random_words)
+    replaced = np.where(draws[..., 1] < 0.9, replaced, words)
+    return np.where(chosen, replaced, words), np.where(chosen, words, IGNORED)
+
+
+def media_number(item: Item) -> int:
+    """A number that is equal for captions of the same clip or picture, in any process."""
+    digest = blake2b(str(item.media).encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "little")

@@ -1,0 +1,1 @@
+"""The parts of SMAUG, in the paper's order: masking, vision, sparsify, decoder, text, objectives, smaug."""

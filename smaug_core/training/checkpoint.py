@@ -1,0 +1,198 @@
+"""Weights and training state on disk: safetensors and JSON, complete or absent."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from smaug_core.config import ModelConfig
+from smaug_core.errors import CheckpointError
+
+KEPT = 2
+"""Checkpoints kept of a running stage: the newest, and the one before should the newest be damaged."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a training stands."""
+
+    step: int
+    """Steps done."""
+    useful_s: float
+    """Device seconds that these steps took, over all attempts."""
+
+
+def save_model(folder: Path, model: nn.Module, config: ModelConfig, notes: Mapping[str, Any]) -> None:
+    """Write weights with their configuration; the folder appears complete, by rename."""
+    with _appearing(folder) as partial:
+        save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
+        document = {"model": asdict(config), **notes}
+        (partial / "config.json").write_text(json.dumps(document, indent=1))
+
+
+def load_weights(folder: Path, model: nn.Module, config: ModelConfig) -> None:
+    """Fill `model` with the weights in `folder`, every tensor of them and nothing else.
+
+    Raises:
+        CheckpointError: the folder is incomplete or damaged, was made for another configuration, or a tensor
+            is missing, left over, or of another shape; the message names it.
+    """
+    made_for = read_config(folder)
+    differing = [k for k, v in json.loads(json.dumps(asdict(config))).items() if made_for.get(k) != v]
+    if differing:
+        raise CheckpointError(
+            f"{folder}: weights were made for other settings: "
+            + ", ".join(f"model.{k} = {made_for.get(k)!r}, now {getattr(config, k)!r}" for k in differing)
+        )
+    _fill(model, _load(folder / "model.safetensors"), folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `model` settings that the weights in `folder` were made for.
+
+    Raises:
+        CheckpointError: there is no readable config.json.
+    """
+    try:
+        document: dict[str, dict[str, Any]] = json.loads((folder / "config.json").read_text())
+        return document["model"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: not a folder of SMAUG weights ({error})") from error
+
+
+class Checkpoints:
+    """The checkpoints of one training, `step-00000123` and so on under one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Write a checkpoint, then forget all but the newest `KEPT`."""
+        target = self.folder / f"step-{progress.step:08d}"
+        with _appearing(target) as partial:
+            save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
+            save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+            state = {"sha256": {p.name: _sha256(p) for p in sorted(partial.glob("*.safetensors"))}}
+            (partial / "state.json").write_text(json.dumps(asdict(progress) | state))
+        for old in self.found()[KEPT:]:
+            shutil.rmtree(old)
+
+    def found(self) -> list[Path]:
+        """Checkpoint folders, newest first."""
+        return sorted(self.folder.glob("step-????????"), reverse=True)
+
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+        """Load the newest undamaged checkpoint; none: there is none to load.
+
+        Raises:
+            CheckpointError: there are checkpoints but all are damaged.
+        """
+        faults = []
+        for folder in self.found():
+            try:
+                progress, digests = _read_state(folder)
+                for name, digest in digests.items():
+                    if _sha256(folder / name) != digest:
+                        raise CheckpointError(f"{folder / name}: does not have the digest it was saved with")
+                _fill(model, _load(folder / "model.safetensors"), folder)
+                _fill_optimizer(optimizer, _load(folder / "optimizer.safetensors"))
+            except CheckpointError as error:
+                faults.append(str(error))
+                continue
+            return progress
+        if faults:
+            raise CheckpointError(
+                "no checkpoint can be read: " + "; ".join(faults) + "; delete them to start over"
+            )
+        return None
+
+    def clear(self) -> None:
+        """Delete all checkpoints: the training is finished and its weights are saved."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder that is written aside and renamed into place when complete; nothing is left of a failed one."""
+    partial = folder.with_name(f".partial-{folder.name}-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for path in partial.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    expected = model.state_dict()
+    faults = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
+    faults += [f"{name} is not part of the model" for name in tensors.keys() - expected.keys()]
+    faults += [
+        f"{name} has shape {list(tensors[name].shape)}, not {list(expected[name].shape)}"
+        for name in expected.keys() & tensors.keys()
+        if tensors[name].shape != expected[name].shape
+    ]
+    if faults:
+        raise CheckpointError(f"{folder}: weights do not fit: " + "; ".join(sorted(faults)))
+    model.load_state_dict(tensors)
+
+
+def _read_state(folder: Path) -> tuple[Progress, dict[str, str]]:
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        return Progress(step=state["step"], useful_s=state["useful_s"]), state["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: incomplete checkpoint ({error})") from error
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
+
+
+def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    document = optimizer.state_dict()
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        entries.setdefault(int(number), {})[name] = value
+    expected = sum(len(group["params"]) for group in document["param_groups"])
+    if len(entries) not in (0, expected):
+        raise CheckpointError(f"optimiser state of {len(entries)} tensors for {expected} parameters")
+    optimizer.load_state_dict({"state": entries, "param_groups": document["param_groups"]})

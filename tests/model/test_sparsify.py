@@ -1,0 +1,88 @@
+"""Token sparsification: what is kept, what is fused, and that positions travel with their tokens."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smaug_core.model.sparsify import FUSED, num_kept, sparsify
+
+
+@pytest.mark.parametrize(
+    ("start", "rate", "counts"),
+    [
+        (98, 0.8, [80, 65, 53]),
+        (98, 0.6, [60, 37, 24]),
+        (98, 0.7, [70, 50, 36]),
+        (98, 0.9, [90, 82, 75]),
+        (176, 0.8, [142, 115, 93]),
+        (147, 0.8, [119, 97, 79]),
+        (68, 0.8, [56, 46, 38]),
+        (196, 0.8, [158, 128, 104]),
+    ],
+)
+def test_token_counts_of_the_papers_rows(start, rate, counts):
+    tokens, seen = start, []
+    for _ in range(3):
+        tokens = num_kept(tokens, rate) + 1  # and the fused one
+        seen.append(tokens)
+    assert seen == counts
+
+
+def test_counting_is_exact_where_floats_are_not():
+    assert num_kept(100, 0.55) == 55  # 0.55 * 100 is 55.000000000000007
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.1])
+def test_a_rate_outside_zero_to_one_is_refused(rate):
+    with pytest.raises(ValueError, match=r"keep_rate must be in \(0, 1\]"):
+        num_kept(10, rate)
+
+
+def test_a_case_worked_by_hand():
+    x = torch.tensor([[[100.0], [1.0], [2.0], [3.0], [4.0]]])  # [CLS] and four tokens
+    ids = torch.tensor([[7, 5, 9, 2]])
+    attention = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
+    kept, kept_ids = sparsify(x, ids, attention, keep=2)
+    assert kept_ids.tolist() == [[5, 2, FUSED]]
+    # kept: 2 and 4; fused: 0.1 * 1 + 0.2 * 3, the weights not normalised
+    torch.testing.assert_close(kept, torch.tensor([[[100.0], [2.0], [4.0], [0.7]]]))
+
+
+def test_equals_a_float64_restatement():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 11, 5, generator=generator)
+    attention = torch.rand(2, 10, generator=generator).softmax(dim=1)
+    ids = torch.arange(10).expand(2, -1)
+    got, got_ids = sparsify(x, ids, attention, keep=6)
+    for row in range(2):
+        ranked = sorted(range(10), key=lambda i: -attention[row, i].item())
+        fused = sum(attention[row, i].double() * x[row, 1 + i].double() for i in ranked[6:])
+        expected = torch.stack([x[row, 0].double(), *(x[row, 1 + i].double() for i in ranked[:6]), fused])
+        torch.testing.assert_close(got[row].double(), expected, atol=1e-5, rtol=1e-5)
+        assert got_ids[row].tolist() == [*ranked[:6], FUSED]
+
+
+def test_gradients_reach_dropped_tokens_and_their_attention():
+    x = torch.randn(1, 5, 3, requires_grad=True)
+    attention = torch.tensor([[0.1, 0.4, 0.2, 0.3]], requires_grad=True)
+    kept, _ = sparsify(x, torch.arange(4).unsqueeze(0), attention, keep=2)
+    kept[:, -1].sum().backward()
+    assert attention.grad is not None and x.grad is not None
+    assert (attention.grad != 0).tolist() == [[True, False, True, False]]
+    assert x.grad[0, :, 0].tolist() == pytest.approx([0, 0.1, 0, 0.2, 0])
+
+
+@given(st.integers(2, 20), st.data())
+def test_every_survivor_keeps_its_own_position(tokens, data):
+    keep = data.draw(st.integers(1, tokens - 1))
+    attention = torch.tensor([data.draw(st.lists(st.floats(0, 1), min_size=tokens, max_size=tokens))])
+    x = torch.cat([torch.tensor([-5.0]), torch.arange(tokens).float()]).reshape(1, -1, 1)  # tagged by place
+    kept, ids = sparsify(x, torch.arange(tokens).unsqueeze(0), attention, keep)
+    assert kept[0, 1:-1, 0].long().tolist() == ids[0, :-1].tolist()
+
+
+@pytest.mark.parametrize("keep", [0, 4])
+def test_keeping_none_or_all_is_refused(keep):
+    with pytest.raises(ValueError, match=r"keep must be in \[1, 3\]"):
+        sparsify(torch.zeros(1, 5, 2), torch.arange(4).unsqueeze(0), torch.rand(1, 4), keep)
