@@ -210,9 +210,7 @@ class FinetuneConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         self.check("finetune")
-        _require(
-            self.frames == 1, "finetune.frames", self.frames, "1: only single-frame training is built so far"
-        )
+        _require(self.frames == 1, "finetune.frames", self.frames, "1: only single-frame training is built so far")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,9 +273,7 @@ def from_settings(config_class: type[T], settings: Mapping[str, Any], where: str
     required = {name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
     missing = sorted(required - settings.keys())
     if unknown or missing:
-        raise SmaugError(
-            f"{where}: unknown settings {unknown}, missing settings {missing}; known: {sorted(known)}"
-        )
+        raise SmaugError(f"{where}: unknown settings {unknown}, missing settings {missing}; known: {sorted(known)}")
     return config_class(**{name: _typed(known[name].type, value) for name, value in settings.items()})
 
 

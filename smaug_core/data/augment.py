@@ -47,9 +47,7 @@ def augment(
     return resize(cropped[:, :, ::-1] if mirrored else cropped, size)
 
 
-def resize(
-    frames: UInt8[np.ndarray, "frames height width 3"], size: int
-) -> Float[Tensor, "frames 3 {size} {size}"]:
+def resize(frames: UInt8[np.ndarray, "frames height width 3"], size: int) -> Float[Tensor, "frames 3 {size} {size}"]:
     """Bicubic, antialiased, to a square (the aspect ratio is not kept, as in Singularity), then normalised."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).float().div_(255)
     pixels = rearrange(pixels, "k h w c -> k c h w")

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smaug_core.counting import num_visible
 from smaug_core.data.augment import augment
 from smaug_core.data.batch import Batch
 from smaug_core.data.corpora import Item
@@ -17,7 +18,7 @@ from smaug_core.data.frames import sample_frames
 from smaug_core.data.text import Tokenizer
 from smaug_core.data.video import read_frames
 from smaug_core.errors import ClipError, SmaugError
-from smaug_core.model.masking import num_visible, split_patches
+from smaug_core.model.masking import split_patches
 from smaug_core.model.objectives import IGNORED
 
 
@@ -130,9 +131,7 @@ class TrainingBatches:
         visible = num_visible(self.recipe.num_patches, self.recipe.mask_ratio)
         if visible == self.recipe.num_patches:
             return None, None
-        noise = [
-            draws_for(self.seed, epoch, item.id, "mask").random(self.recipe.num_patches) for item in items
-        ]
+        noise = [draws_for(self.seed, epoch, item.id, "mask").random(self.recipe.num_patches) for item in items]
         return split_patches(torch.from_numpy(np.stack(noise)).float(), visible)
 
     def _hide_words(

@@ -139,18 +139,14 @@ def score(model: SMAUG, encoded: Encoded, rerank: int, watch: Watch, *, done: in
     match = np.full(contrast.shape, np.nan)
     for clip, row in enumerate(wanted):
         captions = torch.from_numpy(np.flatnonzero(row)).to(encoded.states.device)
-        keys = encoded.keys[
-            clip : clip + 1
-        ]  # one row: its keys and values are computed once for all captions
+        keys = encoded.keys[clip : clip + 1]  # one row: its keys and values are computed once for all captions
         logits = model.match_logits(encoded.states[captions], encoded.mask[captions], keys)
         match[clip, row] = logits[:, 1].double().cpu().numpy()
         _report(watch, done + clip + 1, done + len(wanted))
     return Scores(contrast, match)
 
 
-def candidates(
-    scores: Float[np.ndarray, "queries candidates"], rerank: int
-) -> Bool[np.ndarray, "queries candidates"]:
+def candidates(scores: Float[np.ndarray, "queries candidates"], rerank: int) -> Bool[np.ndarray, "queries candidates"]:
     """The `rerank` best candidates of each query, the earlier one first where scores are equal."""
     order = np.argsort(-scores, axis=1, kind="stable")
     chosen = np.zeros(scores.shape, dtype=bool)
@@ -182,9 +178,7 @@ def digest_of_queries(items: list[Item]) -> str:
     return sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _write_ranks(
-    path: Path, by_direction: dict[str, np.ndarray], items: list[Item], media: list[Path]
-) -> None:
+def _write_ranks(path: Path, by_direction: dict[str, np.ndarray], items: list[Item], media: list[Path]) -> None:
     queries = {"t2v": [item.id for item in items], "v2t": [_first_id(items, clip) for clip in media]}
     document = {d: dict(zip(queries[d], r.tolist(), strict=True)) for d, r in by_direction.items()}
     partial = path.with_suffix(".partial")

@@ -20,23 +20,7 @@ def unpatchify(
 ) -> Float[Tensor, "batch colours height width"]:
     """Put the patches of square images back together: the inverse of `patchify`."""
     side = round(patches.shape[1] ** 0.5)
-    return rearrange(
-        patches, "b (h w) (p q c) -> b c (h p) (w q)", h=side, p=patch_size, q=patch_size
-    ).contiguous()
-
-
-def num_visible(num_patches: int, mask_ratio: float) -> int:
-    """Patches left visible, rounded down as in MAE: 36 patches at 10 % leave 32, 196 leave 176.
-
-    Raises:
-        ValueError: nothing would be left, or `mask_ratio` is outside [0, 1).
-    """
-    if not 0 <= mask_ratio < 1:
-        raise ValueError(f"mask_ratio must be in [0, 1), got {mask_ratio}")
-    visible = int(num_patches * (1 - mask_ratio) + 1e-9)  # 1e-9: 100 * (1 - 0.9) is 9.999...
-    if visible < 1:
-        raise ValueError(f"mask_ratio {mask_ratio} leaves no visible patch of {num_patches}")
-    return visible
+    return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=side, p=patch_size, q=patch_size).contiguous()
 
 
 def split_patches(

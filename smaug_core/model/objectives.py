@@ -23,9 +23,7 @@ def frame_similarity(
     return torch.einsum("vkd,td->vkt", frames.float(), captions.float()).mean(dim=1)
 
 
-def contrastive_loss(
-    logits: Float[Tensor, "clips captions"], media: Int[Tensor, " clips"]
-) -> Float[Tensor, ""]:
+def contrastive_loss(logits: Float[Tensor, "clips captions"], media: Int[Tensor, " clips"]) -> Float[Tensor, ""]:
     """VTC: cross-entropy of clip-to-caption and caption-to-clip softmaxes, averaged (Eq. 10-12).
 
     Args:

@@ -38,9 +38,7 @@ class SMAUG(nn.Module):
         self.fusion = FusionEncoder(config, vocab_size)
         self.vision_projection = nn.Linear(config.width, config.embed_dim)
         self.text_projection = nn.Linear(config.text_width, config.embed_dim)
-        self.temperature = nn.Parameter(
-            torch.tensor(config.temperature), requires_grad=config.learn_temperature
-        )
+        self.temperature = nn.Parameter(torch.tensor(config.temperature), requires_grad=config.learn_temperature)
         self.match_head = nn.Linear(config.text_width, 2)
         self.word_head = WordHead(config, vocab_size)
 
@@ -138,9 +136,7 @@ class SMAUG(nn.Module):
         if batch.word_targets is not None:
             predicted = batch.word_targets != IGNORED
             table = self.text.embeddings.word_embeddings.weight
-            losses["mlm"] = word_loss(
-                self.word_head(fused[3 * num :][predicted], table), batch.word_targets[predicted]
-            )
+            losses["mlm"] = word_loss(self.word_head(fused[3 * num :][predicted], table), batch.word_targets[predicted])
         return losses
 
     def _pixel_loss(self, batch: Batch, frames: EncodedFrames) -> Float[Tensor, ""]:
@@ -175,9 +171,7 @@ def _width(module_name: str, config: ModelConfig) -> int:
     return config.decoder_width if part == "decoder" else config.text_width
 
 
-def _initialise(
-    module: nn.Module, name: str, parameter: nn.Parameter, std: float, generator: torch.Generator
-) -> None:
+def _initialise(module: nn.Module, name: str, parameter: nn.Parameter, std: float, generator: torch.Generator) -> None:
     if isinstance(module, nn.LayerNorm):
         parameter.fill_(1.0 if name == "weight" else 0.0)
     elif name == "bias":

@@ -9,17 +9,6 @@ FUSED = -1
 """Position id of a fused token, which stands for several places at once."""
 
 
-def num_kept(num_tokens: int, keep_rate: float) -> int:
-    """Tokens kept of `num_tokens`, rounded up, counted in integers: 55 of 100 at 0.55, not 56.
-
-    Raises:
-        ValueError: `keep_rate` is outside (0, 1].
-    """
-    if not 0 < keep_rate <= 1:
-        raise ValueError(f"keep_rate must be in (0, 1], got {keep_rate}")
-    return -(-round(keep_rate * 10_000) * num_tokens // 10_000)
-
-
 def sparsify(
     x: Float[Tensor, "batch tokens dim"],
     position_ids: Int[Tensor, "batch patches"],

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from smaug_core import torchvision_on_cpu
 from smaug_core.config import ModelConfig
+from smaug_core.counting import num_kept
 from smaug_core.errors import SmaugError
 from smaug_core.model.masking import patchify
-from smaug_core.model.sparsify import num_kept, sparsify
+from smaug_core.model.sparsify import sparsify
 
 torchvision_on_cpu.make_importable()
 
 import timm  # noqa: E402
-from timm.models.vision_transformer import Attention, Block, VisionTransformer  # noqa: E402
+from timm.models.vision_transformer import Attention, VisionTransformer  # noqa: E402
+from timm.models.vision_transformer import Block as Block  # noqa: E402
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,9 +111,7 @@ class Checkpoints:
                 continue
             return progress
         if faults:
-            raise CheckpointError(
-                "no checkpoint can be read: " + "; ".join(faults) + "; delete them to start over"
-            )
+            raise CheckpointError("no checkpoint can be read: " + "; ".join(faults) + "; delete them to start over")
         return None
 
     def clear(self) -> None:

@@ -8,8 +8,7 @@ from smaug_core.model.decoder import PixelDecoder, sincos_positions
 from smaug_core.model.smaug import build
 from smaug_core.model.sparsify import FUSED
 from smaug_core.model.vision import EncodedFrames
-
-from .conftest import VOCABULARY
+from tests.small import VOCABULARY
 
 
 @pytest.fixture

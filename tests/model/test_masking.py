@@ -1,11 +1,10 @@
 """Patches: their order, their number, and which are hidden."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smaug_core.model.masking import num_visible, patchify, split_patches, unpatchify
+from smaug_core.model.masking import patchify, split_patches, unpatchify
 
 
 def test_patches_run_row_by_row_with_colours_last():
@@ -19,33 +18,6 @@ def test_patches_run_row_by_row_with_colours_last():
 def test_unpatchify_undoes_patchify():
     image = torch.rand(2, 3, 12, 12)
     assert torch.equal(unpatchify(patchify(image, 4), 4), image)
-
-
-@pytest.mark.parametrize(
-    ("patches", "ratio", "left"),
-    [
-        (196, 0.1, 176),
-        (196, 0.25, 147),
-        (196, 0.5, 98),
-        (196, 0.65, 68),
-        (36, 0.1, 32),
-        (36, 0.65, 12),
-        (100, 0.9, 10),
-    ],
-)
-def test_visible_patches_are_rounded_down_as_in_mae(patches, ratio, left):
-    assert num_visible(patches, ratio) == left
-
-
-@pytest.mark.parametrize("ratio", [-0.1, 1.0])
-def test_a_ratio_outside_zero_to_one_is_refused(ratio):
-    with pytest.raises(ValueError, match=r"mask_ratio must be in \[0, 1\)"):
-        num_visible(36, ratio)
-
-
-def test_hiding_everything_is_refused():
-    with pytest.raises(ValueError, match="leaves no visible patch of 4"):
-        num_visible(4, 0.9)
 
 
 @given(st.integers(1, 30), st.integers(0, 2**31))

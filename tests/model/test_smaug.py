@@ -9,8 +9,7 @@ import torch
 from smaug_core.config import ScheduleConfig
 from smaug_core.model.smaug import build
 from smaug_core.training.optim import build_optimizer
-
-from .conftest import VOCABULARY, make_batch
+from tests.small import VOCABULARY, make_batch
 
 
 def test_pretraining_has_four_losses_and_finetuning_two(config):

@@ -9,8 +9,7 @@ from smaug_core.errors import SmaugError
 from smaug_core.model.smaug import build
 from smaug_core.model.sparsify import FUSED
 from smaug_core.model.vision import VisionEncoder, attend, create_vit
-
-from .conftest import VOCABULARY
+from tests.small import VOCABULARY
 
 
 @pytest.fixture

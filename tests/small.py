@@ -1,41 +1,32 @@
 """A model small enough for tests, with the paper's twelve layers so that 4, 7 and 10 sparsify."""
 
-from dataclasses import replace
-
-import pytest
 import torch
 
 from smaug_core.config import ModelConfig
+from smaug_core.counting import num_visible
 from smaug_core.data.batch import Batch
-from smaug_core.model.masking import num_visible, split_patches
+from smaug_core.model.masking import split_patches
 
 VOCABULARY = 50
 
 
-@pytest.fixture
-def config() -> ModelConfig:
-    return ModelConfig(
-        vision="vit_base_patch16_clip_quickgelu_224",
-        image_size=48,
-        patch_size=8,
-        width=32,
-        layers=12,
-        heads=2,
-        text_width=24,
-        text_heads=2,
-        text_layers=2,
-        fusion_layers=2,
-        tokenizer="moving_shapes",
-        embed_dim=16,
-        decoder_width=16,
-        decoder_heads=2,
-        dropout=0.0,
-    )
-
-
-@pytest.fixture
-def unsparsified(config) -> ModelConfig:
-    return replace(config, keep_rate=1.0)
+CONFIG = ModelConfig(
+    vision="vit_base_patch16_clip_quickgelu_224",
+    image_size=48,
+    patch_size=8,
+    width=32,
+    layers=12,
+    heads=2,
+    text_width=24,
+    text_heads=2,
+    text_layers=2,
+    fusion_layers=2,
+    tokenizer="moving_shapes",
+    embed_dim=16,
+    decoder_width=16,
+    decoder_heads=2,
+    dropout=0.0,
+)
 
 
 def make_batch(*, num=6, frames=1, mask_ratio=0.5, hide_words=True, seed=0, media=None) -> Batch:

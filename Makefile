@@ -1,0 +1,56 @@
+# Set-up and the everyday commands. `make sweep` and `make test` work on a fresh machine.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep test slow check format tables ui bench clean
+
+help:
+	@echo "make setup   create or refresh .venv (the others do so too, when it is needed)"
+	@echo "make sweep   pre-train, fine-tune and evaluate at four masking ratios; print Table 4"
+	@echo "make test    the tests          make slow   the proofs that take minutes"
+	@echo "make check   lint and types     make format lay the code out"
+	@echo "make tables  reports/out/       make ui     MLflow on 127.0.0.1"
+	@echo "make bench   measure speeds     make clean  remove everything that was made"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer, e.g. make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@echo "setting up .venv (two to five minutes the first time)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+sweep: setup
+	$(BIN)/python sweeps/run.py sweeps/masking_ratio.yaml
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tables: setup
+	$(BIN)/smaug report tables
+
+ui: setup
+	$(BIN)/smaug ui
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks.step
+
+clean:
+	rm -rf .venv .smaug reports/out .pytest_cache .mypy_cache .ruff_cache .hypothesis smaug.egg-info
