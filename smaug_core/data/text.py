@@ -1,0 +1,93 @@
+"""From captions to token ids."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from smaug_core.errors import SmaugError
+
+EMBEDDED_VOCABULARIES = {"moving_shapes": Path(__file__).with_name("moving_shapes_vocab.txt")}
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def clean_caption(text: str) -> str:
+    """Lower-case, without most punctuation, `-` and `/` as spaces, single spaces.
+
+    Source: Singularity (dataset/utils.py:61-72).
+    """
+    text = re.sub(r"[,.'!?\"()*#:;~]", "", text.lower())
+    text = text.replace("-", " ").replace("/", " ").replace("<person>", "person")
+    return re.sub(r"\s+", " ", text).strip()
+
+
+class Tokenizer:
+    """BERT's uncased WordPiece tokenizer; cleans captions first."""
+
+    def __init__(self, vocabulary: Path) -> None:
+        """Read a vocabulary file: one token per line, its id the line number counted from 0.
+
+        Raises:
+            SmaugError: the file cannot be read, or lacks one of BERT's special tokens.
+        """
+        from tokenizers.implementations import BertWordPieceTokenizer
+
+        tokens = _read_vocabulary(vocabulary).decode("utf-8").splitlines()
+        missing = [token for token in SPECIAL if token not in tokens]
+        if missing:
+            raise SmaugError(f"{vocabulary}: lacks the special tokens {missing}; BERT's vocab.txt has them")
+        ids = {token: number for number, token in enumerate(tokens)}
+        self._wordpiece = BertWordPieceTokenizer(ids, lowercase=True)
+        self.vocab_size = len(tokens)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in SPECIAL)
+
+    def encode(
+        self, captions: Sequence[str], max_length: int
+    ) -> tuple[Int64[np.ndarray, "captions words"], Bool[np.ndarray, "captions words"]]:
+        """Token ids from [CLS] to [SEP], padded to the longest caption, and true where there is a token.
+
+        Args:
+            captions: as written; at least one.
+            max_length: tokens kept of each, at least 2; [SEP] stays last when a caption is cut.
+        """
+        if max_length < 2 or not captions:
+            raise ValueError(f"needs a caption and max_length >= 2, got {len(captions)} and {max_length}")
+        rows = [self._wordpiece.encode(clean_caption(caption)).ids for caption in captions]
+        rows = [row if len(row) <= max_length else [*row[: max_length - 1], self.sep_id] for row in rows]
+        ids = np.full((len(rows), max(map(len, rows))), self.pad_id, dtype=np.int64)
+        mask = np.zeros(ids.shape, dtype=np.bool_)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row
+            mask[number, : len(row)] = True
+        return ids, mask
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of `moving_shapes`, or of the directory `name`, which holds BERT's vocab.txt.
+
+    Raises:
+        SmaugError: there is no such vocabulary, or it is no BERT vocabulary.
+    """
+    return Tokenizer(_vocabulary_path(name))
+
+
+def tokenizer_digest(name: str) -> str:
+    """SHA-256 of the vocabulary that `load_tokenizer(name)` would read."""
+    return hashlib.sha256(_read_vocabulary(_vocabulary_path(name))).hexdigest()
+
+
+def _vocabulary_path(name: str) -> Path:
+    return EMBEDDED_VOCABULARIES.get(name) or Path(name) / "vocab.txt"
+
+
+def _read_vocabulary(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SmaugError(
+            f"tokenizer: {path} cannot be read ({error.strerror}); right would be one of"
+            f" {sorted(EMBEDDED_VOCABULARIES)} or a directory that holds BERT's vocab.txt"
+        ) from error
