@@ -7,7 +7,7 @@ of the stages it builds on, an empty or half-finished folder to write to, and a 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from smaug_core.config import (
     DataConfig,
@@ -20,6 +20,7 @@ from smaug_core.config import (
 from smaug_core.errors import SmaugError
 
 
+@runtime_checkable  # for the shape checks of the tests
 class Watch(Protocol):
     """What a running stage tells its supervisor, and asks of it."""
 

@@ -1,10 +1,16 @@
 """A model small enough for tests, with the paper's twelve layers so that 4, 7 and 10 sparsify."""
 
-import torch
+from pathlib import Path
 
-from smaug_core.config import ModelConfig
+import numpy as np
+import torch
+from PIL import Image
+
+from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig
 from smaug_core.counting import num_visible
 from smaug_core.data.batch import Batch
+from smaug_core.data.corpora import Item
+from smaug_core.data.video import write_clip
 from smaug_core.model.masking import split_patches
 
 VOCABULARY = 50
@@ -29,6 +35,32 @@ CONFIG = ModelConfig(
 )
 
 
+PRETRAIN = PretrainConfig(
+    corpus=("made",),
+    epochs=2,
+    batch_size=4,
+    lr=1e-3,
+    min_lr=1e-5,
+    warmup_epochs=0.5,
+    beta2=0.98,
+    precision="fp32",
+    text_length=32,
+    negatives_group=4,
+)
+FINETUNE = FinetuneConfig(
+    dataset="made",
+    epochs=1,
+    batch_size=4,
+    lr=1e-3,
+    min_lr=1e-5,
+    warmup_epochs=0.0,
+    beta2=0.98,
+    precision="fp32",
+    text_length=32,
+    negatives_group=4,
+)
+
+
 def make_batch(*, num=6, frames=1, mask_ratio=0.5, hide_words=True, seed=0, media=None) -> Batch:
     """Random pictures and captions; caption length 4 to 7 of 7."""
     generator = torch.Generator().manual_seed(seed)
@@ -49,3 +81,24 @@ def make_batch(*, num=6, frames=1, mask_ratio=0.5, hide_words=True, seed=0, medi
         visible=visible if mask_ratio else None,
         hidden=hidden if mask_ratio else None,
     )
+
+
+def make_items(folder: Path, *, clips: int, stills: int, frames: int = 8) -> list[Item]:
+    """Real H.264 clips and PNG pictures of a bright square on noise, each with its own caption."""
+    rng = np.random.default_rng(0)
+    colours = ("red", "green", "blue", "yellow", "white", "black")
+    items = []
+    for number in range(clips + stills):
+        is_image = number >= clips
+        pictures = rng.integers(0, 90, (1 if is_image else frames, 64, 64, 3), dtype=np.uint8)
+        pictures[:, 8 : 40 + number, 8:40] = rng.integers(0, 256, 3, dtype=np.uint8)
+        media = folder / f"{number:06d}.{'png' if is_image else 'mp4'}"
+        if is_image:
+            Image.fromarray(pictures[0]).save(media)
+        else:
+            write_clip(media, pictures, 8)
+        caption = f"a {colours[number % 6]} square over a {colours[number // 6 % 6]} background"
+        items.append(
+            Item(id=f"made/{number}", media=media, caption=caption, is_image=is_image, flip=False, relevant=(0,))
+        )
+    return items

@@ -37,8 +37,7 @@ def read_frames(path: Path, choose: Choose) -> UInt8[np.ndarray, "frames height 
 
     to_rgb = VideoReformatter()
     decoded = [
-        (to_rgb.reformat(frame, format="rgb24").to_ndarray(), repeats)
-        for frame, repeats in _decode(path, choose)
+        (to_rgb.reformat(frame, format="rgb24").to_ndarray(), repeats) for frame, repeats in _decode(path, choose)
     ]
     return np.stack([frame for frame, repeats in decoded for _ in range(repeats)])
 
@@ -86,7 +85,8 @@ def write_clip(
             "preset": "veryfast",
             "crf": "20",
             "g": str(keyframe_every),
-            "x264-params": "scenecut=0",
+            # Without cpu-independent, x264's rate control differs now and then from process to process.
+            "x264-params": "scenecut=0:cpu-independent=1",
         }
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -138,9 +138,7 @@ def _decode(path: Path, choose: Choose) -> Iterator[tuple["VideoFrame", int]]:
         raise ClipError(f"{path}: not a readable video ({error.strerror})") from error
 
 
-def _decode_packets(
-    path: Path, codec: Any, packets: list[Any], choose: Choose
-) -> Iterator[tuple["VideoFrame", int]]:
+def _decode_packets(path: Path, codec: Any, packets: list[Any], choose: Choose) -> Iterator[tuple["VideoFrame", int]]:
     shown = sorted(p.pts for p in packets if not p.is_discard)
     wanted = _checked(choose, len(shown))
     # A packet's place in the file is its place in decoding; the time stamp tells its place on the screen.

@@ -30,11 +30,11 @@ CLIPS_AT_ONCE = 16
 class Encoded:
     """The test set as the model sees it."""
 
-    clips: Float[Tensor, "clips frames dim"]
+    clips: Float[Tensor, "clips frames embed"]
     """A vector for each frame."""
     keys: Float[Tensor, "clips tokens width"]
     """All frames' tokens of each clip."""
-    captions: Float[Tensor, "captions dim"]
+    captions: Float[Tensor, "captions embed"]
     states: Float[Tensor, "captions words dim"]
     mask: Bool[Tensor, "captions words"]
 

@@ -1,0 +1,130 @@
+"""Batches: in a fixed order, with keyed draws, one kind of media each, and never silent about damage."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smaug_core.data.loader import BatchRecipe, TrainingBatches, hide_words
+from smaug_core.data.text import load_tokenizer
+from smaug_core.errors import SmaugError
+from tests.small import make_items
+
+RECIPE = BatchRecipe(
+    batch_size=4,
+    frames=1,
+    image_size=48,
+    num_patches=36,
+    text_length=32,
+    mask_ratio=0.5,
+    mlm_ratio=0.15,
+    max_unreadable=0,
+)
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    return make_items(tmp_path_factory.mktemp("media"), clips=9, stills=5)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("moving_shapes")
+
+
+def batches_of(items, tokenizer, seed=0, **changes):
+    return TrainingBatches(items, tokenizer, replace(RECIPE, **changes), seed=seed)
+
+
+def equal(one, other) -> bool:
+    return all(
+        torch.equal(getattr(one, name), getattr(other, name))
+        for name in ("images", "media", "words", "hidden_words", "visible", "hidden", "negative_draws")
+    )
+
+
+def test_a_step_is_the_same_batch_wherever_training_starts(items, tokenizer):
+    whole = list(batches_of(items, tokenizer).from_step(0, 6))
+    resumed = list(batches_of(items, tokenizer).from_step(4, 6))
+    assert equal(whole[4], resumed[0]) and equal(whole[5], resumed[1])
+
+
+def test_another_epoch_and_another_seed_draw_anew(items, tokenizer):
+    batches = batches_of(items, tokenizer)
+    assert not equal(batches.batch(items[:4], 0), batches.batch(items[:4], 1))
+    assert not equal(batches.batch(items[:4], 0), batches_of(items, tokenizer, seed=1).batch(items[:4], 0))
+
+
+def test_draws_belong_to_the_sample_not_to_its_place(items, tokenizer):
+    batches = batches_of(items, tokenizer)
+    forwards, backwards = batches.batch(items[:4], 0), batches.batch(items[3::-1], 0)
+    assert torch.equal(forwards.images, backwards.images.flip(0))
+    assert torch.equal(forwards.visible, backwards.visible.flip(0))
+    assert torch.equal(forwards.negative_draws, backwards.negative_draws.flip(0))
+
+
+def test_a_batch_is_all_clips_or_all_pictures_and_no_item_comes_twice(items, tokenizer):
+    batches = batches_of(items, tokenizer)
+    assert batches.steps_per_epoch == 3  # 9 clips make 2 batches of 4, 5 pictures make 1
+    order = batches.epoch_order(0)
+    assert sorted(sum(item.is_image for item in batch) for batch in order) == [0, 0, 4]
+    seen = [item.id for batch in order for item in batch]
+    assert len(set(seen)) == 12
+    assert order != batches.epoch_order(1)
+
+
+def test_captions_of_one_clip_share_a_media_number(items, tokenizer):
+    twice = [items[0], replace(items[0], id="again", caption="a red circle"), items[1], items[2]]
+    media = batches_of(items, tokenizer).batch(twice, 0).media
+    assert media[0] == media[1] and len(set(media.tolist())) == 3
+
+
+def test_an_unreadable_clip_is_counted_named_and_replaced_with_its_own_caption(tmp_path, tokenizer):
+    items = make_items(tmp_path, clips=4, stills=0)
+    items[1].media.write_bytes(b"not a video")
+    with pytest.raises(SmaugError, match=r"1 clips could not be read, 0 allowed.*000001.mp4"):
+        batches_of(items, tokenizer).batch(items, 0)
+    tolerant = batches_of(items, tokenizer, max_unreadable=1)
+    batch = tolerant.batch(items, 0)
+    assert list(tolerant.unreadable) == [str(items[1].media)]
+    assert batch.media[1] == batch.media[2]  # a positive pair, so neither is the other's negative
+    assert torch.equal(batch.words[1], batch.words[2]) and torch.equal(batch.images[1], batch.images[2])
+
+
+def test_too_little_data_for_a_batch_is_said(items, tokenizer):
+    with pytest.raises(SmaugError, match=r"batch_size: 16 is more than there are pictures \(5\) or clips \(9\)"):
+        batches_of(items, tokenizer, batch_size=16)
+
+
+def test_nothing_is_hidden_in_finetuning(items, tokenizer):
+    batch = batches_of(items, tokenizer, mask_ratio=0.0, mlm_ratio=0.0).batch(items[:4], 0)
+    assert batch.visible is None and batch.hidden is None and batch.hidden_words is None
+
+
+@given(st.integers(0, 2**31))
+def test_special_tokens_are_never_hidden_and_targets_are_the_true_words(seed):
+    tokenizer = load_tokenizer("moving_shapes")
+    words, mask = tokenizer.encode(["a small red circle moves left", "a blue star"], 32)
+    draws = np.random.default_rng(seed).random((*words.shape, 3))
+    hidden, targets = hide_words(words, mask, draws, 0.9, tokenizer)
+    chosen = targets != -100
+    assert (targets[chosen] == words[chosen]).all()
+    assert (hidden[~chosen] == words[~chosen]).all()
+    special = np.isin(words, [tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id])
+    assert not (chosen & special).any()
+
+
+def test_words_are_replaced_by_the_80_10_10_rule():
+    tokenizer = load_tokenizer("moving_shapes")
+    words, mask = tokenizer.encode(["a small red circle moves left"] * 4000, 32)
+    draws = np.random.default_rng(0).random((*words.shape, 3))
+    hidden, targets = hide_words(words, mask, draws, 0.15, tokenizer)
+    chosen = targets != -100
+    plain = words.shape[1] - 2
+    assert chosen.mean() * words.shape[1] / plain == pytest.approx(0.15, abs=0.01)
+    assert (hidden[chosen] == tokenizer.mask_id).mean() == pytest.approx(0.8, abs=0.02)
+    kept = (hidden[chosen] == words[chosen]).mean()
+    assert kept == pytest.approx(0.1 + 0.1 / tokenizer.vocab_size, abs=0.02)

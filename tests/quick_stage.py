@@ -1,0 +1,96 @@
+"""A stage that takes no time and misbehaves as told; runs where `smaug_core.stages.run` would."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.stage import Stage
+from smaug_core.errors import DivergedError, SmaugError
+from smaug_core.stages import Interrupted, Outcome, Watch
+
+ENTRY = "tests.quick_stage:run"
+
+
+class QuickStage(Stage):
+    """A stage of the store whose work is `run` below.
+
+    Its own settings: `steps`; `checkpoint_every` so many steps; `hold_at` a step until the file `go` appears in
+    its folder; `kill_at` a step, in as many attempts as `kills` says; `fail_at`, `refuse_at`, `diverge_at` a step.
+    """
+
+    def document(self) -> dict[str, Any]:
+        return super().document() | {"entry": ENTRY}
+
+
+def quick_stage(
+    kind: str = "pretrain",
+    *,
+    parents: tuple[Stage, ...] = (),
+    seed: int | None = 0,
+    cpus: int = 1,
+    gpus: int = 0,
+    task: str | None = None,
+    **own: Any,
+) -> QuickStage:
+    return QuickStage(
+        kind=kind,
+        task=task,
+        settings={kind: {"steps": 3, **own}},
+        inputs={},
+        parents=parents,
+        seed=seed,
+        resources={"cpus": cpus, "gpus": gpus},
+    )
+
+
+def run(
+    kind: str,
+    settings: Mapping[str, Any],
+    *,
+    seed: int | None,
+    parents: Sequence[Path],
+    out: Path,
+    data_root: Path,
+    device: str,
+    watch: Watch,
+) -> Outcome:
+    own = settings[kind]
+    steps, first = own["steps"], _resume(out)
+    spent_before = watch.spent()
+    for step in range(first + 1, steps + 1):
+        _misbehave(own, step, out)
+        with (out / "trail.txt").open("a") as trail:
+            trail.write(f"{step}\n")
+        watch.report(step, steps, {"loss": 1.0 / step})
+        while own.get("hold_at") == step and not (out / "go").exists() and not watch.stop_requested():
+            time.sleep(0.01)
+        stop = watch.stop_requested()
+        if stop or step % own.get("checkpoint_every", steps + 1) == 0:
+            (out / "checkpoints" / f"step-{step:08d}").mkdir(parents=True, exist_ok=True)
+            watch.useful(watch.spent() - spent_before)
+        if stop:
+            raise Interrupted(f"stopped after step {step} of {steps}")
+    (out / "weights.json").write_text(json.dumps([seed, [str(parent) for parent in parents]]))
+    return Outcome(
+        metrics={"train.loss": 1.0 / steps}, useful_s=watch.spent() - spent_before, files=["weights.json"]
+    )
+
+
+def _resume(out: Path) -> int:
+    found = sorted((out / "checkpoints").glob("step-*"))
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
+def _misbehave(own: Mapping[str, Any], step: int, out: Path) -> None:
+    if own.get("fail_at") == step:
+        raise RuntimeError(f"told to fail at step {step}")
+    if own.get("refuse_at") == step:
+        raise SmaugError(f"clip 000007.mp4: told to refuse at step {step}")
+    if own.get("diverge_at") == step:
+        raise DivergedError(f"step {step}: the loss is not finite")
+    if own.get("kill_at") == step and len(list((out / "attempts").glob("0*"))) <= own.get("kills", 1):
+        os.kill(os.getpid(), signal.SIGKILL)

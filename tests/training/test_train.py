@@ -1,0 +1,161 @@
+"""Training on real files: resumed bit for bit, stopped when asked, and stopped when a loss is not a number."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smaug_core.errors import CheckpointError, DivergedError
+from smaug_core.stages import Interrupted
+from smaug_core.training import train as training
+from smaug_core.training.train import finetune, pretrain
+from tests.small import CONFIG, FINETUNE, PRETRAIN, make_items
+
+
+@dataclass
+class Recorder:
+    """A watch that keeps what it is told and asks to stop after a given step."""
+
+    stop_after: int | None = None
+    reports: list[tuple[int, int, dict[str, float]]] = field(default_factory=list)
+    useful_s: float = 0.0
+
+    def report(self, step, total, values):
+        self.reports.append((step, total, dict(values)))
+
+    def useful(self, seconds):
+        self.useful_s = seconds
+
+    def spent(self):
+        return time.process_time()
+
+    def stop_requested(self):
+        return bool(self.reports) and self.reports[-1][0] == self.stop_after
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    return make_items(tmp_path_factory.mktemp("media"), clips=12, stills=6)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(items, out, watch, config=PRETRAIN, model=CONFIG, seed=0):
+    return pretrain(model, config, items, seed=seed, out=out, device="cpu", watch=watch)
+
+
+def weights(out):
+    return load_file(out / "model" / "model.safetensors")
+
+
+def identical(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_stopping_in_mid_epoch_and_going_on_gives_the_same_weights_bit_for_bit(tmp_path, items, dropout):
+    model = replace(CONFIG, dropout=dropout)
+    straight = Recorder()
+    run(items, tmp_path / "straight", straight, model=model)
+    steps = straight.reports[-1][1]
+    assert steps == 8  # 12 clips and 6 pictures: 3 + 1 batches of 4, two epochs
+
+    broken = tmp_path / "broken"
+    with pytest.raises(Interrupted, match="after step 3 of 8"):
+        run(items, broken, Recorder(stop_after=3), model=model)
+    with pytest.raises(Interrupted, match="after step 6 of 8"):
+        run(items, broken, Recorder(stop_after=6), model=model)
+    last = Recorder()
+    run(items, broken, last, model=model)
+    assert [step for step, _, _ in last.reports] == [7, 8]
+    assert identical(weights(tmp_path / "straight"), weights(broken))
+    assert not (broken / "checkpoints").exists()
+
+
+def test_useful_time_adds_up_over_attempts(tmp_path, items):
+    first, second = Recorder(stop_after=4), Recorder()
+    with pytest.raises(Interrupted):
+        run(items, tmp_path, first)
+    outcome = run(items, tmp_path, second)
+    assert outcome.useful_s == second.useful_s > first.useful_s > 0
+
+
+def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(tmp_path, items):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(items, tmp_path / name, Recorder(), seed=seed)
+    assert identical(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not identical(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_finetuning_starts_from_the_weights_it_is_given(tmp_path, items):
+    run(items, tmp_path / "pre", Recorder())
+    still = replace(FINETUNE, lr=0.0, min_lr=0.0)
+    fine = {"seed": 0, "device": "cpu", "watch": Recorder()}
+    finetune(CONFIG, still, items, weights=tmp_path / "pre" / "model", out=tmp_path / "fine", **fine)
+    assert identical(weights(tmp_path / "pre"), weights(tmp_path / "fine"))
+
+
+def test_finetuning_from_weights_of_another_model_is_refused(tmp_path, items):
+    run(items, tmp_path / "pre", Recorder())
+    other = replace(CONFIG, decoder_depth=1)
+    with pytest.raises(CheckpointError, match="model.decoder_depth = 3, now 1"):
+        finetune(
+            other, FINETUNE, items, weights=tmp_path / "pre" / "model", seed=0, out=tmp_path / "fine",
+            device="cpu", watch=Recorder(),
+        )  # fmt: skip
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_step_and_the_terms(tmp_path, items):
+    wild = replace(PRETRAIN, lr=1e30, min_lr=1e30)
+    with pytest.raises(DivergedError, match=r"step \d of 8: the loss is not finite: .*'vtc'.*checkpoint is none"):
+        run(items, tmp_path, Recorder(), config=wild)
+
+
+def test_a_kill_at_any_moment_loses_no_more_than_the_steps_since_the_last_checkpoint(tmp_path, items):
+    """A real process, killed with SIGKILL while it writes a checkpoint after every step."""
+    run(items, tmp_path / "straight", Recorder(), config=replace(PRETRAIN, epochs=6))
+    code = (
+        "import sys; from pathlib import Path; from dataclasses import replace\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from tests.small import PRETRAIN, make_items\n"
+        "from tests.training.test_train import Recorder, run, training\n"
+        "training.CHECKPOINT_EVERY_S = 0.0\n"
+        "items = make_items(Path(sys.argv[1]) / 'media', clips=12, stills=6)\n"
+        "run(items, Path(sys.argv[1]) / 'killed', Recorder(), config=replace(PRETRAIN, epochs=6))\n"
+    )
+    (tmp_path / "media").mkdir()
+    for wanted in (3, 7):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        deadline = time.monotonic() + 120
+        while not any(tmp_path.glob(f"killed/checkpoints/step-*{wanted}")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = Recorder()
+    media = make_items(tmp_path / "media", clips=12, stills=6)
+    run(media, tmp_path / "killed", resumed, config=replace(PRETRAIN, epochs=6))
+    # the clips lie in another folder, so their media numbers differ; nothing else may
+    run(media, tmp_path / "again", Recorder(), config=replace(PRETRAIN, epochs=6))
+    assert identical(weights(tmp_path / "again"), weights(tmp_path / "killed"))
+    assert resumed.reports[0][0] >= 7
+    assert training.CHECKPOINT_EVERY_S == 60.0
+
+
+def test_a_corpus_without_words_to_hide_still_trains(tmp_path, items):
+    outcome = run(items, tmp_path, Recorder(), config=replace(PRETRAIN, mlm_ratio=0.0, mask_ratio=0.0))
+    assert set(outcome.metrics) == {"train.vtc", "train.vtm", "train.loss"}
