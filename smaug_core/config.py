@@ -8,14 +8,21 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
-from smaug_core.errors import SmaugError
+from smaug_core.errors import SettingsError, SmaugError
 
 T = TypeVar("T")
 
 
-def _require(holds: bool, where: str, value: object, right: str) -> None:
-    if not holds:
-        raise SmaugError(f"{where}: {value!r} is not allowed; {right}")
+Check = tuple[bool, str, object, str]
+"""Whether it holds; the setting; its value; what would be right."""
+
+
+def _require(*checks: Check) -> None:
+    """Raise a `SettingsError` with every check that does not hold."""
+    told = "{!r} is not allowed; right would be {}"
+    faults = [(where, told.format(value, right)) for holds, where, value, right in checks if not holds]
+    if faults:
+        raise SettingsError(faults)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,9 +45,12 @@ class DataConfig:
     """Clips that are reported; no two show the same thing."""
 
     def __post_init__(self) -> None:
-        for name in ("size", "frames", "train_clips", "train_stills", "val_clips", "test_clips"):
-            _require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "at least 1")
-        _require(self.size % 2 == 0, "data.size", self.size, "H.264 needs an even number of pixels")
+        numbers = ("frames", "train_clips", "train_stills", "val_clips", "test_clips")
+        _require(
+            *(_at_least(1, f"data.{name}", getattr(self, name)) for name in numbers),
+            (self.size >= 16 and self.size % 2 == 0, "data.size", self.size, "an even number from 16 (H.264 needs it)"),
+            _at_least(0, "data.seed", self.seed),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,36 +97,36 @@ class ModelConfig:
     """Normalise the pixels of each patch before they are predicted (MAE's norm_pix_loss)."""
     temperature: float = 0.07
     """Start of the contrastive temperature (appendix C), kept within [0.001, 0.5]."""
+    caption_vector: str = "cls"
+    """What stands for a caption in the contrast: `cls`, its first token (appendix C), or `mean`, of all its tokens.
+
+    A text encoder that starts from random weights has not learned to gather a caption in one token.
+    """
     learn_temperature: bool = True
     """Train the temperature, as Singularity does; the paper only gives its value."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "in (0, 1]")
-        _require(self.decoder_depth >= 0, "model.decoder_depth", self.decoder_depth, "at least 0")
+        sizes = ("layers", "text_layers", "fusion_layers", "embed_dim")
         _require(
-            self.image_size % self.patch_size == 0,
-            "model.image_size",
-            self.image_size,
-            f"a multiple of model.patch_size = {self.patch_size}",
+            *(_at_least(1, f"model.{name}", getattr(self, name)) for name in sizes),
+            _at_least(0, "model.decoder_depth", self.decoder_depth),
+            (0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "in (0, 1]"),
+            _multiple_of(self, "image_size", "patch_size"),
+            _multiple_of(self, "width", "heads"),
+            (self.width % 4 == 0, "model.width", self.width, "a multiple of 4, for sines and cosines of two axes"),
+            (self.decoder_width % 4 == 0, "model.decoder_width", self.decoder_width, "a multiple of 4, as model.width"),
+            _multiple_of(self, "text_width", "text_heads"),
+            _multiple_of(self, "decoder_width", "decoder_heads"),
+            (
+                all(1 <= layer <= self.layers for layer in self.sparsify_layers),
+                "model.sparsify_layers",
+                self.sparsify_layers,
+                f"between 1 and model.layers = {self.layers}",
+            ),
+            (self.caption_vector in ("cls", "mean"), "model.caption_vector", self.caption_vector, "cls or mean"),
+            (0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)"),
+            (0.001 <= self.temperature <= 0.5, "model.temperature", self.temperature, "in [0.001, 0.5]"),
         )
-        for width, heads in (
-            ("width", "heads"),
-            ("text_width", "text_heads"),
-            ("decoder_width", "decoder_heads"),
-        ):
-            _require(
-                getattr(self, width) % getattr(self, heads) == 0,
-                f"model.{width}",
-                getattr(self, width),
-                f"a multiple of model.{heads} = {getattr(self, heads)}",
-            )
-        _require(
-            all(1 <= layer <= self.layers for layer in self.sparsify_layers),
-            "model.sparsify_layers",
-            self.sparsify_layers,
-            f"between 1 and model.layers = {self.layers}",
-        )
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
 
     @property
     def num_patches(self) -> int:
@@ -151,35 +161,23 @@ class ScheduleConfig:
     max_unreadable: int = 0
     """Clips that may fail to decode in training (each is counted and named) before the stage stops."""
 
-    def check(self, where: str) -> None:
-        """Raise `SmaugError` naming `where.field` for the first value that cannot be trained with."""
-        _require(self.epochs >= 1, f"{where}.epochs", self.epochs, "at least 1")
-        _require(
-            self.batch_size >= 2,
-            f"{where}.batch_size",
-            self.batch_size,
-            "at least 2: negatives come from the batch",
-        )
-        _require(
-            2 <= self.negatives_group and self.batch_size % self.negatives_group == 0,
-            f"{where}.negatives_group",
-            self.negatives_group,
-            f"at least 2 and a divisor of {where}.batch_size = {self.batch_size}",
-        )
-        _require(
-            0 <= self.min_lr <= self.lr,
-            f"{where}.min_lr",
-            self.min_lr,
-            f"between 0 and {where}.lr = {self.lr}",
-        )
-        _require(self.precision in ("fp32", "bf16"), f"{where}.precision", self.precision, "fp32 or bf16")
-        _require(0 < self.beta2 < 1, f"{where}.beta2", self.beta2, "in (0, 1)")
-        _require(
-            self.text_length >= 3,
-            f"{where}.text_length",
-            self.text_length,
-            "at least 3: [CLS], a word, [SEP]",
-        )
+    def checks(self, where: str) -> list[Check]:
+        """What any training schedule must fulfil; `where` starts the names of its settings."""
+        groups = 2 <= self.negatives_group and self.batch_size % self.negatives_group == 0
+        one_of = f"at least 2 and a divisor of {where}.batch_size = {self.batch_size}"
+        return [
+            _at_least(1, f"{where}.epochs", self.epochs),
+            (self.batch_size >= 2, f"{where}.batch_size", self.batch_size, "at least 2: negatives come from the batch"),
+            (groups, f"{where}.negatives_group", self.negatives_group, one_of),
+            (self.lr > 0, f"{where}.lr", self.lr, "above 0"),
+            (0 <= self.min_lr <= self.lr, f"{where}.min_lr", self.min_lr, f"between 0 and {where}.lr = {self.lr}"),
+            (self.warmup_epochs >= 0, f"{where}.warmup_epochs", self.warmup_epochs, "at least 0"),
+            (0 < self.beta2 < 1, f"{where}.beta2", self.beta2, "in (0, 1)"),
+            (self.precision in ("fp32", "bf16"), f"{where}.precision", self.precision, "fp32 or bf16"),
+            (self.text_length >= 3, f"{where}.text_length", self.text_length, "at least 3: [CLS], a word, [SEP]"),
+            (self.weight_decay >= 0, f"{where}.weight_decay", self.weight_decay, "at least 0"),
+            _at_least(0, f"{where}.max_unreadable", self.max_unreadable),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,9 +192,11 @@ class PretrainConfig(ScheduleConfig):
     """Share of the caption's words to be predicted (appendix C)."""
 
     def __post_init__(self) -> None:
-        self.check("pretrain")
-        _require(0 <= self.mask_ratio < 1, "pretrain.mask_ratio", self.mask_ratio, "in [0, 1)")
-        _require(0 <= self.mlm_ratio < 1, "pretrain.mlm_ratio", self.mlm_ratio, "in [0, 1)")
+        _require(
+            *self.checks("pretrain"),
+            (0 <= self.mask_ratio < 1, "pretrain.mask_ratio", self.mask_ratio, "in [0, 1)"),
+            (0 <= self.mlm_ratio < 1, "pretrain.mlm_ratio", self.mlm_ratio, "in [0, 1)"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,8 +209,10 @@ class FinetuneConfig(ScheduleConfig):
     """Frames per clip."""
 
     def __post_init__(self) -> None:
-        self.check("finetune")
-        _require(self.frames == 1, "finetune.frames", self.frames, "1: only single-frame training is built so far")
+        _require(
+            *self.checks("finetune"),
+            (self.frames == 1, "finetune.frames", self.frames, "1: only single-frame training is built so far"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,15 +235,14 @@ class EvaluateConfig:
     """`test`, or `val` to choose settings."""
 
     def __post_init__(self) -> None:
-        _require(self.frames >= 1, "evaluate.frames", self.frames, "at least 1")
-        _require(self.rerank >= 1, "evaluate.rerank", self.rerank, "at least 1")
-        _require(self.ranking in RANKINGS, "evaluate.ranking", self.ranking, "one of " + ", ".join(RANKINGS))
-        _require(self.split in ("test", "val"), "evaluate.split", self.split, "test or val")
+        keep_rate_holds = self.keep_rate is None or 0 < self.keep_rate <= 1
         _require(
-            self.keep_rate is None or 0 < self.keep_rate <= 1,
-            "evaluate.keep_rate",
-            self.keep_rate,
-            "in (0, 1], or null for the model's",
+            _at_least(1, "evaluate.frames", self.frames),
+            _at_least(1, "evaluate.rerank", self.rerank),
+            _at_least(3, "evaluate.text_length", self.text_length),
+            (self.ranking in RANKINGS, "evaluate.ranking", self.ranking, "one of " + ", ".join(RANKINGS)),
+            (self.split in ("test", "val"), "evaluate.split", self.split, "test or val"),
+            (keep_rate_holds, "evaluate.keep_rate", self.keep_rate, "in (0, 1], or null for the model's"),
         )
 
 
@@ -260,6 +261,16 @@ class Config:
     """By task slot, e.g. `msrvtt`; a task without an entry is evaluated zero-shot."""
     evaluate: dict[str, EvaluateConfig] = field(default_factory=dict)
     """By task slot."""
+
+
+def _at_least(least: int, where: str, value: int) -> Check:
+    return value >= least, where, value, f"at least {least}"
+
+
+def _multiple_of(model: ModelConfig, whole: str, part: str) -> Check:
+    size, count = getattr(model, whole), getattr(model, part)
+    fits = count >= 1 and size >= 1 and size % count == 0
+    return fits, f"model.{whole}", size, f"a multiple of model.{part} = {count}"
 
 
 def from_settings(config_class: type[T], settings: Mapping[str, Any], where: str) -> T:

@@ -5,6 +5,15 @@ class SmaugError(Exception):
     """A mistake in the input; shown without a traceback, exit code 2."""
 
 
+class SettingsError(SmaugError):
+    """Settings with values that are not allowed: all of them, each with its name and what would be right."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        """Take pairs of a setting's name and what is wrong with it."""
+        super().__init__("; ".join(f"{name}: {what}" for name, what in faults))
+        self.faults = faults
+
+
 class ClipError(SmaugError):
     """A media file that cannot be read; the message names it."""
 

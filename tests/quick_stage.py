@@ -19,7 +19,8 @@ class QuickStage(Stage):
     """A stage of the store whose work is `run` below.
 
     Its own settings: `steps`; `checkpoint_every` so many steps; `hold_at` a step until the file `go` appears in
-    its folder; `kill_at` a step, in as many attempts as `kills` says; `fail_at`, `refuse_at`, `diverge_at` a step.
+    its folder; `kill_at` a step, in as many attempts as `kills` says, or a list with a step for each attempt;
+    `fail_at`, `refuse_at`, `diverge_at` a step.
     """
 
     def document(self) -> dict[str, Any]:
@@ -59,8 +60,8 @@ def run(
     watch: Watch,
 ) -> Outcome:
     own = settings[kind]
-    steps, first = own["steps"], _resume(out)
-    spent_before = watch.spent()
+    steps, (first, useful_before) = own["steps"], _resume(out)
+    spent_before = watch.spent() - useful_before
     for step in range(first + 1, steps + 1):
         _misbehave(own, step, out)
         with (out / "trail.txt").open("a") as trail:
@@ -70,19 +71,27 @@ def run(
             time.sleep(0.01)
         stop = watch.stop_requested()
         if stop or step % own.get("checkpoint_every", steps + 1) == 0:
-            (out / "checkpoints" / f"step-{step:08d}").mkdir(parents=True, exist_ok=True)
+            _save(out, step, watch.spent() - spent_before)
             watch.useful(watch.spent() - spent_before)
         if stop:
             raise Interrupted(f"stopped after step {step} of {steps}")
     (out / "weights.json").write_text(json.dumps([seed, [str(parent) for parent in parents]]))
-    return Outcome(
-        metrics={"train.loss": 1.0 / steps}, useful_s=watch.spent() - spent_before, files=["weights.json"]
-    )
+    return Outcome(metrics={"train.loss": 1.0 / steps}, useful_s=watch.spent() - spent_before, files=["weights.json"])
 
 
-def _resume(out: Path) -> int:
+def _save(out: Path, step: int, useful_s: float) -> None:
+    partial = out / "checkpoints" / f".partial-{os.getpid()}"
+    partial.mkdir(parents=True, exist_ok=True)
+    (partial / "useful_s").write_text(str(useful_s))
+    partial.rename(out / "checkpoints" / f"step-{step:08d}")
+
+
+def _resume(out: Path) -> tuple[int, float]:
+    """Steps done and the seconds they took."""
     found = sorted((out / "checkpoints").glob("step-*"))
-    return int(found[-1].name.removeprefix("step-")) if found else 0
+    if not found:
+        return 0, 0.0
+    return int(found[-1].name.removeprefix("step-")), float((found[-1] / "useful_s").read_text())
 
 
 def _misbehave(own: Mapping[str, Any], step: int, out: Path) -> None:
@@ -92,5 +101,7 @@ def _misbehave(own: Mapping[str, Any], step: int, out: Path) -> None:
         raise SmaugError(f"clip 000007.mp4: told to refuse at step {step}")
     if own.get("diverge_at") == step:
         raise DivergedError(f"step {step}: the loss is not finite")
-    if own.get("kill_at") == step and len(list((out / "attempts").glob("0*"))) <= own.get("kills", 1):
+    attempt, kill_at = len(list((out / "attempts").glob("0*"))), own.get("kill_at", [])
+    steps = kill_at if isinstance(kill_at, list) else [kill_at] * own.get("kills", 1)
+    if steps[attempt - 1 : attempt] == [step]:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,7 @@
 """What one training step is given: clips, captions, and every random choice, already drawn."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -31,5 +32,7 @@ class Batch:
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})
+        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, tensor in moved.items():
+            moved[name] = tensor if tensor is None else tensor.to(device, non_blocking=True)
+        return Batch(**moved)

@@ -12,14 +12,15 @@ from smaug_core.data.scenes import Event, Ground, Scene
 OBJECT_COLOURS = {
     "red": (235, 40, 40),
     "yellow": (245, 220, 45),
-    "green": (60, 215, 70),
-    "blue": (50, 130, 250),
+    "green": (50, 200, 50),
+    "cyan": (60, 225, 235),
+    "blue": (50, 80, 250),
     "pink": (245, 90, 215),
 }
-RADIUS = {"small": 0.16, "large": 0.28}
+RADIUS = {"small": 0.17, "large": 0.31}
 """Half the width of an object, in widths of the frame."""
-DARK, LIGHT = (0.12, 0.32), (0.45, 0.7)
-"""Range of the brightest channel of a pattern's two tones, each on half of its area; an object's is near 1."""
+DARK, LIGHT, PLAIN = (0.1, 0.28), (0.48, 0.72), (0.25, 0.55)
+"""Brightest channel of a pattern's two tones, each on half of its area, and of the plain side; objects are near 1."""
 NOISE = 5.0
 SHAKE = 0.8 / 64
 """Deviation of the camera's place, in widths of the frame; at most two deviations."""
@@ -54,22 +55,21 @@ def _background(
     y: Float32[np.ndarray, "frames height width"],
     draws: np.random.Generator,
 ) -> Float32[np.ndarray, "frames height width 3"]:
-    """One pattern above another, in four colours that say nothing about the caption."""
-    size = x.shape[2]
-    border = np.float32(draws.uniform(0.44, 0.56))
-    halves = []
-    for pattern, middle in zip(ground, (0.25, 0.75), strict=True):
-        # Edges of about a pixel: a wave of 4.5 periods passes through 0 in about 1/14 of the frame.
-        wave = _pattern(pattern, x, y, middle, draws) * np.float32(size / 14)
-        light, dark = _random_colour(LIGHT, draws), _random_colour(DARK, draws)
-        halves.append(dark + (np.clip(wave, -1, 1) + 1)[..., None] / 2 * (light - dark))
-    return np.where((y < border)[..., None], *halves)
+    """A pattern on one side of the frame, nothing on the other, in greys that say nothing about the caption."""
+    pattern, side = ground
+    along = y if side in ("top", "bottom") else x
+    border = np.float32(draws.uniform(0.46, 0.54))
+    shown = along < border if side in ("top", "left") else along >= border
+    light, dark, plain = (_random_grey(brightness, draws) for brightness in (LIGHT, DARK, PLAIN))
+    # Edges of about a pixel: a wave of 4.5 periods passes through 0 in about 1/14 of the frame.
+    wave = np.clip(_pattern(pattern, x, y, draws) * np.float32(x.shape[2] / 14), -1, 1)
+    return np.where(shown[..., None], dark + (wave + 1)[..., None] / 2 * (light - dark), plain)
 
 
-def _random_colour(brightness: tuple[float, float], draws: np.random.Generator) -> Float32[np.ndarray, "3"]:
-    """Any hue, from pale to full, with its brightest channel in the range `brightness` of 255."""
+def _random_grey(brightness: tuple[float, float], draws: np.random.Generator) -> Float32[np.ndarray, "3"]:
+    """A pale tone of any hue, with its brightest channel in the range `brightness` of 255."""
     channels = draws.permutation([0.0, draws.random(), 1.0])
-    channels = 1 - draws.uniform(0.3, 0.9) * (1 - channels)
+    channels = 1 - draws.uniform(0, 0.25) * (1 - channels)
     return (255 * draws.uniform(*brightness) * channels).astype(np.float32)
 
 
@@ -77,7 +77,6 @@ def _pattern(
     name: str,
     x: Float32[np.ndarray, "frames height width"],
     y: Float32[np.ndarray, "frames height width"],
-    middle: float,
     draws: np.random.Generator,
 ) -> Float32[np.ndarray, "frames height width"]:
     """Positive on half of the area, so that no pattern shows in the mean colour; about 4.5 periods wide."""
@@ -96,10 +95,8 @@ def _pattern(
     if name == "dots":
         # A disc of radius 0.4 covers half of its square.
         return 4 * (np.float32(0.4) - np.hypot(u % 1 - np.float32(0.5), v % 1 - np.float32(0.5)))
-    if name == "waves":
-        return np.sin(turn * (v + np.float32(0.4) * np.sin(turn * u * np.float32(0.5))))
     if name == "ripples":
-        around_x, around_y = 0.3 + 0.4 * phase_x, middle + 0.2 * (phase_y - 0.5)
+        around_x, around_y = 0.3 + 0.4 * phase_x, 0.3 + 0.4 * phase_y
         return np.sin(turn * np.hypot(x - around_x, y - around_y) / period)
     raise ValueError(f"pattern {name!r} cannot be painted")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import permutations, product
+from itertools import product
 
 import numpy as np
 
@@ -10,9 +10,10 @@ from smaug_core.data.draws import draws_for
 from smaug_core.errors import SmaugError
 
 SIZES = ("small", "large")
-COLOURS = ("red", "yellow", "green", "blue", "pink")
+COLOURS = ("red", "yellow", "green", "cyan", "blue", "pink")
 SHAPES = ("circle", "ring", "triangle", "cross", "bar")
-PATTERNS = ("stripes", "columns", "diagonals", "checks", "dots", "waves", "ripples")
+PATTERNS = ("stripes", "columns", "diagonals", "checks", "dots", "ripples")
+SIDES = ("top", "bottom", "left", "right")
 MOTIONS = {
     "left": ("moves left", "slides left"),
     "right": ("moves right", "slides right"),
@@ -28,15 +29,15 @@ ROUND = frozenset({"circle", "ring"})
 """Shapes that cannot be seen to spin."""
 PREPOSITIONS = ("over", "on")
 
-TWO_EVENTS_RATIO = 0.3
-EMPTY_RATIO = 0.25
-HELD_OUT_RATIO = 0.2
+TWO_EVENTS_RATIO = 0.2
+EMPTY_RATIO = 0.15
+HELD_OUT_RATIO = 0.25
 """Share of the attribute combinations that only the test split shows; as many again for validation."""
 MIN_FRAMES = 8
 """Two events and the empty frames around them need this many."""
 
 Ground = tuple[str, str]
-"""Patterns of the upper and the lower half of the background, never the same. Their colours mean nothing."""
+"""A pattern and the side of the background that shows it; its tones, and the other half, mean nothing."""
 Look = tuple[str, str, str]
 """Size, colour and shape of an object."""
 
@@ -111,7 +112,7 @@ def draw_scenes(split: str, count: int, num_frames: int, seed: int) -> list[Scen
 def vocabulary() -> list[str]:
     """Every word that a caption can hold, sorted."""
     verbs = {word for texts in MOTIONS.values() for text in texts for word in text.split()}
-    return sorted({"a", "then", "above", *PREPOSITIONS, *SIZES, *COLOURS, *SHAPES, *PATTERNS, *verbs})
+    return sorted({"a", "then", "at", "the", *PREPOSITIONS, *SIZES, *COLOURS, *SHAPES, *PATTERNS, *SIDES, *verbs})
 
 
 class _Decks:
@@ -122,7 +123,7 @@ class _Decks:
         self.draws = draws_for(seed, 0, split, "decks")
         looks = list(product(SIZES, COLOURS, SHAPES))
         self.full = {
-            ground: [look for look in looks if split_of(look, ground) == split] for ground in permutations(PATTERNS, 2)
+            ground: [look for look in looks if split_of(look, ground) == split] for ground in product(PATTERNS, SIDES)
         }
         self.left: dict[Ground, list[Look]] = {ground: [] for ground in self.full}
         for ground in self.full:
@@ -136,16 +137,27 @@ class _Decks:
                 grounds = list(self.full)
                 self.order = [grounds[i] for i in self.draws.permutation(len(grounds))]
             ground = self.order.pop()
-            if self.refill and len(self.left[ground]) < objects:
+            if self.refill and len(self.left[ground]) < len(self.full[ground]) / 2:
                 self._shuffle(ground)
-            deck = self.left[ground]
-            if len(deck) >= objects:
-                return ground, [deck.pop() for _ in range(objects)]
+            looks = _take(self.left[ground], objects)
+            if looks:
+                return ground, looks
         return None
 
     def _shuffle(self, ground: Ground) -> None:
         deck = self.full[ground]
         self.left[ground] = [deck[i] for i in self.draws.permutation(len(deck))]
+
+
+def _take(deck: list[Look], objects: int) -> list[Look]:
+    """Take one object off a deck, or two of one colour (their mean colours must not tell clips apart); or none."""
+    for place in reversed(range(len(deck))):
+        alike = [other for other in range(place) if deck[other][1] == deck[place][1]]
+        if objects == 1:
+            return [deck.pop(place)]
+        if alike:
+            return [deck.pop(place), deck.pop(alike[-1])]
+    return []
 
 
 def _still(name: str, ground: Ground, look: Look, draws: np.random.Generator) -> Scene:
@@ -160,7 +172,7 @@ def _clip(name: str, ground: Ground, looks: list[Look], num_frames: int, draws: 
     for look, (first, last) in zip(looks, _draw_spans(len(looks), num_frames, draws), strict=True):
         possible = [motion for motion in MOTIONS if not (motion == "spins" and look[2] in ROUND)]
         motion = possible[draws.integers(len(possible))]
-        visible = range(first, last + 1)
+        visible = list(range(first, last + 1))
         if motion == "blinks":
             # Two frames on, one off, but on at the end, so that the span holds.
             visible = [frame for frame in visible if (frame - first) % 3 != 2 or frame == last]
@@ -171,7 +183,7 @@ def _clip(name: str, ground: Ground, looks: list[Look], num_frames: int, draws: 
 
 
 def _where(ground: Ground, draws: np.random.Generator) -> str:
-    return f"{PREPOSITIONS[draws.integers(len(PREPOSITIONS))]} {ground[0]} above {ground[1]}"
+    return f"{PREPOSITIONS[draws.integers(len(PREPOSITIONS))]} {ground[0]} at the {ground[1]}"
 
 
 def _draw_spans(events: int, num_frames: int, draws: np.random.Generator) -> list[tuple[int, int]]:

@@ -121,7 +121,7 @@ def encode(
     words, mask = tokenizer.encode([item.caption for item in items], config.text_length)
     word_mask = torch.from_numpy(mask).to(device)
     states = model.text(torch.from_numpy(words).to(device), word_mask)
-    return Encoded(torch.cat(clips), torch.cat(keys), model.embed_caption(states), states, word_mask)
+    return Encoded(torch.cat(clips), torch.cat(keys), model.embed_caption(states, word_mask), states, word_mask)
 
 
 def _frames(path: Path, frames: int, size: int) -> Float[Tensor, "frames 3 {size} {size}"]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smaug_core.config import ModelConfig
 from smaug_core.data.batch import Batch
-from smaug_core.model.decoder import PixelDecoder
+from smaug_core.model.decoder import PixelDecoder, sincos_positions
 from smaug_core.model.objectives import (
     IGNORED,
     contrastive_loss,
@@ -50,8 +50,8 @@ class SMAUG(nn.Module):
         num_frames = batch.images.shape[1]
         frames = self.encode_frames(batch.images, visible=batch.visible)
         states, hidden_states = self._encode_captions(batch)
-        similarity = frame_similarity(self.embed_frames(frames, num_frames), self.embed_caption(states))
-        logits = similarity / self.bounded_temperature()
+        captions = self.embed_caption(states, batch.word_mask)
+        logits = frame_similarity(self.embed_frames(frames, num_frames), captions) / self.bounded_temperature()
         losses = {"vtc": contrastive_loss(logits, batch.media)}
 
         keys = frames_to_keys(frames.tokens, num_frames)
@@ -81,9 +81,15 @@ class SMAUG(nn.Module):
         vectors = F.normalize(self.vision_projection(frames.cls).float(), dim=-1)
         return rearrange(vectors, "(b k) d -> b k d", k=num_frames)
 
-    def embed_caption(self, states: Float[Tensor, "captions words dim"]) -> Float[Tensor, "captions embed"]:
+    def embed_caption(
+        self, states: Float[Tensor, "captions words dim"], mask: Bool[Tensor, "captions words"]
+    ) -> Float[Tensor, "captions embed"]:
         """Each caption as a vector of length 1 in the space shared with frames."""
-        return F.normalize(self.text_projection(states[:, 0]).float(), dim=-1)
+        if self.config.caption_vector == "cls":
+            gathered = states[:, 0]
+        else:
+            gathered = (states * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        return F.normalize(self.text_projection(gathered).float(), dim=-1)
 
     def match_logits(
         self,
@@ -148,10 +154,11 @@ class SMAUG(nn.Module):
 
 
 def build(config: ModelConfig, vocab_size: int, *, seed: int) -> SMAUG:
-    """A model with new weights: normal with std 0.02 x sqrt(768 / width), biases 0, norms 1.
+    """A model with new weights: normal with std 0.02 x sqrt(768 / width), biases 0, norms 1, positions sine-cosine.
 
     0.02 belongs to width 768. At width 64 it leaves cross-attention so flat that the matching head does not
-    learn; the root keeps the size of a layer's output.
+    learn; the root keeps the size of a layer's output. A table of positions drawn like that would be faint beside
+    the patches' contents, and a short training would not learn where things are: it starts as MAE's does.
     """
     model = SMAUG(config, vocab_size)
     generator = torch.Generator().manual_seed(seed)
@@ -160,6 +167,8 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int) -> SMAUG:
             std = 0.02 * math.sqrt(768 / _width(module_name, config))
             for name, parameter in module.named_parameters(recurse=False):
                 _initialise(module, name, parameter, std, generator)
+        positions = model.vision.vit.pos_embed
+        positions[0, 1:] = sincos_positions(config.image_size // config.patch_size, config.width)
     return model
 
 

@@ -1,5 +1,7 @@
 """The text encoder and the fusion encoder: BERT's layers, the last ones with cross-attention to the frames."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
@@ -46,7 +48,7 @@ class FusionEncoder(nn.Module):
         bert.is_decoder = True  # transformers builds cross-attention for decoders only
         bert.add_cross_attention = True
         self.layers = nn.ModuleList(BertLayer(bert) for _ in range(config.fusion_layers))
-        for layer in self.layers:
+        for layer in cast("list[BertLayer]", self.layers):
             layer.attention.self.is_causal = False  # words see each other in both directions here
             cross = layer.crossattention.self
             cross.key = nn.Linear(config.width, config.text_width)

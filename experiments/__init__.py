@@ -1,0 +1,1 @@
+"""From a sweep file to recorded results; knows nothing of tensors."""

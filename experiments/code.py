@@ -1,0 +1,89 @@
+"""Which code makes a result: digests of the smaug_core modules that a stage imports."""
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import smaug_core
+
+ROOT = Path(smaug_core.__file__).resolve().parent.parent
+
+ENTRY_MODULES = {
+    "pretrain": ("smaug_core.stages", "smaug_core.training.train"),
+    "finetune": ("smaug_core.stages", "smaug_core.training.train"),
+    "evaluate": ("smaug_core.stages", "smaug_core.evaluation.retrieval"),
+}
+"""By kind of stage, the modules from which its code is reached; what stages.py itself imports late is cut by kind."""
+
+
+def code_digest(kind: str) -> dict[str, str]:
+    """SHA-256 of every smaug_core module that a stage of this kind imports, by path from the repository's root.
+
+    Comments, layout and docstrings do not count. Read anew at every call: the files may have been edited.
+    """
+    stages, *entries = ENTRY_MODULES[kind]
+    digests = {stages: _read(stages).digest}
+    waiting = {*entries, *_read(stages).imports_first}
+    while waiting:
+        module = waiting.pop()
+        if module not in digests and _path(module).is_file():
+            digests[module] = _read(module).digest
+            waiting |= _read(module).imports
+    return {_path(module).relative_to(ROOT).as_posix(): digests[module] for module in sorted(digests)}
+
+
+def differing(recorded: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The files that differ between two digests, those only one of them has included."""
+    return sorted(path for path in recorded.keys() | now.keys() if recorded.get(path) != now.get(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What matters of a module's source."""
+
+    digest: str
+    imports_first: frozenset[str]
+    """Modules of smaug_core, or names in them, that it imports when it is imported itself."""
+    imports: frozenset[str]
+    """The same, and those that its functions import."""
+
+
+def _read(module: str) -> _Source:
+    return _parse(_path(module).read_text(encoding="utf-8"))
+
+
+def _path(module: str) -> Path:
+    folder = ROOT.joinpath(*module.split("."))
+    return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+
+
+@cache
+def _parse(source: str) -> _Source:
+    tree = ast.parse(source)
+    first, everywhere = _imports(tree.body), _imports(ast.walk(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [statement for statement in node.body if not _is_text(statement)] or [ast.Pass()]
+    return _Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), first, everywhere)
+
+
+def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(name for name in found if name.split(".")[0] == "smaug_core")
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """A docstring, of a module, class, function or field."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

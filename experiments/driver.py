@@ -1,0 +1,156 @@
+"""Drives a sweep from its plan to its table: data, stages, the ledger, in that order, on this machine."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.display import Display
+from experiments.engines import Engine
+from experiments.expand import Trial
+from experiments.mirror import Mirror
+from experiments.plan import Plan, distinct_stages
+from experiments.records import write_trial
+from experiments.scheduler import Event, Scheduler, Summary
+from experiments.stage import Stage
+from experiments.store import Store
+from smaug_core.config import Config
+
+STALE_ACCEPTED = "stale code accepted"
+"""Mark of a table's row that holds results of other code than there is now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drive:
+    """What a run of the driver came to."""
+
+    summary: Summary
+    seconds: float
+    """From the first look at the data to the last record."""
+    told: bool
+    """Whether MLflow took everything."""
+
+
+def drive(
+    plan: Plan,
+    store: Store,
+    make_engine: Callable[[], Engine],
+    console: Console,
+    *,
+    retry_failed: bool = False,
+) -> Drive:
+    """Run what a plan has not done yet, and record it.
+
+    Args:
+        plan: its stages, and which of them are done; stale ones count as done, and mark their trials.
+        store: where results are kept.
+        make_engine: called when there is something to run.
+        console: told what happens.
+        retry_failed: try stages again that failed in an earlier run.
+
+    Raises:
+        SmaugError: the data or the store cannot be written, or a stage asks for more than there is.
+    """
+    started = time.monotonic()
+    stale = {planned.stage.fingerprint for planned in plan.in_state("stale")}
+    for trial in plan.trials:
+        accepted = any(stage.fingerprint in stale for stage in trial.stages)
+        write_trial(store.home, trial, marks=[STALE_ACCEPTED] if accepted else [])
+    stages, summary = distinct_stages(plan.trials), Summary()
+    missing = [planned.stage for planned in plan.stages if planned.state not in ("cached", "stale")]
+    with Mirror(store.home, plan.trials) as mirror:
+        if missing:
+            prepare_data([trial.config for trial in plan.trials], store.home / "data", console)
+            engine = make_engine()
+            try:
+                summary = _run(stages, store, engine, mirror, console, labels(plan.trials), retry_failed)
+            finally:
+                engine.close()
+        else:
+            summary.cached = stages
+    if mirror.fault is not None:
+        console.print(f"[yellow]not recorded:[/yellow] {mirror.fault}", highlight=False)
+    return Drive(summary=summary, seconds=time.monotonic() - started, told=mirror.fault is None)
+
+
+def _run(
+    stages: Sequence[Stage],
+    store: Store,
+    engine: Engine,
+    mirror: Mirror,
+    console: Console,
+    names: dict[str, str],
+    retry_failed: bool,
+) -> Summary:
+    with Display(console, names) as display:
+
+        def tell(event: Event) -> None:
+            display(event)
+            mirror(event)
+
+        data_root = store.home / "data"
+        scheduler = Scheduler(stages, store, engine, data_root=data_root, on_event=tell, retry_failed=retry_failed)
+        return scheduler.run()
+
+
+def labels(trials: Sequence[Trial]) -> dict[str, str]:
+    """What to call each stage, by fingerprint: its name, and the rows that need it."""
+    rows: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    for trial in trials:
+        several_seeds = len({other.seed for other in trials}) > 1
+        for stage in trial.stages:
+            names[stage.fingerprint] = stage.name
+            rows.setdefault(stage.fingerprint, []).append(trial.label if several_seeds else trial.variant)
+    return {fingerprint: f"{names[fingerprint]} {' + '.join(rows[fingerprint])}" for fingerprint in names}
+
+
+def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> None:
+    """Render the embedded data that these configurations read and `root` lacks, with a bar.
+
+    Raises:
+        SmaugError: a source is unknown, or the files cannot be written.
+    """
+    from experiments.engines import local_inventory
+    from smaug_core.data.corpora import prepare
+
+    bar = Progress(
+        TextColumn("rendering the data"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    wanted = {config.data: config for config in configs if config.data is not None}
+    started, rendered = time.monotonic(), 0
+    with bar:
+        task = bar.add_task("render", total=None)
+
+        def show(done: int, total: int) -> None:
+            nonlocal rendered
+            rendered = done
+            bar.update(task, completed=done, total=total)
+
+        for data, config in wanted.items():
+            tested = [test.dataset for test in config.evaluate.values()]
+            sources = [*config.pretrain.corpus, *(tuning.dataset for tuning in config.finetune.values()), *tested]
+            prepare(dict.fromkeys(sources), data, root, show, workers=local_inventory().cpus)
+    if rendered:
+        console.print(f"rendered {rendered} clips and pictures in {time.monotonic() - started:.0f} s", highlight=False)
+
+
+def set_aside_stale(plan: Plan, store: Store) -> int:
+    """Put stale results, and all that was made from them, out of the way; gives how many."""
+    aside: set[str] = set()
+    for planned in plan.stages:  # parents come first
+        stage = planned.stage
+        if planned.state == "stale" or any(parent.fingerprint in aside for parent in stage.parents):
+            aside.add(stage.fingerprint)
+            if store.directory(stage).exists():
+                store.set_aside(stage)
+    return len(aside)

@@ -1,0 +1,68 @@
+"""Runs a stage in this process, while it is submitted: for tests and for a debugger."""
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from experiments.engines import Inventory, Job, JobState, local_inventory
+from experiments.worker import run_command
+
+
+class InlineEngine:
+    """One job at a time, here; what a stage prints stays on the terminal, and `job.env` is not applied."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, JobState] = {}
+
+    def submit(self, job: Job) -> None:
+        """Run the job to its end.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed meanwhile, and the caller does not handle it otherwise; the stage
+                has saved its state and ended.
+        """
+        python_dash_m_worker = 3
+        stop = threading.Event()
+        with _signals_request(stop):
+            code, message = run_command(job.command[python_dash_m_worker:], stop, log=False)
+            self._states[job.name] = JobState(True, code, message)
+
+    def poll(self) -> Mapping[str, JobState]:
+        """The state of every job ever submitted: they have all ended."""
+        return dict(self._states)
+
+    def cancel(self, name: str) -> None:
+        """Nothing to do: no job is running when this can be called."""
+
+    def inventory(self) -> Inventory:
+        """What this machine has."""
+        return local_inventory()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@contextmanager
+def _signals_request(stop: threading.Event) -> Iterator[None]:
+    """Let SIGINT and SIGTERM request a stop and be delivered at the end; a second SIGINT is delivered at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's affair
+        return
+    received: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            signal.default_int_handler(number, None)
+        received.append(number)
+        stop.set()
+
+    previous: dict[int, Any] = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])

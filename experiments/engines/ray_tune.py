@@ -1,0 +1,277 @@
+"""Runs stages as the trials of one Ray Tune run, on this machine or a Ray cluster; the only importer of ray.
+
+Tune asks a searcher for trials. Ours answers with the jobs that were submitted, so that Tune places them by their
+CPUs and GPUs; what a trial does is start a worker as a subprocess and wait for it.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from experiments.engines import Inventory, Job, JobState, local_inventory
+from experiments.worker import INTERRUPTED
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_kill_child_processes_on_worker_exit": "false",  # it kills by SIGKILL; ours end by themselves, and save
+    "RAY_AIR_NEW_OUTPUT": "0",  # the old output is the one that can be switched off
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # else a job that needs many GPUs keeps all others waiting behind it
+}
+"""Environment that Ray reads when it is imported and when Tune starts."""
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Shared memory that Ray reserves here; jobs exchange files, so the least it accepts would do."""
+
+GRACE_S = 60.0
+"""Time a cancelled worker has to save its state before it is killed."""
+
+
+@dataclass(slots=True)
+class _Board:
+    """Where the scheduler's thread and Tune's meet."""
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    waiting: deque[Job] = field(default_factory=deque)
+    placed: dict[str, Job] = field(default_factory=dict)
+    """Jobs that Tune has and that have not ended, by trial."""
+    started: set[str] = field(default_factory=set)
+    """Trials whose process has started."""
+    states: dict[str, JobState] = field(default_factory=dict)
+    closed: bool = False
+    stopping: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores its settings as a pickle that nobody reads; the store is our memory
+
+    def put(self, job: Job) -> None:
+        with self.changed:
+            self.states[job.name] = JobState(False)
+            self.waiting.append(job)
+            self.changed.notify_all()
+
+    def take(self, trial: str) -> Job | None:
+        """The next job for Tune; none: there is none now, or never again."""
+        with self.changed:
+            if not self.placed:  # nothing else for Tune to do, and it would sleep a second or two on a none
+                self.changed.wait_for(lambda: self.waiting or self.closed)
+            if not self.waiting:
+                return None
+            self.placed[trial] = self.waiting.popleft()
+            return self.placed[trial]
+
+    def end(self, trial: str, state: JobState) -> None:
+        with self.changed:
+            job = self.placed.pop(trial)
+            self.started.discard(trial)
+            if not self.states[job.name].ended:
+                self.states[job.name] = state
+
+    def drop(self, name: str) -> None:
+        """Forget a job whose process has not started: it is told to end should it start after all."""
+        with self.changed:
+            self.waiting = deque(job for job in self.waiting if job.name != name)
+            running = {self.placed[trial].name for trial in self.started}
+            if name not in running:
+                self.states[name] = JobState(True, INTERRUPTED, "cancelled before it started")
+
+    def lose_all(self, message: str) -> None:
+        """Tune has ended: so has everything else."""
+        with self.changed:
+            self.closed = True
+            lost = {name: JobState(True, None, message) for name, s in self.states.items() if not s.ended}
+            self.states |= lost
+
+
+class RayEngine:
+    """Ray Tune, started with the first job: Ray on this machine, or the cluster at `address`."""
+
+    def __init__(self, home: Path, address: str | None = None) -> None:
+        self._folder = home.resolve() / "ray" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        self._address = address
+        self._board = _Board()
+        self._tune: threading.Thread | None = None
+
+    def submit(self, job: Job) -> None:
+        """Take a job; the first one starts Ray, which takes some seconds."""
+        _cancel_mark(self._folder, job.name).unlink(missing_ok=True)
+        self._board.put(job)
+        if self._tune is None:
+            self._connect()
+            self._tune = threading.Thread(target=self._run_tune, name="tune", daemon=True)
+            self._tune.start()
+
+    def poll(self) -> Mapping[str, JobState]:
+        """The state of every job ever submitted."""
+        with self._board.changed:
+            return dict(self._board.states)
+
+    def cancel(self, name: str) -> None:
+        """Ask a job to end, by a mark that its supervisor looks for, wherever in the cluster it is."""
+        mark = _cancel_mark(self._folder, name)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        self._board.drop(name)
+
+    def inventory(self) -> Inventory:
+        """What this machine has, or the cluster."""
+        if self._address is None:
+            return local_inventory()
+        self._connect()
+        import ray
+
+        has = ray.cluster_resources()
+        return Inventory(cpus=int(has.get("CPU", 0)), gpus=int(has.get("GPU", 0)))
+
+    def close(self) -> None:
+        """End the Tune run and what still runs in it, and leave Ray."""
+        with self._board.changed:
+            self._board.closed = self._board.stopping = True
+            self._board.changed.notify_all()
+        if self._tune is not None:
+            self._tune.join()
+            self._tune = None
+            import ray
+
+            ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _connect(self) -> None:
+        os.environ.update(QUIET)
+        import ray
+
+        if ray.is_initialized():
+            return
+        here = local_inventory()
+        own_ray = {
+            "num_cpus": here.cpus,
+            "num_gpus": here.gpus,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        ray.init(
+            address=self._address or "local",
+            logging_level="ERROR",
+            log_to_driver=False,
+            **({} if self._address else own_ray),
+        )
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)  # Ray takes SIGTERM for itself
+
+    def _run_tune(self) -> None:
+        try:
+            tune_jobs(self._board, self._folder)
+        finally:
+            self._board.lose_all("Ray Tune ended before the job did")
+
+
+def tune_jobs(board: _Board, folder: Path) -> None:
+    """One Tune run whose trials are the jobs put on the board, until the board is closed."""
+    from ray import tune
+    from ray.tune.search import Searcher
+
+    class Jobs(Searcher):  # type: ignore[misc]
+        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+            job = board.take(trial_id)
+            if job is None:
+                return Searcher.FINISHED if board.closed else None
+            return {
+                "command": list(job.command),
+                "directory": str(job.directory),
+                "env": dict(job.env),
+                "cancel": str(_cancel_mark(folder, job.name)),
+                "cpus": job.cpus,
+                "gpus": job.gpus,
+            }
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            if error or not result:
+                board.end(trial_id, JobState(True, None, "Ray lost the process that supervised it"))
+            else:
+                board.end(trial_id, JobState(True, result["exit_code"]))
+
+        def save(self, checkpoint_path: str) -> None:
+            pass  # see _Board.__getstate__
+
+    class Starts(tune.Callback):  # type: ignore[misc]
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            with board.changed:
+                board.started.add(trial.trial_id)
+
+    class WhenClosed(tune.Stopper):  # type: ignore[misc]
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return board.stopping
+
+    def shape(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}])
+
+    tune.Tuner(
+        tune.with_resources(supervise, shape),
+        tune_config=tune.TuneConfig(
+            search_alg=Jobs(),
+            num_samples=-1,
+            reuse_actors=True,  # the next job of the same shape starts 1 s sooner
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            callbacks=[Starts()],
+            stop=WhenClosed(),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),  # trying again is the scheduler's decision
+        ),
+    ).fit()
+
+
+def supervise(config: dict[str, Any]) -> dict[str, int]:
+    """Run a job's command to its end, in a trial's process; passes a cancellation on, kills it after the grace."""
+    cancel = Path(config["cancel"])
+    if cancel.exists():
+        return {"exit_code": INTERRUPTED}
+    with (Path(config["directory"]) / "launch.txt").open("wb") as output:
+        child = subprocess.Popen(
+            [*config["command"], "--parent", str(os.getpid())],  # it stops should this process be killed
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | config["env"],
+            start_new_session=True,  # Ctrl-C reaches the driver, which asks the worker to stop
+        )
+    asked_at: float | None = None
+    while child.poll() is None:
+        if asked_at is None and cancel.exists():
+            asked_at = time.monotonic()
+            child.terminate()
+        if asked_at is not None and time.monotonic() - asked_at > GRACE_S:
+            child.kill()
+        try:
+            child.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    return {"exit_code": child.returncode}
+
+
+def _cancel_mark(folder: Path, name: str) -> Path:
+    return folder / "cancel" / name

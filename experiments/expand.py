@@ -1,0 +1,210 @@
+"""From a checked sweep to trials, and from a trial to the stages that it needs."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from experiments.load import Fault, SweepError, nearest, parse_document
+from experiments.scale import Scale
+from experiments.schema import Sweep, override_faults
+from experiments.settings import setting_of, with_overrides
+from experiments.stage import Stage, digest
+from smaug_core.config import Config
+from smaug_core.data.corpora import source_digest
+from smaug_core.data.text import tokenizer_digest
+from smaug_core.errors import SettingsError
+
+SEEDS = ("seeds.pretrain", "seeds.finetune")
+"""Keys of the sweep file, besides settings, that can be given on the command line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One variant with one pair of seeds: one line of what a sweep measures."""
+
+    sweep: Sweep
+    scale: str
+    variant: str
+    seed_pretrain: int
+    seed_finetune: int
+    config: Config
+    tree: dict[str, Any]
+    """The settings as given, with the corpus slot's name."""
+    set_keys: tuple[str, ...]
+    """Every setting that any variant changes."""
+    stages: tuple[Stage, ...]
+    """Parents before children."""
+
+    @property
+    def seed(self) -> str:
+        """Both seeds as a label: `0`, or `0/2` where fine-tuning has its own."""
+        same = self.seed_pretrain == self.seed_finetune
+        return str(self.seed_pretrain) if same else f"{self.seed_pretrain}/{self.seed_finetune}"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what the trial consists of."""
+        return digest([stage.fingerprint for stage in self.stages])
+
+    @property
+    def label(self) -> str:
+        """For people, e.g. `50%, seed 0`."""
+        return f"{self.variant}, seed {self.seed}"
+
+    def params(self) -> dict[str, Any]:
+        """The values of all settings that any variant changes."""
+        return {key: setting_of(self.tree, key) for key in self.set_keys}
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Read `key=value` options; a value is YAML, so `seeds.pretrain=[0, 1, 2]` is a list.
+
+    Raises:
+        SweepError: every option that is none.
+    """
+    overrides: dict[str, Any] = {}
+    faults = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            faults.append(option_fault(text, "is no key=value, e.g. data.seed=7"))
+        elif key in overrides:
+            faults.append(option_fault(text, f"{key} is given twice; drop one"))
+        else:
+            try:
+                overrides[key] = parse_document(value, text).value
+            except SweepError as error:
+                faults += [option_fault(text, fault.message) for fault in error.faults]
+    if faults:
+        raise SweepError(faults)
+    return overrides
+
+
+def expand(
+    sweep: Sweep,
+    scale: Scale,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
+) -> list[Trial]:
+    """Every trial of a sweep, in the order of its rows.
+
+    Args:
+        sweep: checked against `scale`.
+        scale: fills its slots and sizes.
+        overrides: settings from the command line; they hold for every variant.
+        only: variants to take; all if empty.
+
+    Raises:
+        SweepError: an override or a variant's name that does not fit; a vocabulary or source that is not there.
+    """
+    given = dict(overrides or {})
+    seeds = [_seeds(given, key, default) for key, default in zip(SEEDS, _own_seeds(sweep), strict=True)]
+    settings = {key: value for key, value in given.items() if key not in SEEDS}
+    faults = [*_option_faults(settings, sweep, scale), *_only_faults(only, sweep)]
+    if faults:
+        raise SweepError(faults)
+    set_keys = tuple(sorted({key for variant in sweep.variants.values() for key in variant}))
+    trials = []
+    for variant, changes in sweep.variants.items():
+        if only and variant not in only:
+            continue
+        tree = with_overrides(scale.tree, {**settings, **changes})
+        try:
+            config = scale.config(tree, sweep.tasks)
+        except SettingsError as error:
+            raise SweepError(Fault("--set", 0, 0, f"{where}: {what}") for where, what in error.faults) from error
+        for seed_pretrain, seed_finetune in product(*seeds):
+            trials.append(
+                Trial(
+                    sweep=sweep,
+                    scale=scale.name,
+                    variant=variant,
+                    seed_pretrain=seed_pretrain,
+                    seed_finetune=seed_finetune,
+                    config=config,
+                    tree=tree,
+                    set_keys=set_keys,
+                    stages=cut_stages(config, scale.resources, seed_pretrain, seed_finetune),
+                )
+            )
+    return trials
+
+
+def cut_stages(
+    config: Config, resources: Mapping[str, dict[str, int]], seed_pretrain: int, seed_finetune: int
+) -> tuple[Stage, ...]:
+    """The chain of stages of one configuration: each carries the settings it reads, and nothing else.
+
+    Raises:
+        SmaugError: a source or a vocabulary is unknown.
+    """
+    vocabulary = {"tokenizer": tokenizer_digest(config.model.tokenizer)}
+
+    def stage(kind: str, own: Any, sources: Iterable[tuple[str, str]], **rest: Any) -> Stage:
+        return Stage(
+            kind=kind,
+            settings=_plain({"model": asdict(config.model), "data": _data(config), kind: asdict(own)}),
+            inputs=vocabulary | {f"{name} {split}": source_digest(name, split, config.data) for name, split in sources},
+            resources=resources[kind],
+            **rest,
+        )
+
+    corpus = [(name, "train") for name in config.pretrain.corpus]
+    pretrain = stage("pretrain", config.pretrain, corpus, task=None, parents=(), seed=seed_pretrain)
+    stages = [pretrain]
+    for task, test in config.evaluate.items():
+        last = pretrain
+        if task in config.finetune:
+            tuning = config.finetune[task]
+            source = [(tuning.dataset, "train")]
+            last = stage("finetune", tuning, source, task=task, parents=(pretrain,), seed=seed_finetune)
+            stages.append(last)
+        source = [(test.dataset, test.split)]
+        stages.append(stage("evaluate", test, source, task=task, parents=(last,), seed=None))
+    return tuple(stages)
+
+
+def _data(config: Config) -> dict[str, Any] | None:
+    return None if config.data is None else asdict(config.data)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON holds it: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
+def _own_seeds(sweep: Sweep) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return sweep.seeds_pretrain, sweep.seeds_finetune
+
+
+def _seeds(given: Mapping[str, Any], key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    if key not in given:
+        return default
+    value = given[key] if isinstance(given[key], list) else [given[key]]
+    if not value or not all(type(seed) is int and 0 <= seed < 2**31 for seed in value):
+        raise SweepError([option_fault(f"{key}={given[key]}", "seeds are whole numbers from 0, e.g. [0, 1, 2]")])
+    return tuple(value)
+
+
+def _option_faults(settings: Mapping[str, Any], sweep: Sweep, scale: Scale) -> Iterable[Fault]:
+    swept = {key for variant in sweep.variants.values() for key in variant}
+    for key, what, _ in override_faults(settings, scale, sweep.tasks):
+        yield option_fault(f"{key}={settings[key]}", what)
+    for key in sorted(settings.keys() & swept):
+        yield option_fault(f"{key}={settings[key]}", f"{key} is what the sweep varies; choose rows with --only")
+
+
+def _only_faults(only: Sequence[str], sweep: Sweep) -> Iterable[Fault]:
+    for variant in only:
+        if variant not in sweep.variants:
+            message = f"variant {variant!r} is unknown; {nearest(variant, sweep.variants)}"
+            yield Fault(f"--only {variant}", 0, 0, message)
+
+
+def option_fault(text: str, message: str) -> Fault:
+    """A fault of the option `--set TEXT`."""
+    return Fault(f"--set {text}", 0, 0, message)

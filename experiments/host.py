@@ -1,0 +1,99 @@
+"""What runs a stage: its device, the time used on it, and the versions of what it runs."""
+
+import os
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+LIBRARIES = ("smaug", "torch", "timm", "transformers", "numpy", "av")
+"""Packages whose versions may change a result."""
+
+
+class DeviceClock:
+    """Device seconds since it was made: wall time x GPUs, or CPU time of this process and its children."""
+
+    def __init__(self, gpus: float) -> None:
+        self._gpus = gpus
+        self._wall_from, self._cpu_from = time.monotonic(), _cpu_seconds_of_tree()
+
+    def wall_s(self) -> float:
+        """Seconds by the clock on the wall."""
+        return time.monotonic() - self._wall_from
+
+    def cpu_s(self) -> float:
+        """User and system seconds of the process tree."""
+        return _cpu_seconds_of_tree() - self._cpu_from
+
+    def spent_s(self) -> float:
+        """What is billed: GPUs held x time, or CPU time where no GPU is held."""
+        return self.wall_s() * self._gpus if self._gpus else self.cpu_s()
+
+
+def _cpu_seconds_of_tree() -> float:
+    own = os.times()
+    seconds = own.user + own.system + own.children_user + own.children_system
+    for child in psutil.Process().children(recursive=True):
+        try:
+            used = child.cpu_times()
+        except psutil.NoSuchProcess:
+            continue  # it ended in between, and counts among the children that were waited for
+        seconds += used.user + used.system
+    return seconds
+
+
+def describe_device(device: str) -> dict[str, Any]:
+    """The device's kind and name, and the unit its hours are counted in."""
+    if device == "cpu":
+        return {"device": "cpu", "device_name": _cpu_name(), "unit": "CPU h"}
+    name = _gpu_name()
+    return {"device": device, "device_name": name, "unit": f"{name.removeprefix('NVIDIA ')} GPU h"}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else os.uname().machine
+
+
+def _gpu_name() -> str:
+    """Name of the first GPU this process may use; `unknown` where the driver's tool does not tell."""
+    # The driver's own tool rather than torch: torch is not loaded yet, and must see its environment first.
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", f"--id={first}"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return told.stdout.strip().splitlines()[0]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that may change a result."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue  # not needed by this installation
+    return found
+
+
+def source_commit() -> dict[str, Any] | None:
+    """Commit of the source tree and whether files differ from it; none outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"id": head.stdout.strip(), "changed": bool(changes.stdout.strip())}

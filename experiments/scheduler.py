@@ -1,0 +1,314 @@
+"""Decides what runs next: hands stages whose parents are done to an engine, and watches them in the store."""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from experiments.attempt import Attempt
+from experiments.engines import Engine, Job, JobState
+from experiments.plan import resource_problems
+from experiments.stage import Stage
+from experiments.store import StageRecord, Store
+from experiments.worker import HELD, INTERRUPTED
+from smaug_core.errors import SmaugError
+
+TICK_S = 0.1
+"""Time between two looks at the store and the engine."""
+MORE_TRIES = 2
+"""How often a killed stage is tried again in one run."""
+
+ROOM_FOR_WORDS = 2**16
+"""On a disk with fewer bytes left a worker may have been unable to say what is wrong."""
+
+EventKind = Literal["cached", "queued", "waiting", "started", "progress", "retry", "done", "failed", "blocked"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something that happened to a stage, for display and tracking."""
+
+    kind: EventKind
+    stage: Stage
+    message: str = ""
+    attempt: Attempt | None = None
+    """With `started` and `progress`: the attempt, whose `progress` holds step, total and values."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """How a run ended."""
+
+    done: list[Stage] = field(default_factory=list)
+    """Finished now."""
+    cached: list[Stage] = field(default_factory=list)
+    """Finished before."""
+    failed: list[tuple[Stage, str]] = field(default_factory=list)
+    """With what went wrong."""
+    blocked: list[tuple[Stage, str]] = field(default_factory=list)
+    """Not started, because a stage they build on failed; with its name."""
+    interrupted: bool = False
+    """A stop was requested; the same command continues."""
+
+
+@dataclass(slots=True)
+class _Task:
+    stage: Stage
+    phase: Literal["pending", "submitted", "elsewhere", "done", "failed", "blocked"] = "pending"
+    message: str = ""
+    tries: int = 0
+    """Submissions of this run that were killed."""
+    seen: int = 0
+    """Number of the newest attempt before the submission."""
+    sign: float = 0.0
+    """Time of the last progress that was told."""
+
+
+class Scheduler:
+    """Runs stages in the order their parents allow, each once, whatever else uses the store.
+
+    Args:
+        stages: distinct stages, parents before children.
+        store: where they are kept.
+        engine: where they run; the caller closes it.
+        data_root: where the media are.
+        on_event: is told what happens, in the thread of `run`.
+        retry_failed: try stages again that failed in an earlier run.
+    """
+
+    def __init__(
+        self,
+        stages: Iterable[Stage],
+        store: Store,
+        engine: Engine,
+        *,
+        data_root: Path,
+        on_event: Callable[[Event], None],
+        retry_failed: bool = False,
+    ) -> None:
+        self._tasks = {stage.fingerprint: _Task(stage) for stage in stages}
+        self._store, self._engine, self._data_root = store, engine, data_root
+        self._tell, self._retry_failed = on_event, retry_failed
+        self._stop = threading.Event()
+        self._cancelled = False
+        self._summary = Summary()
+
+    def stop(self) -> None:
+        """Ask for an end: running stages save their state, nothing new starts. For any thread or signal."""
+        self._stop.set()
+
+    def run(self) -> Summary:
+        """Run until every stage is done, failed or blocked, or a stop was requested.
+
+        Ctrl-C and SIGTERM request a stop; a second Ctrl-C does not wait for checkpoints.
+
+        Raises:
+            SmaugError: a stage needs more CPUs or GPUs than the engine has; nothing was started.
+        """
+        self._settle_finished()
+        self._check_resources()
+        with _signals_call(self.stop):
+            while self._step():
+                time.sleep(TICK_S)
+        self._summary.interrupted = self._stop.is_set() and any(
+            task.phase in ("pending", "submitted", "elsewhere") for task in self._tasks.values()
+        )
+        return self._summary
+
+    def _check_resources(self) -> None:
+        waiting = [task.stage for task in self._tasks.values() if task.phase == "pending"]
+        problems = resource_problems(waiting, self._engine.inventory())
+        if problems:
+            raise SmaugError("; ".join(problems) + "; nothing was started")
+
+    def _settle_finished(self) -> None:
+        for task in self._tasks.values():
+            if self._store.result(task.stage) is not None:
+                task.phase = "done"
+                self._summary.cached.append(task.stage)
+                self._tell(Event(kind="cached", stage=task.stage))
+
+    def _step(self) -> bool:
+        """Look once at everything; gives whether to go on."""
+        if self._stop.is_set() and not self._cancelled:
+            self._cancelled = True
+            for name, task in self._tasks.items():
+                if task.phase == "submitted":
+                    self._engine.cancel(name)
+        jobs = self._engine.poll()
+        for name, task in self._tasks.items():
+            if task.phase == "submitted":
+                self._look_at_submitted(task, jobs[name])
+            elif task.phase == "elsewhere":
+                self._look_at_elsewhere(task)
+            elif task.phase == "pending" and not self._stop.is_set():
+                self._maybe_start(task)
+        waiting_for = ("submitted",) if self._stop.is_set() else ("pending", "submitted", "elsewhere")
+        return any(task.phase in waiting_for for task in self._tasks.values())
+
+    def _maybe_start(self, task: _Task) -> None:
+        parents = [self._tasks[parent.fingerprint] for parent in task.stage.parents]
+        for parent in parents:
+            if parent.phase in ("failed", "blocked"):
+                cause = parent.stage.name if parent.phase == "failed" else parent.message
+                task.phase, task.message = "blocked", cause
+                self._summary.blocked.append((task.stage, cause))
+                self._tell(Event(kind="blocked", stage=task.stage, message=cause))
+                return
+        if all(parent.phase == "done" for parent in parents):
+            self._start(task)
+
+    def _start(self, task: _Task) -> None:
+        record = self._store.record(task.stage)
+        if record.state == "done":  # another driver was quicker
+            self._finish(task)
+        elif record.state == "running":
+            self._wait_for(task, record)
+        elif record.state == "failed" and task.tries == 0 and not self._retry_failed:
+            message = record.attempts[-1].last["message"]
+            self._fail(task, f"failed before ({message}); --retry-failed tries again")
+        else:
+            directory = self._store.prepare(task.stage)
+            task.phase, task.seen = "submitted", len(record.attempts)
+            self._tell(Event(kind="queued", stage=task.stage))
+            self._engine.submit(worker_job(task.stage, directory, self._data_root))
+
+    def _look_at_submitted(self, task: _Task, job: JobState) -> None:
+        if not job.ended and not self._store.has_attempt(task.stage, task.seen + 1):
+            return
+        record = self._store.record(task.stage)
+        newest = record.attempts[-1] if len(record.attempts) > task.seen else None
+        if newest is not None:
+            self._tell_progress(task, newest)
+        if record.result is not None and (job.ended or (newest and newest.end)):
+            self._finish(task)
+        elif job.ended and record.result is None:
+            self._look_at_ended(task, job, record, newest)
+
+    def _tell_progress(self, task: _Task, attempt: Attempt) -> None:
+        if task.sign == 0.0:
+            self._tell(Event(kind="started", stage=task.stage, attempt=attempt))
+        elif attempt.progress["time"] == task.sign:
+            return
+        else:
+            self._tell(Event(kind="progress", stage=task.stage, attempt=attempt))
+        task.sign = attempt.progress["time"]
+
+    def _look_at_ended(self, task: _Task, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
+        """The job ended without a result: somebody else has the stage, or it failed, or was killed."""
+        task.sign = 0.0
+        ended = None if newest is None or newest.end is None else newest.end
+        if job.exit_code == HELD:
+            self._wait_for(task, record)
+        elif ended and ended["class"] in ("failed", "diverged", "cancelled"):
+            self._fail(task, ended["message"])
+        elif ended or job.exit_code in (None, INTERRUPTED) or job.exit_code < 0:
+            self._try_again(task, record, killed_by(job))
+        else:
+            self._fail(task, _last_words(record.directory, job))
+
+    def _try_again(self, task: _Task, record: StageRecord, cause: str) -> None:
+        if self._stop.is_set():
+            task.phase = "pending"
+            return
+        task.tries += 1
+        steps = [attempt.last["step"] for attempt in record.attempts[-2:]]
+        advancing = task.tries == 1 or (len(steps) == 2 and steps[1] > steps[0])
+        if task.tries > MORE_TRIES or not advancing:
+            self._fail(task, f"stopped {task.tries} times, no further than step {max(steps, default=0)}: {cause}")
+            return
+        task.phase = "pending"
+        self._tell(Event(kind="retry", stage=task.stage, message=cause))
+
+    def _look_at_elsewhere(self, task: _Task) -> None:
+        record = self._store.record(task.stage)
+        if record.state == "done":
+            self._finish(task)
+        elif record.state != "running":
+            task.phase = "pending"
+
+    def _wait_for(self, task: _Task, record: StageRecord) -> None:
+        task.phase = "elsewhere"
+        owner = record.attempts[-1].owner if record.attempts else {"pid": "?", "host": "?"}
+        message = f"process {owner['pid']} on {owner['host']} is working on it"
+        self._tell(Event(kind="waiting", stage=task.stage, message=message))
+
+    def _finish(self, task: _Task) -> None:
+        task.phase = "done"
+        self._summary.done.append(task.stage)
+        self._tell(Event(kind="done", stage=task.stage))
+
+    def _fail(self, task: _Task, message: str) -> None:
+        task.phase, task.message = "failed", message
+        self._summary.failed.append((task.stage, message))
+        self._tell(Event(kind="failed", stage=task.stage, message=message))
+
+
+def worker_job(stage: Stage, directory: Path, data_root: Path) -> Job:
+    """The command that runs a prepared stage, the same on every engine."""
+    gpus = stage.resources["gpus"]
+    command = (sys.executable, "-m", "experiments.worker", str(directory))
+    options = ("--data-root", str(data_root), "--device", "cuda" if gpus else "cpu")
+    sources = str(Path(__file__).resolve().parent.parent)
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
+    if not gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a job that asked for none
+    return Job(
+        name=stage.fingerprint,
+        command=command + options,
+        directory=directory,
+        cpus=stage.resources["cpus"],
+        gpus=gpus,
+        env=env,
+    )
+
+
+def killed_by(job: JobState) -> str:
+    """Why a job ended without a word, as far as the engine knows."""
+    if job.message:
+        return job.message
+    if job.exit_code is not None and job.exit_code < 0:
+        return f"killed by {signal.Signals(-job.exit_code).name}"
+    return "asked to stop from outside"
+
+
+def _last_words(directory: Path, job: JobState) -> str:
+    """What a worker said that ended before it could claim its stage."""
+    try:
+        said = (directory / "launch.txt").read_text(errors="replace").strip()
+    except OSError:
+        said = ""
+    if not said and shutil.disk_usage(directory).free < ROOM_FOR_WORDS:
+        said = f"{directory}: the disk is full; free some space, then give the same command again"
+    return job.message or said[-2000:] or f"the worker ended with exit code {job.exit_code} and said nothing"
+
+
+@contextmanager
+def _signals_call(stop: Callable[[], None]) -> Iterator[None]:
+    """Let SIGINT and SIGTERM request a stop; a second SIGINT interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's affair
+        return
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        asked = True
+        stop()
+
+    previous: dict[int, Any] = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,73 @@
+"""A stage: the unit that is fingerprinted, cached, scheduled, retried and billed."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+VERSIONS = {"pretrain": 1, "finetune": 1, "evaluate": 1}
+"""By kind; to be raised when the same settings are meant to give another result."""
+
+ENTRY = "smaug_core.stages:run"
+"""The function that a worker calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One piece of work, told completely by what decides its result."""
+
+    kind: str
+    """`pretrain`, `finetune` or `evaluate`."""
+    task: str | None
+    """The slot it is for, e.g. `msrvtt`; none for pre-training."""
+    settings: dict[str, Any]
+    """The sub-trees it reads, fully resolved, as JSON holds them: `model`, `data`, and its own under its kind."""
+    inputs: dict[str, str]
+    """Digest of everything else that enters, by name: never a path."""
+    parents: tuple["Stage", ...]
+    """The stages whose results it starts from."""
+    seed: int | None
+    """Of its random draws; none if it draws nothing."""
+    resources: dict[str, int] = field(compare=False)
+    """`cpus` and `gpus` it runs on; where a stage runs is not part of what it is."""
+
+    @property
+    def name(self) -> str:
+        """For people, e.g. `finetune.msrvtt`."""
+        return self.kind if self.task is None else f"{self.kind}.{self.task}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the result; the slot's name, paths, devices and resources do not."""
+        identity = {
+            "kind": self.kind,
+            "version": VERSIONS[self.kind],
+            "settings": self.settings,
+            "inputs": self.inputs,
+            "parents": [parent.fingerprint for parent in self.parents],
+            "seed": self.seed,
+        }
+        return digest(identity)
+
+    def document(self) -> dict[str, Any]:
+        """What stage.json holds: all a worker needs, and all a reader may ask."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "task": self.task,
+            "version": VERSIONS[self.kind],
+            "settings": self.settings,
+            "inputs": self.inputs,
+            "parents": [parent.fingerprint for parent in self.parents],
+            "seed": self.seed,
+            "resources": self.resources,
+            "entry": ENTRY,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON: keys sorted, no spaces, shortest decimals, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,170 @@
+"""One stage without a sweep: `smaug pretrain`, `finetune` and `evaluate`, from folder to folder."""
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.attempt import read_json, write_json
+from experiments.driver import prepare_data
+from experiments.expand import cut_stages, option_fault
+from experiments.host import DeviceClock
+from experiments.load import SweepError
+from experiments.scale import Scale
+from experiments.schema import override_faults
+from experiments.settings import with_overrides
+from experiments.stage import Stage
+from smaug_core.config import Config
+from smaug_core.errors import SmaugError
+
+
+def run_alone(
+    kind: str,
+    scale: Scale,
+    *,
+    overrides: Mapping[str, Any],
+    task: str | None,
+    parent: Path | None,
+    out: Path,
+    seed: int,
+    data_root: Path,
+    device: str,
+    console: Console,
+) -> dict[str, float]:
+    """Run one stage in `out`, from its newest checkpoint if it was interrupted, and give its metrics.
+
+    Args:
+        kind: `pretrain`, `finetune` or `evaluate`.
+        scale: gives all settings that `overrides` do not.
+        overrides: settings by dotted name.
+        task: slot to fine-tune or evaluate for; none for pre-training.
+        parent: folder of the training it starts from.
+        out: folder to write to.
+        seed: of the random draws.
+        data_root: where the media are; embedded data is rendered there.
+        device: `cpu` or `cuda`.
+        console: told what happens.
+
+    Raises:
+        SmaugError: a setting, the data or the parent is not right, or `out` holds another stage's work.
+        Interrupted: Ctrl-C; the same command continues.
+    """
+    from smaug_core import stages
+
+    config = config_of(scale, overrides)
+    stage = _stage(config, scale, kind, task, seed)
+    if parent is not None and not (parent / "model" / "config.json").exists():
+        raise SmaugError(f"--from {parent}: holds no model; right would be the --out folder of a finished training")
+    _claim(out, stage, parent)
+    prepare_data([config], data_root, console)
+    with _TerminalWatch(console, stage.name, 0 if device == "cpu" else 1) as watch, _ctrl_c(watch.stop):
+        outcome = stages.run(
+            kind,
+            stage.settings,
+            seed=stage.seed,
+            parents=[] if parent is None else [parent],
+            out=out,
+            data_root=data_root,
+            device=device,
+            watch=watch,
+        )
+    write_json(out / "metrics.json", outcome.metrics | {"useful_s": outcome.useful_s})
+    return outcome.metrics
+
+
+def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
+    """A scale's configuration with settings replaced.
+
+    Raises:
+        SweepError: every setting that is unknown or not allowed.
+    """
+    faults = [
+        option_fault(f"{key}={overrides[key]}", what)
+        for key, what, _ in override_faults(overrides, scale, scale.datasets)
+    ]
+    if faults:
+        raise SweepError(faults)
+    return scale.config(with_overrides(scale.tree, overrides), scale.datasets)
+
+
+def _stage(config: Config, scale: Scale, kind: str, task: str | None, seed: int) -> Stage:
+    if task is not None and task not in scale.datasets:
+        raise SmaugError(f"--task {task}: scale {scale.name} has {', '.join(scale.datasets)}")
+    chain = cut_stages(config, scale.resources, seed, seed)
+    return next(stage for stage in chain if (stage.kind, stage.task) == (kind, task))
+
+
+def _claim(out: Path, stage: Stage, parent: Path | None) -> None:
+    """Write what is done in `out`, unless it is there.
+
+    Raises:
+        SmaugError: other work is there.
+    """
+    identity = {"stage": stage.document(), "from": None if parent is None else str(parent.resolve())}
+    there = read_json(out / "stage.json")
+    if there is not None and there != identity:
+        raise SmaugError(f"{out}: holds a {there['stage']['name']} with other settings; choose another --out")
+    if there is None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "stage.json", identity)
+
+
+class _TerminalWatch:
+    """Shows a running stage as a bar; implements `smaug_core.stages.Watch`."""
+
+    def __init__(self, console: Console, name: str, gpus: int) -> None:
+        self._console, self._name = console, name
+        self._clock, self._stop = DeviceClock(gpus), threading.Event()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task(name, total=None, values="")
+
+    def __enter__(self) -> "_TerminalWatch":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
+        """Move the bar."""
+        shown = " ".join(f"{name} {value:.3f}" for name, value in values.items() if name != "lr")
+        self._progress.update(self._bar, completed=step, total=total, values=shown)
+        if not self._console.is_terminal and (step % max(1, total // 20) == 0 or step == total):
+            self._console.print(f"{self._name} {step}/{total} {shown}", highlight=False)
+
+    def useful(self, seconds: float) -> None:
+        """Nothing to note: metrics.json holds the sum."""
+
+    def spent(self) -> float:
+        """Device seconds of this process."""
+        return self._clock.spent_s()
+
+    def stop(self) -> None:
+        """Ask for a checkpoint and an end."""
+        self._stop.set()
+
+    def stop_requested(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._stop.is_set()
+
+
+@contextmanager
+def _ctrl_c(stop: Any) -> Iterator[None]:
+    previous = signal.signal(signal.SIGINT, lambda *_: stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,155 @@
+"""The store: one directory for each stage's result, the truth of what was executed.
+
+`store/<kind>/<first 12 digits of the fingerprint>/` holds stage.json (what is asked for), attempts/, whatever the
+stage writes, and result.json, which is written last: present means done.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.attempt import (
+    Attempt,
+    Hours,
+    StoreError,
+    read_attempts,
+    read_json,
+    stage_hours,
+    unwritable,
+    write_json,
+)
+from experiments.stage import Stage
+
+StageState = Literal["new", "resume", "running", "failed", "done"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRecord:
+    """All that the store knows about a stage."""
+
+    directory: Path
+    attempts: list[Attempt]
+    result: dict[str, Any] | None
+    """What result.json holds; none until the stage is done."""
+
+    @property
+    def state(self) -> StageState:
+        """Where the stage stands; `resume`: a checkpoint waits, `failed`: trying again alone would not help."""
+        if self.result is not None:
+            return "done"
+        newest = self.attempts[-1].state if self.attempts else None
+        if newest == "running":
+            return "running"
+        if newest in ("failed", "diverged"):
+            return "failed"
+        return "resume" if any((self.directory / "checkpoints").glob("step-*")) else "new"
+
+    @property
+    def hours(self) -> Hours:
+        """What it cost so far."""
+        return stage_hours(self.attempts, None if self.result is None else self.result["useful_s"])
+
+    @property
+    def unit(self) -> str | None:
+        """Unit of its hours, e.g. `CPU h`; none before the first attempt."""
+        return self.attempts[-1].owner["unit"] if self.attempts else None
+
+
+class Store:
+    """The stages kept under one home folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.resolve()
+        self.root = self.home / "store"
+
+    def directory(self, stage: Stage) -> Path:
+        """Where a stage is kept."""
+        return self.root / stage.kind / stage.fingerprint[:12]
+
+    def prepare(self, stage: Stage) -> Path:
+        """Make the stage's directory with its stage.json, ready for a worker.
+
+        Raises:
+            StoreError: it cannot be written, or another stage has the same first 12 digits.
+        """
+        directory = self.directory(stage)
+        document = json.loads(json.dumps(stage.document()))
+        there = read_json(directory / "stage.json")
+        if there is not None:
+            self._check(directory, there["fingerprint"], stage)
+        if there != document:  # resources are not part of the fingerprint and may have changed
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise unwritable(directory, error) from error
+            write_json(directory / "stage.json", document)
+        return directory
+
+    def result(self, stage: Stage) -> dict[str, Any] | None:
+        """The stage's result; none if it is not done."""
+        directory = self.directory(stage)
+        result = read_json(directory / "result.json")
+        if result is not None:
+            self._check(directory, result["fingerprint"], stage)
+        return result
+
+    def has_attempt(self, stage: Stage, number: int) -> bool:
+        """Whether so many attempts have begun; cheaper than `record`."""
+        return (self.directory(stage) / "attempts" / f"{number:04d}").exists()
+
+    def record(self, stage: Stage) -> StageRecord:
+        """All that is known about a stage."""
+        # The attempts first: a result that is published in between still counts, never a failure in its stead.
+        attempts = read_attempts(self.directory(stage))
+        return StageRecord(directory=self.directory(stage), attempts=attempts, result=self.result(stage))
+
+    def done(self, kind: str) -> Iterator[tuple[dict[str, Any], StageRecord]]:
+        """Every finished stage of a kind, with its stage.json, in no particular order."""
+        for path in (self.root / kind).glob("*/result.json"):
+            if ".aside-" in path.parent.name:
+                continue
+            document, result = read_json(path.parent / "stage.json"), read_json(path)
+            if document is not None and result is not None:
+                attempts = read_attempts(path.parent)
+                yield document, StageRecord(directory=path.parent, attempts=attempts, result=result)
+
+    def set_aside(self, stage: Stage) -> Path:
+        """Put a stage's directory out of the way, so that the stage is run anew; gives where it is now.
+
+        Raises:
+            StoreError: it is running.
+        """
+        if self.record(stage).state == "running":
+            raise StoreError(f"{self.directory(stage)}: is running; stop it before setting it aside")
+        directory, number = self.directory(stage), 1
+        while (aside := directory.with_name(f"{directory.name}.aside-{number}")).exists():
+            number += 1
+        try:
+            return directory.rename(aside)
+        except OSError as error:
+            raise unwritable(aside, error) from error
+
+    @staticmethod
+    def _check(directory: Path, found: str, stage: Stage) -> None:
+        if found != stage.fingerprint:
+            raise StoreError(
+                f"{directory}: holds the stage {found}, not {stage.fingerprint}: two stages share their first"
+                " 12 digits; use another --home for one of them"
+            )
+
+
+def read_curve(stage_directory: Path) -> list[dict[str, Any]]:
+    """What a stage reported, step by step; where steps were done again, the newest attempt's account."""
+    points: dict[int, dict[str, Any]] = {}
+    for attempt in read_attempts(stage_directory):
+        try:
+            lines = (attempt.directory / "metrics.jsonl").read_text().splitlines(keepends=True)
+        except FileNotFoundError:
+            continue  # it ended before it could report
+        for line in lines:
+            if line.endswith("\n"):  # a killed worker may leave half a line
+                point = json.loads(line)
+                points[point["step"]] = point
+    return [points[step] for step in sorted(points)]

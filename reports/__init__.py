@@ -1,0 +1,1 @@
+"""The paper's tables, with published and measured numbers side by side; reads MLflow only."""

@@ -1,0 +1,197 @@
+"""What a run would do and cost: counts, sharing, staleness and hours, by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.attempt import NOTHING_SPENT, claim, write_json
+from experiments.code import code_digest
+from experiments.engines import Inventory
+from experiments.expand import Trial, expand
+from experiments.plan import Plan, distinct_stages, make_plan
+from experiments.scale import load_scale
+from experiments.schema import load_sweep
+from experiments.stage import Stage
+from experiments.store import Store
+from tests.quick_stage import quick_stage
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def real_trials() -> list[Trial]:
+    scale = load_scale("tiny")
+    return expand(load_sweep(SWEEPS / "masking_ratio.yaml", scale), scale)
+
+
+@pytest.fixture
+def trials(real_trials: list[Trial]) -> list[Trial]:
+    """Two trials that share their pre-training: a, b and c of the first, a, d and e of the second."""
+    return [with_stages(real_trials[0], chain(seed)) for seed in (1, 2)]
+
+
+def with_stages(trial: Trial, stages: tuple[Stage, ...], *set_keys: str) -> Trial:
+    return replace(trial, stages=stages, set_keys=set_keys)
+
+
+def chain(seed: int = 0, **own: Any) -> tuple[Stage, ...]:
+    """A pre-training that does not depend on `seed`, a fine-tuning that does, and its evaluation."""
+    pretrain = quick_stage(**own)
+    finetune = quick_stage("finetune", task="msrvtt", parents=(pretrain,), seed=seed)
+    return pretrain, finetune, quick_stage("evaluate", task="msrvtt", parents=(finetune,), seed=None)
+
+
+def finish(store: Store, stage: Stage, hours: float, *, lost: float = 0.0, unit: str = "CPU h") -> Path:
+    """Publish a result that took so many hours, 0.25 of them overhead, after an attempt of `lost` hours."""
+    directory = store.prepare(stage)
+    useful_s = (hours - 0.25) * 3600
+    if lost:
+        account = NOTHING_SPENT | {"spent_s": lost * 3600, "train_s": lost * 3600}
+        claim(directory, {"unit": unit}).end("interrupted", account, "")
+    lease = claim(directory, {"unit": unit})
+    result = {"fingerprint": stage.fingerprint, "useful_s": useful_s, "code": code_digest(stage.kind)}
+    write_json(directory / "result.json", result)
+    account = NOTHING_SPENT | {"spent_s": hours * 3600, "train_s": useful_s, "useful_s": useful_s}
+    lease.end("done", account, "published")
+    return directory
+
+
+def states(plan: Plan) -> list[str]:
+    return [planned.state for planned in plan.stages]
+
+
+def test_the_sweep_of_table_4_is_four_trials_that_share_nothing(store: Store, real_trials: list[Trial]) -> None:
+    plan = make_plan(real_trials, store).to_json()
+    assert (plan["trials"], plan["pretrain_stages"]) == (4, 4)
+    assert plan["stages"].items() >= {"total": 12, "new": 12, "shared": 0, "cached": 0, "stale": 0}.items()
+    assert plan["hours"].items() >= {"row_by_row": None, "to_spend": None, "unit": None}.items()
+    assert plan["hours"]["source"] == "no earlier attempts of pretrain, finetune.msrvtt, evaluate.msrvtt"
+    assert not store.root.exists(), "a plan leaves no trace"
+
+
+def test_stages_come_once_and_parents_before_children(trials: list[Trial]) -> None:
+    stages = distinct_stages(trials)
+    assert len(stages) == 5
+    for place, stage in enumerate(stages):
+        assert all(parent in stages[:place] for parent in stage.parents)
+
+
+def test_counts_of_shared_stages(store: Store, trials: list[Trial]) -> None:
+    plan = make_plan(trials, store)
+    assert [planned.trials for planned in plan.stages] == [2, 1, 1, 1, 1]
+    told = plan.to_json()
+    assert told["stages"].items() >= {"total": 5, "new": 5, "shared": 1}.items()
+    assert told["pretrain_stages"] == 1
+
+
+def test_hours_row_by_row_count_a_shared_stage_for_each_trial_and_hours_to_spend_what_is_left(
+    store: Store, trials: list[Trial]
+) -> None:
+    """Pre-training 4 h, fine-tuning 1 h, evaluation 0.5 h; the second trial's fine-tuning and evaluation are left."""
+    for stage, hours in zip(trials[0].stages, (4.0, 1.0, 0.5), strict=True):
+        finish(store, stage, hours)
+    plan = make_plan(trials, store)
+    assert states(plan) == ["cached", "cached", "cached", "new", "new"]
+    assert plan.row_by_row() == pytest.approx(2 * (4.0 + 1.0 + 0.5))
+    assert plan.to_spend() == pytest.approx(1.0 + 0.5)
+    assert plan.unit == "CPU h"
+    assert plan.source == (
+        "median of earlier stages that differ in swept settings only: 1 finetune.msrvtt, 1 evaluate.msrvtt"
+    )
+    assert plan.to_json()["hours"]["to_spend"] == pytest.approx(1.5)
+
+
+def test_all_cached_is_measured_and_costs_nothing_more(store: Store, trials: list[Trial]) -> None:
+    for stage in distinct_stages(trials):
+        finish(store, stage, 1.0)
+    plan = make_plan(trials, store)
+    assert (plan.row_by_row(), plan.to_spend(), plan.source) == (pytest.approx(6.0), 0.0, "measured")
+
+
+def test_lost_hours_are_not_expected_again(store: Store, trials: list[Trial]) -> None:
+    finish(store, trials[0].stages[0], 4.0, lost=3.0)
+    assert make_plan(trials, store).stages[0].hours == pytest.approx(4.0)
+
+
+def test_an_estimate_is_the_median_of_stages_that_differ_in_what_is_swept(
+    store: Store, real_trials: list[Trial]
+) -> None:
+    for ratio, hours in ((0.1, 1.0), (0.25, 9.0), (0.5, 2.0)):
+        finish(store, quick_stage(mask_ratio=ratio), hours)
+    finish(store, quick_stage(mask_ratio=0.1, steps=99), 100.0)
+    new = (quick_stage(mask_ratio=0.65, seed=8),)
+    plan = make_plan([with_stages(real_trials[0], new, "pretrain.mask_ratio")], store)
+    assert plan.to_spend() == pytest.approx(2.0)
+    assert plan.source.endswith("3 pretrain")
+    plan = make_plan([with_stages(real_trials[0], new)], store)
+    assert plan.to_spend() is None, "a setting that is not swept may change the price"
+
+
+def test_a_swept_setting_of_a_task_is_told_from_the_same_setting_of_another(
+    store: Store, real_trials: list[Trial]
+) -> None:
+    done = quick_stage("finetune", task="msrvtt", frames=4)
+    finish(store, done, 2.0)
+    new = (quick_stage("finetune", task="msrvtt", frames=8),)
+    assert make_plan([with_stages(real_trials[0], new, "finetune.msrvtt.frames")], store).to_spend() == 2.0
+    assert make_plan([with_stages(real_trials[0], new, "finetune.didemo.frames")], store).to_spend() is None
+
+
+def test_cpu_hours_do_not_foretell_gpu_hours(store: Store, real_trials: list[Trial]) -> None:
+    finish(store, quick_stage(seed=1), 50.0)
+    on_gpu = with_stages(real_trials[0], (quick_stage(seed=2, gpus=1),))
+    assert make_plan([on_gpu], store).to_spend() is None
+    finish(store, quick_stage(seed=3, gpus=1), 0.5, unit="H200 GPU h")
+    plan = make_plan([on_gpu], store)
+    assert (plan.to_spend(), plan.unit) == (0.5, "H200 GPU h")
+
+
+def test_mixed_devices_have_no_unit(store: Store, real_trials: list[Trial]) -> None:
+    stages = quick_stage(seed=1), quick_stage(seed=2, gpus=1)
+    for stage, unit in zip(stages, ("CPU h", "H200 GPU h"), strict=True):
+        finish(store, stage, 1.0, unit=unit)
+    assert make_plan([with_stages(real_trials[0], stages)], store).unit is None
+
+
+def test_other_code_makes_a_stage_stale_and_names_the_files(store: Store, trials: list[Trial]) -> None:
+    directory = finish(store, trials[0].stages[0], 4.0)
+    assert states(make_plan(trials, store))[0] == "cached"
+    code = code_digest("pretrain")
+    changed = code | {"smaug_core/model/smaug.py": "0" * 64, "smaug_core/gone.py": "1" * 64}
+    result = {"fingerprint": trials[0].stages[0].fingerprint, "useful_s": 0.0, "code": changed}
+    write_json(directory / "result.json", result)
+    plan = make_plan(trials, store)
+    assert plan.stages[0].state == "stale"
+    assert plan.stages[0].changed == ["smaug_core/gone.py", "smaug_core/model/smaug.py"]
+    assert plan.to_json()["stages"].items() >= {"stale": 1, "cached": 0, "new": 4}.items()
+
+
+def test_states_on_the_way(store: Store, real_trials: list[Trial]) -> None:
+    running, failed, resumed, new = (quick_stage(seed=seed) for seed in range(4))
+    claim(store.prepare(running), {"unit": "CPU h"})
+    claim(store.prepare(failed), {"unit": "CPU h"}).end("failed", NOTHING_SPENT, "as told")
+    claim(store.prepare(resumed), {"unit": "CPU h"}).end("interrupted", NOTHING_SPENT, "as told")
+    (store.directory(resumed) / "checkpoints" / "step-00000001").mkdir(parents=True)
+    plan = make_plan([with_stages(real_trials[0], (running, failed, resumed, new))], store)
+    assert states(plan) == ["running", "failed", "resume", "new"]
+    counts = plan.to_json()["stages"]
+    assert counts.items() >= {"total": 4, "new": 4, "running": 1, "failed": 1, "resume": 1, "cached": 0}.items()
+
+
+def test_a_stage_that_asks_for_too_much_is_a_problem_until_it_is_done(store: Store, real_trials: list[Trial]) -> None:
+    greedy = quick_stage(gpus=2, cpus=4)
+    trial = with_stages(real_trials[0], (greedy,))
+    small, large = Inventory(cpus=4, gpus=0), Inventory(cpus=4, gpus=2)
+    told = "resources.pretrain.gpus: 2 is more than one stage can have here; at most 0"
+    assert make_plan([trial], store, small).problems == [told]
+    assert make_plan([trial], store, large).problems == []
+    assert make_plan([trial], store).problems == []
+    finish(store, greedy, 1.0, unit="H200 GPU h")
+    assert make_plan([trial], store, small).problems == []

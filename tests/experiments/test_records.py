@@ -1,0 +1,103 @@
+"""Facts for the ledger come from the home folder alone, and are what the stages did."""
+
+import pytest
+
+from experiments.attempt import StoreError, read_json, write_json
+from experiments.records import all_stages, stage_facts, superseded, trial_documents, trial_facts, write_trial
+from tests.experiments.made_trials import execute, trial
+
+
+def test_a_trial_is_told_completely_by_its_document(tmp_path):
+    made = trial()
+    path = write_trial(tmp_path, made, marks=["stale code accepted"])
+    assert path.parent == tmp_path / "trials" / "masking_ratio" and path.name.startswith(made.fingerprint[:12])
+    (document,) = trial_documents(tmp_path)
+    assert (document["table"], document["scale"], document["variant"], document["position"]) == ("4", "tiny", "50%", 2)
+    assert (document["seed"], document["baseline"], document["params"]) == ("0", "50%", {"pretrain.mask_ratio": 0.5})
+    assert document["report"]["columns"][0] == "pretrain.hours"
+    assert [told["fingerprint"] for told in document["stages"]] == [s.fingerprint for s in made.stages]
+    assert [told["task"] for told in document["stages"]] == [None, "msrvtt", "msrvtt"]
+    assert document["marks"] == ["stale code accepted"]
+
+
+def test_asking_again_for_the_same_trial_changes_nothing(tmp_path):
+    write_trial(tmp_path, trial())
+    before = trial_documents(tmp_path)
+    write_trial(tmp_path, trial())
+    assert trial_documents(tmp_path) == before
+
+
+def test_the_trial_asked_for_last_is_valid_also_when_it_is_an_old_one(tmp_path):
+    old, new = trial(r1=25.0), trial(r1=26.0)
+    write_trial(tmp_path, old)
+    write_trial(tmp_path, new)
+    ((outdated, valid),) = superseded(trial_documents(tmp_path))
+    assert (outdated["fingerprint"], valid["fingerprint"]) == (old.fingerprint, new.fingerprint)
+    write_trial(tmp_path, old)
+    ((outdated, valid),) = superseded(trial_documents(tmp_path))
+    assert (outdated["fingerprint"], valid["fingerprint"]) == (new.fingerprint, old.fingerprint)
+
+
+def test_a_finished_trial_gives_its_results_and_the_hours_of_its_whole_lineage(tmp_path):
+    made = trial(r1=25.0, rank=2)
+    assert execute(tmp_path, made) == [0, 0, 0]
+    write_trial(tmp_path, made)
+    facts = trial_facts(tmp_path, trial_documents(tmp_path)[0])
+    assert facts.status(driven=False) == "FINISHED"
+    metrics = {name: value for name, (value, _) in facts.metrics().items()}
+    results = [read_json(path) for path in sorted((tmp_path / "store").glob("*/*/result.json"))]
+    pretrain_s = read_json(tmp_path / "store" / "pretrain" / made.stages[0].fingerprint[:12] / "result.json")[
+        "useful_s"
+    ]
+    assert metrics["msrvtt.t2v.r1"] == 25.0 and metrics["msrvtt.match_contrast.t2v.r1"] == 26.0
+    assert metrics["row_hours.pretrain"] == pretrain_s / 3600
+    assert metrics["row_hours.total"] == pytest.approx(sum(r["useful_s"] for r in results) / 3600)
+    assert facts.evaluations()["msrvtt"]["n_queries"] == 64
+    assert facts.ranks() == {"moving_shapes/sentence": {"q1": 1, "q2": 4, "q3": 2}}
+
+
+def test_an_unfinished_trial_runs_only_while_somebody_is_at_it(tmp_path):
+    made = trial()
+    write_trial(tmp_path, made)
+    document = trial_documents(tmp_path)[0]
+    assert trial_facts(tmp_path, document).status(driven=True) == "RUNNING"
+    assert trial_facts(tmp_path, document).status(driven=False) == "KILLED"
+    execute(tmp_path, made, stages=1)
+    facts = trial_facts(tmp_path, document)
+    assert facts.status(driven=False) == "KILLED"
+    assert set(facts.metrics()) == {"row_hours.pretrain"}
+
+
+def test_a_failed_stage_fails_the_trial(tmp_path):
+    made = trial(pretrain={"fail_at": 2})
+    execute(tmp_path, made, stages=1)
+    write_trial(tmp_path, made)
+    assert trial_facts(tmp_path, trial_documents(tmp_path)[0]).status(driven=True) == "FAILED"
+
+
+def test_stages_that_were_set_aside_or_never_begun_are_no_facts(tmp_path):
+    made = trial()
+    execute(tmp_path, made, stages=2)
+    directory = tmp_path / "store" / "finetune" / made.stages[1].fingerprint[:12]
+    directory.rename(directory.with_name(directory.name + ".aside-1"))
+    assert [facts.fingerprint for facts in all_stages(tmp_path)] == [made.stages[0].fingerprint]
+    assert stage_facts(tmp_path, "evaluate", made.stages[2].fingerprint) is None
+
+
+def test_another_stage_in_the_folder_is_an_error_that_names_both(tmp_path):
+    made = trial()
+    execute(tmp_path, made, stages=1)
+    fingerprint = made.stages[0].fingerprint
+    other = fingerprint[:12] + "0" * 52
+    with pytest.raises(StoreError, match=f"holds the stage {fingerprint}, not {other}"):
+        stage_facts(tmp_path, "pretrain", other)
+
+
+def test_hours_of_different_devices_are_never_added_up(tmp_path):
+    made = trial()
+    execute(tmp_path, made)
+    write_trial(tmp_path, made)
+    owner = tmp_path / "store" / "finetune" / made.stages[1].fingerprint[:12] / "attempts" / "0001" / "owner.json"
+    write_json(owner, read_json(owner) | {"unit": "H200 GPU h"})
+    metrics = trial_facts(tmp_path, trial_documents(tmp_path)[0]).metrics()
+    assert "row_hours.pretrain" in metrics and "row_hours.total" not in metrics

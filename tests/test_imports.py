@@ -1,0 +1,88 @@
+"""Who imports whom: arrows point down only, and cheap commands stay cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FORBIDDEN = {
+    "smaug_core": {"experiments", "reports", "ray", "mlflow", "submitit", "optuna", "pandas", "pydantic"},
+    "experiments": set(),
+    "reports": {"ray", "mlflow", "torch", "smaug_core.model", "smaug_core.training"},
+}
+ONLY_IN = {"mlflow": "experiments/tracking.py", "ray": "experiments/engines/ray_tune.py"}
+HEAVY = {"torch", "ray", "mlflow", "timm", "transformers"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module named in an import statement, anywhere in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_package_imports_what_stands_above_it(package):
+    for path in sources(package):
+        for module in imports_of(path):
+            for forbidden in FORBIDDEN[package]:
+                assert module != forbidden and not module.startswith(forbidden + "."), f"{path} imports {module}"
+
+
+def test_only_the_command_line_knows_the_reports():
+    for path in sources("experiments"):
+        if path.name != "cli.py":
+            assert not any(m.split(".")[0] == "reports" for m in imports_of(path)), path
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_one_module_imports_the_library(library):
+    users = [
+        path.relative_to(ROOT).as_posix()
+        for package in ("smaug_core", "experiments", "reports", "sweeps")
+        for path in sources(package)
+        if any(module.split(".")[0] == library for module in imports_of(path))
+    ]
+    assert users == [ONLY_IN[library]]
+
+
+def test_reports_read_the_ledger_never_the_store():
+    for path in sources("reports"):
+        used = {m for m in imports_of(path) if m.startswith("experiments")}
+        assert not used & {"experiments.store", "experiments.attempt", "experiments.scheduler"}, path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["plan", "sweeps/masking_ratio.yaml"], ["status"]],
+    ids=lambda a: " ".join(a),
+)
+def test_cheap_commands_load_no_heavy_library(arguments, tmp_path):
+    code = (
+        "import sys\n"
+        "from experiments.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "finally:\n"
+        f"    loaded = {{m.split('.')[0] for m in sys.modules}} & {HEAVY!r}\n"
+        "    assert not loaded, loaded\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "SMAUG_HOME": str(tmp_path)},
+    )
+    assert ran.returncode == 0, ran.stderr
