@@ -1,5 +1,6 @@
 """One stage without a sweep: `smaug pretrain`, `finetune` and `evaluate`, from folder to folder."""
 
+import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -74,6 +75,8 @@ def run_alone(
             watch=watch,
         )
     write_json(out / "metrics.json", outcome.metrics | {"useful_s": outcome.useful_s})
+    for name in outcome.scratch:
+        shutil.rmtree(out / name, ignore_errors=True)
     return outcome.metrics
 
 

@@ -9,6 +9,7 @@ import errno
 import faulthandler
 import importlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -136,6 +137,8 @@ def _run_and_publish(
     }
     watch.write()  # also finds out whether a newer attempt has begun
     write_json(lease.stage_directory / "result.json", result, durable=True)
+    for name in outcome.scratch:
+        shutil.rmtree(lease.stage_directory / name, ignore_errors=True)
     return "published"
 
 

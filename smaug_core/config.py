@@ -98,9 +98,9 @@ class ModelConfig:
     temperature: float = 0.07
     """Start of the contrastive temperature (appendix C), kept within [0.001, 0.5]."""
     caption_vector: str = "cls"
-    """What stands for a caption in the contrast: `cls`, its first token (appendix C), or `mean`, of all its tokens.
+    """What stands for a caption, alone and fused with frames: `cls`, its first token (appendix C), or `mean`, of all.
 
-    A text encoder that starts from random weights has not learned to gather a caption in one token.
+    Layers that start from random weights have not learned to gather a caption in one token.
     """
     learn_temperature: bool = True
     """Train the temperature, as Singularity does; the paper only gives its value."""
@@ -169,7 +169,7 @@ class ScheduleConfig:
             _at_least(1, f"{where}.epochs", self.epochs),
             (self.batch_size >= 2, f"{where}.batch_size", self.batch_size, "at least 2: negatives come from the batch"),
             (groups, f"{where}.negatives_group", self.negatives_group, one_of),
-            (self.lr > 0, f"{where}.lr", self.lr, "above 0"),
+            (self.lr >= 0, f"{where}.lr", self.lr, "at least 0"),
             (0 <= self.min_lr <= self.lr, f"{where}.min_lr", self.min_lr, f"between 0 and {where}.lr = {self.lr}"),
             (self.warmup_epochs >= 0, f"{where}.warmup_epochs", self.warmup_epochs, "at least 0"),
             (0 < self.beta2 < 1, f"{where}.beta2", self.beta2, "in (0, 1)"),

@@ -51,6 +51,8 @@ class Outcome:
     """Device seconds of the steps that are in the final weights; 0 for an evaluation."""
     files: list[str] = field(default_factory=list)
     """Files written, relative to the stage's folder."""
+    scratch: list[str] = field(default_factory=list)
+    """Folders that are of no use once this is recorded; until then a killed stage starts from them again."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Further facts worth recording, e.g. the digest of the test set, or unreadable clips."""
 

@@ -76,7 +76,12 @@ def run(
         if stop:
             raise Interrupted(f"stopped after step {step} of {steps}")
     (out / "weights.json").write_text(json.dumps([seed, [str(parent) for parent in parents]]))
-    return Outcome(metrics={"train.loss": 1.0 / steps}, useful_s=watch.spent() - spent_before, files=["weights.json"])
+    return Outcome(
+        metrics={"train.loss": 1.0 / steps},
+        useful_s=watch.spent() - spent_before,
+        files=["weights.json"],
+        scratch=["checkpoints"],
+    )
 
 
 def _save(out: Path, step: int, useful_s: float) -> None:

@@ -85,11 +85,7 @@ class SMAUG(nn.Module):
         self, states: Float[Tensor, "captions words dim"], mask: Bool[Tensor, "captions words"]
     ) -> Float[Tensor, "captions embed"]:
         """Each caption as a vector of length 1 in the space shared with frames."""
-        if self.config.caption_vector == "cls":
-            gathered = states[:, 0]
-        else:
-            gathered = (states * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        return F.normalize(self.text_projection(gathered).float(), dim=-1)
+        return F.normalize(self.text_projection(self._gather(states, mask)).float(), dim=-1)
 
     def match_logits(
         self,
@@ -98,13 +94,21 @@ class SMAUG(nn.Module):
         keys: Float[Tensor, "#pairs tokens width"],
     ) -> Float[Tensor, "pairs 2"]:
         """Logits of "does not match" and "matches" for each pair of a caption and a clip's tokens."""
-        return self.match_head(self.fusion(states, mask, keys)[:, 0]).float()
+        return self.match_head(self._gather(self.fusion(states, mask, keys), mask)).float()
 
     def bounded_temperature(self) -> Float[Tensor, ""]:
         """The temperature within [0.001, 0.5]; outside, the bound's value still passes the gradient on."""
         with torch.no_grad():
             self.temperature.clamp_(0.001, 0.5)
         return self.temperature
+
+    def _gather(
+        self, states: Float[Tensor, "captions words dim"], mask: Bool[Tensor, "captions words"]
+    ) -> Float[Tensor, "captions dim"]:
+        """One vector for each caption, from those of its tokens."""
+        if self.config.caption_vector == "cls":
+            return states[:, 0]
+        return (states * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
     def _encode_captions(
         self, batch: Batch
@@ -134,11 +138,13 @@ class SMAUG(nn.Module):
         clips = [keys, keys[wrong_clip], keys]
         if hidden_states is not None:
             captions, masks, clips = [*captions, hidden_states], [*masks, mask], [*clips, keys]
-        fused = self.fusion(torch.cat(captions), torch.cat(masks), torch.cat(clips))
+        fused_mask = torch.cat(masks)
+        fused = self.fusion(torch.cat(captions), fused_mask, torch.cat(clips))
 
         is_match = torch.arange(3 * num, device=fused.device) < num
         counts = torch.cat([torch.ones_like(has_clip), has_clip, has_caption])
-        losses = {"vtm": matching_loss(self.match_head(fused[: 3 * num, 0]), is_match, counts)}
+        gathered = self._gather(fused[: 3 * num], fused_mask[: 3 * num])
+        losses = {"vtm": matching_loss(self.match_head(gathered), is_match, counts)}
         if batch.word_targets is not None:
             predicted = batch.word_targets != IGNORED
             table = self.text.embeddings.word_embeddings.weight
@@ -158,7 +164,8 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int) -> SMAUG:
 
     0.02 belongs to width 768. At width 64 it leaves cross-attention so flat that the matching head does not
     learn; the root keeps the size of a layer's output. A table of positions drawn like that would be faint beside
-    the patches' contents, and a short training would not learn where things are: it starts as MAE's does.
+    the patches' contents, and a short training would not learn where things are: it starts as MAE's does. BERT's
+    segment, of which there is one, starts at 0: the same number in every word makes all captions alike.
     """
     model = SMAUG(config, vocab_size)
     generator = torch.Generator().manual_seed(seed)
@@ -167,6 +174,7 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int) -> SMAUG:
             std = 0.02 * math.sqrt(768 / _width(module_name, config))
             for name, parameter in module.named_parameters(recurse=False):
                 _initialise(module, name, parameter, std, generator)
+        model.text.embeddings.token_type_embeddings.weight.zero_()
         positions = model.vision.vit.pos_embed
         positions[0, 1:] = sincos_positions(config.image_size // config.patch_size, config.width)
     return model

@@ -114,11 +114,6 @@ class Checkpoints:
             raise CheckpointError("no checkpoint can be read: " + "; ".join(faults) + "; delete them to start over")
         return None
 
-    def clear(self) -> None:
-        """Delete all checkpoints: the training is finished and its weights are saved."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
     """A folder that is written aside and renamed into place when complete; nothing is left of a failed one."""

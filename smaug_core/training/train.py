@@ -130,10 +130,10 @@ def train(
     save_model(out / "model", model, model.config, {"steps": total, "seed": seed})
     useful_s = start.useful_s + watch.spent() - spent_before
     watch.useful(useful_s)
-    checkpoints.clear()
     return Outcome(
         metrics={f"train.{name}": value for name, value in values.items()},
         useful_s=useful_s,
         files=["model/model.safetensors", "model/config.json"],
+        scratch=["checkpoints"],
         notes={"steps": total, "unreadable": batches.unreadable},
     )

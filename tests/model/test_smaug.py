@@ -102,11 +102,12 @@ def test_weight_decay_spares_norms_biases_tables_and_temperature(config):
     assert len(decayed["params"]) + len(exempt["params"]) == len(names)
 
 
-def test_a_small_batch_can_be_learnt_by_heart(config):
-    model = build(config, VOCABULARY, seed=0)
+@pytest.mark.parametrize("caption_vector", ["cls", "mean"])
+def test_a_small_batch_can_be_learnt_by_heart(config, caption_vector):
+    model = build(replace(config, caption_vector=caption_vector), VOCABULARY, seed=0)
     batch = make_batch(num=8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(120):
+    for _ in range(180):
         losses = model(batch, negatives_group=8)
         optimizer.zero_grad()
         sum(losses.values()).backward()

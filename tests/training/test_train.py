@@ -78,10 +78,16 @@ def test_stopping_in_mid_epoch_and_going_on_gives_the_same_weights_bit_for_bit(t
     with pytest.raises(Interrupted, match="after step 6 of 8"):
         run(items, broken, Recorder(stop_after=6), model=model)
     last = Recorder()
-    run(items, broken, last, model=model)
+    outcome = run(items, broken, last, model=model)
     assert [step for step, _, _ in last.reports] == [7, 8]
     assert identical(weights(tmp_path / "straight"), weights(broken))
-    assert not (broken / "checkpoints").exists()
+    assert outcome.scratch == ["checkpoints"]
+
+    # A kill between the end of the training and the record of it: the last steps are done again, to the same end.
+    again = Recorder()
+    run(items, broken, again, model=model)
+    assert [step for step, _, _ in again.reports] == [7, 8]
+    assert identical(weights(tmp_path / "straight"), weights(broken))
 
 
 def test_useful_time_adds_up_over_attempts(tmp_path, items):
