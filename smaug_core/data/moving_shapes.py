@@ -5,16 +5,17 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smaug_core.config import DataConfig
-from smaug_core.errors import SmaugError
+from smaug_core.errors import ClipError, SmaugError
 
 if TYPE_CHECKING:
     from smaug_core.data.scenes import Scene
@@ -102,14 +103,17 @@ def open_split(directory: Path, split: str) -> list[dict[str, Any]]:
     try:
         manifest = json.loads((directory / "manifest.json").read_bytes())
         rows = [json.loads(line) for line in (directory / f"{split}.jsonl").read_bytes().splitlines()]
+        count, expected = manifest["counts"][split], manifest["decoded_sha256"][split]
     except FileNotFoundError as error:
         raise SmaugError(f"{directory}: {split} is not rendered here; render it first (`prepare`)") from error
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
+        raise _damaged(directory, split, f"{type(error).__name__}: {error}") from error
+    if len(rows) != count:
+        raise _damaged(directory, split, f"{len(rows)} captions, {count} were written")
+    try:
+        found = decoded_digest(directory / row["media"] for row in _sample(rows))
+    except ClipError as error:
         raise _damaged(directory, split, str(error)) from error
-    if len(rows) != manifest["counts"][split]:
-        raise _damaged(directory, split, f"{len(rows)} captions, {manifest['counts'][split]} were written")
-    expected = manifest["decoded_sha256"][split]
-    found = decoded_digest(directory / row["media"] for row in _sample(rows))
     if found != expected:
         raise _damaged(directory, split, f"a sample decodes to {found}, it was {expected} when rendered")
     return rows
@@ -186,15 +190,26 @@ def _each_done(chunks: list[tuple[Path, list["Scene"], int, int]], workers: int)
         for chunk in chunks:
             yield _render_chunk(*chunk)
         return
-    # Fresh processes, not forks: the caller may have threads. Ctrl-C is the caller's to handle.
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
+    # Fresh processes, not forks: the caller may have threads.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
     try:
         for future in as_completed([pool.submit(_render_chunk, *chunk) for chunk in chunks]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the caller, and end with it: a pool's workers wait for ever once their caller is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _render_chunk(folder: Path, scenes: list["Scene"], size: int, seed: int) -> int:

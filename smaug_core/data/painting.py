@@ -13,12 +13,12 @@ OBJECT_COLOURS = {
     "red": (235, 40, 40),
     "yellow": (245, 220, 45),
     "green": (50, 200, 50),
-    "cyan": (60, 225, 235),
     "blue": (50, 80, 250),
-    "pink": (245, 90, 215),
 }
 RADIUS = {"small": 0.17, "large": 0.31}
-"""Half the width of an object, in widths of the frame."""
+"""Half the width of an object before `STRETCH`, in widths of the frame."""
+STRETCH = {"circle": 0.86, "ring": 0.95, "triangle": 1.07, "cross": 1.03, "bar": 1.2}
+"""Makes the shapes of one size equal in area, so that the amount of colour does not tell the shape."""
 DARK, LIGHT, PLAIN = (0.1, 0.28), (0.48, 0.72), (0.25, 0.55)
 """Brightest channel of a pattern's two tones, each on half of its area, and of the plain side; objects are near 1."""
 NOISE = 5.0
@@ -95,6 +95,8 @@ def _pattern(
     if name == "dots":
         # A disc of radius 0.4 covers half of its square.
         return 4 * (np.float32(0.4) - np.hypot(u % 1 - np.float32(0.5), v % 1 - np.float32(0.5)))
+    if name == "waves":
+        return np.sin(turn * (v + np.float32(0.4) * np.sin(turn * u * np.float32(0.5))))
     if name == "ripples":
         around_x, around_y = 0.3 + 0.4 * phase_x, 0.3 + 0.4 * phase_y
         return np.sin(turn * np.hypot(x - around_x, y - around_y) / period)
@@ -109,7 +111,7 @@ def _draw_object(
 ) -> None:
     """Paint the object of one event, with a dark rim, into the frames that show it."""
     size_word, colour, shape = event.look
-    path = _path(event, RADIUS[size_word], draws)
+    path = _path(event, RADIUS[size_word] * STRETCH[shape], draws)
     shown = list(event.visible)
     size = frames.shape[1]
     steps = (np.arange(size, dtype=np.float32) + 0.5) / size
@@ -118,7 +120,8 @@ def _draw_object(
     cos, sin = np.cos(path.angle)[:, None, None], np.sin(path.angle)[:, None, None]
     outside = size * _distance(shape, cos * dx + sin * dy, cos * dy - sin * dx, path.radius[:, None, None])
     covered = np.clip(0.5 - outside, 0, 1)[..., None]
-    inner = np.clip(-0.8 - outside, 0, 1)[..., None]
+    # A rim of any width: a fixed one would tell the shape by its length.
+    inner = np.clip(-draws.uniform(0, 2) - outside, 0, 1)[..., None]
     paint_colour = np.array(OBJECT_COLOURS[colour], dtype=np.float32) * (0.25 + 0.75 * inner)
     frames[shown] += covered * (paint_colour - frames[shown])
 

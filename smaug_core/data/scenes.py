@@ -10,9 +10,9 @@ from smaug_core.data.draws import draws_for
 from smaug_core.errors import SmaugError
 
 SIZES = ("small", "large")
-COLOURS = ("red", "yellow", "green", "cyan", "blue", "pink")
+COLOURS = ("red", "yellow", "green", "blue")
 SHAPES = ("circle", "ring", "triangle", "cross", "bar")
-PATTERNS = ("stripes", "columns", "diagonals", "checks", "dots", "ripples")
+PATTERNS = ("stripes", "columns", "diagonals", "checks", "dots", "waves", "ripples")
 SIDES = ("top", "bottom", "left", "right")
 MOTIONS = {
     "left": ("moves left", "slides left"),
@@ -29,12 +29,12 @@ ROUND = frozenset({"circle", "ring"})
 """Shapes that cannot be seen to spin."""
 PREPOSITIONS = ("over", "on")
 
-TWO_EVENTS_RATIO = 0.2
-EMPTY_RATIO = 0.15
-HELD_OUT_RATIO = 0.25
+TWO_EVENTS_RATIO = 0.12
+EMPTY_RATIO = 0.12
+HELD_OUT_RATIO = 0.31
 """Share of the attribute combinations that only the test split shows; as many again for validation."""
-MIN_FRAMES = 8
-"""Two events and the empty frames around them need this many."""
+MIN_FRAMES = 11
+"""Two events that can be seen to blink, and the empty frames around them, need this many."""
 
 Ground = tuple[str, str]
 """A pattern and the side of the background that shows it; its tones, and the other half, mean nothing."""

@@ -31,11 +31,16 @@ class Tokenizer:
         """Read a vocabulary file: one token per line, its id the line number counted from 0.
 
         Raises:
-            SmaugError: the file cannot be read, or lacks one of BERT's special tokens.
+            SmaugError: the file cannot be read, is no text, or lacks one of BERT's special tokens.
         """
         from tokenizers.implementations import BertWordPieceTokenizer
 
-        tokens = _read_vocabulary(vocabulary).decode("utf-8").splitlines()
+        try:
+            text = _read_vocabulary(vocabulary).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SmaugError(f"{vocabulary}: is not UTF-8 ({error}); BERT's vocab.txt is") from error
+        # Not splitlines: that also ends a line at U+2028, which is a token of BERT's multilingual vocabulary.
+        tokens = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
         missing = [token for token in SPECIAL if token not in tokens]
         if missing:
             raise SmaugError(f"{vocabulary}: lacks the special tokens {missing}; BERT's vocab.txt has them")

@@ -144,18 +144,22 @@ def _decode_packets(path: Path, codec: Any, packets: list[Any], choose: Choose) 
     # A packet's place in the file is its place in decoding; the time stamp tells its place on the screen.
     key_places = [place for place, packet in enumerate(packets) if packet.is_keyframe]
     frames: dict[int, VideoFrame] = {}
-    place = 0
+    place, start = 0, shown[0]
     for index in dict.fromkeys(wanted):
         time = shown[index]
         key = max((k for k in key_places if packets[k].pts <= time), default=0)
         if key > place:
             codec.flush_buffers()
             frames.clear()
-            place = key
+            place, start = key, packets[key].pts
         while time not in frames and place <= len(packets):
             # Past the last packet, None makes the decoder hand out what it holds back.
             packet = packets[place] if place < len(packets) else None
-            frames.update((frame.pts, frame) for frame in codec.decode(packet))
+            for frame in codec.decode(packet):
+                # Frames shown before the key frame may lack what they build on; they are not wanted.
+                if frame.is_corrupt and frame.pts >= start:
+                    raise ClipError(f"{path}: damaged, frame {shown.index(frame.pts)} of {len(shown)} is incomplete")
+                frames[frame.pts] = frame
             place += 1
         if time not in frames:
             raise ClipError(f"{path}: damaged, frame {index} of {len(shown)} cannot be decoded")

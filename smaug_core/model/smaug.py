@@ -160,32 +160,41 @@ class SMAUG(nn.Module):
 
 
 def build(config: ModelConfig, vocab_size: int, *, seed: int) -> SMAUG:
-    """A model with new weights: normal with std 0.02 x sqrt(768 / width), biases 0, norms 1, positions sine-cosine.
+    """A model with new weights: normal with std 0.02 x sqrt(768 / width), biases 0, norms 1.
 
     0.02 belongs to width 768. At width 64 it leaves cross-attention so flat that the matching head does not
-    learn; the root keeps the size of a layer's output. A table of positions drawn like that would be faint beside
-    the patches' contents, and a short training would not learn where things are: it starts as MAE's does. BERT's
-    segment, of which there is one, starts at 0: the same number in every word makes all captions alike.
+    learn; the root keeps the size of a layer's output. Two exceptions let a short training begin with what tells
+    clips and captions apart; both are measured in docs/tiny.md:
+
+    - The vision encoder's positions start as MAE's sines and cosines: drawn ones are faint beside the patches.
+    - The text encoder's layers start at 0.02 and its tables of positions and segments at 0, so that at first a
+      caption is the sum of its words; else all captions are alike but for the few words that are learned first.
     """
     model = SMAUG(config, vocab_size)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module_name, module in model.named_modules():
-            std = 0.02 * math.sqrt(768 / _width(module_name, config))
+            std = _initial_std(module_name, config)
             for name, parameter in module.named_parameters(recurse=False):
                 _initialise(module, name, parameter, std, generator)
-        model.text.embeddings.token_type_embeddings.weight.zero_()
         positions = model.vision.vit.pos_embed
         positions[0, 1:] = sincos_positions(config.image_size // config.patch_size, config.width)
+        model.text.embeddings.position_embeddings.weight.zero_()
+        model.text.embeddings.token_type_embeddings.weight.zero_()
     return model
 
 
-def _width(module_name: str, config: ModelConfig) -> int:
-    """Feature size of the part that a module belongs to."""
+def _initial_std(module_name: str, config: ModelConfig) -> float:
+    """Deviation of new weights in a part of the model."""
+    if module_name.startswith("text.layers."):
+        return 0.02
     part = module_name.split(".")[0]
+    width = config.text_width
     if part in ("vision", "vision_projection"):
-        return config.width
-    return config.decoder_width if part == "decoder" else config.text_width
+        width = config.width
+    elif part == "decoder":
+        width = config.decoder_width
+    return 0.02 * math.sqrt(768 / width)
 
 
 def _initialise(module: nn.Module, name: str, parameter: nn.Parameter, std: float, generator: torch.Generator) -> None:

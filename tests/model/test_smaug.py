@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from smaug_core.config import ScheduleConfig
+from smaug_core.model.decoder import sincos_positions
 from smaug_core.model.smaug import build
 from smaug_core.training.optim import build_optimizer
 from tests.small import VOCABULARY, make_batch
@@ -71,6 +72,29 @@ def test_new_weights_are_scaled_to_their_width(config):
     for part, width in ((model.vision.vit.blocks[3].mlp.fc2, 32), (model.fusion.layers[1].output.dense, 24)):
         assert part.weight.std().item() == pytest.approx(0.02 * math.sqrt(768 / width), rel=0.1)
         assert part.bias.abs().sum() == 0
+    assert model.text.layers[0].intermediate.dense.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_new_positions_are_known_and_captions_begin_as_sums_of_their_words(config):
+    model = build(config, VOCABULARY, seed=0)
+    table = model.vision.vit.pos_embed[0, 1:]
+    assert torch.equal(table, sincos_positions(6, 32))
+    embeddings = model.text.embeddings
+    assert embeddings.position_embeddings.weight.abs().sum() == 0
+    assert embeddings.token_type_embeddings.weight.abs().sum() == 0
+    words = torch.tensor([[7, 8, 9]])
+    mask = torch.ones_like(words, dtype=torch.bool)
+    states = model.text(words, mask)
+    torch.testing.assert_close(states.flip(1), model.text(words.flip(1), mask))
+
+
+def test_a_mean_of_tokens_leaves_padding_out(config):
+    model = build(replace(config, caption_vector="mean"), VOCABULARY, seed=0).eval()
+    states, mask = torch.randn(2, 5, 24), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    vectors = model.embed_caption(states, mask)
+    torch.testing.assert_close(vectors[1:], model.embed_caption(states[1:, :3], mask[1:, :3]))
+    by_hand = torch.nn.functional.normalize(model.text_projection(states[0].mean(dim=0)), dim=-1)
+    torch.testing.assert_close(vectors[0], by_hand)
 
 
 def test_the_seed_decides_the_weights(config):
