@@ -3,7 +3,6 @@
 import ast
 import operator
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
 from experiments.load import nearest
@@ -42,9 +41,9 @@ class Condition:
         self.text = text
         try:
             self._expression = ast.parse(text.strip(), mode="eval").body
+            _check(self._expression, set(known))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ConditionError(str(error)) from error
-        _check(self._expression, set(known))
 
     def holds(self, tree: Tree) -> bool:
         """Whether it is true of these settings.
@@ -54,7 +53,7 @@ class Condition:
         """
         try:
             return bool(_value(self._expression, tree))
-        except (ArithmeticError, TypeError) as error:
+        except (ArithmeticError, TypeError, RecursionError) as error:
             raise ConditionError(str(error)) from error
 
 
@@ -80,13 +79,26 @@ def _value(node: ast.AST, tree: Tree) -> Any:
         case ast.UnaryOp():
             return OPERATORS[type(node.op)](_value(node.operand, tree))
         case ast.BinOp():
-            return OPERATORS[type(node.op)](_value(node.left, tree), _value(node.right, tree))
+            return OPERATORS[type(node.op)](_number(node.left, tree), _number(node.right, tree))
         case ast.BoolOp(op=ast.And()):
             return all(_value(value, tree) for value in node.values)
         case ast.BoolOp():
             return any(_value(value, tree) for value in node.values)
         case ast.Compare():
-            terms = [_value(term, tree) for term in (node.left, *node.comparators)]
-            return all(OPERATORS[type(op)](*pair) for op, pair in zip(node.ops, pairwise(terms), strict=True))
+            left = _value(node.left, tree)
+            for op, term in zip(node.ops, node.comparators, strict=True):
+                right = _value(term, tree)
+                if not OPERATORS[type(op)](left, right):
+                    return False
+                left = right
+            return True
         case _:
             return setting_of(tree, ast.unparse(node))
+
+
+def _number(node: ast.AST, tree: Tree) -> int | float:
+    """A term of arithmetic: a word or list times a number would be a long one."""
+    value = _value(node, tree)
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value

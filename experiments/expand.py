@@ -75,9 +75,12 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
             faults.append(option_fault(text, f"{key} is given twice; drop one"))
         else:
             try:
-                overrides[key] = parse_document(value, text).value
+                document = parse_document(value, text)
             except SweepError as error:
                 faults += [option_fault(text, fault.message) for fault in error.faults]
+            else:
+                overrides[key] = document.value
+                faults += [option_fault(text, fault.message) for fault in document.faults]
     if faults:
         raise SweepError(faults)
     return overrides
@@ -185,8 +188,10 @@ def _seeds(given: Mapping[str, Any], key: str, default: tuple[int, ...]) -> tupl
     if key not in given:
         return default
     value = given[key] if isinstance(given[key], list) else [given[key]]
-    if not value or not all(type(seed) is int and 0 <= seed < 2**31 for seed in value):
-        raise SweepError([option_fault(f"{key}={given[key]}", "seeds are whole numbers from 0, e.g. [0, 1, 2]")])
+    whole = all(type(seed) is int and 0 <= seed < 2**31 for seed in value)
+    if not value or not whole or len(set(value)) < len(value):
+        what = "seeds are different whole numbers from 0, e.g. [0, 1, 2]"
+        raise SweepError([option_fault(f"{key}={given[key]}", what)])
     return tuple(value)
 
 

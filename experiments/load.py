@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -17,6 +18,10 @@ from smaug_core.errors import SmaugError
 MAX_BYTES = 256 * 1024
 MAX_VALUES = 20_000
 """After aliases are followed: a few lines of nested aliases could otherwise fill the memory."""
+
+SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null", "str")}
+COLLECTIONS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq")}
+"""Tags of plain values: YAML gives them itself where a file has none."""
 
 T = TypeVar("T")
 
@@ -129,6 +134,9 @@ class _Builder:
         if len(self.places) > MAX_VALUES:
             message = f"more than {MAX_VALUES} values; aliases count in full"
             raise SweepError([Fault(self._name, *_place(node), message)])
+        if isinstance(node, MappingNode | SequenceNode) and str(node.tag) not in COLLECTIONS:
+            message = f"is tagged {node.tag}; right would be a mapping or list without a tag"
+            self.faults.append(Fault(self._name, *_place(node), message))
         if isinstance(node, MappingNode):
             return self._mapping(node, keys)
         if isinstance(node, SequenceNode):
@@ -150,16 +158,17 @@ class _Builder:
                 continue
             self.key_places[*keys, key] = _place(key_node)
             value[key] = self.build(child, (*keys, key))
+            if child.value == "":  # where nothing stands the library gives the place of what comes next
+                self.places[*keys, key] = _place(child) if child.style else self.key_places[*keys, key]
         return value
 
     def _scalar(self, node: Node) -> Any:
-        plain = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null", "str")}
-        if str(node.tag) not in plain:
-            self.faults.append(
-                Fault(self._name, *_place(node), f"{node.value!r} is tagged {node.tag}; a number, word or true/false")
-            )
-            return None
-        return self._constructor.construct_object(node)
+        if str(node.tag) in SCALARS:
+            with suppress(ValueError, KeyError):  # how the library says that a value is not what its tag says
+                return self._constructor.construct_object(node)
+        message = f"{node.value!r} is tagged {node.tag}; right would be a number, word or true/false without a tag"
+        self.faults.append(Fault(self._name, *_place(node), message))
+        return None
 
 
 def _place(node: Node) -> tuple[int, int]:

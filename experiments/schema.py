@@ -25,6 +25,8 @@ from smaug_core.errors import SettingsError
 DIRECTIONS = ("t2v", "v2t")
 METRICS = ("r1", "r5", "r10", "median_rank")
 HOURS = "pretrain.hours"
+LISTS = (("tasks",), ("seeds", "pretrain"), ("seeds", "finetune"), ("report", "columns"))
+"""The lists of a sweep file whose entries must differ."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -91,7 +93,12 @@ def load_sweep(path: Path, scale: Scale) -> Sweep:
         SweepError: every fault of the file.
     """
     document = read_document(path)
-    faults = [*form_faults(document, _SweepForm), *_name_faults(document, scale), *_variants_faults(document, scale)]
+    faults = [
+        *form_faults(document, _SweepForm),
+        *_name_faults(document, scale),
+        *_repetition_faults(document),
+        *_variants_faults(document, scale),
+    ]
     if faults:
         raise SweepError(faults)
     form = _SweepForm.model_validate_json(json.dumps(document.value))
@@ -163,6 +170,17 @@ def _name_faults(document: Document, scale: Scale) -> Iterator[Fault]:
             yield document.fault(("report", "columns", number), message)
 
 
+def _repetition_faults(document: Document) -> Iterator[Fault]:
+    """What a list names twice: it would be measured, or shown, twice."""
+    for *sections, name in LISTS:
+        seen: list[Any] = []
+        for number, value in enumerate(document.held(list, *sections, name)):
+            if value in seen:
+                message = f"{name}: {shown(value)} stands here twice; drop one"
+                yield document.fault((*sections, name, number), message)
+            seen.append(value)
+
+
 def _tasks(document: Document) -> list[str]:
     return [task for task in document.held(list, "tasks") if isinstance(task, str)]
 
@@ -183,16 +201,16 @@ def _variants_faults(document: Document, scale: Scale) -> Iterator[Fault]:
         found = override_faults(overrides, scale, tasks or scale.datasets)
         for key, what, at_key in found:
             yield document.fault(("variants", variant, key), what, at_key=at_key)
-        if found or not set(tasks) <= scale.datasets.keys():
+        if found:
             continue
         tree = with_overrides(scale.tree, overrides)
         try:
-            scale.config(tree, tasks)
+            scale.config(tree, [task for task in tasks if task in scale.datasets])
         except SettingsError as error:
             for where, what in error.faults:
                 yield document.fault(("variants", variant), f"variant {variant!r}: {where}: {what}", at_key=True)
             continue
-        for number, condition in conditions.items():
+        for number, condition in conditions.items() if set(tasks) <= scale.datasets.keys() else ():
             if isinstance(condition, Condition) and (wrong := _broken(condition, tree)):
                 yield document.fault(("require", number), f"{wrong} for variant {variant!r}: {shown(overrides)}")
 

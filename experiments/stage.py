@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from smaug_core.data.text import EMBEDDED_VOCABULARIES
+
 VERSIONS = {"pretrain": 1, "finetune": 1, "evaluate": 1}
 """By kind; to be raised when the same settings are meant to give another result."""
 
@@ -43,7 +45,7 @@ class Stage:
         identity = {
             "kind": self.kind,
             "version": VERSIONS[self.kind],
-            "settings": self.settings,
+            "settings": _without_paths(self.settings),
             "inputs": self.inputs,
             "parents": [parent.fingerprint for parent in self.parents],
             "seed": self.seed,
@@ -65,6 +67,14 @@ class Stage:
             "entry": ENTRY,
             "fingerprint": self.fingerprint,
         }
+
+
+def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the folder of a vocabulary, whose digest is among the inputs."""
+    model = settings.get("model", {})
+    if model.get("tokenizer") is None or model["tokenizer"] in EMBEDDED_VOCABULARIES:
+        return settings
+    return settings | {"model": {name: value for name, value in model.items() if name != "tokenizer"}}
 
 
 def digest(value: Any) -> str:

@@ -111,7 +111,7 @@ def _claim(out: Path, stage: Stage, parent: Path | None) -> None:
     identity = {"stage": stage.document(), "from": None if parent is None else str(parent.resolve())}
     there = read_json(out / "stage.json")
     if there is not None and there != identity:
-        raise SmaugError(f"{out}: holds a {there['stage']['name']} with other settings; choose another --out")
+        raise SmaugError(f"{out}: holds {there['stage']['name']} with other settings; choose another --out")
     if there is None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "stage.json", identity)

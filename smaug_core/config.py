@@ -45,10 +45,11 @@ class DataConfig:
     """Clips that are reported; no two show the same thing."""
 
     def __post_init__(self) -> None:
-        numbers = ("frames", "train_clips", "train_stills", "val_clips", "test_clips")
+        numbers = ("train_clips", "train_stills", "val_clips", "test_clips")
         _require(
             *(_at_least(1, f"data.{name}", getattr(self, name)) for name in numbers),
             (self.size >= 16 and self.size % 2 == 0, "data.size", self.size, "an even number from 16 (H.264 needs it)"),
+            _at_least(11, "data.frames", self.frames),  # two events, with empty frames around them
             _at_least(0, "data.seed", self.seed),
         )
 

@@ -14,10 +14,11 @@ OBJECT_COLOURS = {
     "yellow": (245, 220, 45),
     "green": (50, 200, 50),
     "blue": (50, 80, 250),
+    "pink": (245, 90, 215),
 }
-RADIUS = {"small": 0.17, "large": 0.31}
+RADIUS = {"small": 0.18, "large": 0.33}
 """Half the width of an object before `STRETCH`, in widths of the frame."""
-STRETCH = {"circle": 0.86, "ring": 0.95, "triangle": 1.07, "cross": 1.03, "bar": 1.2}
+STRETCH = {"circle": 0.86, "ring": 0.95, "cross": 1.03, "bar": 1.2}
 """Makes the shapes of one size equal in area, so that the amount of colour does not tell the shape."""
 DARK, LIGHT, PLAIN = (0.1, 0.28), (0.48, 0.72), (0.25, 0.55)
 """Brightest channel of a pattern's two tones, each on half of its area, and of the plain side; objects are near 1."""
@@ -163,10 +164,6 @@ def _distance(
     if shape == "cross":
         wide = np.maximum(np.abs(x) - radius, np.abs(y) - 0.32 * radius)
         return np.minimum(wide, np.maximum(np.abs(y) - radius, np.abs(x) - 0.32 * radius))
-    if shape == "triangle":
-        # Tip up; the sides slope so that the base is as wide as the shape is high.
-        slope = np.float32(2 / math.sqrt(5))
-        return np.maximum(y - 0.9 * radius, slope * (np.abs(x) - (y + 1.1 * radius) / 2))
     raise ValueError(f"shape {shape!r} cannot be painted")
 
 

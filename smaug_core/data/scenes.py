@@ -10,8 +10,8 @@ from smaug_core.data.draws import draws_for
 from smaug_core.errors import SmaugError
 
 SIZES = ("small", "large")
-COLOURS = ("red", "yellow", "green", "blue")
-SHAPES = ("circle", "ring", "triangle", "cross", "bar")
+COLOURS = ("red", "yellow", "green", "blue", "pink")
+SHAPES = ("circle", "ring", "cross", "bar")
 PATTERNS = ("stripes", "columns", "diagonals", "checks", "dots", "waves", "ripples")
 SIDES = ("top", "bottom", "left", "right")
 MOTIONS = {
@@ -31,7 +31,7 @@ PREPOSITIONS = ("over", "on")
 
 TWO_EVENTS_RATIO = 0.12
 EMPTY_RATIO = 0.12
-HELD_OUT_RATIO = 0.31
+HELD_OUT_RATIO = 0.3
 """Share of the attribute combinations that only the test split shows; as many again for validation."""
 MIN_FRAMES = 11
 """Two events that can be seen to blink, and the empty frames around them, need this many."""
