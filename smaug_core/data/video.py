@@ -37,7 +37,8 @@ def read_frames(path: Path, choose: Choose) -> UInt8[np.ndarray, "frames height 
 
     to_rgb = VideoReformatter()
     decoded = [
-        (to_rgb.reformat(frame, format="rgb24").to_ndarray(), repeats) for frame, repeats in _decode(path, choose)
+        (to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray(), repeats)
+        for frame, repeats in _decode(path, choose)
     ]
     return np.stack([frame for frame, repeats in decoded for _ in range(repeats)])
 

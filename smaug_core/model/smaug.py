@@ -163,12 +163,14 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int) -> SMAUG:
     """A model with new weights: normal with std 0.02 x sqrt(768 / width), biases 0, norms 1.
 
     0.02 belongs to width 768. At width 64 it leaves cross-attention so flat that the matching head does not
-    learn; the root keeps the size of a layer's output. Two exceptions let a short training begin with what tells
-    clips and captions apart; both are measured in docs/tiny.md:
+    learn; the root keeps the size of a layer's output. Exceptions that let a short training begin with what tells
+    clips and captions apart, most of them measured in docs/tiny.md:
 
     - The vision encoder's positions start as MAE's sines and cosines: drawn ones are faint beside the patches.
     - The text encoder's layers start at 0.02 and its tables of positions and segments at 0, so that at first a
       caption is the sum of its words; else all captions are alike but for the few words that are learned first.
+    - The matching head starts at 0: its two logits then stay each other's negatives (both get the same gradient with
+      opposite signs), so that the logit of "matches", which ranks, orders pairs as the probability does.
     """
     model = SMAUG(config, vocab_size)
     generator = torch.Generator().manual_seed(seed)
@@ -179,6 +181,7 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int) -> SMAUG:
                 _initialise(module, name, parameter, std, generator)
         positions = model.vision.vit.pos_embed
         positions[0, 1:] = sincos_positions(config.image_size // config.patch_size, config.width)
+        model.match_head.weight.zero_()
         model.text.embeddings.position_embeddings.weight.zero_()
         model.text.embeddings.token_type_embeddings.weight.zero_()
     return model

@@ -114,6 +114,7 @@ class Checkpoints:
             raise CheckpointError("no checkpoint can be read: " + "; ".join(faults) + "; delete them to start over")
         return None
 
+
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
     """A folder that is written aside and renamed into place when complete; nothing is left of a failed one."""

@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from experiments.load import load_scale
+from experiments.scale import load_scale
 from smaug_core.config import ModelConfig
 from smaug_core.cost import StepShape, step_cost, total_macs
 from smaug_core.counting import num_visible
