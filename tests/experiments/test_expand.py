@@ -179,7 +179,7 @@ def test_options_that_are_none_are_all_told():
         ("evaluate.msrvtt.split", "val", {"evaluate"}),
         ("finetune.msrvtt.epochs", 9, {"finetune", "evaluate"}),
         ("seeds.finetune", [5], {"finetune", "evaluate"}),
-        ("pretrain.epochs", 9, {"pretrain", "finetune", "evaluate"}),
+        ("pretrain.epochs", 99, {"pretrain", "finetune", "evaluate"}),
         ("seeds.pretrain", [5], {"pretrain", "finetune", "evaluate"}),
         ("model.keep_rate", 0.7, {"pretrain", "finetune", "evaluate"}),
         ("data.seed", 5, {"pretrain", "finetune", "evaluate"}),
