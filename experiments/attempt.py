@@ -130,6 +130,8 @@ def read_attempts(stage_directory: Path) -> list[Attempt]:
         names = sorted(n for n in os.listdir(stage_directory / "attempts") if re.fullmatch(r"\d{4,}", n))
     except FileNotFoundError:
         return []
+    except NotADirectoryError as error:
+        raise StoreError(f"{stage_directory}: there is a file in the way; choose another --home") from error
     return [_read_attempt(stage_directory / "attempts" / name) for name in names]
 
 

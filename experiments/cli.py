@@ -46,7 +46,7 @@ Home = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="answer in JSON")]
 EngineName = Annotated[str, typer.Option(help="where stages run: ray or inline")]
-MaxHours = Annotated[float | None, typer.Option(help="refuse (exit 3) what would take more device hours")]
+MaxHours = Annotated[float | None, typer.Option(min=0, help="refuse (exit 3) what would take more device hours")]
 Out = Annotated[Path, typer.Option(help="folder to write to; the same one again continues")]
 From = Annotated[Path, typer.Option("--from", help="the --out folder of the training to start from")]
 Task = Annotated[str, typer.Option(help="slot, e.g. msrvtt")]

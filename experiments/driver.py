@@ -58,7 +58,8 @@ def drive(
     stale = {planned.stage.fingerprint for planned in plan.in_state("stale")}
     for trial in plan.trials:
         accepted = any(stage.fingerprint in stale for stage in trial.stages)
-        write_trial(store.home, trial, marks=[STALE_ACCEPTED] if accepted else [])
+        marks = [STALE_ACCEPTED] if accepted else []
+        write_trial(store.home, trial, marks=[*marks, *(f"--set {override}" for override in trial.overrides)])
     stages, summary = distinct_stages(plan.trials), Summary()
     missing = [planned.stage for planned in plan.stages if planned.state not in ("cached", "stale")]
     with Mirror(store.home, plan.trials) as mirror:

@@ -36,6 +36,8 @@ class Trial:
     """Every setting that any variant changes."""
     stages: tuple[Stage, ...]
     """Parents before children."""
+    overrides: tuple[str, ...] = ()
+    """What the command line changed for every row, e.g. `pretrain.epochs=6`."""
 
     @property
     def seed(self) -> str:
@@ -131,6 +133,7 @@ def expand(
                     config=config,
                     tree=tree,
                     set_keys=set_keys,
+                    overrides=tuple(f"{key}={value}" for key, value in sorted(settings.items())),
                     stages=cut_stages(config, scale.resources, seed_pretrain, seed_finetune),
                 )
             )

@@ -57,23 +57,31 @@ def run_alone(
     """
     from smaug_core import stages
 
+    _check_device(device)
     config = config_of(scale, overrides)
     stage = _stage(config, scale, kind, task, seed)
     if parent is not None and not (parent / "model" / "config.json").exists():
         raise SmaugError(f"--from {parent}: holds no model; right would be the --out folder of a finished training")
     _claim(out, stage, parent)
+    if (finished := read_json(out / "metrics.json")) is not None:
+        console.print(f"{out}: was done before", highlight=False)
+        return finished
     prepare_data([config], data_root, console)
-    with _TerminalWatch(console, stage.name, 0 if device == "cpu" else 1) as watch, _ctrl_c(watch.stop):
-        outcome = stages.run(
-            kind,
-            stage.settings,
-            seed=stage.seed,
-            parents=[] if parent is None else [parent],
-            out=out,
-            data_root=data_root,
-            device=device,
-            watch=watch,
-        )
+    try:
+        with _TerminalWatch(console, stage.name, 0 if device == "cpu" else 1) as watch, _ctrl_c(watch.stop):
+            outcome = stages.run(
+                kind,
+                stage.settings,
+                seed=stage.seed,
+                parents=[] if parent is None else [parent],
+                out=out,
+                data_root=data_root,
+                device=device,
+                watch=watch,
+            )
+    except SmaugError:
+        _give_back(out)
+        raise
     write_json(out / "metrics.json", outcome.metrics | {"useful_s": outcome.useful_s})
     for name in outcome.scratch:
         shutil.rmtree(out / name, ignore_errors=True)
@@ -113,8 +121,26 @@ def _claim(out: Path, stage: Stage, parent: Path | None) -> None:
     if there is not None and there != identity:
         raise SmaugError(f"{out}: holds {there['stage']['name']} with other settings; choose another --out")
     if there is None:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SmaugError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from error
         write_json(out / "stage.json", identity)
+
+
+def _give_back(out: Path) -> None:
+    """Leave a folder free for corrected settings if nothing was made in it."""
+    if [path.name for path in out.iterdir()] == ["stage.json"]:
+        (out / "stage.json").unlink()
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device not in ("cpu", "cuda"):
+        raise SmaugError(f"--device {device}: is unknown; right would be cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SmaugError("--device cuda: torch finds no GPU here; right would be cpu")
 
 
 class _TerminalWatch:
