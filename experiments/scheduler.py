@@ -17,6 +17,7 @@ from experiments.attempt import Attempt
 from experiments.engines import Engine, Job, JobState
 from experiments.plan import resource_problems
 from experiments.stage import Stage
+from experiments.stop import StopFlag
 from experiments.store import StageRecord, Store
 from experiments.worker import HELD, INTERRUPTED
 from smaug_core.errors import SmaugError
@@ -97,7 +98,7 @@ class Scheduler:
         self._tasks = {stage.fingerprint: _Task(stage) for stage in stages}
         self._store, self._engine, self._data_root = store, engine, data_root
         self._tell, self._retry_failed = on_event, retry_failed
-        self._stop = threading.Event()
+        self._stop = StopFlag()
         self._cancelled = False
         self._summary = Summary()
 

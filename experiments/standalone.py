@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from experiments.scale import Scale
 from experiments.schema import override_faults
 from experiments.settings import with_overrides
 from experiments.stage import Stage
+from experiments.stop import StopFlag
 from smaug_core.config import Config
 from smaug_core.errors import SmaugError
 
@@ -148,7 +148,7 @@ class _TerminalWatch:
 
     def __init__(self, console: Console, name: str, gpus: int) -> None:
         self._console, self._name = console, name
-        self._clock, self._stop = DeviceClock(gpus), threading.Event()
+        self._clock, self._stop = DeviceClock(gpus), StopFlag()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from experiments.attempt import HEARTBEAT_S, NOTHING_SPENT, Lease, StoreError, unwritable
 from experiments.host import DeviceClock
+from experiments.stop import StopFlag
 
 PROGRESS_EVERY_S = 1.0
 """Progress is written to the disk at most so often; the curve gets every step at once."""
@@ -22,7 +23,7 @@ class StageWatch:
     before its first step. Time before it is overhead, and so is all of a stage that never asks.
     """
 
-    def __init__(self, lease: Lease, clock: DeviceClock, stop: threading.Event) -> None:
+    def __init__(self, lease: Lease, clock: DeviceClock, stop: StopFlag) -> None:
         self._lease, self._clock, self._stop = lease, clock, stop
         self._account: dict[str, Any] = dict(NOTHING_SPENT)
         self._training_from: float | None = None

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from experiments.attempt import (
 )
 from experiments.code import code_digest
 from experiments.host import DeviceClock, describe_device, library_versions, source_commit
+from experiments.stop import StopFlag
 from experiments.watch import StageWatch
 from smaug_core.errors import DivergedError, SmaugError
 from smaug_core.stages import Interrupted, Outcome
@@ -42,7 +42,7 @@ DONE, FAILED, BAD_INPUT, DIVERGED, HELD, INTERRUPTED = 0, 1, 2, 71, 73, 75
 """Exit codes; 75 asks for another try, which continues from the checkpoint."""
 
 
-def run_stage(directory: Path, *, data_root: Path, device: str, stop: threading.Event, log: bool = False) -> int:
+def run_stage(directory: Path, *, data_root: Path, device: str, stop: StopFlag, log: bool = False) -> int:
     """Run the stage prepared in `directory` to its end unless it is done already, and give the exit code.
 
     Args:
@@ -212,7 +212,7 @@ def _end_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def run_command(arguments: Sequence[str], stop: threading.Event, *, log: bool) -> tuple[int, str]:
+def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple[int, str]:
     """Run the stage that a worker's command line names; give the exit code and what is wrong, if anything."""
     parser = argparse.ArgumentParser(prog="python -m experiments.worker", description=__doc__)
     parser.add_argument("directory", type=Path, help="folder of the stage in the store")
@@ -235,7 +235,7 @@ def run_command(arguments: Sequence[str], stop: threading.Event, *, log: bool) -
 
 def main() -> int:
     """Run one stage as a process of its own."""
-    stop = threading.Event()
+    stop = StopFlag()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, lambda *_: stop.set())
     code, message = run_command(sys.argv[1:], stop, log=True)

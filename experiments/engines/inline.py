@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from experiments.engines import Inventory, Job, JobState, local_inventory
+from experiments.stop import StopFlag
 from experiments.worker import run_command
 
 
@@ -24,7 +25,7 @@ class InlineEngine:
                 has saved its state and ended.
         """
         python_dash_m_worker = 3
-        stop = threading.Event()
+        stop = StopFlag()
         with _signals_request(stop):
             code, message = run_command(job.command[python_dash_m_worker:], stop, log=False)
             self._states[job.name] = JobState(True, code, message)
@@ -45,7 +46,7 @@ class InlineEngine:
 
 
 @contextmanager
-def _signals_request(stop: threading.Event) -> Iterator[None]:
+def _signals_request(stop: StopFlag) -> Iterator[None]:
     """Let SIGINT and SIGTERM request a stop and be delivered at the end; a second SIGINT is delivered at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's affair

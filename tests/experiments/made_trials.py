@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from experiments.expand import Trial, expand
 from experiments.scale import load_scale
 from experiments.schema import load_sweep
 from experiments.stage import Stage
+from experiments.stop import StopFlag
 from experiments.store import Store
 from experiments.worker import run_stage
 from smaug_core.stages import Outcome
@@ -71,5 +71,5 @@ def execute(home: Path, made: Trial, *, stages: int = 3) -> list[int]:
     store, codes = Store(home), []
     for one in made.stages[:stages]:
         directory = store.prepare(one)
-        codes.append(run_stage(directory, data_root=home / "data", device="cpu", stop=threading.Event()))
+        codes.append(run_stage(directory, data_root=home / "data", device="cpu", stop=StopFlag()))
     return codes

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from experiments import watch as watch_module
 from experiments.attempt import StoreError, SupersededError, claim, read_attempts, read_json, write_json
 from experiments.host import DeviceClock
 from experiments.stage import Stage
+from experiments.stop import StopFlag
 from experiments.store import Store, read_curve
 from experiments.watch import StageWatch
 from experiments.worker import BAD_INPUT, DIVERGED, DONE, FAILED, HELD, INTERRUPTED, run_stage
@@ -35,9 +35,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
-def run(directory: Path, stop: threading.Event | None = None) -> int:
+def run(directory: Path, stop: StopFlag | None = None) -> int:
     """Run a prepared stage in this process."""
-    return run_stage(directory, data_root=directory.parents[2] / "data", device="cpu", stop=stop or threading.Event())
+    return run_stage(directory, data_root=directory.parents[2] / "data", device="cpu", stop=stop or StopFlag())
 
 
 def start(directory: Path, *before: str) -> subprocess.Popen[str]:
@@ -203,6 +203,17 @@ def test_a_worker_asked_to_stop_saves_and_the_next_one_continues(store: Store) -
     assert not hours.estimated
 
 
+def test_a_worker_asked_many_times_at_once_still_stops(store: Store) -> None:
+    """A process whose parent's threads die one after the other gets a signal for each; handlers then nest."""
+    directory = store.prepare(quick_stage(steps=4, hold_at=2))
+    worker = start(directory)
+    wait_until(lambda: trail(directory) == [1, 2])
+    while worker.poll() is None:
+        worker.terminate()
+    assert worker.communicate(timeout=PATIENCE_S) == (None, "")
+    assert worker.returncode == INTERRUPTED
+
+
 KILLED_AT = """
 import os, runpy, signal, sys
 folder, instant, writes = sys.argv[2], int(sys.argv.pop(1)), 0
@@ -306,7 +317,7 @@ def test_the_heart_beats_while_a_stage_is_silent(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(watch_module, "HEARTBEAT_S", 0.02)
     lease = claim(tmp_path, OWNER)
     signs = set()
-    with StageWatch(lease, DeviceClock(0), threading.Event()):
+    with StageWatch(lease, DeviceClock(0), StopFlag()):
         wait_until(lambda: signs.add(read_attempts(tmp_path)[0].progress["time"]) or len(signs) > 3)
 
 
@@ -315,7 +326,7 @@ def test_a_silent_stage_learns_from_its_heart_that_it_was_overtaken(
 ) -> None:
     monkeypatch.setattr(watch_module, "HEARTBEAT_S", 0.02)
     lease = claim(tmp_path, OWNER)
-    with StageWatch(lease, DeviceClock(0), threading.Event()) as watch:
+    with StageWatch(lease, DeviceClock(0), StopFlag()) as watch:
         seem_dead(tmp_path)
         claim(tmp_path, OWNER)
         wait_until(lambda: not watch._heart.is_alive())
@@ -327,7 +338,7 @@ def test_a_silent_stage_learns_from_its_heart_that_it_was_overtaken(
 def test_the_account_tells_training_from_start_up(tmp_path: Path) -> None:
     """With a GPU held, device seconds are wall seconds, so the sum can be checked against the clock itself."""
     lease, clock = claim(tmp_path, OWNER), DeviceClock(2)
-    with StageWatch(lease, clock, threading.Event()) as watch:
+    with StageWatch(lease, clock, StopFlag()) as watch:
         time.sleep(0.05)
         before = watch.spent()
         time.sleep(0.05)
@@ -422,7 +433,7 @@ def test_a_stage_that_finds_another_disk_full_did_not_fail_for_good(store: Store
     directory = store.prepare(stage)
     with full_disk() as disk:
         disk.fill()
-        tell = {"data_root": disk.folder, "device": "cpu", "stop": threading.Event()}
+        tell = {"data_root": disk.folder, "device": "cpu", "stop": StopFlag()}
         assert run_stage(directory, **tell) == BAD_INPUT
         assert last_end(directory)["class"] == "cancelled"
         assert "No space left on device; free some space" in last_end(directory)["message"]
@@ -434,7 +445,7 @@ def test_a_stage_that_finds_another_disk_full_did_not_fail_for_good(store: Store
 def test_a_watch_without_space_names_the_file() -> None:
     with full_disk() as disk:
         lease = claim(disk.folder / "stage", OWNER)
-        with StageWatch(lease, DeviceClock(0), threading.Event()) as watch:
+        with StageWatch(lease, DeviceClock(0), StopFlag()) as watch:
             disk.fill()
             with pytest.raises(StoreError, match=r"(progress\.json|metrics\.jsonl): cannot be written \(No space left"):
                 for step in range(2000):

@@ -1,0 +1,20 @@
+"""A request to save and end, made by a signal handler and looked at between steps."""
+
+
+class StopFlag:
+    """Set once, for good, from any thread and from signal handlers.
+
+    Not `threading.Event`: a second signal that arrives while the handler of the first holds the event's lock waits
+    for that lock for ever, in the thread that holds it. A process whose parent dies gets its signal several times.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """Ask for the end; more often is the same as once."""
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        """Whether the end was asked for."""
+        return self._is_set
