@@ -154,14 +154,18 @@ def status(home: Home = None, json_: Json = False) -> None:
 @app.command()
 def pretrain(
     out: Out,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="a single-frame model: train it on several frames (pretrain_video.*)")
+    ] = None,
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006
     seed: int = 0,
     device: Device = "cpu",
     home: Home = None,
 ) -> None:
-    """Pre-train one model, outside any sweep."""
-    _alone("pretrain", scale, set_, None, None, out, seed, device, home)
+    """Pre-train one model, outside any sweep; also under torchrun."""
+    kind = "pretrain" if from_ is None else "pretrain_video"
+    _alone(kind, scale, set_, None, from_, out, seed, device, home)
 
 
 @app.command()

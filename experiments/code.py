@@ -13,6 +13,7 @@ ROOT = Path(smaug_core.__file__).resolve().parent.parent
 
 ENTRY_MODULES = {
     "pretrain": ("smaug_core.stages", "smaug_core.training.train"),
+    "pretrain_video": ("smaug_core.stages", "smaug_core.training.train"),
     "finetune": ("smaug_core.stages", "smaug_core.training.train"),
     "evaluate": ("smaug_core.stages", "smaug_core.evaluation.retrieval"),
 }

@@ -1,7 +1,7 @@
 """Drives a sweep from its plan to its table: data, stages, the ledger, in that order, on this machine."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from experiments.records import write_trial
 from experiments.scheduler import Event, Scheduler, Summary
 from experiments.stage import Stage
 from experiments.store import Store
-from smaug_core.config import Config
+from smaug_core.config import Config, DataConfig
 
 STALE_ACCEPTED = "stale code accepted"
 """Mark of a table's row that holds results of other code than there is now."""
@@ -127,7 +127,10 @@ def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> Non
         transient=True,
         disable=not console.is_terminal,
     )
-    wanted = {config.data: config for config in configs if config.data is not None}
+    wanted: dict[DataConfig, dict[str, None]] = {}
+    for config in configs:
+        if config.data is not None:
+            wanted.setdefault(config.data, {}).update(dict.fromkeys(_sources(config)))
     started, rendered = time.monotonic(), 0
     with bar:
         task = bar.add_task("render", total=None)
@@ -137,12 +140,19 @@ def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> Non
             rendered = done
             bar.update(task, completed=done, total=total)
 
-        for data, config in wanted.items():
-            tested = [test.dataset for test in config.evaluate.values()]
-            sources = [*config.pretrain.corpus, *(tuning.dataset for tuning in config.finetune.values()), *tested]
-            prepare(dict.fromkeys(sources), data, root, show, workers=local_inventory().cpus)
+        for data, sources in wanted.items():
+            prepare(sources, data, root, show, workers=local_inventory().cpus)
     if rendered:
         console.print(f"rendered {rendered} clips and pictures in {time.monotonic() - started:.0f} s", highlight=False)
+
+
+def _sources(config: Config) -> Iterator[str]:
+    """Every source that a configuration reads."""
+    yield from config.pretrain.corpus
+    if config.pretrain_video is not None:
+        yield from config.pretrain_video.corpus
+    yield from (tuning.dataset for tuning in config.finetune.values())
+    yield from (test.dataset for test in config.evaluate.values())
 
 
 def set_aside_stale(plan: Plan, store: Store) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -11,7 +11,7 @@ from experiments.scale import Scale
 from experiments.schema import Sweep, override_faults
 from experiments.settings import setting_of, with_overrides
 from experiments.stage import Stage, digest
-from smaug_core.config import Config
+from smaug_core.config import ClipShape, Config, PretrainConfig, PretrainVideoConfig, clip_shape
 from smaug_core.data.corpora import source_digest
 from smaug_core.data.text import tokenizer_digest
 from smaug_core.errors import SettingsError
@@ -119,7 +119,7 @@ def expand(
             continue
         tree = with_overrides(scale.tree, {**settings, **changes})
         try:
-            config = scale.config(tree, sweep.tasks)
+            config = resolved(scale.config(tree, sweep.tasks), zero_shot=sweep.zero_shot)
         except SettingsError as error:
             raise SweepError(Fault("--set", 0, 0, f"{where}: {what}") for where, what in error.faults) from error
         for seed_pretrain, seed_finetune in product(*seeds):
@@ -159,19 +159,36 @@ def cut_stages(
             **rest,
         )
 
-    corpus = [(name, "train") for name in config.pretrain.corpus]
-    pretrain = stage("pretrain", config.pretrain, corpus, task=None, parents=(), seed=seed_pretrain)
-    stages = [pretrain]
+    def pretrain_stage(kind: str, own: PretrainConfig | PretrainVideoConfig, parents: tuple[Stage, ...]) -> Stage:
+        sources = [(name, "train") for name in own.corpus]
+        return stage(kind, own, sources, task=None, parents=parents, seed=seed_pretrain)
+
+    pretrained = pretrain_stage("pretrain", config.pretrain, ())
+    stages = [pretrained]
+    if config.pretrain_video is not None:
+        pretrained = pretrain_stage("pretrain_video", config.pretrain_video, (pretrained,))
+        stages.append(pretrained)
     for task, test in config.evaluate.items():
-        last = pretrain
+        last = pretrained
         if task in config.finetune:
             tuning = config.finetune[task]
             source = [(tuning.dataset, "train")]
-            last = stage("finetune", tuning, source, task=task, parents=(pretrain,), seed=seed_finetune)
+            last = stage("finetune", tuning, source, task=task, parents=(pretrained,), seed=seed_finetune)
             stages.append(last)
         source = [(test.dataset, test.split)]
         stages.append(stage("evaluate", test, source, task=task, parents=(last,), seed=None))
     return tuple(stages)
+
+
+def resolved(config: Config, *, zero_shot: bool = False) -> Config:
+    """The same configuration with the frames that fine-tuning takes over from pre-training, or without fine-tuning."""
+    video = config.pretrain_video
+    before = ClipShape() if video is None else clip_shape(video.frames, video.selected)
+    tuned = {}
+    for task, tuning in config.finetune.items() if not zero_shot else ():
+        shape = clip_shape(tuning.frames, tuning.selected, before)
+        tuned[task] = replace(tuning, frames=shape.frames, selected=shape.selected)
+    return replace(config, finetune=tuned)
 
 
 def _data(config: Config) -> dict[str, Any] | None:

@@ -66,7 +66,7 @@ class Plan:
                 "shared": sum(planned.trials > 1 for planned in self.stages),
                 **counts,
             },
-            "pretrain_stages": sum(planned.stage.kind == "pretrain" for planned in self.stages),
+            "pretrain_stages": sum(planned.stage.kind in ("pretrain", "pretrain_video") for planned in self.stages),
             "hours": {
                 "row_by_row": self.row_by_row(),
                 "to_spend": self.to_spend(),

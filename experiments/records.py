@@ -11,6 +11,7 @@ from experiments.attempt import StoreError, read_attempts, read_json, unwritable
 from experiments.expand import Trial
 from experiments.stage import digest
 from experiments.store import StageRecord, read_curve
+from smaug_core.stages import KINDS
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """As MLflow names them; `KILLED`: neither done nor failed, and nobody is at it."""
@@ -104,7 +105,7 @@ class TrialFacts:
         found: dict[str, tuple[float, float]] = {}
         for task, _, result in self.done("evaluate"):
             found |= {f"{task}.{name}": (value, result["time"]) for name, value in result["metrics"].items()}
-        for name, kinds in (("pretrain", ["pretrain"]), ("total", ["pretrain", "finetune", "evaluate"])):
+        for name, kinds in (("pretrain", ["pretrain", "pretrain_video"]), ("total", list(KINDS))):
             asked = [told for told, _ in self.stages if told["kind"] in kinds]
             there = self.done(*kinds)
             # Hours of different devices have no sum.

@@ -11,6 +11,7 @@ from pydantic import Field
 from experiments.load import Document, Fault, Form, Keys, SweepError, form_faults, nearest, read_document
 from experiments.settings import (
     FILLED,
+    ON_CORPUS,
     PER_TASK,
     SECTIONS,
     Tree,
@@ -27,11 +28,12 @@ from smaug_core.config import (
     FinetuneConfig,
     ModelConfig,
     PretrainConfig,
+    PretrainVideoConfig,
     from_settings,
 )
+from smaug_core.stages import KINDS
 
 FOLDER = Path(__file__).resolve().parent.parent / "sweeps" / "scales"
-KINDS = ("pretrain", "finetune", "evaluate")
 
 
 class _TaskForm(Form):
@@ -47,6 +49,7 @@ class _ResourcesForm(Form):
 
 class _KindsForm(Form):
     pretrain: _ResourcesForm
+    pretrain_video: _ResourcesForm
     finetune: _ResourcesForm
     evaluate: _ResourcesForm
 
@@ -59,6 +62,7 @@ class _ScaleForm(Form):
     data: dict[str, Any] | None = None
     model: dict[str, Any]
     pretrain: dict[str, Any]
+    pretrain_video: dict[str, Any]
     finetune: dict[str, Any]
     evaluate: dict[str, Any]
     resources: _KindsForm
@@ -89,11 +93,13 @@ class Scale:
         Raises:
             SettingsError: values that are not allowed together.
         """
-        pretrain = tree["pretrain"] | {"corpus": list(self.corpora[tree["pretrain"]["corpus"]])}
+        on_corpus = {name: tree[name] | {"corpus": list(self.corpora[tree[name]["corpus"]])} for name in ON_CORPUS}
+        video = from_settings(PretrainVideoConfig, on_corpus["pretrain_video"], "pretrain_video")
         return Config(
             data=None if tree["data"] is None else from_settings(DataConfig, tree["data"], "data"),
             model=from_settings(ModelConfig, tree["model"], "model"),
-            pretrain=from_settings(PretrainConfig, pretrain, "pretrain"),
+            pretrain=from_settings(PretrainConfig, on_corpus["pretrain"], "pretrain"),
+            pretrain_video=None if video.frames is None else video,
             finetune={t: from_settings(FinetuneConfig, tree["finetune"][t], f"finetune.{t}") for t in tasks},
             evaluate={t: from_settings(EvaluateConfig, tree["evaluate"][t], f"evaluate.{t}") for t in tasks},
         )
@@ -120,10 +126,12 @@ def load_scale(name_or_path: str) -> Scale:
     document = read_document(path)
     faults = form_faults(document, _ScaleForm)
     faults += [fault for section in SECTIONS for fault in _section_faults(document, section)]
-    corpus, corpora = document.held(str, "pretrain", "corpus"), document.held(dict, "corpora")
-    if corpus and corpora and corpus not in corpora:
-        message = f"pretrain.corpus: {corpus!r} is no slot of corpora; {nearest(corpus, corpora)}"
-        faults.append(document.fault(("pretrain", "corpus"), message))
+    corpora = document.held(dict, "corpora")
+    for section in ON_CORPUS:
+        corpus = document.held(str, section, "corpus")
+        if corpus and corpora and corpus not in corpora:
+            message = f"{section}.corpus: {corpus!r} is no slot of corpora; {nearest(corpus, corpora)}"
+            faults.append(document.fault((section, "corpus"), message))
     if faults:
         raise SweepError(faults)
     return _scale(_ScaleForm.model_validate_json(json.dumps(document.value)))

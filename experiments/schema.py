@@ -48,6 +48,7 @@ class _SweepForm(Form):
     variants: dict[str, dict[str, Any]] = Field(min_length=1)
     baseline: str
     tasks: list[str] = Field(min_length=1)
+    zero_shot: bool = False
     seeds: _SeedsForm = _SeedsForm()
     require: list[str] = []
     budget: dict[str, Annotated[float, Field(gt=0)]] = {}
@@ -77,6 +78,8 @@ class Sweep:
     baseline: str
     """The variant that the others are compared with."""
     tasks: tuple[str, ...]
+    zero_shot: bool
+    """Whether tasks are evaluated without fine-tuning."""
     seeds_pretrain: tuple[int, ...]
     seeds_finetune: tuple[int, ...]
     require: tuple[str, ...]
@@ -109,6 +112,7 @@ def load_sweep(path: Path, scale: Scale) -> Sweep:
         variants=form.variants,
         baseline=form.baseline,
         tasks=tuple(form.tasks),
+        zero_shot=form.zero_shot,
         seeds_pretrain=tuple(form.seeds.pretrain),
         seeds_finetune=tuple(form.seeds.finetune),
         require=tuple(form.require),
@@ -118,23 +122,25 @@ def load_sweep(path: Path, scale: Scale) -> Sweep:
 
 
 def override_faults(overrides: Mapping[str, Any], scale: Scale, tasks: Iterable[str]) -> list[tuple[str, str, bool]]:
-    """What is wrong with overrides, each looked at alone: the setting, what, and whether its name is the fault."""
+    """What is wrong with overrides: the setting, what, and whether its name is the fault."""
     types = setting_types(tasks)
-    found = []
+    found, typed = [], {}
     for key, value in overrides.items():
         if key not in types:
             found.append((key, f"setting {key!r} is unknown; {nearest(key, types)}", True))
         elif wrong := type_fault(key, value, types[key]):
             found.append((key, wrong, False))
-        elif wrong := _value_fault(key, value, scale):
-            found.append((key, f"{key}: {wrong}", False))
-    return found
+        else:
+            typed[key] = value
+    faults = ((key, _value_fault(key, typed, scale)) for key in typed)
+    return found + [(key, f"{key}: {wrong}", False) for key, wrong in faults if wrong]
 
 
-def _value_fault(key: str, value: Any, scale: Scale) -> str | None:
-    """What one override, of the right type, makes wrong in an otherwise unchanged configuration."""
+def _value_fault(key: str, overrides: Mapping[str, Any], scale: Scale) -> str | None:
+    """What is wrong with the value of one override, where those of its own section hold with it."""
     section, *task, name = key.split(".")
-    if key == "pretrain.corpus":
+    value = overrides[key]
+    if name == "corpus":
         unknown = f"{value!r} is unknown at scale {scale.name}; {nearest(value, scale.corpora)}"
         return None if value in scale.corpora else unknown
     settings = scale.tree[section]
@@ -144,7 +150,9 @@ def _value_fault(key: str, value: Any, scale: Scale) -> str | None:
             return None
     if settings is None:
         return f"scale {scale.name} has no section {section!r}; drop it"
-    return value_faults(section, settings | {name: value}).get(name)
+    place = key.removesuffix(name)
+    together = {k.removeprefix(place): v for k, v in overrides.items() if k.startswith(place) and k != f"{place}corpus"}
+    return value_faults(section, settings | together).get(name)
 
 
 def _name_faults(document: Document, scale: Scale) -> Iterator[Fault]:

@@ -14,6 +14,7 @@ from smaug_core.config import (
     FinetuneConfig,
     ModelConfig,
     PretrainConfig,
+    PretrainVideoConfig,
     from_settings,
 )
 from smaug_core.errors import SettingsError
@@ -22,16 +23,19 @@ SECTIONS = {
     "data": DataConfig,
     "model": ModelConfig,
     "pretrain": PretrainConfig,
+    "pretrain_video": PretrainVideoConfig,
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
 }
 """The parts of a configuration; the last two are there once for each task."""
 PER_TASK = ("finetune", "evaluate")
+ON_CORPUS = ("pretrain", "pretrain_video")
+"""Sections whose `corpus` is a slot that the scale fills."""
 FILLED = "dataset"
 """Setting of those two that a scale gives with its tasks, never by name."""
 
 Tree = dict[str, Any]
-"""Settings by section, and within `finetune` and `evaluate` by task; `pretrain.corpus` is still a slot's name."""
+"""Settings by section, and within `finetune` and `evaluate` by task; a `corpus` is still a slot's name."""
 
 
 def section_types(section: str) -> dict[str, Any]:
@@ -39,7 +43,7 @@ def section_types(section: str) -> dict[str, Any]:
     config = SECTIONS[section]
     hints = get_type_hints(config)
     types = {f.name: hints[f.name] for f in fields(config) if f.name != FILLED}
-    return types | {"corpus": str} if section == "pretrain" else types
+    return types | {"corpus": str} if section in ON_CORPUS else types
 
 
 def section_defaults(section: str) -> dict[str, Any]:
@@ -72,7 +76,8 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 def value_faults(section: str, settings: Mapping[str, Any]) -> dict[str, str]:
     """What is not allowed among the settings of one section, by the setting's name within it."""
-    filled: dict[str, dict[str, Any]] = {"pretrain": {"corpus": []}, "finetune": {FILLED: ""}, "evaluate": {FILLED: ""}}
+    filled: dict[str, dict[str, Any]] = {name: {"corpus": []} for name in ON_CORPUS}
+    filled |= {name: {FILLED: ""} for name in PER_TASK}
     try:
         from_settings(SECTIONS[section], {**settings, **filled.get(section, {})}, section)
     except SettingsError as error:

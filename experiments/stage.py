@@ -8,7 +8,7 @@ from typing import Any
 
 from smaug_core.data.text import EMBEDDED_VOCABULARIES
 
-VERSIONS = {"pretrain": 1, "finetune": 1, "evaluate": 1}
+VERSIONS = {"pretrain": 1, "pretrain_video": 1, "finetune": 1, "evaluate": 1}
 """By kind; to be raised when the same settings are meant to give another result."""
 
 ENTRY = "smaug_core.stages:run"
@@ -20,7 +20,7 @@ class Stage:
     """One piece of work, told completely by what decides its result."""
 
     kind: str
-    """`pretrain`, `finetune` or `evaluate`."""
+    """`pretrain`, `pretrain_video`, `finetune` or `evaluate`."""
     task: str | None
     """The slot it is for, e.g. `msrvtt`; none for pre-training."""
     settings: dict[str, Any]

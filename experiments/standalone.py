@@ -1,5 +1,6 @@
 """One stage without a sweep: `smaug pretrain`, `finetune` and `evaluate`, from folder to folder."""
 
+import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ def run_alone(
     """Run one stage in `out`, from its newest checkpoint if it was interrupted, and give its metrics.
 
     Args:
-        kind: `pretrain`, `finetune` or `evaluate`.
+        kind: `pretrain`, `pretrain_video`, `finetune` or `evaluate`.
         scale: gives all settings that `overrides` do not.
         overrides: settings by dotted name.
         task: slot to fine-tune or evaluate for; none for pre-training.
@@ -62,11 +63,14 @@ def run_alone(
     stage = _stage(config, scale, kind, task, seed)
     if parent is not None and not (parent / "model" / "config.json").exists():
         raise SmaugError(f"--from {parent}: holds no model; right would be the --out folder of a finished training")
-    _claim(out, stage, parent)
+    first = is_first_process()
+    if first:
+        _claim(out, stage, parent)
     if (finished := read_json(out / "metrics.json")) is not None:
         console.print(f"{out}: was done before", highlight=False)
         return finished
-    prepare_data([config], data_root, console)
+    if first:  # the others wait for it when they join
+        prepare_data([config], data_root, console)
     try:
         with _TerminalWatch(console, stage.name, 0 if device == "cpu" else 1) as watch, _ctrl_c(watch.stop):
             outcome = stages.run(
@@ -80,12 +84,20 @@ def run_alone(
                 watch=watch,
             )
     except SmaugError:
-        _give_back(out)
+        if first:
+            _give_back(out)
         raise
+    if not first:
+        return {}
     write_json(out / "metrics.json", outcome.metrics | {"useful_s": outcome.useful_s})
     for name in outcome.scratch:
         shutil.rmtree(out / name, ignore_errors=True)
     return outcome.metrics
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and talks; torchrun numbers its processes in RANK."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
@@ -106,6 +118,8 @@ def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
 def _stage(config: Config, scale: Scale, kind: str, task: str | None, seed: int) -> Stage:
     if task is not None and task not in scale.datasets:
         raise SmaugError(f"--task {task}: scale {scale.name} has {', '.join(scale.datasets)}")
+    if kind == "pretrain_video" and config.pretrain_video is None:
+        raise SmaugError("--from: trains on several frames; say how many, e.g. --set pretrain_video.frames=4")
     chain = cut_stages(config, scale.resources, seed, seed)
     return next(stage for stage in chain if (stage.kind, stage.task) == (kind, task))
 
@@ -156,7 +170,7 @@ class _TerminalWatch:
             TextColumn("{task.fields[values]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or not is_first_process(),
         )
         self._bar = self._progress.add_task(name, total=None, values="")
 
@@ -171,7 +185,7 @@ class _TerminalWatch:
         """Move the bar."""
         shown = " ".join(f"{name} {value:.3f}" for name, value in values.items() if name != "lr")
         self._progress.update(self._bar, completed=step, total=total, values=shown)
-        if not self._console.is_terminal and (step % max(1, total // 20) == 0 or step == total):
+        if is_first_process() and not self._console.is_terminal and (step % max(1, total // 20) == 0 or step == total):
             self._console.print(f"{self._name} {step}/{total} {shown}", highlight=False)
 
     def useful(self, seconds: float) -> None:

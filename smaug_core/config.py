@@ -5,7 +5,7 @@ module costs nothing: plans and command lines are built on it without torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from smaug_core.errors import SettingsError, SmaugError
@@ -87,13 +87,29 @@ class ModelConfig:
     decoder_heads: int
     """Attention heads of the pixel decoder."""
     dropout: float
-    """Dropout of the text and fusion layers, on features and on attention."""
+    """Dropout of the text, fusion and temporal layers, on features and on attention."""
+    selector_hidden: int
+    """Hidden size of the frame selector's feed-forward layers (paper 3.5: 2048)."""
     decoder_depth: int = 3
     """Layers of the pixel decoder; 0 removes masked visual modelling (paper 3.5, Table 11)."""
     keep_rate: float = 0.8
     """Share of the patch tokens kept at each sparsification; 1 switches it off (paper 4.2, Table 5)."""
     sparsify_layers: tuple[int, ...] = (4, 7, 10)
     """Encoder layers that sparsify, counted from 1 (paper 3.2)."""
+    selector_layers: int = 2
+    """Transformer layers of the frame selector (paper 3.5)."""
+    selector_heads: int = 2
+    """Attention heads of the frame selector (paper 3.5)."""
+    selector_temperature: float = 1.0
+    """Temperature of the softmax whose gradient the frame selector learns from."""
+    selection_per: str = "pair"
+    """Whose text selects the frames of a wrong pair: `pair`, its own caption, or `clip`, the clip's own.
+
+    `clip` encodes the selected frames once for each clip; but it lets the matching head tell a wrong pair by frames
+    that its caption would not have selected, which no test shows it.
+    """
+    temporal_layers: int = 2
+    """Layers of the temporal encoder over the selected frames' tokens (Singularity)."""
     normalize_target: bool = False
     """Normalise the pixels of each patch before they are predicted (MAE's norm_pix_loss)."""
     temperature: float = 0.07
@@ -107,10 +123,14 @@ class ModelConfig:
     """Train the temperature, as Singularity does; the paper only gives its value."""
 
     def __post_init__(self) -> None:
-        sizes = ("layers", "text_layers", "fusion_layers", "embed_dim")
+        sizes = ("layers", "text_layers", "fusion_layers", "embed_dim", "selector_hidden", "selector_layers")
         _require(
             *(_at_least(1, f"model.{name}", getattr(self, name)) for name in sizes),
             _at_least(0, "model.decoder_depth", self.decoder_depth),
+            _at_least(1, "model.temporal_layers", self.temporal_layers),
+            _multiple_of(self, "width", "selector_heads"),
+            (self.selector_temperature > 0, "model.selector_temperature", self.selector_temperature, "above 0"),
+            (self.selection_per in ("pair", "clip"), "model.selection_per", self.selection_per, "pair or clip"),
             (0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "in (0, 1]"),
             _multiple_of(self, "image_size", "patch_size"),
             _multiple_of(self, "width", "heads"),
@@ -157,6 +177,8 @@ class ScheduleConfig:
     """Caption tokens kept, [CLS] and [SEP] included."""
     negatives_group: int
     """Consecutive clips of a batch among which hard negatives for matching are drawn."""
+    vtc_negatives: str = "batch"
+    """What a clip is contrasted with: the whole `batch`, or its `group` alone (Singularity's local negatives)."""
     weight_decay: float = 0.02
     """Decay of weight matrices; biases, norms, embeddings and the temperature are exempt."""
     max_unreadable: int = 0
@@ -176,6 +198,7 @@ class ScheduleConfig:
             (0 < self.beta2 < 1, f"{where}.beta2", self.beta2, "in (0, 1)"),
             (self.precision in ("fp32", "bf16"), f"{where}.precision", self.precision, "fp32 or bf16"),
             (self.text_length >= 3, f"{where}.text_length", self.text_length, "at least 3: [CLS], a word, [SEP]"),
+            (self.vtc_negatives in ("batch", "group"), f"{where}.vtc_negatives", self.vtc_negatives, "batch or group"),
             (self.weight_decay >= 0, f"{where}.weight_decay", self.weight_decay, "at least 0"),
             _at_least(0, f"{where}.max_unreadable", self.max_unreadable),
         ]
@@ -191,12 +214,40 @@ class PretrainConfig(ScheduleConfig):
     """Share of each frame's patches hidden from the encoder (paper 4.2, Table 4)."""
     mlm_ratio: float = 0.15
     """Share of the caption's words to be predicted (appendix C)."""
+    vision_weights: str | None = None
+    """What the vision encoder starts from: `timm` for the weights that `model.vision` names, the name of a hub's
+    model, a directory or a file; none: new weights."""
+    text_weights: str | None = None
+    """What the text and the fusion encoder start from: BERT as the name of a hub's model, a directory or a file."""
 
     def __post_init__(self) -> None:
         _require(
             *self.checks("pretrain"),
-            (0 <= self.mask_ratio < 1, "pretrain.mask_ratio", self.mask_ratio, "in [0, 1)"),
-            (0 <= self.mlm_ratio < 1, "pretrain.mlm_ratio", self.mlm_ratio, "in [0, 1)"),
+            *_share_checks("pretrain", mask_ratio=self.mask_ratio, mlm_ratio=self.mlm_ratio),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainVideoConfig(ScheduleConfig):
+    """Multi-frame pre-training on clips, from the single-frame model (paper 3.5; Singularity's second stage)."""
+
+    corpus: tuple[str, ...]
+    """Sources of clips; a sweep names a slot such as `video`. Pictures are refused."""
+    frames: int | None = None
+    """Frames per clip, 4 or 8 in the paper; none: there is no such stage."""
+    selected: int | None = None
+    """Frames that the selector hands on (kappa); none: all of them, without a selector."""
+    mask_ratio: float = 0.5
+    """Share of the patches hidden, the same places in every frame of a clip (tube masking, paper 3.1.1)."""
+    mlm_ratio: float = 0.15
+    """Share of the caption's words to be predicted."""
+
+    def __post_init__(self) -> None:
+        where = "pretrain_video"
+        _require(
+            *self.checks(where),
+            *_share_checks(where, mask_ratio=self.mask_ratio, mlm_ratio=self.mlm_ratio),
+            *_clip_checks(where, self.frames, self.selected, least=2),
         )
 
 
@@ -206,13 +257,18 @@ class FinetuneConfig(ScheduleConfig):
 
     dataset: str
     """Data whose training split is used, e.g. `moving_shapes/sentence`; filled by the scale."""
-    frames: int = 1
-    """Frames per clip."""
+    frames: int | None = None
+    """Frames per clip; none: as many as the weights it starts from were trained on."""
+    selected: int | None = None
+    """Frames that the selector hands on; none: as many as in the weights it starts from, or all of other `frames`."""
+    image_size_ratio: float = 1.0
+    """Width and height of a frame relative to pre-training, e.g. 1.2857 for 288 after 224 pixels (Table 10)."""
 
     def __post_init__(self) -> None:
         _require(
             *self.checks("finetune"),
-            (self.frames == 1, "finetune.frames", self.frames, "1: only single-frame training is built so far"),
+            *_clip_checks("finetune", self.frames, self.selected, least=1),
+            (0 < self.image_size_ratio <= 4, "finetune.image_size_ratio", self.image_size_ratio, "in (0, 4]"),
         )
 
 
@@ -228,6 +284,8 @@ class EvaluateConfig:
     """Candidates of each query that the matching head scores again (Singularity: 128)."""
     frames: int = 12
     """Frames per clip, from the middles of equal intervals."""
+    selected: str = "literal"
+    """Frames that reach the words: `literal`, as many as in training, or `all`."""
     keep_rate: float | None = None
     """Keeping rate at test time; none takes the model's."""
     ranking: str = "match"
@@ -241,6 +299,7 @@ class EvaluateConfig:
             _at_least(1, "evaluate.frames", self.frames),
             _at_least(1, "evaluate.rerank", self.rerank),
             _at_least(3, "evaluate.text_length", self.text_length),
+            (self.selected in ("literal", "all"), "evaluate.selected", self.selected, "literal or all"),
             (self.ranking in RANKINGS, "evaluate.ranking", self.ranking, "one of " + ", ".join(RANKINGS)),
             (self.split in ("test", "val"), "evaluate.split", self.split, "test or val"),
             (keep_rate_holds, "evaluate.keep_rate", self.keep_rate, "in (0, 1], or null for the model's"),
@@ -256,12 +315,58 @@ class Config:
 
     model: ModelConfig
     pretrain: PretrainConfig
+    pretrain_video: PretrainVideoConfig | None = None
+    """Absent where training stays with single frames."""
     data: DataConfig | None = None
     """Absent where no embedded data is used."""
     finetune: dict[str, FinetuneConfig] = field(default_factory=dict)
     """By task slot, e.g. `msrvtt`; a task without an entry is evaluated zero-shot."""
     evaluate: dict[str, EvaluateConfig] = field(default_factory=dict)
     """By task slot."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipShape:
+    """How many frames of a clip a model is trained on, and how many of them reach the words."""
+
+    frames: int = 1
+    """Frames per clip; with more than one there is a temporal encoder."""
+    selected: int = 1
+    """Frames that the selector hands on (kappa); without a selector, all of them."""
+
+    @property
+    def selects(self) -> bool:
+        """Whether there is a frame selector."""
+        return self.selected < self.frames
+
+
+def clip_shape(frames: int | None, selected: int | None, before: ClipShape | None = None) -> ClipShape:
+    """The shape that settings ask for; what they leave open is as in the weights `before`."""
+    before = before or ClipShape()
+    if frames is None or frames == before.frames:
+        return ClipShape(frames=before.frames, selected=before.selected if selected is None else selected)
+    return ClipShape(frames=frames, selected=frames if selected is None else selected)
+
+
+def image_size_after(model: ModelConfig, ratio: float) -> ModelConfig:
+    """The same model for frames `ratio` times as wide, to the nearest whole number of patches."""
+    patches = max(1, round(model.image_size * ratio / model.patch_size))
+    return replace(model, image_size=patches * model.patch_size)
+
+
+def _clip_checks(where: str, frames: int | None, selected: int | None, *, least: int) -> list[Check]:
+    checks = []
+    if frames is not None:
+        checks.append(_at_least(least, f"{where}.frames", frames))
+    if selected is not None:
+        most = frames if frames is not None else 0
+        right = f"between 1 and {where}.frames = {most}" if most else f"used only with {where}.frames"
+        checks.append((1 <= selected <= most, f"{where}.selected", selected, right))
+    return checks
+
+
+def _share_checks(where: str, **shares: float) -> list[Check]:
+    return [(0 <= share < 1, f"{where}.{name}", share, "in [0, 1)") for name, share in shares.items()]
 
 
 def _at_least(least: int, where: str, value: int) -> Check:

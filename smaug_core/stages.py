@@ -1,10 +1,10 @@
-"""The three kinds of work a stage can be, each a function from files to files.
+"""The kinds of work a stage can be, each a function from files to files.
 
 Whoever runs a stage (the worker process of a sweep, or `smaug pretrain`) hands over plain settings, the folders
 of the stages it builds on, an empty or half-finished folder to write to, and a `Watch`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,9 +15,13 @@ from smaug_core.config import (
     FinetuneConfig,
     ModelConfig,
     PretrainConfig,
+    PretrainVideoConfig,
     from_settings,
 )
 from smaug_core.errors import SmaugError
+
+KINDS = ("pretrain", "pretrain_video", "finetune", "evaluate")
+"""The kinds of stages, in the order in which they build on each other."""
 
 
 @runtime_checkable  # for the shape checks of the tests
@@ -67,11 +71,14 @@ def run(
     data_root: Path,
     device: str,
     watch: Watch,
+    recompute_layers: bool = False,
 ) -> Outcome:
-    """Run the stage `kind` (`pretrain`, `finetune` or `evaluate`) to its end, from its newest checkpoint if any.
+    """Run the stage `kind` to its end, from its newest checkpoint if there is one.
+
+    Under torchrun all its processes call this with the same arguments and share the work; the first one writes.
 
     Args:
-        kind: which work to do.
+        kind: `pretrain`, `pretrain_video`, `finetune` or `evaluate`.
         settings: the configuration sub-trees this stage reads: `model`, `data` and its own, under `kind`.
         seed: of the random draws; none for a stage that draws nothing.
         parents: folders of the finished stages it starts from, at most one.
@@ -79,31 +86,46 @@ def run(
         data_root: where the media are, and where embedded data is rendered to.
         device: as torch names it, `cpu` or `cuda`.
         watch: receives progress, and says when to stop.
+        recompute_layers: compute layers again in the backward pass instead of keeping what they made: less
+            memory, the same numbers.
 
     Raises:
         Interrupted: the watch asked to stop; a checkpoint was saved first.
         SmaugError: something named in the message is wrong with the settings, the data or the parent's weights.
     """
-    from smaug_core.data.corpora import read_source
+    from smaug_core.context import RunContext
+    from smaug_core.data.corpora import Item, read_source
+    from smaug_core.distributed import joined_world
     from smaug_core.evaluation.retrieval import evaluate
-    from smaug_core.training.train import finetune, pretrain
+    from smaug_core.training.train import finetune, pretrain, pretrain_video
 
+    if kind not in KINDS:
+        raise SmaugError(f"stage kind: {kind!r} is unknown; right would be one of {', '.join(KINDS)}")
     model = from_settings(ModelConfig, settings["model"], "model")
     data = from_settings(DataConfig, settings["data"], "data") if settings.get("data") else None
     own: Mapping[str, Any] = settings[kind]
-    if kind == "pretrain":
-        assert seed is not None
-        config = from_settings(PretrainConfig, own, "pretrain")
-        items = [i for name in config.corpus for i in read_source(name, "train", data, data_root)]
-        return pretrain(model, config, items, seed=seed, out=out, device=device, watch=watch)
-    weights = parents[0] / "model"
-    if kind == "finetune":
-        assert seed is not None
-        tuning = from_settings(FinetuneConfig, own, "finetune")
-        items = read_source(tuning.dataset, "train", data, data_root)
-        return finetune(model, tuning, items, weights=weights, seed=seed, out=out, device=device, watch=watch)
-    if kind == "evaluate":
-        test = from_settings(EvaluateConfig, own, "evaluate")
-        items = read_source(test.dataset, test.split, data, data_root)
-        return evaluate(model, test, items, weights=weights, out=out, device=device, watch=watch)
-    raise SmaugError(f"stage kind: {kind!r} is unknown; pretrain, finetune or evaluate")
+
+    def read(sources: Iterable[str], split: str) -> list[Item]:
+        return [item for name in sources for item in read_source(name, split, data, data_root)]
+
+    with joined_world(device) as world:
+        context = RunContext(
+            seed=seed,
+            weights=parents[0] / "model" if parents else None,
+            out=out,
+            device=device,
+            watch=watch,
+            world=world,
+            recompute_layers=recompute_layers,
+        )
+        if kind == "pretrain":
+            config = from_settings(PretrainConfig, own, kind)
+            return pretrain(model, config, read(config.corpus, "train"), context)
+        if kind == "pretrain_video":
+            video = from_settings(PretrainVideoConfig, own, kind)
+            return pretrain_video(model, video, read(video.corpus, "train"), context)
+        if kind == "finetune":
+            tuning = from_settings(FinetuneConfig, own, kind)
+            return finetune(model, tuning, read([tuning.dataset], "train"), context)
+        test = from_settings(EvaluateConfig, own, kind)
+        return evaluate(model, test, read([test.dataset], test.split), context)

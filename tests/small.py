@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig
+from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, PretrainVideoConfig
+from smaug_core.context import RunContext
 from smaug_core.counting import num_visible
 from smaug_core.data.batch import Batch
 from smaug_core.data.corpora import Item
 from smaug_core.data.video import write_clip
 from smaug_core.model.masking import split_patches
+from smaug_core.stages import Watch
 
 VOCABULARY = 50
 
@@ -32,6 +34,7 @@ CONFIG = ModelConfig(
     decoder_width=16,
     decoder_heads=2,
     dropout=0.0,
+    selector_hidden=32,
 )
 
 
@@ -61,6 +64,27 @@ FINETUNE = FinetuneConfig(
 )
 
 
+PRETRAIN_VIDEO = PretrainVideoConfig(
+    corpus=("made",),
+    frames=4,
+    selected=2,
+    epochs=1,
+    batch_size=4,
+    lr=1e-3,
+    min_lr=1e-5,
+    warmup_epochs=0.5,
+    beta2=0.98,
+    precision="fp32",
+    text_length=32,
+    negatives_group=4,
+)
+
+
+def run_context(out: Path, watch: Watch, *, seed=0, weights=None, **more) -> RunContext:
+    """A run on the CPU in this process."""
+    return RunContext(seed=seed, weights=weights, out=out, device="cpu", watch=watch, **more)
+
+
 def make_batch(*, num=6, frames=1, mask_ratio=0.5, hide_words=True, seed=0, media=None) -> Batch:
     """Random pictures and captions; caption length 4 to 7 of 7."""
     generator = torch.Generator().manual_seed(seed)
@@ -76,6 +100,7 @@ def make_batch(*, num=6, frames=1, mask_ratio=0.5, hide_words=True, seed=0, medi
         words=words,
         word_mask=mask,
         negative_draws=torch.rand(num, 2, generator=generator),
+        selection_draws=torch.rand(num, 3, frames, generator=generator) if frames > 1 else None,
         hidden_words=torch.where(targets == -100, words, 4) if hide_words else None,
         word_targets=targets if hide_words else None,
         visible=visible if mask_ratio else None,

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from smaug_core.cost import StepShape, block, step_cost, token_schedule, total_macs
-from smaug_core.model.smaug import build
+from smaug_core.model.initial import build
 from tests.small import VOCABULARY, make_batch
 
 

@@ -21,6 +21,9 @@ class Batch:
     """True where there is a word."""
     negative_draws: Float[Tensor, "batch 2"]
     """Uniform in [0, 1): picks each clip's negative caption, and each caption's negative clip."""
+    selection_draws: Float[Tensor, "batch 3 frames"] | None = None
+    """Uniform in (0, 1): which frames are selected for the true pair, the caption with a wrong clip, and the clip with
+    a wrong caption; none for single frames."""
     hidden_words: Int[Tensor, "batch words"] | None = None
     """Token ids with some words replaced; none where no words are to be predicted."""
     word_targets: Int[Tensor, "batch words"] | None = None

@@ -17,6 +17,7 @@ from smaug_core.data.draws import draws_for
 from smaug_core.data.frames import sample_frames
 from smaug_core.data.text import Tokenizer
 from smaug_core.data.video import read_frames
+from smaug_core.distributed import World
 from smaug_core.errors import ClipError, SmaugError
 from smaug_core.model.masking import split_patches
 from smaug_core.model.objectives import IGNORED
@@ -45,13 +46,15 @@ class BatchRecipe:
 class TrainingBatches:
     """The batches of a training, by step. Step n is the same batch whether or not the training was resumed."""
 
-    def __init__(self, items: list[Item], tokenizer: Tokenizer, recipe: BatchRecipe, *, seed: int) -> None:
-        """Sort `items` into pictures and clips.
+    def __init__(
+        self, items: list[Item], tokenizer: Tokenizer, recipe: BatchRecipe, *, seed: int, world: World | None = None
+    ) -> None:
+        """Sort `items` into pictures and clips; each process of `world` is given its share of every batch.
 
         Raises:
             SmaugError: neither has enough items for one batch.
         """
-        self.tokenizer, self.recipe, self.seed = tokenizer, recipe, seed
+        self.tokenizer, self.recipe, self.seed, self.world = tokenizer, recipe, seed, world or World()
         self.unreadable: dict[str, str] = {}
         """Why each clip that could not be read failed, by its path."""
         kinds = ([i for i in items if i.is_image], [i for i in items if not i.is_image])
@@ -86,8 +89,8 @@ class TrainingBatches:
         return [batches[i] for i in draws.permutation(len(batches))]
 
     def batch(self, items: list[Item], epoch: int) -> Batch:
-        """Decode, augment and tokenise one batch."""
-        readable = [self._readable(item, items, epoch) for item in items]
+        """Decode, augment and tokenise this process's share of one batch."""
+        readable = [self._readable(item, items, epoch) for item in items[self.world.share(len(items))]]
         items = [item for item, _ in readable]
         words, word_mask = self.tokenizer.encode([item.caption for item in items], self.recipe.text_length)
         hidden_words, targets = self._hide_words(items, epoch, words, word_mask)
@@ -99,6 +102,7 @@ class TrainingBatches:
             words=torch.from_numpy(words),
             word_mask=torch.from_numpy(word_mask),
             negative_draws=torch.from_numpy(np.stack(negatives)).float(),
+            selection_draws=self._selection_draws(items, epoch),
             hidden_words=None if hidden_words is None else torch.from_numpy(hidden_words),
             word_targets=None if targets is None else torch.from_numpy(targets),
             visible=visible,
@@ -133,6 +137,14 @@ class TrainingBatches:
             return None, None
         noise = [draws_for(self.seed, epoch, item.id, "mask").random(self.recipe.num_patches) for item in items]
         return split_patches(torch.from_numpy(np.stack(noise)).float(), visible)
+
+    def _selection_draws(self, items: list[Item], epoch: int) -> Tensor | None:
+        """For each of the three pairs that a clip is part of, a number for each frame."""
+        frames = self.recipe.frames
+        if frames == 1:
+            return None
+        draws = [draws_for(self.seed, epoch, item.id, "selection").random((3, frames)) for item in items]
+        return torch.from_numpy(np.stack(draws)).float()
 
     def _hide_words(
         self, items: list[Item], epoch: int, words: NDArray[np.int64], mask: NDArray[np.bool_]

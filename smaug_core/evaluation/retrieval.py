@@ -1,39 +1,43 @@
 """Text-to-video and video-to-text retrieval: contrast everything, match the best candidates again."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from smaug_core.config import RANKINGS, EvaluateConfig, ModelConfig
+from smaug_core.context import RunContext
 from smaug_core.data.augment import resize
 from smaug_core.data.corpora import Item
 from smaug_core.data.frames import sample_frames
 from smaug_core.data.text import Tokenizer, load_tokenizer
 from smaug_core.data.video import read_frames
+from smaug_core.errors import SmaugError
 from smaug_core.evaluation.metrics import ranks, recall
-from smaug_core.model.objectives import frame_similarity, frames_to_keys
-from smaug_core.model.smaug import SMAUG
+from smaug_core.model.objectives import frame_similarity
+from smaug_core.model.smaug import SMAUG, EncodedClips
 from smaug_core.stages import Interrupted, Outcome, Watch
-from smaug_core.training.checkpoint import load_weights
+from smaug_core.training.checkpoint import load_weights, read_config
 
 CLIPS_AT_ONCE = 16
 """Clips encoded in one pass; a matter of memory, not of results."""
+CAPTIONS_AT_ONCE = 256
+"""Captions matched with a clip in one pass; a matter of memory, not of results."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The test set as the model sees it."""
+    """The test set as the model sees it: this process's share of the clips, and every caption."""
 
-    clips: Float[Tensor, "clips frames embed"]
-    """A vector for each frame."""
-    keys: Float[Tensor, "clips tokens width"]
-    """All frames' tokens of each clip."""
+    vectors: Float[Tensor, "clips frames embed"]
+    """A vector for each frame, in the space shared with captions."""
+    clips: list[EncodedClips]
+    """Tokens of each clip, in main memory: 32 frames of thousands of clips fill no GPU."""
     captions: Float[Tensor, "captions embed"]
     states: Float[Tensor, "captions words dim"]
     mask: Bool[Tensor, "captions words"]
@@ -49,16 +53,7 @@ class Scores:
     """The matching head's logit; NaN where a pair was no candidate in either direction."""
 
 
-def evaluate(
-    model_config: ModelConfig,
-    config: EvaluateConfig,
-    items: list[Item],
-    *,
-    weights: Path,
-    out: Path,
-    device: str,
-    watch: Watch,
-) -> Outcome:
+def evaluate(model_config: ModelConfig, config: EvaluateConfig, items: list[Item], context: RunContext) -> Outcome:
     """Rank the test clips for each caption and the captions for each clip, by all three rankings.
 
     The configured ranking's results have plain names (`t2v.r1`); each ranking's also carry its own
@@ -68,13 +63,18 @@ def evaluate(
         ClipError: a clip cannot be read; nothing takes its place.
     """
     tokenizer = load_tokenizer(model_config.tokenizer)
-    model = SMAUG(model_config, tokenizer.vocab_size)
-    load_weights(weights, model, model_config)
-    model.to(device).eval()
+    made_for, shape = read_config(context.starting_weights)
+    model = SMAUG(replace(model_config, image_size=made_for["image_size"]), tokenizer.vocab_size, shape)
+    load_weights(context.starting_weights, model)
+    model.to(context.device).eval()
     media = list(dict.fromkeys(item.media for item in items))
+    if len(media) < context.world.size:
+        raise SmaugError(
+            f"{config.dataset}: {len(media)} clips cannot be shared by {context.world.size} processes; start fewer"
+        )
     with torch.inference_mode():
-        encoded = encode(model, tokenizer, items, media, config, device, watch)
-        scores = score(model, encoded, config.rerank, watch, done=len(media))
+        encoded = encode(model, tokenizer, items, media, config, context)
+        scores = score(model, encoded, config, context)
     correct = np.array([[item.media == clip for item in items] for clip in media])
 
     metrics: dict[str, float] = {}
@@ -88,7 +88,8 @@ def evaluate(
         metrics |= {f"{ranking.replace('+', '_')}.{name}": value for name, value in found.items()}
         if ranking == config.ranking:
             metrics |= found
-            _write_ranks(out / "ranks.json", by_direction, items, media)
+            if context.world.is_first:
+                _write_ranks(context.out / "ranks.json", by_direction, items, media)
     notes = {
         "dataset": config.dataset,
         "split": config.split,
@@ -106,44 +107,70 @@ def encode(
     items: list[Item],
     media: list[Path],
     config: EvaluateConfig,
-    device: str,
-    watch: Watch,
+    context: RunContext,
 ) -> Encoded:
-    """Encode every clip and every caption once."""
-    clips, keys = [], []
+    """Encode this process's share of the clips, and every caption, once."""
+    media = media[context.world.share(len(media))]
+    vectors, clips = [], []
     for start in range(0, len(media), CLIPS_AT_ONCE):
         chunk = media[start : start + CLIPS_AT_ONCE]
         images = torch.stack([_frames(path, config.frames, model.config.image_size) for path in chunk])
-        frames = model.encode_frames(images.to(device), keep_rate=config.keep_rate)
-        clips.append(model.embed_frames(frames, config.frames))
-        keys.append(frames_to_keys(frames.tokens, config.frames))
-        _report(watch, start + len(chunk), 2 * len(media))
+        encoded = model.encode_clips(images.to(context.device), keep_rate=config.keep_rate)
+        vectors.append(model.embed_frames(encoded))
+        clips += encoded.to("cpu").each()
+        _report(context.watch, start + len(chunk), 2 * len(media))
     words, mask = tokenizer.encode([item.caption for item in items], config.text_length)
-    word_mask = torch.from_numpy(mask).to(device)
-    states = model.text(torch.from_numpy(words).to(device), word_mask)
-    return Encoded(torch.cat(clips), torch.cat(keys), model.embed_caption(states, word_mask), states, word_mask)
+    word_mask = torch.from_numpy(mask).to(context.device)
+    states = model.text(torch.from_numpy(words).to(context.device), word_mask)
+    return Encoded(torch.cat(vectors), clips, model.embed_caption(states, word_mask), states, word_mask)
 
 
 def _frames(path: Path, frames: int, size: int) -> Float[Tensor, "frames 3 {size} {size}"]:
     return resize(read_frames(path, lambda available: sample_frames(available, frames)), size)
 
 
-def score(model: SMAUG, encoded: Encoded, rerank: int, watch: Watch, *, done: int) -> Scores:
+def score(model: SMAUG, encoded: Encoded, config: EvaluateConfig, context: RunContext) -> Scores:
     """Contrast all pairs; match those among the best `rerank` of their clip or of their caption.
 
     The matching head sees each pair once, for both directions.
     """
-    similarity = frame_similarity(encoded.clips, encoded.captions) / model.bounded_temperature()
-    contrast = similarity.double().cpu().numpy()
-    wanted = candidates(contrast, rerank) | candidates(contrast.T, rerank).T
-    match = np.full(contrast.shape, np.nan)
-    for clip, row in enumerate(wanted):
-        captions = torch.from_numpy(np.flatnonzero(row)).to(encoded.states.device)
-        keys = encoded.keys[clip : clip + 1]  # one row: its keys and values are computed once for all captions
-        logits = model.match_logits(encoded.states[captions], encoded.mask[captions], keys)
-        match[clip, row] = logits[:, 1].double().cpu().numpy()
-        _report(watch, done + clip + 1, done + len(wanted))
-    return Scores(contrast, match)
+    world, num = context.world, len(encoded.clips)
+    similarity = frame_similarity(encoded.vectors, encoded.captions) / model.bounded_temperature()
+    contrast = np.concatenate(world.collect(similarity.double().cpu().numpy()))
+    wanted = candidates(contrast, config.rerank) | candidates(contrast.T, config.rerank).T
+    match = np.full(similarity.shape, np.nan)
+    for row, (clip, chosen) in enumerate(zip(encoded.clips, wanted[world.share(len(wanted))], strict=True)):
+        logits = match_clip(model, clip.to(context.device), encoded, np.flatnonzero(chosen), config.selected)
+        match[row, chosen] = logits.double().cpu().numpy()
+        _report(context.watch, num + row + 1, 2 * num)
+    return Scores(contrast, np.concatenate(world.collect(match)))
+
+
+def match_clip(
+    model: SMAUG, clip: EncodedClips, encoded: Encoded, captions: Int[np.ndarray, " captions"], selected: str
+) -> Float[Tensor, " captions"]:
+    """The matching head's logit of one clip with some of the captions, each with the frames that it selects.
+
+    Args:
+        model: in evaluation mode.
+        clip: a single one.
+        encoded: holds the captions.
+        captions: which of them.
+        selected: `literal`, as many frames as in training, or `all`.
+    """
+    every = torch.arange(clip.num_frames, device=clip.tokens.device).unsqueeze(0)
+    logits = []
+    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+        chosen = torch.from_numpy(captions[start : start + CAPTIONS_AT_ONCE]).to(clip.tokens.device)
+        states, mask = encoded.states[chosen], encoded.mask[chosen]
+        if model.selector is None or selected == "all" or clip.num_frames <= model.shape.selected:
+            keys = model.join_frames(clip.tokens, every, clip.num_frames)  # one row serves all captions
+        else:
+            summaries = clip.summaries.expand(len(chosen), -1, -1)
+            places = model.select(summaries, model.summarise(states, mask)).places
+            keys = model.join_frames(clip.tokens[0][places], places, clip.num_frames)
+        logits.append(model.match_logits(states, mask, keys)[:, 1])
+    return torch.cat(logits)
 
 
 def candidates(scores: Float[np.ndarray, "queries candidates"], rerank: int) -> Bool[np.ndarray, "queries candidates"]:

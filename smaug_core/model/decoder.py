@@ -6,11 +6,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from smaug_core.config import ModelConfig
+from smaug_core.model.recompute import Recomputing
 from smaug_core.model.sparsify import FUSED
-from smaug_core.model.vision import Block, EncodedFrames
+from smaug_core.model.vision import Block
 
 
-class PixelDecoder(nn.Module):
+class PixelDecoder(Recomputing):
     """A linear layer, transformer blocks and a linear layer (paper 3.5).
 
     Each token brings its own position: sparsification reorders and drops tokens, so positions are added by id
@@ -36,15 +37,24 @@ class PixelDecoder(nn.Module):
         self.head = nn.Linear(width, pixels)
 
     def forward(
-        self, frames: EncodedFrames, hidden: Int[Tensor, "batch hidden"]
+        self,
+        tokens: Float[Tensor, "batch tokens dim"],
+        position_ids: Int[Tensor, "batch patches"],
+        hidden: Int[Tensor, "batch hidden"],
     ) -> Float[Tensor, "batch hidden pixels"]:
-        """Predict the pixels of the patches at the positions `hidden`, in that order."""
-        x = self.embed(frames.tokens)
-        x = torch.cat([x[:, :1], x[:, 1:] + self._position(frames.position_ids)], dim=1)
+        """Predict the pixels of the patches at the positions `hidden`, in that order.
+
+        Args:
+            tokens: of the encoder, [CLS] first.
+            position_ids: the patch each token but [CLS] came from, `FUSED` for a fused one.
+            hidden: patches that the encoder did not see.
+        """
+        x = self.embed(tokens)
+        x = torch.cat([x[:, :1], x[:, 1:] + self._position(position_ids)], dim=1)
         masks = self.mask_token + self.positions[hidden]
         x = torch.cat([x, masks.to(x.dtype)], dim=1)
         for block in self.blocks:
-            x = block(x)
+            x = self.through(block, x)
         return self.head(self.norm(x[:, -hidden.shape[1] :]))
 
     def _position(self, position_ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:

@@ -2,11 +2,12 @@
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from smaug_core.model.masking import patchify
+from smaug_core.model.precision import full_precision
 
 IGNORED = -100
 """Word target of a position that is not predicted."""
@@ -20,21 +21,29 @@ def frame_similarity(
     Source: Singularity (jayleicn/singularity@10a7f70, model_retrieval_base.py:288): the mean of the cosines,
     not the cosine of the mean.
     """
-    return torch.einsum("vkd,td->vkt", frames.float(), captions.float()).mean(dim=1)
+    with full_precision(frames):
+        return torch.einsum("vkd,td->vkt", frames.float(), captions.float()).mean(dim=1)
 
 
-def contrastive_loss(logits: Float[Tensor, "clips captions"], media: Int[Tensor, " clips"]) -> Float[Tensor, ""]:
+def contrastive_loss(
+    video_to_text: Float[Tensor, "here all"],
+    text_to_video: Float[Tensor, "here all"],
+    same: Bool[Tensor, "here all"],
+    rivals: Bool[Tensor, "here all"],
+) -> Float[Tensor, ""]:
     """VTC: cross-entropy of clip-to-caption and caption-to-clip softmaxes, averaged (Eq. 10-12).
 
     Args:
-        logits: similarity over temperature; row i and column i are a pair.
-        media: pairs of the same clip share their positives, in equal parts (as Singularity does).
+        video_to_text: similarity over temperature of the clips here (rows) with all captions.
+        text_to_video: the same of the captions here with all clips.
+        same: pairs of the same clip; a row shares its positives in equal parts (as Singularity does).
+        rivals: what a row is contrasted with, itself included; all, or its group.
     """
-    same = (media[:, None] == media[None, :]).to(logits.dtype)
-    target = same / same.sum(dim=1, keepdim=True)
-    video_to_text = F.cross_entropy(logits, target)
-    text_to_video = F.cross_entropy(logits.T, target)
-    return (video_to_text + text_to_video) / 2
+    target = (same & rivals).to(video_to_text.dtype)
+    target = target / target.sum(dim=1, keepdim=True)
+    lost = torch.finfo(video_to_text.dtype).min  # not -inf, of which the loss would make 0 x -inf
+    rows = [logits.masked_fill(~rivals, lost) for logits in (video_to_text, text_to_video)]
+    return (F.cross_entropy(rows[0], target) + F.cross_entropy(rows[1], target)) / 2
 
 
 @torch.no_grad()
@@ -73,16 +82,21 @@ def hard_negatives(
 
 
 def matching_loss(
-    logits: Float[Tensor, "pairs 2"], is_match: Bool[Tensor, " pairs"], counts: Bool[Tensor, " pairs"]
+    logits: Float[Tensor, "pairs 2"],
+    is_match: Bool[Tensor, " pairs"],
+    counts: Bool[Tensor, " pairs"],
+    total: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """VTM: cross-entropy of match against no match, over the pairs that count (appendix C)."""
+    """VTM: cross-entropy of match against no match, over the pairs that count (appendix C), divided by `total`."""
     losses = F.cross_entropy(logits.float(), is_match.long(), reduction="none")
-    return (losses * counts).sum() / counts.sum().clamp(min=1)
+    return (losses * counts).sum() / total.clamp(min=1)
 
 
-def word_loss(logits: Float[Tensor, "words vocabulary"], targets: Int[Tensor, " words"]) -> Float[Tensor, ""]:
-    """MLM: cross-entropy of the replaced words, divided by their number in the global batch (appendix C)."""
-    return F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
+def word_loss(
+    logits: Float[Tensor, "words vocabulary"], targets: Int[Tensor, " words"], total: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """MLM: cross-entropy of the replaced words (appendix C), divided by `total`."""
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / total.clamp(min=1)
 
 
 def pixel_targets(
@@ -108,8 +122,3 @@ def pixel_loss(
 ) -> Float[Tensor, ""]:
     """MVM: mean squared error over the hidden patches (appendix C)."""
     return F.mse_loss(predicted.float(), target)
-
-
-def frames_to_keys(tokens: Float[Tensor, "rows tokens dim"], frames: int) -> Float[Tensor, "clips keys dim"]:
-    """Join the tokens of a clip's frames into one sequence that captions attend to (early fusion)."""
-    return rearrange(tokens, "(b k) n d -> b (k n) d", k=frames)

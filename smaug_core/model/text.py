@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from smaug_core import torchvision_on_cpu
 from smaug_core.config import ModelConfig
+from smaug_core.model.recompute import Recomputing
 
 torchvision_on_cpu.make_importable()
 
@@ -20,7 +21,7 @@ from transformers.models.bert.modeling_bert import (  # noqa: E402
 )
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Recomputing):
     """BERT's embeddings and first layers (paper 3.1.2); bidirectional, padding masked."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -35,11 +36,11 @@ class TextEncoder(nn.Module):
         """Encode token ids; `mask` is true where there is a word."""
         x = self.embeddings(ids)
         for layer in self.layers:
-            x = layer(x, attention_mask=mask[:, None, None, :])
+            x = self.through(layer, x, attention_mask=mask[:, None, None, :])
         return x
 
 
-class FusionEncoder(nn.Module):
+class FusionEncoder(Recomputing):
     """BERT's last layers, each attending to the frames' tokens between self-attention and feed-forward."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -62,7 +63,7 @@ class FusionEncoder(nn.Module):
     ) -> Float[Tensor, "batch words dim"]:
         """Fuse each caption with the tokens of the clip in the same row; one row of tokens serves them all."""
         for layer in self.layers:
-            words = layer(words, attention_mask=mask[:, None, None, :], encoder_hidden_states=frames)
+            words = self.through(layer, words, attention_mask=mask[:, None, None, :], encoder_hidden_states=frames)
         return words
 
 
@@ -83,13 +84,23 @@ class WordHead(nn.Module):
 
 def bert_config(config: ModelConfig, vocab_size: int) -> BertConfig:
     """The settings of BERT's layers at the configured sizes."""
+    width = config.text_width
+    return _bert(width, config.text_heads, 4 * width, config.dropout, vocab_size=vocab_size)
+
+
+def bert_layer(width: int, heads: int, hidden: int, dropout: float) -> BertLayer:
+    """One of BERT's layers, in which all tokens attend to each other."""
+    return BertLayer(_bert(width, heads, hidden, dropout))
+
+
+def _bert(width: int, heads: int, hidden: int, dropout: float, **more: int) -> BertConfig:
     bert = BertConfig(
-        vocab_size=vocab_size,
-        hidden_size=config.text_width,
-        num_attention_heads=config.text_heads,
-        intermediate_size=4 * config.text_width,
-        hidden_dropout_prob=config.dropout,
-        attention_probs_dropout_prob=config.dropout,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=hidden,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        **more,
     )
     bert._attn_implementation = "sdpa"
     return bert

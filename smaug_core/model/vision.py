@@ -13,11 +13,14 @@ from smaug_core.config import ModelConfig
 from smaug_core.counting import num_kept
 from smaug_core.errors import SmaugError
 from smaug_core.model.masking import patchify
+from smaug_core.model.precision import full_precision
+from smaug_core.model.recompute import Recomputing
 from smaug_core.model.sparsify import sparsify
 
 torchvision_on_cpu.make_importable()
 
 import timm  # noqa: E402
+from timm.layers import resample_abs_pos_embed  # noqa: E402
 from timm.models.vision_transformer import Attention, VisionTransformer  # noqa: E402
 from timm.models.vision_transformer import Block as Block  # noqa: E402
 
@@ -37,7 +40,7 @@ class EncodedFrames:
         return self.tokens[:, 0]
 
 
-class VisionEncoder(nn.Module):
+class VisionEncoder(Recomputing):
     """Encodes frames one by one from their visible patches (paper 3.1.1, 3.2).
 
     The parameters are those of the timm model under `vit`, so its checkpoints load by name. With every patch
@@ -63,9 +66,9 @@ class VisionEncoder(nn.Module):
             num_tokens = position_ids.shape[1]
             keep = num_kept(num_tokens, keep_rate) if number in self.sparsify_layers else num_tokens
             if keep == num_tokens:
-                x = block(x)
+                x = self.through(block, x)
             else:
-                x, position_ids = sparsifying_block(block, x, position_ids, keep)
+                x, position_ids = self.through(sparsifying_block, block, x, position_ids, keep)
         return EncodedFrames(self.vit.norm(x), position_ids)
 
     def _embed(
@@ -113,8 +116,9 @@ def attend(
     q, k, v = rearrange(attn.qkv(x), "b n (three h d) -> three b h n d", three=3, h=attn.num_heads)
     q, k = attn.q_norm(q), attn.k_norm(k)
     mixed = F.scaled_dot_product_attention(q, k, v)
-    scores = torch.einsum("bhd,bhnd->bhn", q[:, :, 0].float(), k.float()) * attn.scale
-    cls_attention = scores.softmax(dim=-1).mean(dim=1)[:, 1:]
+    with full_precision(q):
+        scores = torch.einsum("bhd,bhnd->bhn", q[:, :, 0].float(), k.float()) * attn.scale
+        cls_attention = scores.softmax(dim=-1).mean(dim=1)[:, 1:]
     return attn.proj(rearrange(mixed, "b h n d -> b n (h d)")), cls_attention
 
 
@@ -157,3 +161,13 @@ def _unsupported(vit: nn.Module) -> str | None:
         if type(block) is not Block or type(block.attn) is not Attention or block.attn.gate is not None:
             return f"has blocks of another kind ({type(block).__name__}, {type(block.attn).__name__})"
     return None
+
+
+def resize_positions(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of one of our checkpoints with the encoder's position table in the size that `model` has."""
+    name = "vision.vit.pos_embed"
+    wanted = model.state_dict()[name]
+    if tensors[name].shape == wanted.shape:
+        return tensors
+    side = round((wanted.shape[1] - 1) ** 0.5)
+    return tensors | {name: resample_abs_pos_embed(tensors[name], [side, side]).contiguous()}

@@ -15,8 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from smaug_core.config import ModelConfig
+from smaug_core.config import ClipShape
 from smaug_core.errors import CheckpointError
+from smaug_core.model.smaug import SMAUG
+from smaug_core.model.temporal import resize_time
+from smaug_core.model.vision import resize_positions
 
 KEPT = 2
 """Checkpoints kept of a running stage: the newest, and the one before should the newest be damaged."""
@@ -32,42 +35,80 @@ class Progress:
     """Device seconds that these steps took, over all attempts."""
 
 
-def save_model(folder: Path, model: nn.Module, config: ModelConfig, notes: Mapping[str, Any]) -> None:
+NEW_WITH_FRAMES = ("selector.", "temporal.")
+"""Parts that a model has only where it is trained on several frames of a clip."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """How weights were taken over by a model of another shape; both lists are short, and printed."""
+
+    new: list[str]
+    """Parts that keep their new weights, because the stage before did not have them."""
+    left_out: list[str]
+    """Parts of the stage before that this model does not have."""
+
+
+def save_model(folder: Path, model: SMAUG, notes: Mapping[str, Any]) -> None:
     """Write weights with their configuration; the folder appears complete, by rename."""
     with _appearing(folder) as partial:
         save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
-        document = {"model": asdict(config), **notes}
+        document = {"model": asdict(model.config), "clip": asdict(model.shape), **notes}
         (partial / "config.json").write_text(json.dumps(document, indent=1))
 
 
-def load_weights(folder: Path, model: nn.Module, config: ModelConfig) -> None:
+def load_weights(folder: Path, model: SMAUG) -> Fit:
     """Fill `model` with the weights in `folder`, every tensor of them and nothing else.
+
+    Position tables are resized for another image size, temporal embeddings for another number of frames. The frame
+    selector and the temporal encoder may be new, or left out, where the number of frames says so.
 
     Raises:
         CheckpointError: the folder is incomplete or damaged, was made for another configuration, or a tensor
             is missing, left over, or of another shape; the message names it.
     """
-    made_for = read_config(folder)
-    differing = [k for k, v in json.loads(json.dumps(asdict(config))).items() if made_for.get(k) != v]
+    made_for, _ = read_config(folder)
+    now = json.loads(json.dumps(asdict(model.config)))
+    differing = [k for k, v in now.items() if made_for.get(k) != v and k != "image_size"]
     if differing:
         raise CheckpointError(
             f"{folder}: weights were made for other settings: "
-            + ", ".join(f"model.{k} = {made_for.get(k)!r}, now {getattr(config, k)!r}" for k in differing)
+            + ", ".join(f"model.{k} = {made_for.get(k)!r}, now {now[k]!r}" for k in differing)
         )
-    _fill(model, _load(folder / "model.safetensors"), folder)
+    tensors = _load(folder / "model.safetensors")
+    expected = model.state_dict()
+    missing = {part for part in NEW_WITH_FRAMES if _has(expected, part) and not _has(tensors, part)}
+    surplus = {part for part in NEW_WITH_FRAMES if _has(tensors, part) and not _has(expected, part)}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(surplus))}
+    tensors |= {name: tensor for name, tensor in expected.items() if name.startswith(tuple(missing))}
+    _fill(model, _resized(tensors, model), folder)
+    return Fit(new=sorted(p.rstrip(".") for p in missing), left_out=sorted(p.rstrip(".") for p in surplus))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The `model` settings that the weights in `folder` were made for.
+def read_config(folder: Path) -> tuple[dict[str, Any], ClipShape]:
+    """The `model` settings that the weights in `folder` were made for, and the frames they were trained on.
 
     Raises:
         CheckpointError: there is no readable config.json.
     """
     try:
-        document: dict[str, dict[str, Any]] = json.loads((folder / "config.json").read_text())
-        return document["model"]
-    except (OSError, ValueError, KeyError) as error:
+        document: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        return document["model"], ClipShape(**document["clip"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: not a folder of SMAUG weights ({error})") from error
+
+
+def _has(tensors: Mapping[str, Tensor], part: str) -> bool:
+    return any(name.startswith(part) for name in tensors)
+
+
+def _resized(tensors: dict[str, Tensor], model: SMAUG) -> dict[str, Tensor]:
+    """Tables of positions in space and time in the sizes that `model` has."""
+    frames = model.shape.frames
+    return {
+        name: resize_time(tensor, frames).contiguous() if name.endswith("time_embed") else tensor
+        for name, tensor in resize_positions(tensors, model).items()
+    }
 
 
 class Checkpoints:

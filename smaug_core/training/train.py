@@ -1,71 +1,88 @@
-"""The training loop, written out, and the two stages that use it."""
+"""The training loop, written out, and the three stages that use it."""
 
 import math
 import time
-from pathlib import Path
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
-from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, ScheduleConfig
+from smaug_core.config import (
+    ClipShape,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    PretrainVideoConfig,
+    ScheduleConfig,
+    clip_shape,
+    image_size_after,
+)
+from smaug_core.context import RunContext
 from smaug_core.data.corpora import Item
 from smaug_core.data.loader import BatchRecipe, TrainingBatches
 from smaug_core.data.text import load_tokenizer
-from smaug_core.errors import DivergedError
-from smaug_core.model.smaug import SMAUG, build
-from smaug_core.stages import Interrupted, Outcome, Watch
-from smaug_core.training.checkpoint import Checkpoints, Progress, load_weights, save_model
+from smaug_core.distributed import World
+from smaug_core.errors import DivergedError, SmaugError
+from smaug_core.model.initial import build
+from smaug_core.model.smaug import SMAUG
+from smaug_core.stages import Interrupted, Outcome
+from smaug_core.training.checkpoint import Checkpoints, Progress, load_weights, read_config, save_model
 from smaug_core.training.optim import build_optimizer, learning_rate
 
 CHECKPOINT_EVERY_S = 60.0
 """Wall time between checkpoints: the most that a kill can cost. Results do not depend on it."""
 
 
-def pretrain(
-    model_config: ModelConfig,
-    config: PretrainConfig,
-    items: list[Item],
-    *,
-    seed: int,
-    out: Path,
-    device: str,
-    watch: Watch,
+def pretrain(model_config: ModelConfig, config: PretrainConfig, items: list[Item], context: RunContext) -> Outcome:
+    """Single-frame pre-training: contrast, matching, masked words, masked patches (paper 3)."""
+    model = build(model_config, load_tokenizer(model_config.tokenizer).vocab_size, seed=context.drawing_seed)
+    recipe = _recipe(model, config, mask_ratio=config.mask_ratio, mlm_ratio=config.mlm_ratio)
+    return train(model, items, recipe, config, context, notes={})
+
+
+def pretrain_video(
+    model_config: ModelConfig, config: PretrainVideoConfig, items: list[Item], context: RunContext
 ) -> Outcome:
-    """Single-frame pre-training from new weights: contrast, matching, masked words, masked patches (paper 3)."""
-    tokenizer = load_tokenizer(model_config.tokenizer)
-    model = build(model_config, tokenizer.vocab_size, seed=seed)
-    recipe = _recipe(model_config, config, frames=1, mask_ratio=config.mask_ratio, mlm_ratio=config.mlm_ratio)
-    batches = TrainingBatches(items, tokenizer, recipe, seed=seed)
-    return train(model, batches, config, seed=seed, out=out, device=device, watch=watch)
+    """Multi-frame pre-training on clips, from a single-frame model (paper 3.5).
+
+    Raises:
+        SmaugError: there are pictures among `items`, or no number of frames is given.
+    """
+    if config.frames is None:
+        raise SmaugError("pretrain_video.frames: is not given; right would be 4 or 8, as in the paper")
+    pictures = [item.media for item in items if item.is_image]
+    if pictures:
+        raise SmaugError(
+            f"pretrain_video.corpus: holds {len(pictures)} pictures, the first is {pictures[0]};"
+            " multi-frame pre-training is on clips alone"
+        )
+    model, notes = _continued(model_config, clip_shape(config.frames, config.selected), context)
+    recipe = _recipe(model, config, mask_ratio=config.mask_ratio, mlm_ratio=config.mlm_ratio)
+    return train(model, items, recipe, config, context, notes=notes)
 
 
-def finetune(
-    model_config: ModelConfig,
-    config: FinetuneConfig,
-    items: list[Item],
-    *,
-    weights: Path,
-    seed: int,
-    out: Path,
-    device: str,
-    watch: Watch,
-) -> Outcome:
-    """Fine-tuning for retrieval from the weights in `weights`: contrast and matching, nothing hidden (paper 4.1)."""
-    tokenizer = load_tokenizer(model_config.tokenizer)
-    model = SMAUG(model_config, tokenizer.vocab_size)
-    load_weights(weights, model, model_config)
-    recipe = _recipe(model_config, config, frames=config.frames, mask_ratio=0.0, mlm_ratio=0.0)
-    batches = TrainingBatches(items, tokenizer, recipe, seed=seed)
-    return train(model, batches, config, seed=seed, out=out, device=device, watch=watch)
+def finetune(model_config: ModelConfig, config: FinetuneConfig, items: list[Item], context: RunContext) -> Outcome:
+    """Fine-tuning for retrieval: contrast and matching, nothing hidden (paper 4.1)."""
+    _, before = read_config(context.starting_weights)
+    shape = clip_shape(config.frames, config.selected, before)
+    model, notes = _continued(image_size_after(model_config, config.image_size_ratio), shape, context)
+    recipe = _recipe(model, config, mask_ratio=0.0, mlm_ratio=0.0)
+    return train(model, items, recipe, config, context, notes=notes)
 
 
-def _recipe(
-    model: ModelConfig, schedule: ScheduleConfig, *, frames: int, mask_ratio: float, mlm_ratio: float
-) -> BatchRecipe:
+def _continued(config: ModelConfig, shape: ClipShape, context: RunContext) -> tuple[SMAUG, dict[str, list[str]]]:
+    """A model with the weights of the stage before, and what of it is new or was left out."""
+    vocab_size = load_tokenizer(config.tokenizer).vocab_size
+    model = build(config, vocab_size, seed=context.drawing_seed, shape=shape)
+    fit = load_weights(context.starting_weights, model)
+    return model, {"new_parts": fit.new, "parts_left_out": fit.left_out}
+
+
+def _recipe(model: SMAUG, schedule: ScheduleConfig, *, mask_ratio: float, mlm_ratio: float) -> BatchRecipe:
     return BatchRecipe(
         batch_size=schedule.batch_size,
-        frames=frames,
-        image_size=model.image_size,
-        num_patches=model.num_patches,
+        frames=model.shape.frames,
+        image_size=model.config.image_size,
+        num_patches=model.config.num_patches,
         text_length=schedule.text_length,
         mask_ratio=mask_ratio,
         mlm_ratio=mlm_ratio,
@@ -75,25 +92,31 @@ def _recipe(
 
 def train(
     model: SMAUG,
-    batches: TrainingBatches,
+    items: list[Item],
+    recipe: BatchRecipe,
     schedule: ScheduleConfig,
+    context: RunContext,
     *,
-    seed: int,
-    out: Path,
-    device: str,
-    watch: Watch,
+    notes: dict[str, list[str]],
 ) -> Outcome:
-    """Train to the end of the schedule, from the newest checkpoint under `out` if there is one.
+    """Train to the end of the schedule, from the newest checkpoint under the stage's folder if there is one.
 
-    On one device the weights come out the same, bit for bit on CPU, however often it was interrupted.
+    On one device the weights come out the same, bit for bit on CPU, however often it was interrupted. With several
+    processes each computes its share of every batch, and the weights stay equal in all of them.
 
     Raises:
         Interrupted: the watch asked to stop; the state is saved.
         DivergedError: a loss is not a finite number.
+        SmaugError: the batch does not divide into the processes.
     """
+    world, watch, seed, device = context.world, context.watch, context.drawing_seed, context.device
+    _check_shares(schedule, world)
+    batches = TrainingBatches(items, load_tokenizer(model.config.tokenizer), recipe, seed=seed, world=world)
     model.to(device).train()
+    model.recompute_layers(context.recompute_layers)
+    losses_of = DistributedDataParallel(model, find_unused_parameters=True) if world.size > 1 else model
     optimizer = build_optimizer(model, schedule)
-    checkpoints = Checkpoints(out / "checkpoints")
+    checkpoints = Checkpoints(context.out / "checkpoints")
     start = checkpoints.resume(model, optimizer) or Progress(step=0, useful_s=0.0)
     total = schedule.epochs * batches.steps_per_epoch
     warmup = round(schedule.warmup_epochs * batches.steps_per_epoch)
@@ -103,37 +126,62 @@ def train(
         rate = learning_rate(step, total, warmup, schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(seed * total + step)  # dropout depends on the step, so a resumed run repeats it
+        # Dropout depends on the step, so a resumed run repeats it.
+        torch.manual_seed((seed * total + step) * world.size + world.rank)
         with torch.autocast(device, torch.bfloat16, enabled=schedule.precision == "bf16"):
-            losses = model(batch.to(device), negatives_group=schedule.negatives_group)
-        loss = torch.stack(list(losses.values())).sum()
-        values = {name: value.item() for name, value in losses.items()} | {"loss": loss.item()}
+            losses = losses_of(
+                batch.to(device),
+                negatives_group=schedule.negatives_group,
+                vtc_negatives=schedule.vtc_negatives,
+                world=world,
+            )
+        terms = torch.stack(list(losses.values()))
+        values = dict(zip(losses, (world.total(terms) / world.size).tolist(), strict=True))
+        values["loss"] = sum(values.values())
         if not math.isfinite(values["loss"]):
             raise DivergedError(
                 f"step {step + 1} of {total}: the loss is not finite: {values}; the last checkpoint is"
                 f" {next(iter(checkpoints.found()), 'none')}"
             )
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        terms.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
         watch.report(step + 1, total, values | {"lr": rate})
-        stop = watch.stop_requested()
-        if (stop or time.monotonic() - saved_at > CHECKPOINT_EVERY_S) and step + 1 < total:
-            useful_s = start.useful_s + watch.spent() - spent_before
-            checkpoints.save(model, optimizer, Progress(step=step + 1, useful_s=useful_s))
+        due = world.is_first and time.monotonic() - saved_at > CHECKPOINT_EVERY_S
+        stop, save = world.any(watch.stop_requested(), due)
+        if (stop or save) and step + 1 < total:
+            useful_s = start.useful_s + sum(world.collect(watch.spent() - spent_before))
+            if world.is_first:
+                checkpoints.save(model, optimizer, Progress(step=step + 1, useful_s=useful_s))
             watch.useful(useful_s)
             saved_at = time.monotonic()
             if stop:
+                world.wait()
                 raise Interrupted(f"stopped after step {step + 1} of {total}")
 
-    save_model(out / "model", model, model.config, {"steps": total, "seed": seed})
-    useful_s = start.useful_s + watch.spent() - spent_before
+    if world.is_first:
+        save_model(context.out / "model", model, {"steps": total, "seed": seed})
+    useful_s = start.useful_s + sum(world.collect(watch.spent() - spent_before))
     watch.useful(useful_s)
     return Outcome(
         metrics={f"train.{name}": value for name, value in values.items()},
         useful_s=useful_s,
         files=["model/model.safetensors", "model/config.json"],
         scratch=["checkpoints"],
-        notes={"steps": total, "unreadable": batches.unreadable},
+        notes={"steps": total, "unreadable": _all_unreadable(batches, world), **notes},
     )
+
+
+def _check_shares(schedule: ScheduleConfig, world: World) -> None:
+    """Every process must hold whole groups of negatives, or the loss would depend on their number."""
+    groups = schedule.batch_size // schedule.negatives_group
+    if groups % world.size:
+        raise SmaugError(
+            f"batch_size: {schedule.batch_size} is {groups} groups of negatives_group = {schedule.negatives_group},"
+            f" which {world.size} processes cannot share; right would be a number of processes that divides {groups}"
+        )
+
+
+def _all_unreadable(batches: TrainingBatches, world: World) -> dict[str, str]:
+    return {clip: fault for found in world.collect(batches.unreadable) for clip, fault in found.items()}

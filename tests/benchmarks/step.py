@@ -20,8 +20,8 @@ from smaug_core.cost import StepShape, step_cost, total_macs
 from smaug_core.counting import num_visible
 from smaug_core.data.batch import Batch
 from smaug_core.data.text import load_tokenizer
+from smaug_core.model.initial import build
 from smaug_core.model.masking import split_patches
-from smaug_core.model.smaug import build
 
 MASK_RATIOS = (0.1, 0.25, 0.5, 0.65)
 DEFAULT = 0.5

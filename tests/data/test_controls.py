@@ -15,6 +15,7 @@ from smaug_core.data.video import read_frames
 from smaug_core.evaluation.metrics import ranks, recall
 from smaug_core.evaluation.retrieval import evaluate
 from smaug_core.training.train import pretrain
+from tests.small import run_context
 
 pytestmark = pytest.mark.slow
 
@@ -121,15 +122,12 @@ def test_a_model_that_learned_from_shuffled_captions_stays_at_chance(root, tmp_p
     random.Random(0).shuffle(captions)
     shuffled = [replace(item, caption=caption) for item, caption in zip(items, captions, strict=True)]
     schedule = replace(config.pretrain, epochs=max(1, config.pretrain.epochs // 4))
-    pretrain(config.model, schedule, shuffled, seed=0, out=tmp_path, device="cpu", watch=Quiet())
+    pretrain(config.model, schedule, shuffled, run_context(tmp_path, Quiet()))
     outcome = evaluate(
         config.model,
         replace(next(iter(config.evaluate.values())), frames=4, rerank=32),
         items_of(CLIPS, "test", root),
-        weights=tmp_path / "model",
-        out=tmp_path,
-        device="cpu",
-        watch=Quiet(),
+        run_context(tmp_path, Quiet(), weights=tmp_path / "model"),
     )
     found = {name: outcome.metrics[name] for name in ("contrast.t2v.r1", "match.t2v.r1")}
     print(f"shuffled captions, chance {100 / outcome.notes['n_clips']:.2f} %: {found}")  # noqa: T201

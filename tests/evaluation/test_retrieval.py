@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 
 from smaug_core.config import EvaluateConfig
 from smaug_core.data.text import load_tokenizer
@@ -18,9 +19,9 @@ from smaug_core.evaluation.retrieval import (
     rank_both_ways,
     score,
 )
-from smaug_core.model.smaug import build
+from smaug_core.model.initial import build
 from smaug_core.training.checkpoint import save_model
-from tests.small import CONFIG, make_items
+from tests.small import CONFIG, make_items, run_context
 from tests.training.test_train import Recorder
 
 RANKINGS = ("match", "match+contrast", "contrast")
@@ -64,14 +65,14 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     items = make_items(folder, clips=10, stills=0)
     model = build(CONFIG, load_tokenizer("moving_shapes").vocab_size, seed=0)
-    save_model(folder / "model", model, CONFIG, {})
+    save_model(folder / "model", model, {})
     return folder / "model", items
 
 
 def run(trained, out, **changes):
     weights, items = trained
     settings = {"dataset": "made", "text_length": 32, "rerank": 4, "frames": 4, **changes}
-    return evaluate(CONFIG, EvaluateConfig(**settings), items, weights=weights, out=out, device="cpu", watch=Recorder())
+    return evaluate(CONFIG, EvaluateConfig(**settings), items, run_context(out, Recorder(), weights=weights))
 
 
 def test_all_three_rankings_are_recorded_and_the_configured_one_is_reported(trained, tmp_path):
@@ -107,14 +108,15 @@ def test_scores_of_the_model_are_matched_once_and_agree_with_a_pair_by_pair_pass
     config = EvaluateConfig(dataset="made", text_length=32, rerank=10, frames=3)
     with torch.inference_mode():
         media = [item.media for item in items]
-        encoded = encode(model, tokenizer, items, media, config, "cpu", Recorder())
-        scores = score(model, encoded, 10, Recorder(), done=0)
+        context = run_context(tmp_path, Recorder())
+        encoded = encode(model, tokenizer, items, media, config, context)
+        scores = score(model, encoded, config, context)
         for clip in range(0, 10, 3):
             for caption in range(0, 10, 4):
                 one = model.match_logits(
                     encoded.states[caption : caption + 1],
                     encoded.mask[caption : caption + 1],
-                    encoded.keys[clip : clip + 1],
+                    rearrange(encoded.clips[clip].tokens, "b k n d -> b (k n) d"),
                 )
                 assert scores.match[clip, caption] == pytest.approx(one[0, 1].item(), abs=1e-5)
 
@@ -122,7 +124,7 @@ def test_scores_of_the_model_are_matched_once_and_agree_with_a_pair_by_pair_pass
 def test_a_damaged_clip_stops_the_evaluation_and_is_named(tmp_path):
     items = make_items(tmp_path, clips=4, stills=0)
     model = build(CONFIG, load_tokenizer("moving_shapes").vocab_size, seed=0)
-    save_model(tmp_path / "model", model, CONFIG, {})
+    save_model(tmp_path / "model", model, {})
     damaged = items[2].media
     damaged.write_bytes(damaged.read_bytes()[:600])
     with pytest.raises(ClipError, match="000002.mp4"):

@@ -11,7 +11,7 @@ SWEEP = "sweeps/masking_ratio.yaml"
 SCALE = """\
 scale: smoke
 title: Two layers, 56 clips; seconds on one CPU core.
-corpora: {5M: [moving_shapes/sentence]}
+corpora: {5M: [moving_shapes/sentence], video: ['moving_shapes/sentence']}
 tasks:
   msrvtt: {dataset: moving_shapes/sentence}
 data: {seed: 0, size: 32, frames: 16, train_clips: 32, train_stills: 1, val_clips: 1, test_clips: 24}
@@ -31,6 +31,7 @@ model:
   decoder_width: 16
   decoder_heads: 2
   dropout: 0.0
+  selector_hidden: 16
   sparsify_layers: [1, 2]
 pretrain:
   corpus: 5M
@@ -39,6 +40,17 @@ pretrain:
   lr: 1.0e-3
   min_lr: 1.0e-5
   warmup_epochs: 0.5
+  beta2: 0.98
+  precision: fp32
+  text_length: 32
+  negatives_group: 16
+pretrain_video:
+  corpus: video
+  epochs: 1
+  batch_size: 16
+  lr: 1.0e-3
+  min_lr: 1.0e-5
+  warmup_epochs: 0.25
   beta2: 0.98
   precision: fp32
   text_length: 32
@@ -56,6 +68,7 @@ finetune:
 evaluate: {text_length: 32, rerank: 4, frames: 2}
 resources:
   pretrain: {cpus: 1, gpus: 0}
+  pretrain_video: {cpus: 1, gpus: 0}
   finetune: {cpus: 1, gpus: 0}
   evaluate: {cpus: 1, gpus: 0}
 """

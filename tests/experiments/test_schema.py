@@ -103,6 +103,7 @@ def test_the_shipped_sweep_is_what_the_paper_compares(tiny):
         variants={f"{percent}%": {"pretrain.mask_ratio": percent / 100} for percent in (10, 25, 50, 65)},
         baseline="50%",
         tasks=("msrvtt",),
+        zero_shot=False,
         seeds_pretrain=(0,),
         seeds_finetune=(0,),
         require=("pretrain.mask_ratio <= 0.65",),

@@ -11,13 +11,17 @@ from smaug_core.model.masking import patchify
 from smaug_core.model.objectives import (
     contrastive_loss,
     frame_similarity,
-    frames_to_keys,
     hard_negatives,
     matching_loss,
     pixel_loss,
     pixel_targets,
     word_loss,
 )
+
+
+def contrast(logits, media):
+    """The loss where every clip and caption is here, and all are rivals."""
+    return contrastive_loss(logits, logits.T, media[:, None] == media[None, :], torch.ones(len(media), len(media)) > 0)
 
 
 def test_similarity_is_the_mean_of_cosines_not_the_cosine_of_the_mean():
@@ -30,7 +34,7 @@ def test_contrastive_loss_equals_the_papers_formula():
     s = logits.double()
     to_text = -sum(math.log(s[i, i].exp() / s[i].exp().sum()) for i in range(5)) / 5
     to_video = -sum(math.log(s[i, i].exp() / s[:, i].exp().sum()) for i in range(5)) / 5
-    got = contrastive_loss(logits, torch.arange(5))
+    got = contrast(logits, torch.arange(5))
     assert got.item() == pytest.approx((to_text + to_video) / 2, abs=1e-5)
 
 
@@ -42,7 +46,15 @@ def test_captions_of_one_clip_share_its_positives():
     rows = [(s[0, 0] + s[0, 1]) / 2, (s[1, 0] + s[1, 1]) / 2, s[2, 2]]
     columns = [(t[0, 0] + t[0, 1]) / 2, (t[1, 0] + t[1, 1]) / 2, t[2, 2]]
     expected = -(sum(rows) / 3 + sum(columns) / 3) / 2
-    assert contrastive_loss(logits, media).item() == pytest.approx(expected.item(), abs=1e-5)
+    assert contrast(logits, media).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_contrast_within_groups_is_the_mean_of_each_groups_own_contrast():
+    logits, media = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 3, 0])
+    rivals = torch.arange(6)[:, None] // 3 == torch.arange(6)[None, :] // 3
+    got = contrastive_loss(logits, logits.T, media[:, None] == media[None, :], rivals)
+    apart = [contrast(logits[part, part], media[part]) for part in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close(got, sum(apart) / 2)
 
 
 @given(st.integers(0, 2**31), st.sampled_from([2, 3, 6, 12]), st.sampled_from([1.0, 20.0, 1000.0]))
@@ -87,18 +99,18 @@ def test_matching_loss_leaves_out_pairs_without_a_negative():
     counts = torch.tensor([True, True, False, True])
     p = logits.double().log_softmax(dim=1)
     expected = -(p[0, 1] + p[1, 0] + p[3, 0]) / 3
-    assert matching_loss(logits, is_match, counts).item() == pytest.approx(expected.item(), abs=1e-5)
+    assert matching_loss(logits, is_match, counts, torch.tensor(3.0)).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_word_loss_is_a_mean_over_the_hidden_words():
     logits, targets = torch.randn(3, 9), torch.tensor([1, 8, 4])
     p = logits.double().log_softmax(dim=1)
     expected = -(p[0, 1] + p[1, 8] + p[2, 4]) / 3
-    assert word_loss(logits, targets).item() == pytest.approx(expected.item(), abs=1e-5)
+    assert word_loss(logits, targets, torch.tensor(3.0)).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_word_loss_of_no_words_is_zero():
-    assert word_loss(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long)).item() == 0
+    assert word_loss(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), torch.tensor(0.0)).item() == 0
 
 
 def test_pixel_loss_equals_a_restatement():
@@ -115,8 +127,3 @@ def test_normalised_targets_have_mean_zero_and_deviation_one():
     target = pixel_targets(torch.rand(2, 3, 8, 8), torch.tensor([[3], [0]]), 4, normalize=True)
     torch.testing.assert_close(target.mean(-1), torch.zeros(2, 1), atol=1e-6, rtol=0)
     torch.testing.assert_close(target.std(-1), torch.ones(2, 1), atol=1e-4, rtol=0)
-
-
-def test_frames_of_a_clip_are_joined_in_order():
-    tokens = torch.arange(4.0).reshape(4, 1, 1)  # two clips of two frames
-    assert frames_to_keys(tokens, 2).flatten(1).tolist() == [[0, 1], [2, 3]]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from smaug_core.errors import CheckpointError
-from smaug_core.model.smaug import build
+from smaug_core.model.initial import build
 from smaug_core.training.checkpoint import (
     Checkpoints,
     Progress,
@@ -96,7 +96,7 @@ sys.path.insert(0, {str(os.getcwd())!r})
 from pathlib import Path
 import torch
 from tests.small import CONFIG, VOCABULARY
-from smaug_core.model.smaug import build
+from smaug_core.model.initial import build
 from smaug_core.training.checkpoint import Checkpoints, Progress
 model = build(CONFIG, VOCABULARY, seed=0)
 optimizer = torch.optim.AdamW(model.parameters())
@@ -116,11 +116,11 @@ print(sorted(p.name for p in (Path({str(tmp_path)!r}) / "c").iterdir()))
 
 def test_weights_are_loaded_whole_or_refused_by_name(tmp_path, trained, config):
     model, _ = trained
-    save_model(tmp_path / "model", model, config, {"steps": 1})
+    save_model(tmp_path / "model", model, {"steps": 1})
     again, _ = fresh(config)
-    load_weights(tmp_path / "model", again, config)
+    load_weights(tmp_path / "model", again)
     assert same_weights(model, again)
-    assert read_config(tmp_path / "model")["width"] == config.width
+    assert read_config(tmp_path / "model")[0]["width"] == config.width
 
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
@@ -128,16 +128,16 @@ def test_weights_are_loaded_whole_or_refused_by_name(tmp_path, trained, config):
     tensors["match_head.weight"] = torch.zeros(3, 24)
     save_file(tensors, path)
     with pytest.raises(CheckpointError) as raised:
-        load_weights(tmp_path / "model", again, config)
+        load_weights(tmp_path / "model", again)
     for part in ("match_head.bias is missing", "stranger is not part", "match_head.weight has shape [3, 24]"):
         assert part in str(raised.value)
 
 
 def test_weights_made_for_other_settings_are_refused(tmp_path, trained, config):
-    save_model(tmp_path / "model", trained[0], config, {})
+    save_model(tmp_path / "model", trained[0], {})
     other = replace(config, keep_rate=0.6)
     with pytest.raises(CheckpointError, match="model.keep_rate = 0.8, now 0.6"):
-        load_weights(tmp_path / "model", build(other, VOCABULARY, seed=0), other)
+        load_weights(tmp_path / "model", build(other, VOCABULARY, seed=0))
 
 
 def test_a_folder_without_a_configuration_is_refused(tmp_path):

@@ -15,7 +15,7 @@ from smaug_core.errors import CheckpointError, DivergedError
 from smaug_core.stages import Interrupted
 from smaug_core.training import train as training
 from smaug_core.training.train import finetune, pretrain
-from tests.small import CONFIG, FINETUNE, PRETRAIN, make_items
+from tests.small import CONFIG, FINETUNE, PRETRAIN, make_items, run_context
 
 
 @dataclass
@@ -53,7 +53,7 @@ def one_thread():
 
 
 def run(items, out, watch, config=PRETRAIN, model=CONFIG, seed=0):
-    return pretrain(model, config, items, seed=seed, out=out, device="cpu", watch=watch)
+    return pretrain(model, config, items, run_context(out, watch, seed=seed))
 
 
 def weights(out):
@@ -108,8 +108,8 @@ def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(tmp_path, ite
 def test_finetuning_starts_from_the_weights_it_is_given(tmp_path, items):
     run(items, tmp_path / "pre", Recorder())
     still = replace(FINETUNE, lr=0.0, min_lr=0.0)
-    fine = {"seed": 0, "device": "cpu", "watch": Recorder()}
-    finetune(CONFIG, still, items, weights=tmp_path / "pre" / "model", out=tmp_path / "fine", **fine)
+    weights_of_pre = tmp_path / "pre" / "model"
+    finetune(CONFIG, still, items, run_context(tmp_path / "fine", Recorder(), weights=weights_of_pre))
     assert identical(weights(tmp_path / "pre"), weights(tmp_path / "fine"))
 
 
@@ -117,10 +117,7 @@ def test_finetuning_from_weights_of_another_model_is_refused(tmp_path, items):
     run(items, tmp_path / "pre", Recorder())
     other = replace(CONFIG, decoder_depth=1)
     with pytest.raises(CheckpointError, match="model.decoder_depth = 3, now 1"):
-        finetune(
-            other, FINETUNE, items, weights=tmp_path / "pre" / "model", seed=0, out=tmp_path / "fine",
-            device="cpu", watch=Recorder(),
-        )  # fmt: skip
+        finetune(other, FINETUNE, items, run_context(tmp_path / "fine", Recorder(), weights=tmp_path / "pre" / "model"))
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_step_and_the_terms(tmp_path, items):

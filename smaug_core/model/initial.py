@@ -1,0 +1,60 @@
+"""New weights: what a model starts from where nothing was trained before."""
+
+import math
+
+import torch
+from torch import nn
+
+from smaug_core.config import ClipShape, ModelConfig
+from smaug_core.model.decoder import sincos_positions
+from smaug_core.model.smaug import SMAUG
+
+
+def build(config: ModelConfig, vocab_size: int, *, seed: int, shape: ClipShape | None = None) -> SMAUG:
+    """A model with new weights: normal with std 0.02 x sqrt(768 / width), biases 0, norms 1.
+
+    0.02 belongs to width 768. At width 64 it leaves cross-attention so flat that the matching head does not
+    learn; the root keeps the size of a layer's output. Exceptions that let a short training begin with what tells
+    clips and captions apart, most of them measured in docs/tiny.md:
+
+    - The vision encoder's positions start as MAE's sines and cosines: drawn ones are faint beside the patches.
+    - The text encoder's layers start at 0.02 and its tables of positions and segments at 0, so that at first a
+      caption is the sum of its words; else all captions are alike but for the few words that are learned first.
+    - The matching head starts at 0: its two logits then stay each other's negatives (both get the same gradient with
+      opposite signs), so that the logit of "matches", which ranks, orders pairs as the probability does.
+    """
+    model = SMAUG(config, vocab_size, shape)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module_name, module in model.named_modules():
+            std = _initial_std(module_name, config)
+            for name, parameter in module.named_parameters(recurse=False):
+                _initialise(module, name, parameter, std, generator)
+        positions = model.vision.vit.pos_embed
+        positions[0, 1:] = sincos_positions(config.image_size // config.patch_size, config.width)
+        model.match_head.weight.zero_()
+        model.text.embeddings.position_embeddings.weight.zero_()
+        model.text.embeddings.token_type_embeddings.weight.zero_()
+    return model
+
+
+def _initial_std(module_name: str, config: ModelConfig) -> float:
+    """Deviation of new weights in a part of the model."""
+    if module_name.startswith("text.layers."):
+        return 0.02
+    part = module_name.split(".")[0]
+    width = config.text_width
+    if part in ("vision", "vision_projection", "temporal", "selector"):
+        width = config.width
+    elif part == "decoder":
+        width = config.decoder_width
+    return 0.02 * math.sqrt(768 / width)
+
+
+def _initialise(module: nn.Module, name: str, parameter: nn.Parameter, std: float, generator: torch.Generator) -> None:
+    if isinstance(module, nn.LayerNorm):
+        parameter.fill_(1.0 if name == "weight" else 0.0)
+    elif name in ("bias", "time_embed"):
+        parameter.zero_()
+    elif name != "temperature":
+        parameter.normal_(0, std, generator=generator)

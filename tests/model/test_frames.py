@@ -1,0 +1,127 @@
+"""The model on several frames: which parts there are, what selects, and where gradients stop."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from smaug_core.config import ClipShape
+from smaug_core.model.initial import build
+from tests.small import VOCABULARY, make_batch
+
+
+def model_of(config, frames, selected, **changes):
+    return build(replace(config, **changes), VOCABULARY, seed=0, shape=ClipShape(frames=frames, selected=selected))
+
+
+def losses_of(model, batch):
+    return model(batch, negatives_group=6)
+
+
+@pytest.mark.parametrize(("frames", "selected"), [(4, 1), (4, 2), (4, 4), (8, 4)])
+@pytest.mark.parametrize("selection_per", ["pair", "clip"])
+def test_every_parameter_is_trained(config, frames, selected, selection_per):
+    model = model_of(config, frames, selected, selection_per=selection_per)
+    assert (model.selector is not None) == (selected < frames)
+    sum(losses_of(model, make_batch(frames=frames)).values()).backward()
+    idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert [n for n in idle if not n.endswith("key.bias")] == []
+
+
+def test_one_frame_has_neither_selector_nor_temporal_encoder(config):
+    model = model_of(config, 1, 1)
+    assert model.selector is None and model.temporal is None
+
+
+@torch.no_grad()
+def test_a_single_frame_through_a_video_model_skips_both(config):
+    video, still = model_of(config, 4, 2), model_of(config, 1, 1)
+    still.load_state_dict({n: t for n, t in video.state_dict().items() if not n.startswith(("selector", "temporal"))})
+    batch = make_batch(frames=1)
+    for name, value in losses_of(still, batch).items():
+        torch.testing.assert_close(losses_of(video, batch)[name], value)
+
+
+@torch.no_grad()
+def test_the_contrast_sees_all_frames_before_any_is_selected(config):
+    video, still = model_of(config, 4, 1), model_of(config, 1, 1)
+    still.load_state_dict({n: t for n, t in video.state_dict().items() if not n.startswith(("selector", "temporal"))})
+    batch = make_batch(frames=4)
+    vectors = [
+        still.embed_frames(still.encode_clips(batch.images[:, k : k + 1], visible=batch.visible)) for k in range(4)
+    ]
+    whole = video.embed_frames(video.encode_clips(batch.images, visible=batch.visible))
+    torch.testing.assert_close(whole, torch.cat(vectors, dim=1))
+
+
+def test_reconstruction_teaches_the_selector_nothing(config):
+    model = model_of(config, 4, 2)
+    losses_of(model, make_batch(frames=4))["mvm"].backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.selector.parameters())
+    assert all(p.grad is None for p in model.temporal.parameters())
+
+
+@pytest.mark.parametrize("loss", ["vtm", "mlm"])
+def test_the_text_teaches_the_selector(config, loss):
+    model = model_of(config, 4, 2)
+    losses_of(model, make_batch(frames=4))[loss].backward()
+    assert model.selector.score.weight.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_only_selected_frames_are_reconstructed(config):
+    """Pixels of frames that were not selected do not change the loss, those of one that was do."""
+    model = model_of(config, 4, 2).eval()
+    batch = make_batch(frames=4)
+    clips = model.encode_clips(batch.images, visible=batch.visible)
+    captions = model.summarise(model.text(batch.words, batch.word_mask), batch.word_mask)
+    selection = model.select(clips.summaries, captions, batch.selection_draws[:, 0])
+    before = model._reconstruct(batch, clips, selection)
+    selected = set(selection.places[0].tolist())
+    for frame in range(4):
+        images = batch.images.clone()
+        images[0, frame] += 1.0
+        after = model._reconstruct(replace(batch, images=images), clips, selection)
+        assert torch.equal(before, after) == (frame not in selected)
+
+
+@torch.no_grad()
+def test_a_wrong_pair_selects_by_its_own_caption(config):
+    """Changing a caption's words changes what is selected in every pair that the caption is part of, and no other."""
+    model = model_of(config, 8, 1).eval()
+    batch = make_batch(num=3, frames=8)
+    clips = model.encode_clips(batch.images)
+    captions = model.summarise(model.text(batch.words, batch.word_mask), batch.word_mask)
+    own = model.select(clips.summaries, captions).places
+    pairs = torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0])
+    mixed = model.select(clips.summaries[pairs[0]], captions[pairs[1]]).places
+    one_by_one = [
+        model.select(clips.summaries[c : c + 1], captions[t : t + 1]).places for c, t in zip(*pairs, strict=True)
+    ]
+    assert torch.equal(mixed, torch.cat(one_by_one))
+    assert own.shape == mixed.shape
+
+
+@torch.no_grad()
+def test_recomputed_layers_give_the_same_numbers(config):
+    batch = make_batch(frames=4)
+    gradients = []
+    for wanted in (False, True):
+        model = model_of(config, 4, 2, dropout=0.1)
+        model.recompute_layers(wanted)
+        torch.manual_seed(0)
+        with torch.enable_grad():
+            sum(losses_of(model, batch).values()).backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_under_bf16_similarities_and_the_pixel_loss_stay_in_fp32(config):
+    model = model_of(config, 4, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = losses_of(model, make_batch(frames=4))
+    exact = losses_of(model, make_batch(frames=4))
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, exact[name], atol=0.1, rtol=0.05)
