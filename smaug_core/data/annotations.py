@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -66,7 +66,7 @@ def annotation_digest(path: Path) -> str | None:
         raise SmaugError(f"{path}: cannot be read ({error.strerror}); it should be an annotation file") from error
 
 
-def join_sentences(caption: str | list[str]) -> str:
+def join_sentences(caption: str | Sequence[str]) -> str:
     """A paragraph as one text.
 
     Source: Singularity (dataset/caption_dataset.py:144-149), in training and in tests alike.

@@ -217,8 +217,8 @@ def test_another_folder_with_the_same_vocabulary_is_the_same_vocabulary(masking,
 def test_a_vocabulary_or_source_that_is_not_there_is_told(masking, tiny):
     with pytest.raises(SmaugError, match="tokenizer: /nowhere/vocab.txt cannot be read"):
         expand(masking, tiny, overrides={"model.tokenizer": "/nowhere"})
-    elsewhere = dataclasses.replace(tiny, corpora={"5M": ("cc3m",)})
-    with pytest.raises(SmaugError, match="source: 'cc3m' is unknown"):
+    elsewhere = dataclasses.replace(tiny, corpora={"5M": ("howto",)})
+    with pytest.raises(SmaugError, match="source: 'howto' is unknown"):
         expand(masking, elsewhere)
 
 
