@@ -148,7 +148,7 @@ def cut_stages(
     Raises:
         SmaugError: a source or a vocabulary is unknown.
     """
-    vocabulary = {"tokenizer": tokenizer_digest(config.model.tokenizer)}
+    vocabulary: dict[str, str | None] = {"tokenizer": tokenizer_digest(config.model.tokenizer)}
 
     def stage(kind: str, own: Any, sources: Iterable[tuple[str, str]], **rest: Any) -> Stage:
         return Stage(

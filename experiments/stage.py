@@ -25,8 +25,8 @@ class Stage:
     """The slot it is for, e.g. `msrvtt`; none for pre-training."""
     settings: dict[str, Any]
     """The sub-trees it reads, fully resolved, as JSON holds them: `model`, `data`, and its own under its kind."""
-    inputs: dict[str, str]
-    """Digest of everything else that enters, by name: never a path."""
+    inputs: dict[str, str | None]
+    """Digest of everything else that enters, by name: never a path. None for real media that were not seen."""
     parents: tuple["Stage", ...]
     """The stages whose results it starts from."""
     seed: int | None
