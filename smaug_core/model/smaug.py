@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from smaug_core.config import ModelConfig
 from smaug_core.data.batch import Batch
 from smaug_core.model.decoder import PixelDecoder, sincos_positions
+from smaug_core.model.encoder import create_encoder
 from smaug_core.model.objectives import (
     IGNORED,
     contrastive_loss,
@@ -23,7 +24,7 @@ from smaug_core.model.objectives import (
     word_loss,
 )
 from smaug_core.model.text import FusionEncoder, TextEncoder, WordHead
-from smaug_core.model.vision import EncodedFrames, VisionEncoder
+from smaug_core.model.vision import EncodedFrames
 
 
 class SMAUG(nn.Module):
@@ -32,7 +33,7 @@ class SMAUG(nn.Module):
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        self.vision = VisionEncoder(config)
+        self.vision = create_encoder(config)
         self.decoder = PixelDecoder(config) if config.decoder_depth else None
         self.text = TextEncoder(config, vocab_size)
         self.fusion = FusionEncoder(config, vocab_size)
@@ -78,7 +79,7 @@ class SMAUG(nn.Module):
 
     def embed_frames(self, frames: EncodedFrames, num_frames: int) -> Float[Tensor, "clips frames dim"]:
         """Each frame as a vector of length 1 in the space shared with captions."""
-        vectors = F.normalize(self.vision_projection(frames.cls).float(), dim=-1)
+        vectors = F.normalize(self.vision_projection(frames.summary).float(), dim=-1)
         return rearrange(vectors, "(b k) d -> b k d", k=num_frames)
 
     def embed_caption(
@@ -180,7 +181,8 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int) -> SMAUG:
             for name, parameter in module.named_parameters(recurse=False):
                 _initialise(module, name, parameter, std, generator)
         positions = model.vision.vit.pos_embed
-        positions[0, 1:] = sincos_positions(config.image_size // config.patch_size, config.width)
+        if positions is not None:  # BEiT's are relative
+            positions[0, 1:] = sincos_positions(config.image_size // config.patch_size, config.width)
         model.match_head.weight.zero_()
         model.text.embeddings.position_embeddings.weight.zero_()
         model.text.embeddings.token_type_embeddings.weight.zero_()
@@ -203,7 +205,7 @@ def _initial_std(module_name: str, config: ModelConfig) -> float:
 def _initialise(module: nn.Module, name: str, parameter: nn.Parameter, std: float, generator: torch.Generator) -> None:
     if isinstance(module, nn.LayerNorm):
         parameter.fill_(1.0 if name == "weight" else 0.0)
-    elif name == "bias":
+    elif name in ("bias", "q_bias", "v_bias", "relative_position_bias_table"):
         parameter.zero_()
-    elif name != "temperature":
+    elif name not in ("temperature", "gamma_1", "gamma_2"):
         parameter.normal_(0, std, generator=generator)

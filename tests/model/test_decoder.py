@@ -11,6 +11,10 @@ from smaug_core.model.vision import EncodedFrames
 from tests.small import VOCABULARY
 
 
+def encoded(tokens, ids) -> EncodedFrames:
+    return EncodedFrames(tokens, ids, tokens[:, 0])
+
+
 @pytest.fixture
 def decoder(config) -> PixelDecoder:
     decoder = build(config, VOCABULARY, seed=2).decoder
@@ -23,23 +27,21 @@ def test_the_order_of_the_survivors_does_not_matter(decoder):
     tokens, ids = torch.randn(1, 6, 32), torch.tensor([[4, 30, FUSED, 11, 2]])
     hidden = torch.tensor([[0, 1, 3]])
     shuffle = torch.tensor([3, 0, 4, 2, 1])
-    shuffled = EncodedFrames(torch.cat([tokens[:, :1], tokens[:, 1:][:, shuffle]], dim=1), ids[:, shuffle])
-    torch.testing.assert_close(
-        decoder(EncodedFrames(tokens, ids), hidden), decoder(shuffled, hidden), atol=1e-6, rtol=1e-5
-    )
+    shuffled = encoded(torch.cat([tokens[:, :1], tokens[:, 1:][:, shuffle]], dim=1), ids[:, shuffle])
+    torch.testing.assert_close(decoder(encoded(tokens, ids), hidden), decoder(shuffled, hidden), atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_a_wrong_position_changes_the_prediction(decoder):
     tokens, hidden = torch.randn(1, 4, 32), torch.tensor([[0]])
-    right = decoder(EncodedFrames(tokens, torch.tensor([[4, 30, 11]])), hidden)
-    wrong = decoder(EncodedFrames(tokens, torch.tensor([[30, 4, 11]])), hidden)
+    right = decoder(encoded(tokens, torch.tensor([[4, 30, 11]])), hidden)
+    wrong = decoder(encoded(tokens, torch.tensor([[30, 4, 11]])), hidden)
     assert not torch.allclose(right, wrong, atol=1e-4)
 
 
 @torch.no_grad()
 def test_predictions_come_in_the_order_of_the_hidden_patches(decoder):
-    frames = EncodedFrames(torch.randn(1, 3, 32), torch.tensor([[4, 30]]))
+    frames = encoded(torch.randn(1, 3, 32), torch.tensor([[4, 30]]))
     forwards = decoder(frames, torch.tensor([[0, 7, 9]]))
     backwards = decoder(frames, torch.tensor([[9, 7, 0]]))
     torch.testing.assert_close(forwards, backwards.flip(1), atol=1e-6, rtol=1e-5)
