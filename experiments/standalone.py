@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.attempt import read_json, write_json
+from experiments.chain import cut_stages
 from experiments.driver import prepare_data
-from experiments.expand import cut_stages, option_fault
+from experiments.expand import option_fault
 from experiments.host import DeviceClock
 from experiments.load import SweepError
 from experiments.scale import Scale

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.expand import cut_stages
+from experiments.chain import cut_stages
 from experiments.scale import Scale, load_scale
 from experiments.settings import PER_TASK, SECTIONS
 from experiments.stage import ENTRY, VERSIONS, Stage, digest
