@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from smaug_core.errors import SmaugError
@@ -109,8 +109,9 @@ def _is_inside(path: Any) -> bool:
     """Whether it is a relative path of something below the folder that it is relative to."""
     if not _is_text(path) or "\0" in path:
         return False
-    parts = PurePosixPath(path)
-    return bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts
+    # By hand: a corpus has millions of rows, and pathlib takes microseconds for each.
+    parts = set(path.split("/")) - {"", "."}
+    return bool(parts) and not path.startswith("/") and ".." not in parts
 
 
 def _is_caption(caption: Any) -> bool:

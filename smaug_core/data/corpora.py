@@ -68,11 +68,11 @@ def read_source(name: str, split: str, data: DataConfig | None, root: Path) -> l
     _check(name, split)
     if name in EMBEDDED:
         return _read_embedded(name, split, _section(name, data), root)
-    is_image = PUBLISHED[name].is_image
+    is_image, folder = PUBLISHED[name].is_image, root / name / "media"
     return [
         Item(
             id=f"{name}/{split}/{number:08d}",
-            media=root / name / "media" / row.media,
+            media=folder / row.media,
             caption=row.caption,
             is_image=is_image,
             flip=not row.names_sides,

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smaug_core.data.annotations import annotation_digest, join_sentences, read_annotations
@@ -28,6 +28,7 @@ def refusal(path, *, is_image=False) -> str:
     return str(refused.value).removeprefix(f"{path}: ")
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(texts, st.lists(texts, min_size=1, max_size=4)), min_size=1, max_size=6))
 def test_captions_come_back_as_written_in_their_order(tmp_path_factory, captions):
     rows = [{"video": f"{number}.mp4", "caption": caption} for number, caption in enumerate(captions)]
@@ -55,6 +56,7 @@ def test_paths_that_leave_the_folder_or_are_none_are_refused(tmp_path, path):
     assert re.fullmatch(r"row 2 'video' is .*; it should be a path that stays inside the folder of media", what)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["..", "a", ".", "", "b.mp4"]), min_size=1, max_size=5))
 @example(["", "a"])
 def test_no_path_that_is_taken_leaves_the_folder(tmp_path_factory, parts):
