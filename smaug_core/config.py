@@ -91,7 +91,8 @@ class ModelConfig:
     fusion_layers: int
     """Layers of the fusion encoder, each with cross-attention (paper 3.5: the last 3 of BERT-base)."""
     tokenizer: str
-    """`moving_shapes` for the vocabulary in this package, else a directory with a WordPiece vocab.txt."""
+    """`moving_shapes` for the vocabulary in this package, else a directory with BERT's vocab.txt, or the name of a
+    hub's model that has one."""
     embed_dim: int
     """Size of the space in which clips and captions are contrasted."""
     decoder_width: int

@@ -60,7 +60,7 @@ def find_beside(source: str, name: str) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    cached = _in_cache(source, name)
+    cached = in_cache(source, name)
     if cached is not None:
         return cached
     repository, revision = _split(source)
@@ -116,7 +116,7 @@ def _local_file(source: str) -> Path | None:
         return path
     if source and path.is_dir():
         return _in_directory(path)
-    if not _HUB_NAME.fullmatch(source) or source.endswith(_SUFFIXES):
+    if not is_hub_name(source):
         raise CheckpointError(
             f"{source}: no such file or directory of weights; right would be one, or a hub name such as"
             " google-bert/bert-base-uncased"
@@ -138,11 +138,21 @@ def _in_directory(folder: Path) -> Path:
 
 
 def _cached(source: str) -> Path | None:
-    found = (_in_cache(source, name) for name in WEIGHT_FILES)
+    found = (in_cache(source, name) for name in WEIGHT_FILES)
     return next((path for path in found if path is not None), None)
 
 
-def _in_cache(source: str, name: str) -> Path | None:
+def is_hub_name(source: str) -> bool:
+    """Whether `source` could name a model on the hub, and no weights on disk."""
+    return bool(_HUB_NAME.fullmatch(source)) and not source.endswith(_SUFFIXES)
+
+
+def in_cache(source: str, name: str) -> Path | None:
+    """The file `name` of the hub's model `source`, if the local cache holds it.
+
+    Raises:
+        CheckpointError: `source` is no name that the hub can have.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
