@@ -116,6 +116,9 @@ class TestClip:
         others = {name for name in loaded.unused if not name.startswith("text_model.")}
         assert others == {"logit_scale", "visual_projection.weight", "text_projection.weight"}
         assert torch.equal(model.vision.vit.norm.weight, clip.vision_model.post_layernorm.weight)
+        config = replace(CLIP, heads=4)
+        with pytest.raises(CheckpointError, match="another model: num_attention_heads is 2, the model's 4"):
+            load_vision(new_model(config), str(tmp_path), config)
 
     def test_openais_names_mean_what_timm_takes_them_for(self, tmp_path):
         tensors = {name: torch.randn(shape).half() for name, shape in openai_shapes().items()}
