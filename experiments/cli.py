@@ -11,6 +11,7 @@ import typer
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
+    from experiments.describe import PublishedHours
     from experiments.plan import Plan
     from experiments.store import Store
 
@@ -149,6 +150,23 @@ def status(home: Home = None, json_: Json = False) -> None:
         typer.echo(f"{trial['sweep']} {trial['scale']}  {trial['variant']} seed {trial['seed']}:  {states}")
     if not told:
         typer.echo(f"nothing was run yet in {_home(home)}")
+
+
+@app.command()
+def describe(scale: ScaleName = "tiny", set_: Settings = [], json_: Json = False) -> None:  # noqa: B006
+    """Say what a scale's model consists of and costs; at scale paper also the hours of the paper's rows."""
+    from experiments import describe as description
+    from experiments.expand import parse_overrides
+    from experiments.scale import load_scale
+
+    chosen, overrides = load_scale(scale), parse_overrides(set_)
+    told = description.describe(chosen, overrides)
+    if chosen.name == description.PAPER_SCALE and not overrides:
+        told = description.with_rows(told, chosen, _published_hours())
+    if json_:
+        _print_json(told)
+    else:
+        description.show(told, _console())
 
 
 @app.command()
@@ -342,6 +360,19 @@ def _show_plan(made: "Plan", console: Any, *, every_stage: bool = False) -> None
     for planned in made.stages if every_stage else []:
         hours = "" if planned.hours is None else f"  {planned.hours:.3g} {made.unit or 'h'}"
         console.print(f"  {planned.state:8}{names[planned.stage.fingerprint]}{hours}", highlight=False)
+
+
+def _published_hours() -> "PublishedHours":
+    from experiments.describe import PublishedHours
+    from reports.published import load_published, sweep_files
+
+    tables = {number: table for number, table in load_published().items() if "pretrain.hours" in table.columns}
+    files = sweep_files()
+    return PublishedHours(
+        hours={n: {row: values["pretrain.hours"] for row, values in t.rows.items()} for n, t in tables.items()},
+        sweeps={number: ROOT / files[number] for number in tables},
+        default=next((number, table.default) for number, table in tables.items() if table.default is not None),
+    )
 
 
 def _show_tables(home: Path, console: Any, *, sweep: str, scale: str) -> None:

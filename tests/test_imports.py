@@ -65,7 +65,13 @@ def test_reports_read_the_ledger_never_the_store():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["plan", "sweeps/masking_ratio.yaml"], ["status"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["plan", "sweeps/masking_ratio.yaml"],
+        ["status"],
+        ["describe", "--scale", "paper"],
+    ],
     ids=lambda a: " ".join(a),
 )
 def test_cheap_commands_load_no_heavy_library(arguments, tmp_path):

@@ -1,0 +1,197 @@
+"""What a scale's model consists of, what a training step costs, and what the paper's rows would take."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.scale import Scale
+from experiments.schema import load_sweep
+from experiments.settings import with_overrides
+from experiments.standalone import config_of
+from smaug_core.config import ClipShape, Config, PretrainConfig, PretrainVideoConfig, clip_shape
+from smaug_core.cost import TRAINING, Part, StepShape, published_accounting, step_cost, token_schedule, total_macs
+from smaug_core.data.text import load_tokenizer
+from smaug_core.errors import SmaugError
+from smaug_core.parameters import parameter_counts
+
+VOCABULARIES = {"bert-base-uncased": 30_522}
+"""Tokens of a vocabulary that is known without its file."""
+CAPTIONS = {
+    "cc3m": 2_950_000,
+    "webvid": 2_490_000,
+    "cc12m": 10_770_000,
+    "sbu": 860_000,
+    "vg": 769_000,
+    "coco": 567_000,
+}
+"""Published captions of the paper's corpora: what an epoch counts."""
+PAPER_SCALE = "paper"
+"""The scale at which hours can be compared with the published ones."""
+ACCOUNTING = {
+    "parts": "one sample, forward: what a training step executes, with captions of the full text_length",
+    "rows": "one sample of the last pre-training stage, forward; as the paper's hours count it: the word head on every"
+    " position, frames selected once for each clip",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of a published table that prints hours of pre-training."""
+
+    table: str
+    row: str
+    published_hours: float
+    """On the paper's device, one A6000."""
+    predicted_hours: float
+    """From the closed form, at the rate of the default row."""
+    gmac: float
+    """Forward pass of one sample in the last stage of pre-training, in 1e9 multiply-accumulates."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedHours:
+    """What the paper's tables say about hours."""
+
+    hours: Mapping[str, Mapping[str, float]]
+    """By table and row."""
+    sweeps: Mapping[str, Path]
+    """By table: the sweep file that rebuilds it."""
+    default: tuple[str, str]
+    """Table and row of the default settings, whose hours give the rate."""
+
+
+def describe(scale: Scale, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts, parameters, tokens and multiply-accumulates of the last pre-training stage of a scale.
+
+    Raises:
+        SmaugError: a setting is not allowed, the vocabulary is not here, or the encoder's size is not known.
+    """
+    config = config_of(scale, overrides)
+    stage = config.pretrain_video or config.pretrain
+    shape = step_of(stage, vocabulary_size(config.model.tokenizer))
+    parts = step_cost(config.model, shape)
+    counts = parameter_counts(config.model, shape.vocab_size, shape.clip)
+    told = {name: _told(parts.get(name), count) for name, count in counts.items()}
+    return {
+        "scale": scale.name,
+        "title": scale.title,
+        "clip": asdict(shape.clip),
+        "vocabulary": shape.vocab_size,
+        "parts": told,
+        "total": {"parameters": sum(counts.values()), "gmac": total_macs(parts) / 1e9},
+        "encoder_tokens_by_layer": [leaving for _, leaving in token_schedule(config.model, shape.mask_ratio)],
+        "rows": [],
+        "accounting": ACCOUNTING,
+    }
+
+
+def with_rows(told: dict[str, Any], scale: Scale, published: PublishedHours) -> dict[str, Any]:
+    """The same description with every row of the paper's tables of hours, and the rate they are predicted at."""
+    table, row = published.default
+    default, hours = run_macs(scale.base_config()), published.hours[table][row]
+    rate = {"tflops": 2 * default / (3600 * hours) / 1e12, "from": f"table {table}, row {row}"}
+    rows = [asdict(found) for found in _rows(scale, published, default / hours)]
+    return told | {"rows": rows, "rate": rate}
+
+
+def _rows(scale: Scale, published: PublishedHours, macs_per_hour: float) -> Iterator[Row]:
+    for table, hours in published.hours.items():
+        sweep = load_sweep(published.sweeps[table], scale)
+        for row, changes in sweep.variants.items():
+            config = scale.config(with_overrides(scale.tree, changes), sweep.tasks)
+            yield Row(
+                table=table,
+                row=row,
+                published_hours=hours[row],
+                predicted_hours=run_macs(config) / macs_per_hour,
+                gmac=_published_macs(config, config.pretrain_video or config.pretrain) / 1e9,
+            )
+
+
+def run_macs(config: Config) -> int:
+    """Multiply-accumulates of a whole pre-training, counted as the paper's hours: every stage, epoch and caption.
+
+    Raises:
+        SmaugError: a corpus whose size was never published.
+    """
+    stages = (config.pretrain, config.pretrain_video)
+    return sum(TRAINING * s.epochs * captions(s.corpus) * _published_macs(config, s) for s in stages if s is not None)
+
+
+def captions(corpus: tuple[str, ...]) -> int:
+    """Captions of all sources of a corpus.
+
+    Raises:
+        SmaugError: one has no published size.
+    """
+    if unknown := [source for source in corpus if source not in CAPTIONS]:
+        raise SmaugError(f"corpus: {unknown} have no published size; right would be of {', '.join(CAPTIONS)}")
+    return sum(CAPTIONS[source] for source in corpus)
+
+
+def step_of(stage: PretrainConfig | PretrainVideoConfig, vocab_size: int) -> StepShape:
+    """A step of a stage with captions of its full `text_length`, of whose words the usual share is hidden."""
+    return StepShape(
+        mask_ratio=stage.mask_ratio,
+        text_tokens=stage.text_length,
+        hidden_words=round(stage.mlm_ratio * (stage.text_length - 2)),
+        vocab_size=vocab_size,
+        clip=clip_shape(stage.frames, stage.selected) if isinstance(stage, PretrainVideoConfig) else ClipShape(),
+    )
+
+
+def vocabulary_size(tokenizer: str) -> int:
+    """Tokens of `model.tokenizer`."""
+    return VOCABULARIES.get(tokenizer) or load_tokenizer(tokenizer).vocab_size
+
+
+def show(told: dict[str, Any], console: Console) -> None:
+    """Print a description."""
+    clip = told["clip"]
+    frames = f"{clip['frames']} frames" if clip["frames"] > 1 else "single frames"
+    if clip["selected"] < clip["frames"]:
+        frames += f", {clip['selected']} selected"
+    console.print(f"{told['scale']}: {told['title']}", highlight=False)
+    parts = _table(f"Pre-training on {frames}", "part", "parameters", "tokens", "GMAC")
+    for name, part in told["parts"].items():
+        parts.add_row(name, f"{part['parameters']:,}", str(part["tokens"]), f"{part['gmac']:.3f}")
+    parts.add_section()
+    parts.add_row("all", f"{told['total']['parameters']:,}", "", f"{told['total']['gmac']:.3f}")
+    console.print(parts)
+    tokens = " ".join(map(str, told["encoder_tokens_by_layer"]))
+    console.print(f"patch tokens after each layer of the encoder: {tokens}", highlight=False)
+    console.print(f"parts: {ACCOUNTING['parts']}", highlight=False)
+    if not told["rows"]:
+        return
+    rows = _table("Hours of pre-training", "table", "row", "GMAC", "published", "predicted", "off by")
+    for row in told["rows"]:
+        published, predicted = row["published_hours"], row["predicted_hours"]
+        hours = [f"{row['gmac']:.2f}", f"{published:.1f}", f"{predicted:.1f}", f"{predicted / published - 1:+.1%}"]
+        rows.add_row(row["table"], row["row"], *hours)
+    console.print(rows)
+    rate = told["rate"]
+    console.print(f"rows: {ACCOUNTING['rows']}", highlight=False)
+    console.print(f"rate: {rate['tflops']:.1f} TFLOP/s on one A6000, from {rate['from']}", highlight=False)
+
+
+def _published_macs(config: Config, stage: PretrainConfig | PretrainVideoConfig) -> int:
+    shape = step_of(stage, vocabulary_size(config.model.tokenizer))
+    return total_macs(step_cost(*published_accounting(config.model, shape)))
+
+
+def _told(part: Part | None, parameters: int) -> dict[str, Any]:
+    """A part without cost is one that the stage does not run."""
+    tokens, macs = (0, 0) if part is None else (part.tokens, part.macs)
+    return {"parameters": parameters, "gmac": macs / 1e9, "tokens": tokens}
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        is_name = column in ("part", "table", "row")
+        table.add_column(column, justify="left" if is_name or not number else "right")
+    return table

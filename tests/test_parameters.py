@@ -1,0 +1,72 @@
+"""Parameters in closed form against those of the built model, of timm's, and published counts."""
+
+from dataclasses import replace
+
+import pytest
+
+from smaug_core.config import ClipShape
+from smaug_core.errors import SmaugError
+from smaug_core.model.smaug import SMAUG
+from smaug_core.parameters import layer, parameter_counts
+from tests.small import VOCABULARY
+from tests.test_cost import BERT, PAPER
+
+ATTRIBUTES = {
+    "vision": "encoder",
+    "vision_projection": "heads",
+    "text_projection": "heads",
+    "temperature": "heads",
+    "match_head": "heads",
+}
+"""The part that an attribute of the model belongs to, where it is not that of its name."""
+
+
+def built_counts(model: SMAUG) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        attribute = name.split(".")[0]
+        part = ATTRIBUTES.get(attribute, attribute)
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    return counts
+
+
+@pytest.mark.parametrize("vision", ["vit_base_patch16_clip_quickgelu_224.openai", "vit_small_patch16_224"])
+@pytest.mark.parametrize(("frames", "selected"), [(1, 1), (4, 4), (8, 2)])
+def test_equals_the_built_model(config, vision, frames, selected):
+    config, clip = replace(config, vision=vision), ClipShape(frames=frames, selected=selected)
+    assert parameter_counts(config, VOCABULARY, clip) == built_counts(SMAUG(config, VOCABULARY, clip))
+
+
+def test_a_model_without_decoder_has_no_parameters_of_it(config):
+    config = replace(config, decoder_depth=0)
+    assert parameter_counts(config, VOCABULARY, ClipShape()) == built_counts(SMAUG(config, VOCABULARY))
+
+
+def test_equals_timms_beit_and_the_norm_on_its_tokens(config):
+    import timm
+
+    config = replace(config, vision="beit_base_patch16_224.in22k_ft_in22k")
+    vit = timm.create_model(
+        "beit_base_patch16_224",
+        num_classes=0,
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.width,
+        depth=config.layers,
+        num_heads=config.heads,
+    )
+    tokens_norm = 2 * config.width
+    found = sum(parameter.numel() for parameter in vit.parameters()) + tokens_norm
+    assert parameter_counts(config, VOCABULARY, ClipShape())["encoder"] == found
+
+
+def test_the_papers_encoders_have_the_published_sizes():
+    counts = parameter_counts(PAPER, BERT, ClipShape())
+    assert counts["encoder"] == 85_799_424  # ViT-B/16 of CLIP, without its projection
+    assert counts["text"] == 87_628_032  # BERT-base: embeddings and nine layers
+    assert counts["text"] + 3 * layer(768) == 109_482_240 - 590_592  # BERT-base without its pooler
+
+
+def test_another_family_of_encoders_is_refused(config):
+    with pytest.raises(SmaugError, match="model.vision: the parameters of 'swin_base_patch4_window7_224' are not"):
+        parameter_counts(replace(config, vision="swin_base_patch4_window7_224"), VOCABULARY, ClipShape())
