@@ -163,6 +163,11 @@ class ModelConfig:
         )
 
     @property
+    def sees_whole_frames(self) -> bool:
+        """Whether the encoder is BEiT, whose positions are relative: nothing can be masked or dropped."""
+        return self.vision.startswith("beit")
+
+    @property
     def num_patches(self) -> int:
         """Patches of one frame."""
         return (self.image_size // self.patch_size) ** 2
@@ -336,6 +341,16 @@ class Config:
     """By task slot, e.g. `msrvtt`; a task without an entry is evaluated zero-shot."""
     evaluate: dict[str, EvaluateConfig] = field(default_factory=dict)
     """By task slot."""
+
+    def __post_init__(self) -> None:
+        if self.model.sees_whole_frames:
+            video_ratio = 0.0 if self.pretrain_video is None else self.pretrain_video.mask_ratio
+            right = f"0 with model.vision = {self.model.vision!r}, which sees whole frames"
+            _require(
+                (self.pretrain.mask_ratio == 0, "pretrain.mask_ratio", self.pretrain.mask_ratio, right),
+                (video_ratio == 0, "pretrain_video.mask_ratio", video_ratio, right),
+                (self.model.keep_rate == 1, "model.keep_rate", self.model.keep_rate, right.replace("0", "1", 1)),
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

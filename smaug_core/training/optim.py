@@ -7,7 +7,16 @@ from torch import nn
 
 from smaug_core.config import ScheduleConfig
 
-NO_DECAY = ("cls_token", "pos_embed", "mask_token", "fused_position", "embeddings", "time_embed", "temperature")
+NO_DECAY = (
+    "cls_token",
+    "pos_embed",
+    "mask_token",
+    "fused_position",
+    "embeddings",
+    "time_embed",
+    "temperature",
+    "bias_table",
+)
 """Parts of the names of parameters that are exempt from weight decay though they are tables."""
 
 

@@ -30,7 +30,7 @@ variants:
   "100%": {pretrain.mask_ratio: <8>1.0}
   wide: {<9>finetune.mrsvtt.epochs: 3}
   <10>uneven: {model.heads: 3}
-  other: {pretrain.corpus: <11>17M}
+  other: {pretrain.corpus: <11>18M}
   <12>"65%": {pretrain.mask_ratio: 0.1}
 baseline: <13>"55%"
 tasks: [msrvtt, <14>msvrtt, <15>msrvtt]
@@ -54,7 +54,7 @@ TOLD = [
     "pretrain.mask_ratio: 1.0 is not allowed; right would be in [0, 1)",
     "setting 'finetune.mrsvtt.epochs' is unknown; did you mean ",
     "variant 'uneven': model.width: ",
-    "pretrain.corpus: '17M' is unknown at scale tiny; right would be one of 5M",
+    "pretrain.corpus: '18M' is unknown at scale tiny; ",
     "'65%' stands here twice, first in line 8; drop one",
     "baseline '55%' is no variant; did you mean '65%'?",
     "task 'msvrtt' is unknown at scale tiny; did you mean 'msrvtt'?",

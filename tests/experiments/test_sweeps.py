@@ -5,7 +5,6 @@ import json
 import pytest
 
 from experiments.expand import expand, resolved
-from experiments.load import read_document
 from experiments.scale import FOLDER, Scale, load_scale
 from experiments.schema import load_sweep
 from experiments.settings import with_overrides
@@ -17,14 +16,8 @@ TIMED = ("masking_ratio", "keeping_rate", "frame_selection", "components", "corp
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Scale:
-    """The tiny scale, with a source in every slot that a sweep names."""
-    held = dict(read_document(FOLDER / "tiny.yaml").value)
-    held["corpora"] = {"17M": ["moving_shapes/sentence"]} | held["corpora"]
-    held["tasks"] = dict.fromkeys(("didemo", "anet"), {"dataset": "moving_shapes/sentence"}) | held["tasks"]
-    path = tmp_path_factory.mktemp("scale") / "tiny.yaml"
-    path.write_text(json.dumps(held))
-    return load_scale(str(path))
+def tiny() -> Scale:
+    return load_scale("tiny")
 
 
 def paper_rows(name: str) -> dict[str, Config]:
