@@ -300,8 +300,8 @@ def _plan(
 
     chosen = load_scale(scale)
     sweep = load_sweep(_sweep_path(file), chosen)
-    trials = expand(sweep, chosen, overrides=parse_overrides(set_), only=only)
     store = Store(_home(home))
+    trials = expand(sweep, chosen, overrides=parse_overrides(set_), only=only, data_root=store.home / "data")
     limit = sweep.budget.get(chosen.name) if max_hours is None else max_hours
     return make_plan(trials, store, local_inventory()), store, limit
 

@@ -1,19 +1,18 @@
 """From a checked sweep to trials, and from a trial to the stages that it needs."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
+from experiments.chain import cut_stages, resolved
 from experiments.load import Fault, SweepError, nearest, parse_document
 from experiments.scale import Scale
 from experiments.schema import Sweep, override_faults
 from experiments.settings import setting_of, with_overrides
 from experiments.stage import Stage, digest
-from smaug_core.config import ClipShape, Config, PretrainConfig, PretrainVideoConfig, clip_shape
-from smaug_core.data.corpora import source_digest
-from smaug_core.data.text import tokenizer_digest
+from smaug_core.config import Config
 from smaug_core.errors import SettingsError
 
 SEEDS = ("seeds.pretrain", "seeds.finetune")
@@ -94,6 +93,7 @@ def expand(
     *,
     overrides: Mapping[str, Any] | None = None,
     only: Sequence[str] = (),
+    data_root: Path | None = None,
 ) -> list[Trial]:
     """Every trial of a sweep, in the order of its rows.
 
@@ -102,9 +102,11 @@ def expand(
         scale: fills its slots and sizes.
         overrides: settings from the command line; they hold for every variant.
         only: variants to take; all if empty.
+        data_root: where real media are; what is not there was not seen.
 
     Raises:
-        SweepError: an override or a variant's name that does not fit; a vocabulary or source that is not there.
+        SweepError: an override or a variant's name that does not fit.
+        SmaugError: a source that nobody knows.
     """
     given = dict(overrides or {})
     seeds = [_seeds(given, key, default) for key, default in zip(SEEDS, _own_seeds(sweep), strict=True)]
@@ -134,70 +136,10 @@ def expand(
                     tree=tree,
                     set_keys=set_keys,
                     overrides=tuple(f"{key}={value}" for key, value in sorted(settings.items())),
-                    stages=cut_stages(config, scale.resources, seed_pretrain, seed_finetune),
+                    stages=cut_stages(config, scale.resources, seed_pretrain, seed_finetune, data_root),
                 )
             )
     return trials
-
-
-def cut_stages(
-    config: Config, resources: Mapping[str, dict[str, int]], seed_pretrain: int, seed_finetune: int
-) -> tuple[Stage, ...]:
-    """The chain of stages of one configuration: each carries the settings it reads, and nothing else.
-
-    Raises:
-        SmaugError: a source or a vocabulary is unknown.
-    """
-    vocabulary = {"tokenizer": tokenizer_digest(config.model.tokenizer)}
-
-    def stage(kind: str, own: Any, sources: Iterable[tuple[str, str]], **rest: Any) -> Stage:
-        return Stage(
-            kind=kind,
-            settings=_plain({"model": asdict(config.model), "data": _data(config), kind: asdict(own)}),
-            inputs=vocabulary | {f"{name} {split}": source_digest(name, split, config.data) for name, split in sources},
-            resources=resources[kind],
-            **rest,
-        )
-
-    def pretrain_stage(kind: str, own: PretrainConfig | PretrainVideoConfig, parents: tuple[Stage, ...]) -> Stage:
-        sources = [(name, "train") for name in own.corpus]
-        return stage(kind, own, sources, task=None, parents=parents, seed=seed_pretrain)
-
-    pretrained = pretrain_stage("pretrain", config.pretrain, ())
-    stages = [pretrained]
-    if config.pretrain_video is not None:
-        pretrained = pretrain_stage("pretrain_video", config.pretrain_video, (pretrained,))
-        stages.append(pretrained)
-    for task, test in config.evaluate.items():
-        last = pretrained
-        if task in config.finetune:
-            tuning = config.finetune[task]
-            source = [(tuning.dataset, "train")]
-            last = stage("finetune", tuning, source, task=task, parents=(pretrained,), seed=seed_finetune)
-            stages.append(last)
-        source = [(test.dataset, test.split)]
-        stages.append(stage("evaluate", test, source, task=task, parents=(last,), seed=None))
-    return tuple(stages)
-
-
-def resolved(config: Config, *, zero_shot: bool = False) -> Config:
-    """The same configuration with the frames that fine-tuning takes over from pre-training, or without fine-tuning."""
-    video = config.pretrain_video
-    before = ClipShape() if video is None else clip_shape(video.frames, video.selected)
-    tuned = {}
-    for task, tuning in config.finetune.items() if not zero_shot else ():
-        shape = clip_shape(tuning.frames, tuning.selected, before)
-        tuned[task] = replace(tuning, frames=shape.frames, selected=shape.selected)
-    return replace(config, finetune=tuned)
-
-
-def _data(config: Config) -> dict[str, Any] | None:
-    return None if config.data is None else asdict(config.data)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON holds it: tuples are lists."""
-    return json.loads(json.dumps(value))
 
 
 def _own_seeds(sweep: Sweep) -> tuple[tuple[int, ...], tuple[int, ...]]:

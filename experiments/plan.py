@@ -114,12 +114,14 @@ def make_plan(trials: Sequence[Trial], store: Store, inventory: Inventory | None
             )
         )
     unit, source = prices.unit_and_source()
+    missing = _not_done(planned)
+    problems = input_problems(missing)
     return Plan(
         trials=trials,
         stages=planned,
         unit=unit,
         source=source,
-        problems=[] if inventory is None else resource_problems(_not_done(planned), inventory),
+        problems=problems if inventory is None else problems + resource_problems(missing, inventory),
     )
 
 
@@ -130,6 +132,12 @@ def _not_done(planned: Iterable[PlannedStage]) -> list[Stage]:
 def distinct_stages(trials: Iterable[Trial]) -> list[Stage]:
     """Every stage of the trials once, parents before children."""
     return list({stage.fingerprint: stage for trial in trials for stage in trial.stages}.values())
+
+
+def input_problems(stages: Iterable[Stage]) -> list[str]:
+    """What stages read and nobody has put here, in words."""
+    unseen = dict.fromkeys(name for stage in stages for name in stage.unseen)
+    return [f"{name}: is not here, so what it holds was not seen; put it there, then plan again" for name in unseen]
 
 
 def resource_problems(stages: Iterable[Stage], inventory: Inventory) -> list[str]:

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from smaug_core.data.text import EMBEDDED_VOCABULARIES
-
 VERSIONS = {"pretrain": 1, "pretrain_video": 1, "finetune": 1, "evaluate": 1}
 """By kind; to be raised when the same settings are meant to give another result."""
 
 ENTRY = "smaug_core.stages:run"
 """The function that a worker calls."""
+
+
+NAMES_OF_INPUTS = {"model.tokenizer", "pretrain.vision_weights", "pretrain.text_weights"}
+"""Settings that name a file, a folder or a hub's model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +27,8 @@ class Stage:
     """The slot it is for, e.g. `msrvtt`; none for pre-training."""
     settings: dict[str, Any]
     """The sub-trees it reads, fully resolved, as JSON holds them: `model`, `data`, and its own under its kind."""
-    inputs: dict[str, str]
-    """Digest of everything else that enters, by name: never a path."""
+    inputs: dict[str, str | None]
+    """Digest of everything else that enters, by name: never a path. None for real media that were not seen."""
     parents: tuple["Stage", ...]
     """The stages whose results it starts from."""
     seed: int | None
@@ -39,13 +41,18 @@ class Stage:
         """For people, e.g. `finetune.msrvtt`."""
         return self.kind if self.task is None else f"{self.kind}.{self.task}"
 
+    @property
+    def unseen(self) -> list[str]:
+        """Inputs that are not here, so that what they hold is not known."""
+        return [name for name, digest_ in self.inputs.items() if digest_ is None]
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what decides the result; the slot's name, paths, devices and resources do not."""
         identity = {
             "kind": self.kind,
             "version": VERSIONS[self.kind],
-            "settings": _without_paths(self.settings),
+            "settings": _what_counts(self.settings),
             "inputs": self.inputs,
             "parents": [parent.fingerprint for parent in self.parents],
             "seed": self.seed,
@@ -69,12 +76,16 @@ class Stage:
         }
 
 
-def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without the folder of a vocabulary, whose digest is among the inputs."""
-    model = settings.get("model", {})
-    if model.get("tokenizer") is None or model["tokenizer"] in EMBEDDED_VOCABULARIES:
-        return settings
-    return settings | {"model": {name: value for name, value in model.items() if name != "tokenizer"}}
+def _what_counts(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that only say where an input is, or how it is made: its digest is among the inputs.
+
+    So a source's sizes in `data` leave stages alone that read another source, and a moved file changes nothing.
+    """
+    return {
+        section: {name: value for name, value in values.items() if f"{section}.{name}" not in NAMES_OF_INPUTS}
+        for section, values in settings.items()
+        if section != "data"
+    }
 
 
 def digest(value: Any) -> str:

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.attempt import read_json, write_json
+from experiments.chain import cut_stages
 from experiments.driver import prepare_data
-from experiments.expand import cut_stages, option_fault
+from experiments.expand import option_fault
 from experiments.host import DeviceClock
 from experiments.load import SweepError
 from experiments.scale import Scale
@@ -60,7 +61,7 @@ def run_alone(
 
     _check_device(device)
     config = config_of(scale, overrides)
-    stage = _stage(config, scale, kind, task, seed)
+    stage = _stage(config, scale, kind, task, seed, data_root)
     if parent is not None and not (parent / "model" / "config.json").exists():
         raise SmaugError(f"--from {parent}: holds no model; right would be the --out folder of a finished training")
     first = is_first_process()
@@ -89,10 +90,18 @@ def run_alone(
         raise
     if not first:
         return {}
+    _tell(outcome.notes, console)
     write_json(out / "metrics.json", outcome.metrics | {"useful_s": outcome.useful_s})
     for name in outcome.scratch:
         shutil.rmtree(out / name, ignore_errors=True)
     return outcome.metrics
+
+
+def _tell(notes: Mapping[str, Any], console: Console) -> None:
+    """What is worth knowing beside the metrics, e.g. which parts of the model were new."""
+    for name, told in notes.items():
+        if told:
+            console.print(f"{name}: {told}", highlight=False, markup=False)
 
 
 def is_first_process() -> bool:
@@ -115,12 +124,12 @@ def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
     return scale.config(with_overrides(scale.tree, overrides), scale.datasets)
 
 
-def _stage(config: Config, scale: Scale, kind: str, task: str | None, seed: int) -> Stage:
+def _stage(config: Config, scale: Scale, kind: str, task: str | None, seed: int, data_root: Path) -> Stage:
     if task is not None and task not in scale.datasets:
         raise SmaugError(f"--task {task}: scale {scale.name} has {', '.join(scale.datasets)}")
     if kind == "pretrain_video" and config.pretrain_video is None:
         raise SmaugError("--from: trains on several frames; say how many, e.g. --set pretrain_video.frames=4")
-    chain = cut_stages(config, scale.resources, seed, seed)
+    chain = cut_stages(config, scale.resources, seed, seed, data_root)
     return next(stage for stage in chain if (stage.kind, stage.task) == (kind, task))
 
 

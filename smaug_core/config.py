@@ -34,22 +34,34 @@ class DataConfig:
     size: int
     """Width and height of a frame, in pixels."""
     frames: int
-    """Frames per clip."""
+    """Frames per clip of `sentence`."""
     train_clips: int
-    """Captioned clips in the training split."""
+    """Captioned clips in the training split of `sentence`."""
     train_stills: int
-    """Captioned single pictures in the training split, in the place of an image-text corpus."""
+    """Captioned single pictures of `stills`, in the place of an image-text corpus."""
+    more_stills: int
+    """Captioned single pictures of `more_stills`, in the place of what a larger corpus adds."""
+    paragraph_frames: int
+    """Frames per clip of `paragraph`."""
+    paragraph_train_clips: int
+    """Clips in the training split of `paragraph`."""
+    brief_frames: int
+    """Frames per clip of `brief`, a quarter of which show what is told."""
+    brief_train_clips: int
+    """Clips in the training split of `brief`."""
     val_clips: int
-    """Clips on which settings are chosen."""
+    """Clips of each source on which settings are chosen."""
     test_clips: int
-    """Clips that are reported; no two show the same thing."""
+    """Clips of each source that are reported; no two show the same thing."""
 
     def __post_init__(self) -> None:
-        numbers = ("train_clips", "train_stills", "val_clips", "test_clips")
+        trained = ("train_clips", "train_stills", "more_stills", "paragraph_train_clips", "brief_train_clips")
         _require(
-            *(_at_least(1, f"data.{name}", getattr(self, name)) for name in numbers),
+            *(_at_least(1, f"data.{name}", getattr(self, name)) for name in (*trained, "val_clips", "test_clips")),
             (self.size >= 16 and self.size % 2 == 0, "data.size", self.size, "an even number from 16 (H.264 needs it)"),
             _at_least(11, "data.frames", self.frames),  # two events, with empty frames around them
+            _at_least(21, "data.paragraph_frames", self.paragraph_frames),  # four events
+            _at_least(16, "data.brief_frames", self.brief_frames),  # a quarter of it can be seen to blink
             _at_least(0, "data.seed", self.seed),
         )
 
@@ -79,7 +91,8 @@ class ModelConfig:
     fusion_layers: int
     """Layers of the fusion encoder, each with cross-attention (paper 3.5: the last 3 of BERT-base)."""
     tokenizer: str
-    """`moving_shapes` for the vocabulary in this package, else a directory with a WordPiece vocab.txt."""
+    """`moving_shapes` for the vocabulary in this package, else a directory with BERT's vocab.txt, or the name of a
+    hub's model that has one."""
     embed_dim: int
     """Size of the space in which clips and captions are contrasted."""
     decoder_width: int

@@ -1,65 +1,104 @@
-"""The embedded data: captioned clips and stills, rendered from a seed, the same wherever they are rendered."""
+"""The embedded data: captioned clips and stills by source, rendered from a seed, the same wherever that is done."""
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
-from multiprocessing import get_context, parent_process
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smaug_core.config import DataConfig
+from smaug_core.data.leftovers import name_aside, remove_leftovers
 from smaug_core.errors import ClipError, SmaugError
 
 if TYPE_CHECKING:
     from smaug_core.data.scenes import Scene
 
-VERSION = 1
-"""To be raised when the same settings give other clips or captions."""
-FPS = 8
-KEYFRAME_EVERY = 8
-CHUNK = 32
-"""Files that a process renders at a time."""
 SAMPLE = 16
 """Files of each split whose decoded frames are compared whenever the split is opened."""
 
 Progress = Callable[[int, int], None]
 
 
-def recipe_digest(config: DataConfig) -> str:
-    """SHA-256 of all that decides what is rendered: equal digests, equal clips and captions."""
-    recipe = {"generator": "moving_shapes", "version": VERSION, **asdict(config)}
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One kind of clips or stills, and the settings that it reads besides `seed` and `size`."""
+
+    frames: str | None
+    """Setting for the frames of a clip; none for stills."""
+    sizes: dict[str, str]
+    """For each split the setting for its clips or stills."""
+    version: int = 1
+    """To be raised when the same settings give other clips or captions."""
 
 
-def directory(config: DataConfig, root: Path) -> Path:
-    """Where `render` puts this data."""
-    return root / "moving_shapes" / recipe_digest(config)[:12]
+HELD_OUT = {"val": "val_clips", "test": "test_clips"}
+SOURCES = {
+    "stills": Source(frames=None, sizes={"train": "train_stills"}),
+    "more_stills": Source(frames=None, sizes={"train": "more_stills"}),
+    "sentence": Source(frames="frames", sizes={"train": "train_clips", **HELD_OUT}),
+    "paragraph": Source(frames="paragraph_frames", sizes={"train": "paragraph_train_clips", **HELD_OUT}),
+    "brief": Source(frames="brief_frames", sizes={"train": "brief_train_clips", **HELD_OUT}),
+}
 
 
-def split_sizes(config: DataConfig) -> dict[str, int]:
-    """Clips of `train`, `val` and `test`, and pictures of `stills`."""
+def split_sizes(source: str, config: DataConfig) -> dict[str, int]:
+    """Clips or stills of each split."""
+    return {split: getattr(config, setting) for split, setting in SOURCES[source].sizes.items()}
+
+
+def frames_of(source: str, config: DataConfig) -> int:
+    """Frames of each clip; 1 for stills."""
+    setting = SOURCES[source].frames
+    return 1 if setting is None else getattr(config, setting)
+
+
+def split_digest(source: str, split: str, config: DataConfig) -> str:
+    """SHA-256 of all that decides what one split holds: equal digests, equal clips and captions."""
+    return _digest(_recipe(source, config, {split: split_sizes(source, config)[split]}))
+
+
+def recipe_digest(source: str, config: DataConfig) -> str:
+    """SHA-256 of all that decides what is rendered for a source."""
+    return _digest(_recipe(source, config, split_sizes(source, config)))
+
+
+def _recipe(source: str, config: DataConfig, sizes: dict[str, int]) -> dict[str, Any]:
     return {
-        "train": config.train_clips,
-        "val": config.val_clips,
-        "test": config.test_clips,
-        "stills": config.train_stills,
+        "generator": "moving_shapes",
+        "source": source,
+        "version": SOURCES[source].version,
+        "seed": config.seed,
+        "size": config.size,
+        "frames": frames_of(source, config),
+        "splits": sizes,
     }
 
 
-def render(config: DataConfig, root: Path, *, workers: int, progress: Progress | None = None) -> Path:
-    """Render the data under `root` unless it is there, and return its folder.
+def _digest(recipe: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def directory(source: str, config: DataConfig, root: Path) -> Path:
+    """Where `render` puts a source."""
+    return root / "moving_shapes" / f"{source}-{recipe_digest(source, config)[:12]}"
+
+
+def is_rendered(source: str, config: DataConfig, root: Path) -> bool:
+    """Whether `render` has nothing to do."""
+    return (directory(source, config, root) / "manifest.json").exists()
+
+
+def render(source: str, config: DataConfig, root: Path, *, workers: int, progress: Progress | None = None) -> Path:
+    """Render a source under `root` unless it is there, and return its folder.
 
     It is written aside and renamed when whole. Of two processes that render the same at once, one wins and the
-    other's copy is deleted.
+    other's copy is deleted. What processes that died on this host left half rendered is deleted first.
 
     Args:
+        source: one of `SOURCES`.
         config: what to render.
         root: folder of all media.
         workers: processes that render; 1 renders in this one.
@@ -68,13 +107,14 @@ def render(config: DataConfig, root: Path, *, workers: int, progress: Progress |
     Raises:
         SmaugError: the settings ask for too much, or the files cannot be written.
     """
-    target = directory(config, root)
-    if (target / "manifest.json").exists():
+    target = directory(source, config, root)
+    if is_rendered(source, config, root):
         return target
-    aside = target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
+    remove_leftovers(target.parent)
+    aside = target.parent / name_aside(target.name)
     try:
         aside.mkdir(parents=True)
-        _render_into(aside, config, workers, progress)
+        _render_into(aside, source, config, workers, progress)
         _publish(aside, target)
     except OSError as error:
         raise SmaugError(
@@ -90,10 +130,10 @@ def render(config: DataConfig, root: Path, *, workers: int, progress: Progress |
 
 
 def open_split(directory: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of one split (`train`, `val`, `test`, `stills`), after a look at whether its files still hold.
+    """The rows of one split, after a look at whether its files still hold.
 
-    Each row has `id`, `media` (relative to `directory`), `caption`, `relevant` (frames that show what the caption
-    names) and `facts`.
+    Each row has `id`, `media` (relative to `directory`), `caption` (a text, or a list of sentences), `relevant`
+    (frames that show what the caption names), `distractors` (frames that show an object it does not name) and `facts`.
 
     Raises:
         SmaugError: the data is not rendered, or decodes to other frames than when it was.
@@ -129,103 +169,53 @@ def _sample(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [rows[k * len(rows) // picked] for k in range(picked)]
 
 
-def _render_into(folder: Path, config: DataConfig, workers: int, progress: Progress | None) -> None:
+def _render_into(folder: Path, source: str, config: DataConfig, workers: int, progress: Progress | None) -> None:
     import av
 
+    from smaug_core.data.rendering import Job, render_all
     from smaug_core.data.scenes import draw_scenes
     from smaug_core.data.video import decoded_digest
 
-    scenes = {
-        split: draw_scenes(split, count, config.frames, config.seed) for split, count in split_sizes(config).items()
-    }
-    chunks = [
-        (folder, part[first : first + CHUNK], config.size, config.seed)
-        for part in scenes.values()
-        for first in range(0, len(part), CHUNK)
+    sizes, frames = split_sizes(source, config), frames_of(source, config)
+    scenes = {split: draw_scenes(source, split, count, frames, config.seed) for split, count in sizes.items()}
+    rows = {split: [_row(split, scene) for scene in part] for split, part in scenes.items()}
+    for part in rows.values():
+        (folder / part[0]["media"]).parent.mkdir(parents=True)
+    jobs = [
+        Job(path=folder / row["media"], scene=scene)
+        for split, part in scenes.items()
+        for row, scene in zip(rows[split], part, strict=True)
     ]
-    for split in scenes:
-        (folder / _media(f"{split}/")).mkdir(parents=True)
-    done, total = 0, sum(map(len, scenes.values()))
-    for written in _each_done(chunks, workers):
-        done += written
-        if progress:
-            progress(done, total)
-    checksums = {}
-    for split, part in scenes.items():
-        rows = [_row(scene) for scene in part]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        checksums[split] = decoded_digest(folder / row["media"] for row in _sample(rows))
+    render_all(jobs, config.size, config.seed, workers=workers, progress=progress)
+    for split, part in rows.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     manifest = {
-        "recipe": {"generator": "moving_shapes", "version": VERSION, **asdict(config)},
-        "digest": recipe_digest(config),
-        "counts": {split: len(part) for split, part in scenes.items()},
-        "decoded_sha256": checksums,
+        "recipe": _recipe(source, config, sizes),
+        "digest": recipe_digest(source, config),
+        "counts": sizes,
+        "decoded_sha256": {
+            split: decoded_digest(folder / row["media"] for row in _sample(part)) for split, part in rows.items()
+        },
         "av": av.__version__,
         "libraries": av.library_versions,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def _media(name: str) -> str:
-    """File of the scene `name` within the folder: `val/000012` is `clips/val/000012.mp4`."""
-    split, number = name.split("/")
-    if split == "stills":
-        return f"stills/train/{number}.png" if number else "stills/train"
-    return f"clips/{split}/{number}.mp4" if number else f"clips/{split}"
-
-
-def _row(scene: "Scene") -> dict[str, Any]:
+def _row(split: str, scene: "Scene") -> dict[str, Any]:
+    number = scene.id.rsplit("/", 1)[1]
     return {
         "id": scene.id,
-        "media": _media(scene.id),
-        "caption": scene.caption,
+        "media": f"stills/{split}/{number}.png" if scene.num_frames == 1 else f"clips/{split}/{number}.mp4",
+        "caption": scene.caption if isinstance(scene.caption, str) else list(scene.caption),
         "relevant": scene.relevant,
-        "facts": {"ground": scene.ground, "events": [asdict(event) for event in scene.events]},
+        "distractors": scene.distracting,
+        "facts": {
+            "ground": scene.ground,
+            "events": [asdict(event) for event in scene.events],
+            "distractors": [asdict(event) for event in scene.distractors],
+        },
     }
-
-
-def _each_done(chunks: list[tuple[Path, list["Scene"], int, int]], workers: int) -> Iterator[int]:
-    """Render every chunk, in any order; the number of files of each as it is done."""
-    if workers == 1:
-        for chunk in chunks:
-            yield _render_chunk(*chunk)
-        return
-    # Fresh processes, not forks: the caller may have threads.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
-    try:
-        for future in as_completed([pool.submit(_render_chunk, *chunk) for chunk in chunks]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the caller, and end with it: a pool's workers wait for ever once their caller is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _render_chunk(folder: Path, scenes: list["Scene"], size: int, seed: int) -> int:
-    from PIL import Image
-
-    from smaug_core.data.painting import paint
-    from smaug_core.data.video import write_clip
-
-    for scene in scenes:
-        path = folder / _media(scene.id)
-        frames = paint(scene, size, seed)
-        if scene.num_frames == 1:
-            Image.fromarray(frames[0]).save(path, compress_level=1)
-        else:
-            write_clip(path, frames, FPS, keyframe_every=KEYFRAME_EVERY)
-    return len(scenes)
 
 
 def _publish(aside: Path, target: Path) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from smaug_core.data.attributes import Ground
 from smaug_core.data.draws import draws_for
-from smaug_core.data.scenes import Event, Ground, Scene
+from smaug_core.data.scenes import Event, Scene
 
 OBJECT_COLOURS = {
     "red": (235, 40, 40),
@@ -43,7 +44,7 @@ def paint(scene: Scene, size: int, seed: int) -> UInt8[np.ndarray, "frames {size
     shake = draws.standard_normal((2, scene.num_frames)).clip(-2, 2).astype(np.float32) * np.float32(SHAKE)
     y, x = np.meshgrid(*[(np.arange(size, dtype=np.float32) + 0.5) / size] * 2, indexing="ij")
     frames = _background(scene.ground, x + shake[0, :, None, None], y + shake[1, :, None, None], draws)
-    for event in scene.events:
+    for event in (*scene.events, *scene.distractors):
         _draw_object(frames, event, shake, draws)
     frames *= _light(x, y, draws)
     noise = draws.standard_normal(frames.shape[:3], dtype=np.float32) * np.float32(NOISE)

@@ -1,45 +1,28 @@
-"""What the embedded clips show and what is said about them: attributes, splits, events, captions."""
+"""What each clip or still of the embedded data shows, and what is said about it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from itertools import product
+from typing import Protocol
 
 import numpy as np
 
+from smaug_core.data.attributes import MOTIONS, PREPOSITIONS, ROUND, Ground, Look
+from smaug_core.data.decks import Decks, keep_back, looks_of, pairs_of, take_alike, take_one
 from smaug_core.data.draws import draws_for
 from smaug_core.errors import SmaugError
 
-SIZES = ("small", "large")
-COLOURS = ("red", "yellow", "green", "blue", "pink")
-SHAPES = ("circle", "ring", "cross", "bar")
-PATTERNS = ("stripes", "columns", "diagonals", "checks", "dots", "waves", "ripples")
-SIDES = ("top", "bottom", "left", "right")
-MOTIONS = {
-    "left": ("moves left", "slides left"),
-    "right": ("moves right", "slides right"),
-    "up": ("moves up", "climbs"),
-    "down": ("moves down", "drops"),
-    "grows": ("grows",),
-    "shrinks": ("shrinks",),
-    "blinks": ("blinks",),
-    "spins": ("spins",),
-}
-"""What an event can be, and how a caption says it."""
-ROUND = frozenset({"circle", "ring"})
-"""Shapes that cannot be seen to spin."""
-PREPOSITIONS = ("over", "on")
-
 TWO_EVENTS_RATIO = 0.12
 EMPTY_RATIO = 0.12
-HELD_OUT_RATIO = 0.3
-"""Share of the attribute combinations that only the test split shows; as many again for validation."""
-MIN_FRAMES = 11
-"""Two events that can be seen to blink, and the empty frames around them, need this many."""
-
-Ground = tuple[str, str]
-"""A pattern and the side of the background that shows it; its tones, and the other half, mean nothing."""
-Look = tuple[str, str, str]
-"""Size, colour and shape of an object."""
+SHORTEST = 4
+"""Frames in which an object can be seen to blink."""
+BRIEF_RATIO = 0.25
+"""Share of a brief clip that its one event lasts."""
+DISTRACTED_RATIO = 0.5
+"""Share of the brief clips that show another object too, which the caption does not name."""
+KEPT_BACK = 2
+"""Objects on each background that, in the held-out brief clips, only distract and no caption names."""
+MIN_FRAMES = {"sentence": 11, "paragraph": 21, "brief": 16}
+"""Two events, four events, and a quarter of the clip must each be long enough to be seen to blink."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,119 +40,163 @@ class Scene:
     """What a clip or a still shows."""
 
     id: str
-    """Split and number, e.g. `val/000012`."""
+    """Unique over all sources, e.g. `val/000012`; the key of its draws."""
     ground: Ground
     events: tuple[Event, ...]
+    """What the caption tells, in its order."""
+    distractors: tuple[Event, ...] = ()
+    """What is shown besides."""
     num_frames: int
-    caption: str
+    caption: str | tuple[str, ...]
+    """One text, or the sentences of a paragraph."""
 
     @property
     def relevant(self) -> list[int]:
         """Frames that show something the caption names."""
-        return sorted({frame for event in self.events for frame in event.visible})
+        return _frames_of(self.events)
+
+    @property
+    def distracting(self) -> list[int]:
+        """Frames that show an object the caption does not name."""
+        return _frames_of(self.distractors)
 
 
-def split_of(look: Look, ground: Ground) -> str:
-    """The only split that shows this object on this background, whatever the seed."""
-    digest = blake2b(" ".join((*look, *ground)).encode(), digest_size=4).digest()
-    place = int.from_bytes(digest, "big") / 2**32
-    if place < HELD_OUT_RATIO:
-        return "test"
-    return "val" if place < 2 * HELD_OUT_RATIO else "train"
+def draw_scenes(source: str, split: str, count: int, num_frames: int, seed: int) -> list[Scene]:
+    """The scenes of one split of `stills`, `more_stills`, `sentence`, `paragraph` or `brief`.
 
-
-def draw_scenes(split: str, count: int, num_frames: int, seed: int) -> list[Scene]:
-    """The scenes of a split: `train`, `val`, `test` or `stills`.
-
-    Scene n does not depend on `count`. In `val` and `test` no object is seen twice on the same background, so
-    no caption fits two clips.
+    Scene n does not depend on `count`. No caption of `val` or `test` fits two clips of its source.
 
     Raises:
         SmaugError: there are too few frames, or too few combinations for `count` clips.
     """
-    if num_frames < MIN_FRAMES:
-        raise SmaugError(f"data.frames: {num_frames} is too few; moving_shapes needs at least {MIN_FRAMES}")
-    stills = split == "stills"
-    decks = _Decks("train" if stills else split, seed, refill=split in ("train", "stills"))
+    if num_frames < MIN_FRAMES.get(source, 1):
+        setting = "data.frames" if source == "sentence" else f"data.{source}_frames"
+        raise SmaugError(f"{setting}: {num_frames} is too few; {source} needs at least {MIN_FRAMES[source]}")
+    prefix = {"sentence": split, "stills": "stills", "more_stills": "more_stills"}.get(source, f"{source}/{split}")
+    cast = CASTS[source](split, draws_for(seed, 0, "train" if source == "stills" else prefix, "decks"))
     scenes: list[Scene] = []
     for index in range(count):
-        name = f"{split}/{index:06d}"
-        draws = draws_for(seed, 0, name, "scene")
-        objects = 2 if not stills and draws.random() < TWO_EVENTS_RATIO else 1
-        dealt = decks.deal(objects)
-        if dealt is None:
+        name = f"{prefix}/{index:06d}"
+        scene = cast.scene(name, num_frames, draws_for(seed, 0, name, "scene"))
+        if scene is None:
             raise SmaugError(
-                f"data.{split}_clips: {count} is too many; no two {split} clips show the same object on the same"
-                f" background, which leaves room for {index}"
+                f"data.{split}_clips: {count} is too many; no two {split} clips of {source} may fit one caption,"
+                f" which leaves room for {index}"
             )
-        ground, looks = dealt
-        scenes.append(
-            _still(name, ground, looks[0], draws) if stills else _clip(name, ground, looks, num_frames, draws)
-        )
+        scenes.append(scene)
     return scenes
 
 
-def vocabulary() -> list[str]:
-    """Every word that a caption can hold, sorted."""
-    verbs = {word for texts in MOTIONS.values() for text in texts for word in text.split()}
-    return sorted({"a", "then", "at", "the", *PREPOSITIONS, *SIZES, *COLOURS, *SHAPES, *PATTERNS, *SIDES, *verbs})
+class _Cast(Protocol):
+    """Deals the objects of one split of a source."""
+
+    def __init__(self, split: str, draws: np.random.Generator) -> None: ...
+
+    def scene(self, name: str, num_frames: int, draws: np.random.Generator) -> Scene | None:
+        """The next scene; None when the split has no more to show."""
 
 
-class _Decks:
-    """For each background a shuffled deck of the objects that the split may show on it."""
+class _Stills:
+    """One object on a background."""
 
-    def __init__(self, split: str, seed: int, *, refill: bool) -> None:
-        self.refill = refill
-        self.draws = draws_for(seed, 0, split, "decks")
-        looks = list(product(SIZES, COLOURS, SHAPES))
-        self.full = {
-            ground: [look for look in looks if split_of(look, ground) == split] for ground in product(PATTERNS, SIDES)
-        }
-        self.left: dict[Ground, list[Look]] = {ground: [] for ground in self.full}
-        for ground in self.full:
-            self._shuffle(ground)
-        self.order: list[Ground] = []
+    def __init__(self, split: str, draws: np.random.Generator) -> None:
+        self.decks = Decks(looks_of(split), draws, refill=True)
 
-    def deal(self, objects: int) -> tuple[Ground, list[Look]] | None:
-        """A background and `objects` different objects, each background as often as any other; None at the end."""
-        for _ in range(2 * len(self.full)):
-            if not self.order:
-                grounds = list(self.full)
-                self.order = [grounds[i] for i in self.draws.permutation(len(grounds))]
-            ground = self.order.pop()
-            if self.refill and len(self.left[ground]) < len(self.full[ground]) / 2:
-                self._shuffle(ground)
-            looks = _take(self.left[ground], objects)
-            if looks:
-                return ground, looks
-        return None
-
-    def _shuffle(self, ground: Ground) -> None:
-        deck = self.full[ground]
-        self.left[ground] = [deck[i] for i in self.draws.permutation(len(deck))]
+    def scene(self, name: str, num_frames: int, draws: np.random.Generator) -> Scene | None:
+        dealt = self.decks.deal(take_one)
+        if dealt is None:
+            return None
+        ground, look = dealt
+        event = Event(look=look, motion="none", visible=(0,))
+        caption = f"a {' '.join(look)} {_where(ground, draws)}"
+        return Scene(id=name, ground=ground, events=(event,), num_frames=1, caption=caption)
 
 
-def _take(deck: list[Look], objects: int) -> list[Look]:
-    """Take one object off a deck, or two of one colour (their mean colours must not tell clips apart); or none."""
-    for place in reversed(range(len(deck))):
-        alike = [other for other in range(place) if deck[other][1] == deck[place][1]]
-        if objects == 1:
-            return [deck.pop(place)]
-        if alike:
-            return [deck.pop(place), deck.pop(alike[-1])]
-    return []
+class _Sentences:
+    """One object doing one thing, or two of one colour one after the other; one sentence for all of it."""
+
+    def __init__(self, split: str, draws: np.random.Generator) -> None:
+        self.decks = Decks(looks_of(split), draws, refill=split == "train")
+
+    def scene(self, name: str, num_frames: int, draws: np.random.Generator) -> Scene | None:
+        dealt: tuple[Ground, Sequence[Look]] | None
+        if draws.random() < TWO_EVENTS_RATIO:
+            dealt = self.decks.deal(take_alike)
+        else:
+            dealt = self.decks.deal(lambda deck: [deck.pop()] if deck else None)
+        if dealt is None:
+            return None
+        ground, looks = dealt
+        events, phrases = _act(looks, _draw_spans(looks, num_frames, draws), draws)
+        caption = f"{' then '.join(phrases)} {_where(ground, draws)}"
+        return Scene(id=name, ground=ground, events=events, num_frames=num_frames, caption=caption)
 
 
-def _still(name: str, ground: Ground, look: Look, draws: np.random.Generator) -> Scene:
-    event = Event(look=look, motion="none", visible=(0,))
-    caption = f"a {' '.join(look)} {_where(ground, draws)}"
-    return Scene(id=name, ground=ground, events=(event,), num_frames=1, caption=caption)
+class _Paragraphs:
+    """Two objects of one colour doing three or four things; one sentence for each, the first names the background.
+
+    In the held-out splits no two objects share a background in two clips: captions that name both fit one clip.
+    """
+
+    def __init__(self, split: str, draws: np.random.Generator) -> None:
+        self.decks = Decks(pairs_of(split), draws, refill=split == "train")
+
+    def scene(self, name: str, num_frames: int, draws: np.random.Generator) -> Scene | None:
+        dealt = self.decks.deal(take_one)
+        if dealt is None:
+            return None
+        ground, pair = dealt
+        first = int(draws.integers(2))
+        others = draws.integers(2, size=draws.integers(1, 3)).tolist()
+        looks = [pair[which] for which in (first, 1 - first, *others)]
+        events, phrases = _act(looks, _draw_spans(looks, num_frames, draws), draws)
+        caption = (f"{phrases[0]} {_where(ground, draws)}.", *(f"then {phrase}." for phrase in phrases[1:]))
+        return Scene(id=name, ground=ground, events=events, num_frames=num_frames, caption=caption)
 
 
-def _clip(name: str, ground: Ground, looks: list[Look], num_frames: int, draws: np.random.Generator) -> Scene:
+class _Briefs:
+    """One object for a quarter of the clip; in half of the clips another for as long, which nobody mentions."""
+
+    def __init__(self, split: str, draws: np.random.Generator) -> None:
+        dealt = self.others = looks_of(split)
+        if split != "train":
+            dealt, self.others = keep_back(dealt, KEPT_BACK, draws)
+        self.decks = Decks(dealt, draws, refill=split == "train")
+
+    def scene(self, name: str, num_frames: int, draws: np.random.Generator) -> Scene | None:
+        dealt = self.decks.deal(take_one)
+        if dealt is None:
+            return None
+        ground, look = dealt
+        spans = _draw_brief_spans(num_frames, draws)
+        events, phrases = _act([look], spans[:1], draws)
+        distractors: tuple[Event, ...] = ()
+        if draws.random() < DISTRACTED_RATIO:
+            others = [other for other in self.others[ground] if other != look]
+            distractors, _ = _act([others[draws.integers(len(others))]], spans[1:], draws)
+        caption = f"{phrases[0]} {_where(ground, draws)}"
+        return Scene(
+            id=name, ground=ground, events=events, distractors=distractors, num_frames=num_frames, caption=caption
+        )
+
+
+CASTS: dict[str, type[_Cast]] = {
+    "stills": _Stills,
+    "more_stills": _Stills,
+    "sentence": _Sentences,
+    "paragraph": _Paragraphs,
+    "brief": _Briefs,
+}
+"""By source, who appears."""
+
+
+def _act(
+    looks: Sequence[Look], spans: Sequence[tuple[int, int]], draws: np.random.Generator
+) -> tuple[tuple[Event, ...], list[str]]:
+    """Each object doing something from the first to the last frame of its span, and the words for it."""
     events = []
     phrases = []
-    for look, (first, last) in zip(looks, _draw_spans(len(looks), num_frames, draws), strict=True):
+    for look, (first, last) in zip(looks, spans, strict=True):
         possible = [motion for motion in MOTIONS if not (motion == "spins" and look[2] in ROUND)]
         motion = possible[draws.integers(len(possible))]
         visible = list(range(first, last + 1))
@@ -178,21 +205,22 @@ def _clip(name: str, ground: Ground, looks: list[Look], num_frames: int, draws: 
             visible = [frame for frame in visible if (frame - first) % 3 != 2 or frame == last]
         events.append(Event(look=look, motion=motion, visible=tuple(visible)))
         phrases.append(f"a {' '.join(look)} {MOTIONS[motion][draws.integers(len(MOTIONS[motion]))]}")
-    caption = f"{' then '.join(phrases)} {_where(ground, draws)}"
-    return Scene(id=name, ground=ground, events=tuple(events), num_frames=num_frames, caption=caption)
+    return tuple(events), phrases
 
 
 def _where(ground: Ground, draws: np.random.Generator) -> str:
     return f"{PREPOSITIONS[draws.integers(len(PREPOSITIONS))]} {ground[0]} at the {ground[1]}"
 
 
-def _draw_spans(events: int, num_frames: int, draws: np.random.Generator) -> list[tuple[int, int]]:
-    """First and last frame of each event, with an empty frame or more before, between and after them."""
-    gaps = events + 1
+def _draw_spans(looks: Sequence[Look], num_frames: int, draws: np.random.Generator) -> list[tuple[int, int]]:
+    """First and last frame of each look's event, with an empty frame or more before, between and after them."""
+    gaps = len(looks) + 1
     empty = max(gaps, round(num_frames * EMPTY_RATIO) + int(draws.integers(-1, 2)))
     spare = np.bincount(draws.integers(gaps, size=empty - gaps), minlength=gaps)
     shown = num_frames - empty
-    lengths = [shown] if events == 1 else [shown // 2, shown - shown // 2]
+    lengths = [shown] if gaps == 2 else [shown // 2, shown - shown // 2]
+    if gaps > 3:
+        lengths = _draw_lengths(looks, shown, draws)
     spans = []
     frame = 0
     for gap, length in zip(spare[:-1] + 1, lengths, strict=True):
@@ -200,3 +228,38 @@ def _draw_spans(events: int, num_frames: int, draws: np.random.Generator) -> lis
         frame = first + length
         spans.append((first, frame - 1))
     return spans
+
+
+def _draw_lengths(looks: Sequence[Look], shown: int, draws: np.random.Generator) -> list[int]:
+    """Frames of each event of two objects: each object is shown for any time, however often, then cut at random.
+
+    So how much of a colour a clip shows does not tell which object its caption tells more of.
+    """
+    one = [place for place, look in enumerate(looks) if look == looks[0]]
+    other = [place for place, look in enumerate(looks) if look != looks[0]]
+    least, most = SHORTEST * len(one), shown - SHORTEST * len(other)
+    share = int(draws.integers(least, most + 1))
+    lengths = [SHORTEST] * len(looks)
+    for places, frames in ((one, share), (other, shown - share)):
+        spare = frames - SHORTEST * len(places)
+        cuts = np.sort(draws.integers(spare + 1, size=len(places) - 1))
+        for place, more in zip(places, np.diff(cuts, prepend=0, append=spare), strict=True):
+            lengths[place] += int(more)
+    return lengths
+
+
+def _draw_brief_spans(num_frames: int, draws: np.random.Generator) -> list[tuple[int, int]]:
+    """First and last frame of two events that do not touch, each a quarter of the clip.
+
+    The first may start at any place, and so may the second; and which of two places is the first's is even.
+    """
+    length = int(num_frames * BRIEF_RATIO)
+    places = num_frames - length + 1
+    first = int(draws.integers(places))
+    # Around a circle, at distances that are symmetric: so neither is nearer to the ends than the other.
+    second = (first + int(draws.integers(length + 1, places - length))) % places
+    return [(place, place + length - 1) for place in (first, second)]
+
+
+def _frames_of(events: Sequence[Event]) -> list[int]:
+    return sorted({frame for event in events for frame in event.visible})

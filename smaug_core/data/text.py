@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from smaug_core.errors import SmaugError
+from smaug_core.sources import find_beside, in_cache, is_hub_name
 
 EMBEDDED_VOCABULARIES = {"moving_shapes": Path(__file__).with_name("moving_shapes_vocab.txt")}
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -71,21 +72,36 @@ class Tokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of `moving_shapes`, or of the directory `name`, which holds BERT's vocab.txt.
+    """The tokenizer of `moving_shapes`, or the one whose vocab.txt is in a directory or with a model of the hub.
 
     Raises:
         SmaugError: there is no such vocabulary, or it is no BERT vocabulary.
     """
-    return Tokenizer(_vocabulary_path(name))
+    path = _local_vocabulary(name) or find_beside(name, "vocab.txt")
+    if path is None:
+        raise SmaugError(
+            f"tokenizer: {name!r} is no directory here, and the hub has no vocab.txt of it, or cannot be reached"
+        )
+    return Tokenizer(path)
 
 
-def tokenizer_digest(name: str) -> str:
-    """SHA-256 of the vocabulary that `load_tokenizer(name)` would read."""
-    return hashlib.sha256(_read_vocabulary(_vocabulary_path(name))).hexdigest()
+def tokenizer_digest(name: str) -> str | None:
+    """SHA-256 of the vocabulary that `load_tokenizer(name)` would read; none for one that the hub still has to give.
+
+    Raises:
+        SmaugError: there is no such vocabulary.
+    """
+    path = _local_vocabulary(name)
+    return None if path is None else hashlib.sha256(_read_vocabulary(path)).hexdigest()
 
 
-def _vocabulary_path(name: str) -> Path:
-    return EMBEDDED_VOCABULARIES.get(name) or Path(name) / "vocab.txt"
+def _local_vocabulary(name: str) -> Path | None:
+    """The vocabulary's file; none where it can only be on the hub, and not in the local cache."""
+    if name in EMBEDDED_VOCABULARIES:
+        return EMBEDDED_VOCABULARIES[name]
+    if Path(name).is_dir() or not is_hub_name(name):
+        return Path(name) / "vocab.txt"
+    return in_cache(name, "vocab.txt")
 
 
 def _read_vocabulary(path: Path) -> bytes:

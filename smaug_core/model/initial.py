@@ -9,6 +9,9 @@ from smaug_core.config import ClipShape, ModelConfig
 from smaug_core.model.decoder import sincos_positions
 from smaug_core.model.smaug import SMAUG
 
+ZERO = ("bias", "q_bias", "v_bias", "relative_position_bias_table", "time_embed")
+"""Names of parameters that start at 0."""
+
 
 def build(config: ModelConfig, vocab_size: int, *, seed: int, shape: ClipShape | None = None) -> SMAUG:
     """A model with new weights: normal with std 0.02 x sqrt(768 / width), biases 0, norms 1.
@@ -31,7 +34,8 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int, shape: ClipShape |
             for name, parameter in module.named_parameters(recurse=False):
                 _initialise(module, name, parameter, std, generator)
         positions = model.vision.vit.pos_embed
-        positions[0, 1:] = sincos_positions(config.image_size // config.patch_size, config.width)
+        if positions is not None:  # BEiT's are relative
+            positions[0, 1:] = sincos_positions(config.image_size // config.patch_size, config.width)
         model.match_head.weight.zero_()
         model.text.embeddings.position_embeddings.weight.zero_()
         model.text.embeddings.token_type_embeddings.weight.zero_()
@@ -54,7 +58,7 @@ def _initial_std(module_name: str, config: ModelConfig) -> float:
 def _initialise(module: nn.Module, name: str, parameter: nn.Parameter, std: float, generator: torch.Generator) -> None:
     if isinstance(module, nn.LayerNorm):
         parameter.fill_(1.0 if name == "weight" else 0.0)
-    elif name in ("bias", "time_embed"):
+    elif name in ZERO:
         parameter.zero_()
-    elif name != "temperature":
+    elif name not in ("temperature", "gamma_1", "gamma_2"):
         parameter.normal_(0, std, generator=generator)

@@ -12,6 +12,7 @@ from smaug_core.config import ClipShape, ModelConfig
 from smaug_core.data.batch import Batch
 from smaug_core.distributed import World
 from smaug_core.model.decoder import PixelDecoder
+from smaug_core.model.encoder import create_encoder
 from smaug_core.model.objectives import (
     IGNORED,
     matching_loss,
@@ -24,7 +25,6 @@ from smaug_core.model.recompute import Recomputing
 from smaug_core.model.selector import FrameSelector, Selection, gather_frames, pick_frames, take_frames
 from smaug_core.model.temporal import TemporalEncoder
 from smaug_core.model.text import FusionEncoder, TextEncoder, WordHead
-from smaug_core.model.vision import VisionEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class SMAUG(nn.Module):
         super().__init__()
         self.config, self.shape = config, shape or ClipShape()
         frames = self.shape.frames
-        self.vision = VisionEncoder(config)
+        self.vision = create_encoder(config)
         self.selector = FrameSelector(config, frames) if self.shape.selects else None
         self.temporal = TemporalEncoder(config, frames) if frames > 1 else None
         self.decoder = PixelDecoder(config) if config.decoder_depth else None
@@ -127,7 +127,7 @@ class SMAUG(nn.Module):
         )
         return EncodedClips(
             tokens=rearrange(frames.tokens, "(b k) n d -> b k n d", k=num_frames),
-            summaries=rearrange(frames.cls, "(b k) d -> b k d", k=num_frames),
+            summaries=rearrange(frames.summary, "(b k) d -> b k d", k=num_frames),
             position_ids=rearrange(frames.position_ids, "(b k) n -> b k n", k=num_frames),
         )
 

@@ -20,7 +20,6 @@ from smaug_core.model.sparsify import sparsify
 torchvision_on_cpu.make_importable()
 
 import timm  # noqa: E402
-from timm.layers import resample_abs_pos_embed  # noqa: E402
 from timm.models.vision_transformer import Attention, VisionTransformer  # noqa: E402
 from timm.models.vision_transformer import Block as Block  # noqa: E402
 
@@ -33,11 +32,8 @@ class EncodedFrames:
     """[CLS] and the surviving tokens, in no particular order, after the output norm."""
     position_ids: Int[Tensor, "batch patches"]
     """The patch each token but [CLS] came from; `FUSED` for fused ones."""
-
-    @property
-    def cls(self) -> Float[Tensor, "batch dim"]:
-        """The summary of each frame."""
-        return self.tokens[:, 0]
+    summary: Float[Tensor, "batch dim"]
+    """What stands for a whole frame where it is contrasted with captions."""
 
 
 class VisionEncoder(Recomputing):
@@ -69,21 +65,18 @@ class VisionEncoder(Recomputing):
                 x = self.through(block, x)
             else:
                 x, position_ids = self.through(sparsifying_block, block, x, position_ids, keep)
-        return EncodedFrames(self.vit.norm(x), position_ids)
+        tokens = self.vit.norm(x)
+        return EncodedFrames(tokens, position_ids, tokens[:, 0])
 
     def _embed(
         self, images: Float[Tensor, "batch 3 height width"], visible: Int[Tensor, "batch visible"] | None
     ) -> tuple[Float[Tensor, "batch tokens dim"], Int[Tensor, "batch visible"]]:
         """Project the visible patches only: a convolution over patches is a linear map of their pixels."""
-        patches = patchify(images, self.patch_size)
         num_patches = self.vit.pos_embed.shape[1] - 1
-        if patches.shape[1] != num_patches:
-            raise ValueError(
-                f"images of {images.shape[2]} x {images.shape[3]} pixels give {patches.shape[1]} patches;"
-                f" the position table holds {num_patches}"
-            )
+        check_size(images, self.patch_size, num_patches)
+        patches = patchify(images, self.patch_size)
         if visible is None:
-            visible = repeat(torch.arange(num_patches, device=images.device), "n -> b n", b=len(images))
+            visible = every_position(images, num_patches)
         else:
             patches = patches.gather(1, repeat(visible, "b n -> b n d", d=patches.shape[2]))
         projection = self.vit.patch_embed.proj
@@ -93,6 +86,23 @@ class VisionEncoder(Recomputing):
         cls = self.vit.cls_token + self.vit.pos_embed[:, :1]
         x = torch.cat([cls.expand(len(x), -1, -1), x], dim=1)
         return self.vit.norm_pre(x), visible
+
+
+def check_size(images: Float[Tensor, "batch 3 height width"], patch_size: int, num_patches: int) -> None:
+    """Raise a ValueError if the images are of another size than the positions were made for."""
+    height, width = images.shape[2:]
+    found = (height // patch_size) * (width // patch_size)
+    if found != num_patches:
+        raise ValueError(
+            f"images of {height} x {width} pixels give {found} patches; the position table holds {num_patches}"
+        )
+
+
+def every_position(
+    images: Float[Tensor, "batch 3 height width"], num_patches: int
+) -> Int[Tensor, "batch {num_patches}"]:
+    """The positions of all patches of each image, in their order."""
+    return repeat(torch.arange(num_patches, device=images.device), "n -> b n", b=len(images))
 
 
 def sparsifying_block(
@@ -123,10 +133,30 @@ def attend(
 
 
 def create_vit(config: ModelConfig) -> VisionTransformer:
-    """The timm model `config.vision` at the configured sizes, with new weights.
+    """The timm vision transformer `config.vision` at the configured sizes, with new weights.
 
     Raises:
         SmaugError: timm has no such model, or it is not a plain vision transformer with a class token.
+    """
+    vit = create_timm_model(config)
+    fault = _unsupported(vit)
+    if fault:
+        raise SmaugError(
+            f"model.vision: {config.vision!r} {fault}; masking needs a timm VisionTransformer with one class"
+            " token, absolute positions and standard blocks, e.g. vit_base_patch16_clip_quickgelu_224"
+        )
+    return vit
+
+
+def create_timm_model(config: ModelConfig, **arguments: object) -> nn.Module:
+    """The timm model `config.vision` at the configured sizes, with new weights and without a head.
+
+    Args:
+        config: its sizes go to timm, `vision` without the tag that names weights.
+        arguments: further arguments of timm's model.
+
+    Raises:
+        SmaugError: timm has no such model, or it is of a kind that takes no such sizes.
     """
     name = config.vision.split(".")[0]
     if not timm.is_model(name):
@@ -140,16 +170,9 @@ def create_vit(config: ModelConfig) -> VisionTransformer:
         "num_heads": config.heads,
     }
     try:
-        vit = timm.create_model(name, pretrained=False, num_classes=0, **sizes)
+        return timm.create_model(name, pretrained=False, num_classes=0, **sizes, **arguments)
     except TypeError as error:
         raise SmaugError(f"model.vision: {config.vision!r} is no vision transformer ({error})") from error
-    fault = _unsupported(vit)
-    if fault:
-        raise SmaugError(
-            f"model.vision: {config.vision!r} {fault}; masking needs a timm VisionTransformer with one class"
-            " token, absolute positions and standard blocks, e.g. vit_base_patch16_clip_quickgelu_224"
-        )
-    return vit
 
 
 def _unsupported(vit: nn.Module) -> str | None:
@@ -161,13 +184,3 @@ def _unsupported(vit: nn.Module) -> str | None:
         if type(block) is not Block or type(block.attn) is not Attention or block.attn.gate is not None:
             return f"has blocks of another kind ({type(block).__name__}, {type(block.attn).__name__})"
     return None
-
-
-def resize_positions(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of one of our checkpoints with the encoder's position table in the size that `model` has."""
-    name = "vision.vit.pos_embed"
-    wanted = model.state_dict()[name]
-    if tensors[name].shape == wanted.shape:
-        return tensors
-    side = round((wanted.shape[1] - 1) ** 0.5)
-    return tensors | {name: resample_abs_pos_embed(tensors[name], [side, side]).contiguous()}

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from smaug_core.config import ClipShape
 from smaug_core.errors import CheckpointError
+from smaug_core.model.positions import resize_positions
 from smaug_core.model.smaug import SMAUG
 from smaug_core.model.temporal import resize_time
-from smaug_core.model.vision import resize_positions
 
 KEPT = 2
 """Checkpoints kept of a running stage: the newest, and the one before should the newest be damaged."""

@@ -2,6 +2,9 @@
 
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +27,7 @@ from smaug_core.distributed import World
 from smaug_core.errors import DivergedError, SmaugError
 from smaug_core.model.initial import build
 from smaug_core.model.smaug import SMAUG
+from smaug_core.model.weights import load_text, load_vision
 from smaug_core.stages import Interrupted, Outcome
 from smaug_core.training.checkpoint import Checkpoints, Progress, load_weights, read_config, save_model
 from smaug_core.training.optim import build_optimizer, learning_rate
@@ -35,8 +39,13 @@ CHECKPOINT_EVERY_S = 60.0
 def pretrain(model_config: ModelConfig, config: PretrainConfig, items: list[Item], context: RunContext) -> Outcome:
     """Single-frame pre-training: contrast, matching, masked words, masked patches (paper 3)."""
     model = build(model_config, load_tokenizer(model_config.tokenizer).vocab_size, seed=context.drawing_seed)
+    notes: dict[str, Any] = {}
+    if config.vision_weights is not None:
+        notes["vision_weights"] = asdict(load_vision(model, config.vision_weights, model_config))
+    if config.text_weights is not None:
+        notes["text_weights"] = asdict(load_text(model, config.text_weights, model_config))
     recipe = _recipe(model, config, mask_ratio=config.mask_ratio, mlm_ratio=config.mlm_ratio)
-    return train(model, items, recipe, config, context, notes={})
+    return train(model, items, recipe, config, context, notes=notes)
 
 
 def pretrain_video(
@@ -97,7 +106,7 @@ def train(
     schedule: ScheduleConfig,
     context: RunContext,
     *,
-    notes: dict[str, list[str]],
+    notes: Mapping[str, Any],
 ) -> Outcome:
     """Train to the end of the schedule, from the newest checkpoint under the stage's folder if there is one.
 

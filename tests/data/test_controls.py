@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from experiments.scale import load_scale
-from smaug_core.data.corpora import SPLITS, Item, prepare, read_source
-from smaug_core.data.scenes import COLOURS, SIZES, vocabulary
+from smaug_core.data.attributes import COLOURS, SIZES, vocabulary
+from smaug_core.data.corpora import EMBEDDED, Item, prepare, read_source
+from smaug_core.data.moving_shapes import split_sizes
+from smaug_core.data.scenes import draw_scenes
+from smaug_core.data.text import clean_caption
 from smaug_core.data.video import read_frames
 from smaug_core.evaluation.metrics import ranks, recall
 from smaug_core.evaluation.retrieval import evaluate
@@ -21,13 +24,14 @@ pytestmark = pytest.mark.slow
 
 BINS = 8
 CLIPS = "moving_shapes/sentence"
+BRIEF = "moving_shapes/brief"
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """The data of the tiny scale, rendered once for all controls."""
     root = tmp_path_factory.mktemp("tiny")
-    prepare(SPLITS, load_scale("tiny").base_config().data, root, workers=2)
+    prepare(EMBEDDED, load_scale("tiny").base_config().data, root, workers=2)
     return root
 
 
@@ -48,8 +52,9 @@ def words(items: list[Item]) -> np.ndarray:
     """How often each word, and each pair of a size and a colour, is in each caption."""
     known = vocabulary()
     pairs = [f"{size} {colour}" for size in SIZES for colour in COLOURS]
+    captions = [clean_caption(item.caption) for item in items]
     return np.array(
-        [[*map(item.caption.split().count, known), *map(item.caption.count, pairs)] for item in items], dtype=float
+        [[*map(caption.split().count, known), *map(caption.count, pairs)] for caption in captions], dtype=float
     )
 
 
@@ -77,8 +82,9 @@ def similarities(one: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
     return {"distance": -distance, "cosine": cosine, "whitened distance": -whitened}
 
 
-def test_colours_alone_do_not_find_the_clip(root):
-    train, test = items_of(CLIPS, "train", root), items_of(CLIPS, "test", root)
+@pytest.mark.parametrize("source", [CLIPS, "moving_shapes/paragraph", BRIEF])
+def test_colours_alone_do_not_find_the_clip(root, source):
+    train, test = items_of(source, "train", root), items_of(source, "test", root)
     seen, said = (histograms(train), histograms(test)), (words(train), words(test))
     found = {}
     for strength in (1e-4, 1e-3, 1e-2):
@@ -87,8 +93,42 @@ def test_colours_alone_do_not_find_the_clip(root):
         found |= {f"words to colours, {way}, {strength}": text_to_video_r1(s) for way, s in as_seen.items()}
         found |= {f"colours to words, {way}, {strength}": text_to_video_r1(s) for way, s in as_said.items()}
     for way, r1 in sorted(found.items(), key=lambda each: -each[1]):
-        print(f"R@1 {r1:5.2f} %  {way}")  # noqa: T201
+        print(f"{source}: R@1 {r1:5.2f} %  {way}")  # noqa: T201
     assert max(found.values()) < 10
+
+
+def busy_frames(root, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of brief clips that distract, each frame with an object: colours, the caption's words, whether told, the clip."""
+    data = load_scale("tiny").base_config().data
+    scenes = draw_scenes("brief", split, split_sizes("brief", data)[split], data.brief_frames, data.seed)
+    colours, said, told, clips = [], [], [], []
+    items = items_of(BRIEF, split, root)
+    for number, (item, scene) in enumerate(zip(items, scenes, strict=True)):
+        if scene.distractors:
+            frames = read_frames(item.media, lambda available: range(available)).astype(int) * BINS // 256
+            for frame in (*scene.relevant, *scene.distracting):
+                bins = frames[frame].reshape(-1, 3) @ [BINS * BINS, BINS, 1]
+                colours.append(np.sqrt(np.bincount(bins, minlength=BINS**3) / len(bins)))
+                told.append(frame in scene.relevant)
+                clips.append(number)
+            said.append(np.repeat(words([item]), len(scene.relevant) + len(scene.distracting), axis=0))
+    return np.array(colours), np.concatenate(said), np.array(told), np.array(clips)
+
+
+def told_first(scores: np.ndarray, told: np.ndarray, clips: np.ndarray) -> float:
+    """Share of the pairs of a told and a distracting frame of one clip of which the told one scores higher."""
+    pairs = (clips[:, None] == clips[None]) & told[:, None] & ~told[None]
+    return float((scores[:, None] > scores[None])[pairs].mean())
+
+
+def test_what_a_brief_clip_is_about_is_seen_with_the_caption_and_not_without(root):
+    (seen, said, told, _), (asked, asked_said, truth, clips) = (busy_frames(root, split) for split in ("train", "test"))
+    blind = told_first(ridge(seen, told[:, None].astype(float), asked, 1e-3)[:, 0], truth, clips)
+    as_said = ridge(seen[told], said[told], asked, 1e-3) - said[told].mean(axis=0)
+    guided = told_first((as_said * (asked_said - said[told].mean(axis=0))).sum(axis=1), truth, clips)
+    print(f"told above distracting: frame alone {blind:.3f}, with the caption {guided:.3f}")  # noqa: T201
+    assert 0.4 < blind < 0.6
+    assert guided > 0.75
 
 
 class Quiet:

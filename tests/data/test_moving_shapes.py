@@ -15,25 +15,35 @@ import pytest
 
 from smaug_core.config import DataConfig
 from smaug_core.data.moving_shapes import (
-    CHUNK,
-    FPS,
     SAMPLE,
+    SOURCES,
     directory,
+    frames_of,
+    is_rendered,
     open_split,
     recipe_digest,
     render,
+    split_digest,
     split_sizes,
 )
 from smaug_core.data.painting import paint
-from smaug_core.data.scenes import MIN_FRAMES, draw_scenes
+from smaug_core.data.rendering import CHUNK, FPS
+from smaug_core.data.scenes import Scene, draw_scenes
 from smaug_core.data.video import MAX_KEYFRAME_EVERY, read_frames
 from smaug_core.errors import SmaugError
+from tests.data.recipes import recipe
 from tests.faults import full_disk, read_only_disk
 
-CONFIG = DataConfig(
-    seed=3, size=32, frames=MIN_FRAMES, train_clips=CHUNK + 8, train_stills=6, val_clips=5, test_clips=4
-)
-SPLITS = tuple(split_sizes(CONFIG))
+CONFIG = recipe(seed=3, train_clips=CHUNK + 8)
+PARTS = [(source, split) for source, described in SOURCES.items() for split in described.sizes]
+READS = {
+    "stills": {"seed", "size", "train_stills"},
+    "more_stills": {"seed", "size", "more_stills"},
+    "sentence": {"seed", "size", "frames", "train_clips", "val_clips", "test_clips"},
+    "paragraph": {"seed", "size", "paragraph_frames", "paragraph_train_clips", "val_clips", "test_clips"},
+    "brief": {"seed", "size", "brief_frames", "brief_train_clips", "val_clips", "test_clips"},
+}
+"""The settings that decide what is rendered for each source."""
 
 RENDER = """
 import json, sys
@@ -42,7 +52,7 @@ from smaug_core.config import DataConfig
 from smaug_core.data.moving_shapes import render
 if __name__ == "__main__":
     root, workers, config = sys.argv[1:]
-    print(render(DataConfig(**json.loads(config)), Path(root), workers=int(workers)))
+    print(render("sentence", DataConfig(**json.loads(config)), Path(root), workers=int(workers)))
 """
 
 DIE_HALFWAY = """
@@ -55,7 +65,7 @@ def die(done, total):
     os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
     root, workers, config = sys.argv[1:]
-    render(DataConfig(**json.loads(config)), Path(root), workers=int(workers), progress=die)
+    render("sentence", DataConfig(**json.loads(config)), Path(root), workers=int(workers), progress=die)
 """
 
 
@@ -73,9 +83,20 @@ def checksums(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def scenes_of(source: str, split: str) -> list[Scene]:
+    return draw_scenes(source, split, split_sizes(source, CONFIG)[split], frames_of(source, CONFIG), CONFIG.seed)
+
+
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory):
-    return render(CONFIG, tmp_path_factory.mktemp("media"), workers=1)
+def folders(tmp_path_factory):
+    """Every source, rendered."""
+    root = tmp_path_factory.mktemp("media")
+    return {source: render(source, CONFIG, root, workers=1) for source in SOURCES}
+
+
+@pytest.fixture
+def rendered(folders):
+    return folders["sentence"]
 
 
 @pytest.fixture
@@ -83,50 +104,73 @@ def copy(rendered, tmp_path):
     return Path(shutil.copytree(rendered, tmp_path / "moving_shapes" / rendered.name))
 
 
-def test_every_scene_has_its_file_and_its_row(rendered):
-    assert rendered.name == recipe_digest(CONFIG)[:12]
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_scene_has_its_file_and_its_row(folders, source):
+    folder, sizes = folders[source], split_sizes(source, CONFIG)
+    assert folder.name == f"{source}-{recipe_digest(source, CONFIG)[:12]}"
     media = set()
-    for split, count in split_sizes(CONFIG).items():
-        rows = open_split(rendered, split)
-        scenes = draw_scenes(split, count, CONFIG.frames, CONFIG.seed)
-        assert [row["caption"] for row in rows] == [scene.caption for scene in scenes]
+    for split in sizes:
+        rows, scenes = open_split(folder, split), scenes_of(source, split)
+        captions = [scene.caption if isinstance(scene.caption, str) else list(scene.caption) for scene in scenes]
+        assert [row["caption"] for row in rows] == captions
         assert [row["relevant"] for row in rows] == [scene.relevant for scene in scenes]
+        assert [row["distractors"] for row in rows] == [scene.distracting for scene in scenes]
         assert [row["id"] for row in rows] == [scene.id for scene in scenes]
         assert rows[0]["facts"]["ground"] == list(scenes[0].ground)
         assert rows[0]["facts"]["events"][0]["look"] == list(scenes[0].events[0].look)
         media |= {row["media"] for row in rows}
-    files = {str(path.relative_to(rendered)) for path in rendered.rglob("*") if path.is_file()}
-    assert files == media | {f"{split}.jsonl" for split in SPLITS} | {"manifest.json"}
-    assert len(media) == sum(split_sizes(CONFIG).values())
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == media | {f"{split}.jsonl" for split in sizes} | {"manifest.json"}
+    assert len(media) == sum(sizes.values())
 
 
-def test_the_manifest_says_what_was_rendered_with_what(rendered):
-    manifest = json.loads((rendered / "manifest.json").read_text())
-    assert manifest["digest"] == recipe_digest(CONFIG)
-    assert asdict(CONFIG).items() <= manifest["recipe"].items()
-    assert manifest["counts"] == split_sizes(CONFIG)
+def test_a_paragraph_is_recorded_as_its_sentences_and_a_brief_clip_with_what_distracts(folders):
+    assert all(len(row["caption"]) in (3, 4) for row in open_split(folders["paragraph"], "train"))
+    rows = open_split(folders["brief"], "train")
+    assert any(row["distractors"] for row in rows) and not all(row["distractors"] for row in rows)
+    for row in rows:
+        assert bool(row["distractors"]) == bool(row["facts"]["distractors"])
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_manifest_says_what_was_rendered_with_what(folders, source):
+    manifest = json.loads((folders[source] / "manifest.json").read_text())
+    sizes = split_sizes(source, CONFIG)
+    assert manifest["digest"] == recipe_digest(source, CONFIG)
+    assert manifest["recipe"] == {
+        "generator": "moving_shapes",
+        "source": source,
+        "version": SOURCES[source].version,
+        "seed": CONFIG.seed,
+        "size": CONFIG.size,
+        "frames": frames_of(source, CONFIG),
+        "splits": sizes,
+    }
+    assert manifest["counts"] == sizes
     assert manifest["av"] == av.__version__ and "libavcodec" in manifest["libraries"]
-    assert set(manifest["decoded_sha256"]) == set(SPLITS)
+    assert set(manifest["decoded_sha256"]) == set(sizes)
 
 
-def test_clips_are_h264_with_key_frames_near_enough_to_seek(rendered):
-    for path in rendered.glob("clips/*/*.mp4"):
+@pytest.mark.parametrize("source", ["sentence", "paragraph", "brief"])
+def test_clips_are_h264_with_key_frames_near_enough_to_seek(folders, source):
+    length = frames_of(source, CONFIG)
+    for path in folders[source].glob("clips/*/*.mp4"):
         with av.open(path) as container:
             stream = container.streams.video[0]
-            assert (stream.codec_context.name, stream.average_rate, stream.frames) == ("h264", FPS, CONFIG.frames)
+            assert (stream.codec_context.name, stream.average_rate, stream.frames) == ("h264", FPS, length)
             keys = [n for n, packet in enumerate(p for p in container.demux(stream) if p.size) if packet.is_keyframe]
         assert keys[0] == 0
-        assert max(b - a for a, b in zip(keys, [*keys[1:], CONFIG.frames], strict=True)) <= MAX_KEYFRAME_EVERY
+        assert max(b - a for a, b in zip(keys, [*keys[1:], length], strict=True)) <= MAX_KEYFRAME_EVERY
 
 
-def test_what_is_decoded_is_what_was_painted(rendered):
-    for split in SPLITS:
-        scene, row = draw_scenes(split, 1, CONFIG.frames, CONFIG.seed)[0], open_split(rendered, split)[0]
-        frames = read_frames(rendered / row["media"], lambda available: range(available))
-        painted = paint(scene, CONFIG.size, CONFIG.seed)
-        assert frames.shape == painted.shape
-        error = abs(frames.astype(int) - painted).mean()
-        assert error == 0 if split == "stills" else error < 12
+@pytest.mark.parametrize("source, split", PARTS, ids=["/".join(part) for part in PARTS])
+def test_what_is_decoded_is_what_was_painted(folders, source, split):
+    scene, row = scenes_of(source, split)[0], open_split(folders[source], split)[0]
+    frames = read_frames(folders[source] / row["media"], lambda available: range(available))
+    painted = paint(scene, CONFIG.size, CONFIG.seed)
+    assert frames.shape == painted.shape
+    error = abs(frames.astype(int) - painted).mean()
+    assert error == 0 if source in ("stills", "more_stills") else error < 12
 
 
 def test_what_is_there_is_not_rendered_again(rendered):
@@ -134,24 +178,39 @@ def test_what_is_there_is_not_rendered_again(rendered):
         raise AssertionError("rendered again")
 
     before = (rendered / "manifest.json").stat().st_mtime_ns
-    assert render(CONFIG, rendered.parent.parent, workers=1, progress=refuse) == rendered
+    assert render("sentence", CONFIG, rendered.parent.parent, workers=1, progress=refuse) == rendered
     assert (rendered / "manifest.json").stat().st_mtime_ns == before
 
 
-def test_progress_ends_with_all_files(tmp_path):
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_source_is_rendered_by_itself_and_progress_ends_with_all_its_files(tmp_path, source):
     told = []
-    render(CONFIG, tmp_path, workers=1, progress=lambda done, total: told.append((done, total)))
-    total = sum(split_sizes(CONFIG).values())
+    folder = render(source, CONFIG, tmp_path, workers=1, progress=lambda done, total: told.append((done, total)))
+    total = sum(split_sizes(source, CONFIG).values())
     assert told[-1] == (total, total)
     assert told == sorted(told) and {of for _, of in told} == {total}
+    assert [each for each in SOURCES if is_rendered(each, CONFIG, tmp_path)] == [source]
+    assert list((tmp_path / "moving_shapes").iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(DataConfig)])
-def test_the_digest_changes_with_every_setting(name):
+def test_the_digests_change_with_every_setting_that_a_source_reads_and_with_no_other(name):
     changed = replace(CONFIG, **{name: getattr(CONFIG, name) + 2})
-    assert recipe_digest(changed) != recipe_digest(CONFIG)
-    assert directory(changed, Path("x")) != directory(CONFIG, Path("x"))
-    assert recipe_digest(replace(CONFIG)) == recipe_digest(CONFIG)
+    differ = {source for source in SOURCES if recipe_digest(source, changed) != recipe_digest(source, CONFIG)}
+    assert differ == {source for source, read in READS.items() if name in read}
+    for source in SOURCES:
+        moved = directory(source, changed, Path("x")) != directory(source, CONFIG, Path("x"))
+        assert moved == (source in differ)
+        for split, setting in SOURCES[source].sizes.items():
+            read = READS[source] - (set(SOURCES[source].sizes.values()) - {setting})
+            same = split_digest(source, split, changed) == split_digest(source, split, CONFIG)
+            assert same == (name not in read)
+
+
+def test_no_two_sources_or_splits_share_a_digest():
+    even = replace(CONFIG, **dict.fromkeys([f.name for f in fields(CONFIG) if f.name not in ("seed", "size")], 32))
+    assert len({split_digest(source, split, even) for source, split in PARTS}) == len(PARTS)
+    assert len({recipe_digest(source, even) for source in SOURCES}) == len(SOURCES)
 
 
 def test_two_processes_and_two_workers_give_the_same_bytes_and_do_not_get_in_each_others_way(rendered, tmp_path):
@@ -160,9 +219,9 @@ def test_two_processes_and_two_workers_give_the_same_bytes_and_do_not_get_in_eac
     both = [start(RENDER, root, 1, tmp_path / "a"), start(RENDER, root, 2, tmp_path / "b")]
     told = [process.communicate(timeout=120)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert told == [str(directory(CONFIG, root))] * 2
+    assert told == [str(directory("sentence", CONFIG, root))] * 2
     assert [path.name for path in (root / "moving_shapes").iterdir()] == [rendered.name]
-    assert checksums(directory(CONFIG, root)) == checksums(rendered)
+    assert checksums(directory("sentence", CONFIG, root)) == checksums(rendered)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -172,12 +231,13 @@ def test_a_rendering_that_is_killed_leaves_nothing_that_counts_and_is_done_anew(
     told = process.communicate(timeout=60)[0].split()
     assert process.returncode == -signal.SIGKILL
     assert 0 < int(told[0]) < int(told[1])
-    target = directory(CONFIG, tmp_path / "media")
+    target = directory("sentence", CONFIG, tmp_path / "media")
     assert not target.exists() and list(target.parent.glob(f".{target.name}.*/clips/train/*.mp4"))
     with pytest.raises(SmaugError, match="train is not rendered here; render it first"):
         open_split(target, "train")
-    assert render(CONFIG, tmp_path / "media", workers=1) == target
+    assert render("sentence", CONFIG, tmp_path / "media", workers=1) == target
     assert checksums(target) == checksums(rendered)
+    assert list(target.parent.iterdir()) == [target]  # what the dead process left is gone
 
 
 def test_a_rendering_that_fails_leaves_nothing(tmp_path):
@@ -185,23 +245,24 @@ def test_a_rendering_that_fails_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        render(CONFIG, tmp_path, workers=1, progress=stop)
+        render("sentence", CONFIG, tmp_path, workers=1, progress=stop)
     assert list((tmp_path / "moving_shapes").iterdir()) == []
 
 
 def test_settings_that_ask_for_too_much_are_said_before_anything_is_written(tmp_path):
     with pytest.raises(SmaugError, match=r"data\.test_clips: 5000 is too many"):
-        render(replace(CONFIG, test_clips=5000), tmp_path, workers=1)
+        render("sentence", replace(CONFIG, test_clips=5000), tmp_path, workers=1)
     assert not list(tmp_path.rglob("*.mp4"))
 
 
-@pytest.mark.parametrize("split, media", [("train", "clips/train"), ("test", "clips/test"), ("stills", "stills/train")])
-def test_a_damaged_file_is_found_when_its_split_is_opened(copy, split, media):
-    path = sorted((copy / media).iterdir())[0]
+@pytest.mark.parametrize("source, split", PARTS, ids=["/".join(part) for part in PARTS])
+def test_a_damaged_file_is_found_when_its_split_is_opened(folders, tmp_path, source, split):
+    copy = Path(shutil.copytree(folders[source], tmp_path / folders[source].name))
+    path = sorted((copy / ("stills" if "stills" in source else "clips") / split).iterdir())[0]
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(SmaugError, match=rf"{copy.name}: {split} is damaged .*{path.name}.*delete this folder"):
         open_split(copy, split)
-    for other in set(SPLITS) - {split}:
+    for other in set(SOURCES[source].sizes) - {split}:
         open_split(copy, other)
 
 
@@ -254,18 +315,20 @@ def test_a_damaged_manifest_is_found(copy, content):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SmaugError, match=r"file/moving_shapes/\w+: cannot be written .*; free some space or choose"):
-        render(CONFIG, tmp_path / "file", workers=1)
+    with pytest.raises(
+        SmaugError, match=r"file/moving_shapes/sentence-\w+: cannot be written .*; free some space or choose"
+    ):
+        render("sentence", CONFIG, tmp_path / "file", workers=1)
 
 
 def test_a_read_only_disk_is_named():
     with read_only_disk() as folder, pytest.raises(SmaugError, match=r"cannot be written .*Read-only file system"):
-        render(CONFIG, folder, workers=1)
+        render("sentence", CONFIG, folder, workers=1)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_is_named_and_what_was_written_is_removed(workers):
     with full_disk(kilobytes=64) as disk:
         with pytest.raises(SmaugError, match=r"cannot be written .*No space left on device"):
-            render(CONFIG, disk.folder, workers=workers)
+            render("sentence", CONFIG, disk.folder, workers=workers)
         assert list((disk.folder / "moving_shapes").iterdir()) == []

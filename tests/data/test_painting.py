@@ -7,19 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 
+from smaug_core.data.attributes import COLOURS, MOTIONS, PATTERNS, ROUND, SHAPES, SIDES, SIZES
 from smaug_core.data.painting import OBJECT_COLOURS, RADIUS, STRETCH, paint
-from smaug_core.data.scenes import (
-    COLOURS,
-    MOTIONS,
-    PATTERNS,
-    ROUND,
-    SHAPES,
-    SIDES,
-    SIZES,
-    Event,
-    Scene,
-    draw_scenes,
-)
+from smaug_core.data.scenes import Event, Scene, draw_scenes
 
 SIZE = 64
 SHOWN = tuple(range(3, 13))
@@ -60,9 +50,9 @@ def middle(places: np.ndarray) -> np.ndarray:
     return np.array([np.argwhere(place).mean(axis=0) for place in places]) / SIZE
 
 
-@pytest.mark.parametrize("split", ["train", "stills"])
-def test_the_frames_that_show_something_are_those_that_are_called_relevant(split):
-    for scene in draw_scenes(split, 30, 16, 0):
+@pytest.mark.parametrize("source, frames", [("sentence", 16), ("stills", 1), ("paragraph", 32), ("brief", 16)])
+def test_the_frames_that_show_something_are_those_that_are_called_relevant(source, frames):
+    for scene in draw_scenes(source, "train", 30, frames, 0):
         seen = set()
         for which, event in enumerate(scene.events):
             frames = np.flatnonzero(place_of(scene, which).any(axis=(1, 2)))
@@ -72,12 +62,31 @@ def test_the_frames_that_show_something_are_those_that_are_called_relevant(split
 
 
 def test_strong_colours_are_found_where_and_only_where_an_object_is_visible():
-    for scene in draw_scenes("train", 60, 16, 0):
+    for scene in draw_scenes("sentence", "train", 60, 16, 0):
         share = strong(paint(scene, SIZE, 0)).mean(axis=(1, 2))
         shown = np.isin(np.arange(16), scene.relevant)
         assert share[shown].max() > 0.01, scene
         # The rim may leave little of a small ring that has shrunk.
         assert share[~shown].max() < min(0.001, share[shown].min()), scene
+
+
+def test_the_rest_of_a_brief_clip_shows_what_distracts_and_else_the_background_with_its_shake_and_noise():
+    for scene in draw_scenes("brief", "train", 40, 16, 0):
+        frames = paint(scene, SIZE, 0)
+        share = strong(frames).mean(axis=(1, 2))
+        busy = np.isin(np.arange(16), [*scene.relevant, *scene.distracting])
+        assert share[busy].max() > 0.01 and share[~busy].max() < min(0.001, share[busy].min()), scene
+        for look_at in (scene.relevant, scene.distracting):
+            assert not look_at or share[look_at].min() > 0
+        empty = np.flatnonzero(~busy)
+        changes = np.abs(np.diff(frames[empty].astype(int), axis=0)).mean(axis=(1, 2, 3))
+        assert changes.min() > 1, scene
+
+
+def test_what_distracts_is_painted_as_what_is_told():
+    for scene in draw_scenes("brief", "train", 10, 16, 0):
+        both = replace(scene, events=(*scene.events, *scene.distractors), distractors=())
+        assert np.array_equal(paint(scene, SIZE, 0), paint(both, SIZE, 0))
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -196,16 +205,16 @@ def test_the_mean_colour_of_a_background_tells_neither_pattern_nor_side(place):
 
 
 def test_the_same_scene_size_and_seed_give_the_same_pixels():
-    scene = draw_scenes("train", 1, 16, 0)[0]
+    scene = draw_scenes("sentence", "train", 1, 16, 0)[0]
     assert np.array_equal(paint(scene, SIZE, 0), paint(scene, SIZE, 0))
     for other in (paint(scene, SIZE, 1), paint(replace(scene, id="train/000007"), SIZE, 0)):
         assert not np.array_equal(paint(scene, SIZE, 0), other)
 
 
 def test_frames_have_the_size_asked_for():
-    scene = draw_scenes("val", 1, 12, 0)[0]
+    scene = draw_scenes("sentence", "val", 1, 12, 0)[0]
     assert paint(scene, 32, 0).shape == (12, 32, 32, 3)
-    assert paint(draw_scenes("stills", 1, 12, 0)[0], 48, 0).shape == (1, 48, 48, 3)
+    assert paint(draw_scenes("stills", "train", 1, 1, 0)[0], 48, 0).shape == (1, 48, 48, 3)
 
 
 def test_a_pattern_without_a_way_to_paint_it_is_refused():

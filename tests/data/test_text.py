@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
+from smaug_core.data.annotations import join_sentences
+from smaug_core.data.moving_shapes import SOURCES
 from smaug_core.data.scenes import draw_scenes
 from smaug_core.data.text import (
     EMBEDDED_VOCABULARIES,
@@ -100,10 +102,16 @@ def test_any_caption_gets_the_ids_that_transformers_gives(ours, theirs, text):
 
 def test_every_embedded_caption_is_known_words_only():
     tokenizer = load_tokenizer("moving_shapes")
-    captions = [scene.caption for split in ("train", "test", "stills") for scene in draw_scenes(split, 100, 16, 0)]
+    scenes = [
+        scene
+        for source, described in SOURCES.items()
+        for split in described.sizes
+        for scene in draw_scenes(source, split, 100, 1 if described.frames is None else 32, 0)
+    ]
+    captions = [join_sentences(scene.caption) for scene in scenes]
     ids, mask = tokenizer.encode(captions, 64)
     assert tokenizer.unk_id not in ids
-    words = [len(caption.split()) for caption in captions]
+    words = [len(clean_caption(caption).split()) for caption in captions]
     assert (mask.sum(axis=1) == np.array(words) + 2).all()
 
 

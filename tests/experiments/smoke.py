@@ -14,7 +14,8 @@ title: Two layers, 56 clips; seconds on one CPU core.
 corpora: {5M: [moving_shapes/sentence], video: ['moving_shapes/sentence']}
 tasks:
   msrvtt: {dataset: moving_shapes/sentence}
-data: {seed: 0, size: 32, frames: 16, train_clips: 32, train_stills: 1, val_clips: 1, test_clips: 24}
+data: {seed: 0, size: 32, frames: 16, train_clips: 32, train_stills: 1, more_stills: 1, paragraph_frames: 21,
+  paragraph_train_clips: 1, brief_frames: 16, brief_train_clips: 1, val_clips: 1, test_clips: 24}
 model:
   vision: vit_base_patch16_clip_quickgelu_224
   image_size: 32

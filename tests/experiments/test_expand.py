@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from experiments.expand import Trial, cut_stages, expand, parse_overrides
+from experiments.chain import cut_stages
+from experiments.expand import Trial, expand, parse_overrides
 from experiments.load import SweepError
 from experiments.plan import distinct_stages
 from experiments.scale import Scale, load_scale

@@ -12,6 +12,7 @@ from experiments.load import SweepError, read_document
 from experiments.scale import FOLDER, load_scale, scale_names
 from experiments.settings import FILLED, SECTIONS, as_json, section_types, type_fault
 from smaug_core.config import Config
+from smaug_core.stages import KINDS
 from tests.experiments.smoke import SCALE
 
 
@@ -36,7 +37,7 @@ def test_every_scale_gives_a_whole_configuration(name):
     assert scale.name == name
     assert isinstance(config, Config)
     assert config.finetune.keys() == config.evaluate.keys() == scale.datasets.keys()
-    assert set(scale.resources) == {"pretrain", "pretrain_video", "finetune", "evaluate"}
+    assert set(scale.resources) == set(KINDS)
 
 
 @pytest.mark.parametrize("name", scale_names())
@@ -155,9 +156,7 @@ def test_a_setting_without_a_default_must_be_chosen(tmp_path, section, name):
     assert f"{section}.{name} is missing; a scale must choose it" in fault
 
 
-@pytest.mark.parametrize(
-    "section", ["model", "pretrain", "pretrain_video", "finetune", "evaluate", "resources", "corpora", "tasks"]
-)
+@pytest.mark.parametrize("section", [*KINDS, "model", "resources", "corpora", "tasks"])
 def test_a_section_that_is_missing_or_no_mapping_is_told(tmp_path, section):
     document = read_document(FOLDER / "tiny.yaml")
     without = {key: value for key, value in document.value.items() if key != section}

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from experiments.expand import cut_stages
+from experiments.chain import cut_stages
 from experiments.scale import Scale, load_scale
-from experiments.settings import PER_TASK, SECTIONS
+from experiments.settings import PER_TASK, SECTIONS, with_overrides
 from experiments.stage import ENTRY, VERSIONS, Stage, digest
 from smaug_core.config import Config
+from smaug_core.stages import KINDS
 from tests.experiments.smoke import SCALE, Smoke
 
 CPU = {"cpus": 1, "gpus": 0}
-KINDS = ("pretrain", "finetune", "evaluate")
 CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "size"): {"size": 34},
     ("model", "image_size"): {"image_size": 56},
@@ -26,19 +26,25 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("model", "decoder_width"): {"decoder_width": 40},
     ("model", "decoder_heads"): {"decoder_heads": 4},
     ("model", "keep_rate"): {"keep_rate": 0.7},
+    ("model", "selector_heads"): {"selector_heads": 4},
+    ("model", "selection_per"): {"selection_per": "clip"},
     ("model", "caption_vector"): {"caption_vector": "mean"},
     ("model", "sparsify_layers"): {"sparsify_layers": (1,)},
     ("model", "temperature"): {"temperature": 0.1},
     ("pretrain", "corpus"): {"corpus": ("moving_shapes/stills",)},
-    ("pretrain", "mask_ratio"): {"mask_ratio": 0.25},
-    ("pretrain", "mlm_ratio"): {"mlm_ratio": 0.2},
+    ("pretrain_video", "corpus"): {"corpus": ("moving_shapes/brief",)},
+    ("pretrain_video", "frames"): {"frames": 8},
+    ("pretrain_video", "selected"): {"selected": 1},
+    ("finetune", "frames"): {"frames": 2},
+    ("finetune", "selected"): {"frames": 4, "selected": 3},
+    ("evaluate", "selected"): {"selected": "all"},
     ("finetune", "dataset"): {"dataset": "moving_shapes/stills"},
     ("evaluate", "keep_rate"): {"keep_rate": 0.5},
     ("evaluate", "ranking"): {"ranking": "contrast"},
     ("evaluate", "split"): {"split": "val"},
 } | {
     (section, name): change
-    for section in ("pretrain", "finetune")
+    for section in ("pretrain", "pretrain_video", "finetune")
     for name, change in {
         "batch_size": {"batch_size": 64},
         "negatives_group": {"negatives_group": 8},
@@ -47,11 +53,21 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
         "beta2": {"beta2": 0.9},
         "precision": {"precision": "bf16"},
         "weight_decay": {"weight_decay": 0.03},
+        "vtc_negatives": {"vtc_negatives": "group"},
+        "mask_ratio": {"mask_ratio": 0.25},
+        "mlm_ratio": {"mlm_ratio": 0.2},
     }.items()
 }
 """Another allowed value, for settings where the next number is none."""
-LEFT_OUT = {("finetune", "frames"), ("evaluate", "dataset"), ("model", "tokenizer")}
-"""They have one allowed value yet; vocabularies have tests of their own in test_expand.py."""
+LEFT_OUT = {
+    ("evaluate", "dataset"),
+    ("model", "tokenizer"),
+    ("pretrain", "vision_weights"),
+    ("pretrain", "text_weights"),
+}
+"""What they name enters by its digest: tests/experiments/test_expand.py, tests/training/test_initial_weights.py."""
+DATA_READ = {name: KINDS for name in ("seed", "size", "frames", "train_clips")} | {"test_clips": ("evaluate",)}
+"""The stages that read a setting of `data`, where all of them read `moving_shapes/sentence`."""
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +96,8 @@ def test_fingerprints_stay_what_they_are():
     """When this turns red, no result that was made before will be found again: say so in the commit."""
     first = made()
     second = made(kind="evaluate", task="msrvtt", parents=(first,), seed=None, settings={"evaluate": {"rerank": 64}})
-    assert first.fingerprint == "644c9e00a00ce0eff6ffbd1ce27d43e110bc24ef41b3eadd498742550cabf523"
-    assert second.fingerprint == "efc9e8611d09cbdd77a3cfe1197d31b0bfe37c2466c58410e8d103afcb888899"
+    assert first.fingerprint == "4a98aef258a6d7a54c945ee3172ceaef194602317c717f6ded3a7ed7d0eae45c"
+    assert second.fingerprint == "0f3107116af1c229e1d1b4ea8116a916811deddab9b428e0c4664e67e18684d0"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +110,6 @@ def test_fingerprints_stay_what_they_are():
         {"inputs": {"tokenizer": "00ff", "more": "00"}},
         {"inputs": {}},
         {"settings": {"model": {"width": 65, "keep_rate": 0.8}, "data": None, "pretrain": {"corpus": ["a", "b"]}}},
-        {"settings": {"model": {"width": 64, "keep_rate": 0.8}, "data": {}, "pretrain": {"corpus": ["a", "b"]}}},
         {"settings": {"model": {"width": 64, "keep_rate": 0.8}, "data": None, "pretrain": {"corpus": ["b", "a"]}}},
         {"settings": {"model": {"width": 64, "keep_rate": 0.8}, "data": None, "finetune": {"corpus": ["a", "b"]}}},
         {"parents": (made(seed=7),)},
@@ -121,7 +136,13 @@ def test_a_version_that_is_raised_changes_the_fingerprint(monkeypatch):
 
 def test_where_it_runs_and_what_it_is_called_do_not_change_the_fingerprint():
     reordered = {"pretrain": {"corpus": ["a", "b"]}, "data": None, "model": {"keep_rate": 0.8, "width": 64}}
-    for change in ({"resources": {"cpus": 8, "gpus": 4}}, {"task": "msrvtt"}, {"settings": reordered}):
+    other_data = made().settings | {"data": {"brief_frames": 20}}  # what is read of it is among the inputs
+    for change in (
+        {"resources": {"cpus": 8, "gpus": 4}},
+        {"task": "msrvtt"},
+        {"settings": reordered},
+        {"settings": other_data},
+    ):
         assert made(**change).fingerprint == made().fingerprint
     assert made(resources={"cpus": 8, "gpus": 4}) == made()
 
@@ -162,6 +183,8 @@ def cases() -> list[Any]:
 @pytest.mark.parametrize(("section", "name"), cases())
 def test_every_setting_changes_the_stages_that_read_it_and_no_earlier_one(smoke, section, name):
     config = smoke.base_config()
+    video = smoke.config(with_overrides(smoke.tree, {"pretrain_video.frames": 4, "pretrain_video.selected": 2}), [])
+    config = replace(config, pretrain_video=video.pretrain_video)
     before = getattr(config, section)
     own = before["msrvtt"] if section in PER_TASK else before
     other = replace(own, **(CHANGES.get((section, name)) or another(name, getattr(own, name))))
@@ -169,12 +192,14 @@ def test_every_setting_changes_the_stages_that_read_it_and_no_earlier_one(smoke,
     old, new = stages_of(config, smoke), stages_of(after, smoke)
     first = KINDS.index(section) if section in KINDS else 0
     changed = [kind for kind in KINDS if old[kind].fingerprint != new[kind].fingerprint]
-    assert changed == list(KINDS[first:])
+    assert changed == list(DATA_READ.get(name, ()) if section == "data" else KINDS[first:])
 
 
 def another(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, bool):
         return {name: not value}
+    if value is None:
+        raise AssertionError(f"{name}: say in CHANGES what else it can be")
     if isinstance(value, str):
         return {name: f"{value}2"}
     return {name: value + 1 if isinstance(value, int) else value + 0.01}

@@ -1,0 +1,135 @@
+"""Captions of real media, from the annotation files that Singularity published; media are not looked at."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smaug_core.errors import SmaugError
+
+FAULTS_TOLD = 10
+SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Annotation:
+    """One row of an annotation file."""
+
+    media: str
+    """File of the picture or clip, relative to the folder of all media of its source."""
+    caption: str
+    """As written; the sentences of a paragraph joined by one space."""
+
+    @property
+    def names_sides(self) -> bool:
+        """Whether the caption may not fit a mirror image."""
+        return SIDES.search(self.caption) is not None
+
+
+def read_annotations(path: Path, *, is_image: bool) -> list[Annotation]:
+    """The rows of an annotation file, in its order.
+
+    The file is a JSON list of `{"image": path, "caption": text}`, or `"video"` for clips; a caption may be a list of
+    sentences, and a picture or clip may come again with another caption. Other keys are passed over.
+
+    Args:
+        path: the annotation file.
+        is_image: whether it must tell of pictures, else of clips.
+
+    Raises:
+        SmaugError: the file is missing or no such list; every row that is wrong is told, up to ten, counted from 1.
+    """
+    rows = _rows(path)
+    kind = "image" if is_image else "video"
+    faults = [f"row {number} {what}" for number, row in enumerate(rows, 1) for what in _faults(row, kind)]
+    if faults:
+        more = f"; and {len(faults) - FAULTS_TOLD} more" if len(faults) > FAULTS_TOLD else ""
+        raise SmaugError(f"{path}: {'; '.join(faults[:FAULTS_TOLD])}{more}")
+    return [Annotation(media=row[kind], caption=join_sentences(row["caption"])) for row in rows]
+
+
+def annotation_digest(path: Path) -> str | None:
+    """SHA-256 of an annotation file's content; None where it is not here, since its data was not seen.
+
+    Raises:
+        SmaugError: it is here and cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SmaugError(f"{path}: cannot be read ({error.strerror}); it should be an annotation file") from error
+
+
+def join_sentences(caption: str | Sequence[str]) -> str:
+    """A paragraph as one text.
+
+    Source: Singularity (dataset/caption_dataset.py:144-149), in training and in tests alike.
+    """
+    return caption if isinstance(caption, str) else " ".join(caption)
+
+
+def _rows(path: Path) -> list[Any]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SmaugError(
+            f"{path}: no such annotation file; put it there, a JSON list in Singularity's format, and what it names"
+            f" into {path.parent.parent / 'media'}"
+        ) from error
+    except OSError as error:
+        raise SmaugError(f"{path}: cannot be read ({error.strerror}); it should be an annotation file") from error
+    except (ValueError, RecursionError) as error:
+        raise SmaugError(f"{path}: is no JSON ({error}); it should be a list of rows") from error
+    if not isinstance(rows, list) or not rows:
+        raise SmaugError(f"{path}: holds {_briefly(rows)}; it should hold a list of rows")
+    return rows
+
+
+def _faults(row: Any, kind: str) -> Iterator[str]:
+    if not isinstance(row, dict):
+        yield f"is {_briefly(row)}; it should have '{kind}' and 'caption'"
+        return
+    if kind not in row:
+        yield f"lacks '{kind}', it has {sorted(row)}"
+    elif not _is_inside(row[kind]):
+        yield f"'{kind}' is {_briefly(row[kind])}; it should be a path that stays inside the folder of media"
+    if "caption" not in row:
+        yield f"lacks 'caption', it has {sorted(row)}"
+    elif not _is_caption(row["caption"]):
+        yield f"'caption' is {_briefly(row['caption'])}; it should be a text, or a list of texts, none of them empty"
+
+
+def _is_inside(path: Any) -> bool:
+    """Whether it is a relative path of something below the folder that it is relative to."""
+    if not _is_text(path) or "\0" in path:
+        return False
+    # By hand: a corpus has millions of rows, and pathlib takes microseconds for each.
+    parts = set(path.split("/")) - {"", "."}
+    return bool(parts) and not path.startswith("/") and ".." not in parts
+
+
+def _is_caption(caption: Any) -> bool:
+    sentences = caption if isinstance(caption, list) else [caption]
+    return bool(sentences) and all(_is_text(text) and text.strip() for text in sentences)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that can be written; JSON can hold half of a character."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _briefly(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,43 @@
+"""Folders that are written aside and renamed when whole: their names, and what dead processes left of them."""
+
+import os
+import platform
+import re
+import shutil
+from hashlib import blake2b
+from pathlib import Path
+
+NAME = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})\.(?P<pid>[1-9][0-9]*)\.[0-9a-f]{8}")
+
+
+def name_aside(name: str) -> str:
+    """A hidden name, used once, that says for `name` which process of which host writes it."""
+    return f".{name}.{_host()}.{os.getpid()}.{os.urandom(4).hex()}"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes of this host wrote aside in `folder` before they died.
+
+    Folders of living processes, of other hosts (a disk may be shared), and of any other name stay.
+    """
+    for path in folder.glob(".*"):
+        made = NAME.fullmatch(path.name)
+        if made and made["host"] == _host() and not _is_alive(int(made["pid"])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _host() -> str:
+    """This host, and within it this container: numbers of processes mean nothing in another."""
+    processes = Path("/proc/self/ns/pid")
+    space = os.readlink(processes) if processes.exists() else ""
+    return blake2b(f"{platform.node()}|{space}".encode(), digest_size=4).hexdigest()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives, and is another user's
+        return True
+    return True
