@@ -14,21 +14,12 @@ from experiments.settings import with_overrides
 from experiments.standalone import config_of
 from smaug_core.config import ClipShape, Config, PretrainConfig, PretrainVideoConfig, clip_shape
 from smaug_core.cost import TRAINING, Part, StepShape, published_accounting, step_cost, token_schedule, total_macs
+from smaug_core.data.corpora import published_size
 from smaug_core.data.text import load_tokenizer
-from smaug_core.errors import SmaugError
 from smaug_core.parameters import parameter_counts
 
 VOCABULARIES = {"bert-base-uncased": 30_522}
 """Tokens of a vocabulary that is known without its file."""
-CAPTIONS = {
-    "cc3m": 2_950_000,
-    "webvid": 2_490_000,
-    "cc12m": 10_770_000,
-    "sbu": 860_000,
-    "vg": 769_000,
-    "coco": 567_000,
-}
-"""Published captions of the paper's corpora: what an epoch counts."""
 PAPER_SCALE = "paper"
 """The scale at which hours can be compared with the published ones."""
 ACCOUNTING = {
@@ -123,14 +114,12 @@ def run_macs(config: Config) -> int:
 
 
 def captions(corpus: tuple[str, ...]) -> int:
-    """Captions of all sources of a corpus.
+    """Captions of all sources of a corpus, as published.
 
     Raises:
-        SmaugError: one has no published size.
+        SmaugError: a source is unknown, or is rendered.
     """
-    if unknown := [source for source in corpus if source not in CAPTIONS]:
-        raise SmaugError(f"corpus: {unknown} have no published size; right would be of {', '.join(CAPTIONS)}")
-    return sum(CAPTIONS[source] for source in corpus)
+    return sum(published_size(source) for source in corpus)
 
 
 def step_of(stage: PretrainConfig | PretrainVideoConfig, vocab_size: int) -> StepShape:

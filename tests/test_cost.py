@@ -68,9 +68,10 @@ def test_equals_torchs_count_of_a_multi_frame_step(config, frames, selected, sel
     assert total_macs(step_cost(config, shape)) == pytest.approx(found, rel=1e-3)
 
 
+@pytest.mark.parametrize("vision", ["vit_base_patch16_clip_quickgelu_224", "beit_base_patch16_224.in22k_ft_in22k"])
 @pytest.mark.parametrize("clip", [SINGLE, ClipShape(frames=4, selected=4)])
-def test_equals_torchs_count_where_nothing_is_hidden_or_dropped(config, clip):
-    config = replace(config, keep_rate=1.0, decoder_depth=0)
+def test_equals_torchs_count_where_nothing_is_hidden_or_dropped(config, clip, vision):
+    config = replace(config, vision=vision, keep_rate=1.0, decoder_depth=0)
     shape = StepShape(mask_ratio=0.0, text_tokens=7, hidden_words=1, vocab_size=VOCABULARY, clip=clip)
     model = build(config, VOCABULARY, seed=0, shape=clip)
     found = counted(model, make_batch(num=4, frames=clip.frames, mask_ratio=0.0))

@@ -100,7 +100,7 @@ def test_without_json_it_is_a_table():
 
 def test_a_corpus_without_a_published_size_is_refused():
     assert captions(("cc3m", "webvid")) == 5_440_000
-    with pytest.raises(SmaugError, match=r"corpus: \['moving_shapes/stills'\] have no published size"):
+    with pytest.raises(SmaugError, match="moving_shapes/stills: has no published size"):
         captions(("cc3m", "moving_shapes/stills"))
 
 
@@ -108,4 +108,4 @@ def test_a_vocabulary_is_counted_where_it_is_not_known():
     assert vocabulary_size("moving_shapes") == load_tokenizer("moving_shapes").vocab_size
     assert vocabulary_size("bert-base-uncased") == 30_522
     with pytest.raises(SmaugError, match="nowhere/vocab.txt cannot be read"):
-        vocabulary_size("nowhere")
+        vocabulary_size("./nowhere")
