@@ -9,13 +9,17 @@ from experiments.scale import FOLDER
 from tests.experiments.smoke import SCALE, Smoke
 
 SWEEPS = sorted(FOLDER.parent.glob("*.yaml"))
-WHOLE = SCALE.replace(
-    "corpora: {5M: [moving_shapes/sentence],",
-    "corpora: {5M: [moving_shapes/sentence], 17M: [moving_shapes/sentence, moving_shapes/more_stills],",
-).replace(
-    "tasks:\n",
-    "tasks:\n  didemo: {dataset: moving_shapes/paragraph}\n"
-    "  anet: {dataset: moving_shapes/paragraph, evaluate: {frames: 10, selected: all}}\n",
+WHOLE = (
+    SCALE.replace("paragraph_train_clips: 1", "paragraph_train_clips: 32")
+    .replace(
+        "corpora: {5M: [moving_shapes/sentence],",
+        "corpora: {5M: [moving_shapes/sentence], 17M: [moving_shapes/sentence, moving_shapes/more_stills],",
+    )
+    .replace(
+        "tasks:\n",
+        "tasks:\n  didemo: {dataset: moving_shapes/paragraph}\n"
+        "  anet: {dataset: moving_shapes/paragraph, evaluate: {frames: 10, selected: all}}\n",
+    )
 )
 
 
