@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections.abc import Iterator
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from smaug_core.config import (
@@ -17,11 +19,12 @@ from smaug_core.config import (
     image_size_after,
 )
 from smaug_core.context import RunContext
+from smaug_core.data.batch import Batch
 from smaug_core.data.corpora import Item
 from smaug_core.data.loader import BatchRecipe, TrainingBatches
 from smaug_core.data.text import load_tokenizer
 from smaug_core.distributed import World
-from smaug_core.errors import DivergedError, SmaugError
+from smaug_core.errors import CheckpointError, DivergedError, SmaugError
 from smaug_core.model.initial import build
 from smaug_core.model.smaug import SMAUG
 from smaug_core.stages import Interrupted, Outcome
@@ -73,7 +76,8 @@ def _continued(config: ModelConfig, shape: ClipShape, context: RunContext) -> tu
     """A model with the weights of the stage before, and what of it is new or was left out."""
     vocab_size = load_tokenizer(config.tokenizer).vocab_size
     model = build(config, vocab_size, seed=context.drawing_seed, shape=shape)
-    fit = load_weights(context.starting_weights, model)
+    with context.world.together():
+        fit = load_weights(context.starting_weights, model)
     return model, {"new_parts": fit.new, "parts_left_out": fit.left_out}
 
 
@@ -114,15 +118,15 @@ def train(
     batches = TrainingBatches(items, load_tokenizer(model.config.tokenizer), recipe, seed=seed, world=world)
     model.to(device).train()
     model.recompute_layers(context.recompute_layers)
-    losses_of = DistributedDataParallel(model, find_unused_parameters=True) if world.size > 1 else model
     optimizer = build_optimizer(model, schedule)
     checkpoints = Checkpoints(context.out / "checkpoints")
-    start = checkpoints.resume(model, optimizer) or Progress(step=0, useful_s=0.0)
+    start = _resumed(checkpoints, model, optimizer, world)
+    losses_of = spread(model, world)
     total = schedule.epochs * batches.steps_per_epoch
     warmup = round(schedule.warmup_epochs * batches.steps_per_epoch)
     spent_before, saved_at, values = watch.spent(), time.monotonic(), {}
 
-    for step, batch in enumerate(batches.from_step(start.step, total), start=start.step):
+    for step, batch in enumerate(_read_together(batches, start.step, total, world), start=start.step):
         rate = learning_rate(step, total, warmup, schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -169,8 +173,18 @@ def train(
         useful_s=useful_s,
         files=["model/model.safetensors", "model/config.json"],
         scratch=["checkpoints"],
-        notes={"steps": total, "unreadable": _all_unreadable(batches, world), **notes},
+        notes={"steps": total, "unreadable": batches.unreadable, **notes},
     )
+
+
+def spread(model: SMAUG, world: World) -> nn.Module:
+    """The model, made such that its parameters get the mean of all processes' gradients.
+
+    A stage may leave parts of the model out of its losses, the same ones in every step; those get no gradient.
+    """
+    if world.size == 1:
+        return model
+    return DistributedDataParallel(model, static_graph=True, forward_sync_buffers=False)  # buffers are constants
 
 
 def _check_shares(schedule: ScheduleConfig, world: World) -> None:
@@ -183,5 +197,25 @@ def _check_shares(schedule: ScheduleConfig, world: World) -> None:
         )
 
 
-def _all_unreadable(batches: TrainingBatches, world: World) -> dict[str, str]:
-    return {clip: fault for found in world.collect(batches.unreadable) for clip, fault in found.items()}
+def _resumed(checkpoints: Checkpoints, model: SMAUG, optimizer: torch.optim.Optimizer, world: World) -> Progress:
+    """Where the training goes on, the same place in every process."""
+    with world.together():
+        start = checkpoints.resume(model, optimizer) or Progress(step=0, useful_s=0.0)
+    steps = [found.step for found in world.collect(start)]
+    if len(set(steps)) > 1:
+        raise CheckpointError(
+            f"{checkpoints.folder}: by process, the newest checkpoints are of steps {steps}; right would be one folder"
+            " that all processes read"
+        )
+    return start
+
+
+def _read_together(batches: TrainingBatches, first: int, last: int, world: World) -> Iterator[Batch]:
+    """The batches of steps `first` to `last` - 1, as long as every process can read its share of them."""
+    steps = batches.from_step(first, last)
+    for _ in range(first, last):
+        with world.together():
+            batch = next(steps)
+        if world.any(batches.has_news)[0]:
+            batches.share_unreadable()
+        yield batch

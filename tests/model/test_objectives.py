@@ -110,7 +110,7 @@ def test_word_loss_is_a_mean_over_the_hidden_words():
 
 
 def test_word_loss_of_no_words_is_zero():
-    assert word_loss(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), torch.tensor(0.0)).item() == 0
+    assert word_loss(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), torch.tensor(1.0)).item() == 0
 
 
 def test_pixel_loss_equals_a_restatement():
