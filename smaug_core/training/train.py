@@ -144,8 +144,7 @@ def train(
         values["loss"] = sum(values.values())
         if not math.isfinite(values["loss"]):
             raise DivergedError(
-                f"step {step + 1} of {total}: the loss is not finite: {values}; the last checkpoint is"
-                f" {next(iter(checkpoints.found()), 'none')}"
+                f"step {step + 1} of {total}: the loss is not finite: {values}; {_last_good(checkpoints)}"
             )
         optimizer.zero_grad()
         terms.sum().backward()  # type: ignore[no-untyped-call]
@@ -155,6 +154,7 @@ def train(
         due = world.is_first and time.monotonic() - saved_at > CHECKPOINT_EVERY_S
         stop, save = world.any(watch.stop_requested(), due)
         if (stop or save) and step + 1 < total:
+            _check_finite(model, step + 1, total, checkpoints)
             useful_s = start.useful_s + sum(world.collect(watch.spent() - spent_before))
             if world.is_first:
                 checkpoints.save(model, optimizer, Progress(step=step + 1, useful_s=useful_s))
@@ -175,6 +175,20 @@ def train(
         scratch=["checkpoints"],
         notes={"steps": total, "unreadable": batches.unreadable, **notes},
     )
+
+
+def _check_finite(model: SMAUG, step: int, total: int, checkpoints: Checkpoints) -> None:
+    """A checkpoint that holds numbers which are none would take the place of one to resume from."""
+    bad = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        raise DivergedError(
+            f"step {step} of {total}: {len(bad)} weights are not finite, the first is {bad[0]};"
+            f" {_last_good(checkpoints)}"
+        )
+
+
+def _last_good(checkpoints: Checkpoints) -> str:
+    return f"the checkpoint to resume from is {next(iter(checkpoints.found()), 'none')}"
 
 
 def spread(model: SMAUG, world: World) -> nn.Module:
