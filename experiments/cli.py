@@ -52,6 +52,9 @@ Out = Annotated[Path, typer.Option(help="folder to write to; the same one again 
 From = Annotated[Path, typer.Option("--from", help="the --out folder of the training to start from")]
 Task = Annotated[str, typer.Option(help="slot, e.g. msrvtt")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
+Recompute = Annotated[
+    bool, typer.Option("--recompute-layers", help="less memory: compute layers again in the backward pass")
+]
 
 
 @app.command()
@@ -179,11 +182,12 @@ def pretrain(
     set_: Settings = [],  # noqa: B006
     seed: int = 0,
     device: Device = "cpu",
+    recompute_layers: Recompute = False,
     home: Home = None,
 ) -> None:
     """Pre-train one model, outside any sweep; also under torchrun."""
     kind = "pretrain" if from_ is None else "pretrain_video"
-    _alone(kind, scale, set_, None, from_, out, seed, device, home)
+    _alone(kind, scale, set_, None, from_, out, seed, device, home, recompute_layers)
 
 
 @app.command()
@@ -195,10 +199,11 @@ def finetune(
     set_: Settings = [],  # noqa: B006
     seed: int = 0,
     device: Device = "cpu",
+    recompute_layers: Recompute = False,
     home: Home = None,
 ) -> None:
-    """Fine-tune a pre-trained model for retrieval."""
-    _alone("finetune", scale, set_, task, from_, out, seed, device, home)
+    """Fine-tune a pre-trained model for retrieval; also under torchrun."""
+    _alone("finetune", scale, set_, task, from_, out, seed, device, home, recompute_layers)
 
 
 @app.command()
@@ -211,7 +216,7 @@ def evaluate(
     device: Device = "cpu",
     home: Home = None,
 ) -> None:
-    """Rank clips for captions and captions for clips, and print R@1, R@5, R@10 and the median rank."""
+    """Rank clips for captions and captions for clips, and print recall and the median rank; also under torchrun."""
     _alone("evaluate", scale, set_, task, from_, out, 0, device, home)
 
 
@@ -393,6 +398,7 @@ def _alone(
     seed: int,
     device: str,
     home: Path | None,
+    recompute_layers: bool = False,
 ) -> None:
     from experiments.expand import parse_overrides
     from experiments.scale import load_scale
@@ -411,10 +417,14 @@ def _alone(
             data_root=_home(home) / "data",
             device=device,
             console=_console(),
+            recompute_layers=recompute_layers,
         )
     except Interrupted as stopped:
-        _complain(f"{stopped}; the same command continues")
+        _complain_once(f"{stopped}; the same command continues")
         raise typer.Exit(FAILED) from None
+    except SmaugError as error:
+        _complain_once(str(error))
+        raise typer.Exit(REFUSED) from None
     for name, value in metrics.items():
         typer.echo(f"{name:32}{value:.4g}")
 
@@ -429,7 +439,21 @@ def _complain(message: str) -> None:
     typer.echo(message, err=True)
 
 
+def _complain_once(message: str) -> None:
+    """Complain, unless another process of this run has said the same."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from smaug_core.distributed import says_first
+
+        if not says_first(message):
+            return
+    _complain(message)
+
+
 def _print_json(value: Any) -> None:
     import json
 
     typer.echo(json.dumps(value, indent=1))
+
+
+if __name__ == "__main__":  # torchrun -m experiments.cli
+    main()

@@ -21,7 +21,7 @@ from experiments.scale import Scale
 from experiments.schema import override_faults
 from experiments.settings import with_overrides
 from experiments.stage import Stage
-from experiments.stop import StopFlag
+from experiments.stop import StopFlag, end_with
 from smaug_core.config import Config
 from smaug_core.errors import SmaugError
 
@@ -38,8 +38,11 @@ def run_alone(
     data_root: Path,
     device: str,
     console: Console,
+    recompute_layers: bool = False,
 ) -> dict[str, float]:
     """Run one stage in `out`, from its newest checkpoint if it was interrupted, and give its metrics.
+
+    Under torchrun every process calls this; the first one alone claims `out`, renders, writes, and has metrics to give.
 
     Args:
         kind: `pretrain`, `pretrain_video`, `finetune` or `evaluate`.
@@ -52,28 +55,37 @@ def run_alone(
         data_root: where the media are; embedded data is rendered there.
         device: `cpu` or `cuda`.
         console: told what happens.
+        recompute_layers: spend time to save memory in training.
 
     Raises:
         SmaugError: a setting, the data or the parent is not right, or `out` holds another stage's work.
-        Interrupted: Ctrl-C; the same command continues.
+        Interrupted: Ctrl-C or SIGTERM, to this process or to another of the run; the same command continues.
     """
     from smaug_core import stages
+    from smaug_core.distributed import first_does
 
     _check_device(device)
+    if "WORLD_SIZE" in os.environ:
+        end_with(os.getppid())  # torchrun's, or the processes of a torchrun that was killed would train on
     config = config_of(scale, overrides)
     stage = _stage(config, scale, kind, task, seed, data_root)
     if parent is not None and not (parent / "model" / "config.json").exists():
         raise SmaugError(f"--from {parent}: holds no model; right would be the --out folder of a finished training")
-    first = is_first_process()
-    if first:
+
+    def begin() -> dict[str, float] | None:
         _claim(out, stage, parent)
-    if (finished := read_json(out / "metrics.json")) is not None:
-        console.print(f"{out}: was done before", highlight=False)
+        finished: dict[str, float] | None = read_json(out / "metrics.json")
+        if finished is None:
+            prepare_data([config], data_root, console)
+        else:
+            console.print(f"{out}: was done before", highlight=False)
         return finished
-    if first:  # the others wait for it when they join
-        prepare_data([config], data_root, console)
-    try:
-        with _TerminalWatch(console, stage.name, 0 if device == "cpu" else 1) as watch, _ctrl_c(watch.stop):
+
+    first = is_first_process()
+    if (finished := first_does("begin", begin)) is not None:
+        return finished if first else {}
+    with _TerminalWatch(console, stage.name, 0 if device == "cpu" else 1) as watch, _ended_by_signals(watch.stop):
+        try:
             outcome = stages.run(
                 kind,
                 stage.settings,
@@ -83,11 +95,12 @@ def run_alone(
                 data_root=data_root,
                 device=device,
                 watch=watch,
+                recompute_layers=recompute_layers,
             )
-    except SmaugError:
-        if first:
-            _give_back(out)
-        raise
+        except SmaugError:
+            if first:
+                _give_back(out)
+            raise
     if not first:
         return {}
     _tell(outcome.notes, console)
@@ -209,14 +222,16 @@ class _TerminalWatch:
         self._stop.set()
 
     def stop_requested(self) -> bool:
-        """Whether Ctrl-C was pressed."""
+        """Whether Ctrl-C was pressed, or SIGTERM came."""
         return self._stop.is_set()
 
 
 @contextmanager
-def _ctrl_c(stop: Any) -> Iterator[None]:
-    previous = signal.signal(signal.SIGINT, lambda *_: stop())
+def _ended_by_signals(stop: Any) -> Iterator[None]:
+    """Ctrl-C, and SIGTERM, which torchrun passes on and sends to the others when one process ends."""
+    previous = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,5 +1,10 @@
 """A request to save and end, made by a signal handler and looked at between steps."""
 
+import ctypes
+import os
+import signal
+import sys
+
 
 class StopFlag:
     """Set once, for good, from any thread and from signal handlers.
@@ -18,3 +23,12 @@ class StopFlag:
     def is_set(self) -> bool:
         """Whether the end was asked for."""
         return self._is_set
+
+
+def end_with(parent: int) -> None:
+    """Have SIGTERM sent to this process when the process `parent`, which started it, dies, however it dies (Linux)."""
+    set_parent_death_signal = 1
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)

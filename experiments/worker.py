@@ -4,7 +4,6 @@ It claims the stage, runs it, accounts for its time, and publishes the result. F
 """
 
 import argparse
-import ctypes
 import errno
 import faulthandler
 import importlib
@@ -33,7 +32,7 @@ from experiments.attempt import (
 )
 from experiments.code import code_digest
 from experiments.host import DeviceClock, describe_device, library_versions, source_commit
-from experiments.stop import StopFlag
+from experiments.stop import StopFlag, end_with
 from experiments.watch import StageWatch
 from smaug_core.errors import DivergedError, SmaugError
 from smaug_core.stages import Interrupted, Outcome
@@ -203,15 +202,6 @@ def _send_output_to(path: Path) -> None:
     faulthandler.enable()
 
 
-def _end_with(parent: int) -> None:
-    """Be asked to stop when the process that started us dies, however it dies (Linux)."""
-    set_parent_death_signal = 1
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple[int, str]:
     """Run the stage that a worker's command line names; give the exit code and what is wrong, if anything."""
     parser = argparse.ArgumentParser(prog="python -m experiments.worker", description=__doc__)
@@ -221,7 +211,7 @@ def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple
     parser.add_argument("--parent", type=int, help="process id to stop with, should it die")
     given = parser.parse_args(arguments)
     if given.parent is not None:
-        _end_with(given.parent)
+        end_with(given.parent)
     directory = given.directory.resolve()
     data_root = given.data_root or directory.parents[2] / "data"
     try:

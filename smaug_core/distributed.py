@@ -1,17 +1,23 @@
 """The processes of one training, each with its share of every batch; one process alone is a world of one."""
 
+import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from smaug_core.errors import SmaugError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +67,21 @@ class World:
 
     def wait(self) -> None:
         """Until every process has come here."""
-        if self.size > 1:
-            dist.barrier()
+        self.any(False)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Work that may fail in some processes only: the `SmaugError` that one of them met is raised in all.
+
+        Without it the others would wait for the failed one in their next exchange.
+        """
+        fault = None
+        try:
+            yield
+        except SmaugError as error:
+            fault = error
+        if self.any(fault is not None)[0]:
+            raise next(found for found in self.collect(fault) if found is not None)
 
 
 class _Gather(torch.autograd.Function):
@@ -91,23 +110,77 @@ def joined_world(device: str) -> Iterator[World]:
     Raises:
         SmaugError: torchrun's variables are incomplete, or there are more processes than GPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size = _place()
     if size == 1:
         yield World()
         return
+    if device == "cuda":
+        gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        if here > gpus:
+            raise SmaugError(
+                f"--device cuda: {here} processes were started on this machine, torch finds {gpus} GPUs;"
+                " right would be torchrun with as many processes as there are GPUs"
+            )
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_store(), rank=rank, world_size=size)
+    yield World(rank=rank, size=size)
+    # Not after an error: NCCL would wait here for processes that are gone. Leaving the group to the process's end
+    # closes its connections, which ends the others' waiting.
+    dist.destroy_process_group()
+
+
+def first_does(name: str, work: Callable[[], T]) -> T:
+    """What the first process makes of `work`, in all processes; the others wait for it without any limit.
+
+    For what comes before training and may take hours, such as rendering data: waiting in an exchange would end after
+    half an hour.
+
+    Args:
+        name: tells this piece of work from others of the same run.
+        work: its result must be what JSON holds.
+
+    Raises:
+        SmaugError: the first process met one.
+    """
+    rank, size = _place()
+    if size == 1:
+        return work()
+    store = _store()
+    if rank == 0:
+        try:
+            result = work()
+        except SmaugError as error:
+            store.set(name, json.dumps({"error": str(error)}))
+            raise
+        store.set(name, json.dumps({"result": result}))
+        return result
+    while not store.check([name]):
+        time.sleep(0.1)
+    told = json.loads(store.get(name))
+    if "error" in told:
+        raise SmaugError(told["error"])
+    decided: T = told["result"]
+    return decided
+
+
+def says_first(message: str) -> bool:
+    """Whether no other process has said this before: what all of them meet is told once."""
+    return _place()[1] == 1 or _store().add(f"said/{message}", 1) == 1
+
+
+def _place() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return 0, 1
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise SmaugError(f"WORLD_SIZE = {size}, but {', '.join(missing)} is not set; start with torchrun, or unset it")
-    if device == "cuda":
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= torch.cuda.device_count():
-            raise SmaugError(
-                f"LOCAL_RANK = {local}: torch finds {torch.cuda.device_count()} GPUs here;"
-                " right would be torchrun with as many processes as there are GPUs"
-            )
-        torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    try:
-        yield World(rank=dist.get_rank(), size=dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    return int(os.environ["RANK"]), size
+
+
+@cache
+def _store() -> Any:
+    """Where the processes of a run leave short messages for each other; torchrun holds it."""
+    return next(iter(rendezvous("env://")))[0]

@@ -105,10 +105,12 @@ def run(
     data = from_settings(DataConfig, settings["data"], "data") if settings.get("data") else None
     own: Mapping[str, Any] = settings[kind]
 
-    def read(sources: Iterable[str], split: str) -> list[Item]:
-        return [item for name in sources for item in read_source(name, split, data, data_root)]
-
     with joined_world(device) as world:
+
+        def read(sources: Iterable[str], split: str) -> list[Item]:
+            with world.together():
+                return [item for name in sources for item in read_source(name, split, data, data_root)]
+
         context = RunContext(
             seed=seed,
             weights=parents[0] / "model" if parents else None,

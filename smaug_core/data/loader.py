@@ -56,7 +56,8 @@ class TrainingBatches:
         """
         self.tokenizer, self.recipe, self.seed, self.world = tokenizer, recipe, seed, world or World()
         self.unreadable: dict[str, str] = {}
-        """Why each clip that could not be read failed, by its path."""
+        """Why each clip that could not be read failed, by its path; those of other processes once they are shared."""
+        self._shared = 0
         kinds = ([i for i in items if i.is_image], [i for i in items if not i.is_image])
         self.kinds = [kind for kind in kinds if len(kind) >= recipe.batch_size]
         if not self.kinds:
@@ -109,19 +110,43 @@ class TrainingBatches:
             hidden=hidden,
         )
 
+    @property
+    def has_news(self) -> bool:
+        """Whether this process met unreadable clips that the others may not know of."""
+        return len(self.unreadable) > self._shared
+
+    def share_unreadable(self) -> None:
+        """Make the unreadable clips of every process known to all; all must call this.
+
+        Raises:
+            SmaugError: together they are more than may fail.
+        """
+        by_process = self.world.collect(self.unreadable)
+        self.unreadable = {clip: fault for found in by_process for clip, fault in found.items()}
+        self._shared = len(self.unreadable)
+        self._check_unreadable()
+
+    def _check_unreadable(self) -> None:
+        if len(self.unreadable) > self.recipe.max_unreadable:
+            raise SmaugError(
+                f"{len(self.unreadable)} clips could not be read, {self.recipe.max_unreadable}"
+                f" allowed (max_unreadable); the last: {list(self.unreadable.values())[-1]}"
+            )
+
     def _readable(self, item: Item, batch: list[Item], epoch: int) -> tuple[Item, Tensor]:
-        """The item with its frames; a clip that cannot be read is counted and the next of the batch stands in."""
+        """The item with its frames; a clip that cannot be read is counted and the next of the global batch stands in.
+
+        A clip that failed once is not tried again.
+        """
         start = batch.index(item)
         for candidate in batch[start:] + batch[:start]:
+            if str(candidate.media) in self.unreadable:
+                continue
             try:
                 return candidate, self._frames(candidate, epoch)
             except ClipError as error:
                 self.unreadable[str(candidate.media)] = str(error)
-                if len(self.unreadable) > self.recipe.max_unreadable:
-                    raise SmaugError(
-                        f"{len(self.unreadable)} clips could not be read, {self.recipe.max_unreadable}"
-                        f" allowed (max_unreadable); the last: {error}"
-                    ) from error
+                self._check_unreadable()
         raise SmaugError(f"no clip of a batch of {len(batch)} could be read; the first: {item.media}")
 
     def _frames(self, item: Item, epoch: int) -> Tensor:

@@ -17,15 +17,15 @@ from smaug_core.data.corpora import Item
 from smaug_core.data.frames import sample_frames
 from smaug_core.data.text import Tokenizer, load_tokenizer
 from smaug_core.data.video import read_frames
-from smaug_core.errors import SmaugError
+from smaug_core.distributed import World
 from smaug_core.evaluation.metrics import ranks, recall
 from smaug_core.model.objectives import frame_similarity
 from smaug_core.model.smaug import SMAUG, EncodedClips
-from smaug_core.stages import Interrupted, Outcome, Watch
+from smaug_core.stages import Interrupted, Outcome
 from smaug_core.training.checkpoint import load_weights, read_config
 
 CLIPS_AT_ONCE = 16
-"""Clips encoded in one pass; a matter of memory, not of results."""
+"""Clips encoded in one pass. Processes share whole passes, so that no score depends on how many processes there are."""
 CAPTIONS_AT_ONCE = 256
 """Captions matched with a clip in one pass; a matter of memory, not of results."""
 
@@ -65,13 +65,10 @@ def evaluate(model_config: ModelConfig, config: EvaluateConfig, items: list[Item
     tokenizer = load_tokenizer(model_config.tokenizer)
     made_for, shape = read_config(context.starting_weights)
     model = SMAUG(replace(model_config, image_size=made_for["image_size"]), tokenizer.vocab_size, shape)
-    load_weights(context.starting_weights, model)
+    with context.world.together():
+        load_weights(context.starting_weights, model)
     model.to(context.device).eval()
     media = list(dict.fromkeys(item.media for item in items))
-    if len(media) < context.world.size:
-        raise SmaugError(
-            f"{config.dataset}: {len(media)} clips cannot be shared by {context.world.size} processes; start fewer"
-        )
     with torch.inference_mode():
         encoded = encode(model, tokenizer, items, media, config, context)
         scores = score(model, encoded, config, context)
@@ -110,19 +107,35 @@ def encode(
     context: RunContext,
 ) -> Encoded:
     """Encode this process's share of the clips, and every caption, once."""
-    media = media[context.world.share(len(media))]
-    vectors, clips = [], []
-    for start in range(0, len(media), CLIPS_AT_ONCE):
-        chunk = media[start : start + CLIPS_AT_ONCE]
-        images = torch.stack([_frames(path, config.frames, model.config.image_size) for path in chunk])
-        encoded = model.encode_clips(images.to(context.device), keep_rate=config.keep_rate)
-        vectors.append(model.embed_frames(encoded))
-        clips += encoded.to("cpu").each()
-        _report(context.watch, start + len(chunk), 2 * len(media))
+    own = media[own_clips(len(media), context.world)]
+    vectors = [torch.empty(0, config.frames, model.config.embed_dim, device=context.device)]
+    clips: list[EncodedClips] = []
+    for start in range(0, largest_share(len(media), context.world), CLIPS_AT_ONCE):
+        chunk = own[start : start + CLIPS_AT_ONCE]
+        with context.world.together():
+            frames = [_frames(path, config.frames, model.config.image_size) for path in chunk]
+        if frames:
+            encoded = model.encode_clips(torch.stack(frames).to(context.device), keep_rate=config.keep_rate)
+            vectors.append(model.embed_frames(encoded))
+            clips += encoded.to("cpu").each()
+            context.watch.report(len(clips), 2 * len(own), {})
+        _stop_together(context)
     words, mask = tokenizer.encode([item.caption for item in items], config.text_length)
     word_mask = torch.from_numpy(mask).to(context.device)
     states = model.text(torch.from_numpy(words).to(context.device), word_mask)
     return Encoded(torch.cat(vectors), clips, model.embed_caption(states, word_mask), states, word_mask)
+
+
+def own_clips(num_clips: int, world: World) -> slice:
+    """Which of the clips this process works on: whole passes of them."""
+    passes = world.share(-(-num_clips // CLIPS_AT_ONCE))
+    return slice(passes.start * CLIPS_AT_ONCE, passes.stop * CLIPS_AT_ONCE)
+
+
+def largest_share(num_clips: int, world: World) -> int:
+    """The most clips that a process works on, in whole passes."""
+    passes = -(-num_clips // CLIPS_AT_ONCE)
+    return -(-passes // world.size) * CLIPS_AT_ONCE
 
 
 def _frames(path: Path, frames: int, size: int) -> Float[Tensor, "frames 3 {size} {size}"]:
@@ -134,15 +147,22 @@ def score(model: SMAUG, encoded: Encoded, config: EvaluateConfig, context: RunCo
 
     The matching head sees each pair once, for both directions.
     """
-    world, num = context.world, len(encoded.clips)
-    similarity = frame_similarity(encoded.vectors, encoded.captions) / model.bounded_temperature()
-    contrast = np.concatenate(world.collect(similarity.double().cpu().numpy()))
+    world, own = context.world, len(encoded.clips)
+    temperature = model.bounded_temperature()
+    rows = [
+        frame_similarity(chunk, encoded.captions) / temperature for chunk in torch.split(encoded.vectors, CLIPS_AT_ONCE)
+    ]
+    contrast = np.concatenate(world.collect(torch.cat(rows).double().cpu().numpy()))
     wanted = candidates(contrast, config.rerank) | candidates(contrast.T, config.rerank).T
-    match = np.full(similarity.shape, np.nan)
-    for row, (clip, chosen) in enumerate(zip(encoded.clips, wanted[world.share(len(wanted))], strict=True)):
-        logits = match_clip(model, clip.to(context.device), encoded, np.flatnonzero(chosen), config.selected)
-        match[row, chosen] = logits.double().cpu().numpy()
-        _report(context.watch, num + row + 1, 2 * num)
+    chosen = wanted[own_clips(len(wanted), world)]
+    match = np.full(chosen.shape, np.nan)
+    for row in range(largest_share(len(wanted), world)):
+        if row < own:
+            clip, captions = encoded.clips[row].to(context.device), np.flatnonzero(chosen[row])
+            logits = match_clip(model, clip, encoded, captions, config.selected)
+            match[row, captions] = logits.double().cpu().numpy()
+            context.watch.report(own + row + 1, 2 * own, {})
+        _stop_together(context)
     return Scores(contrast, np.concatenate(world.collect(match)))
 
 
@@ -217,7 +237,7 @@ def _first_id(items: list[Item], clip: Path) -> str:
     return next(item.id for item in items if item.media == clip)
 
 
-def _report(watch: Watch, done: int, total: int) -> None:
-    watch.report(done, total, {})
-    if watch.stop_requested():
+def _stop_together(context: RunContext) -> None:
+    """Stop if any process was asked to; all must call this equally often, however few clips they have."""
+    if context.world.any(context.watch.stop_requested())[0]:
         raise Interrupted("stopped during evaluation; it starts over next time")

@@ -87,16 +87,16 @@ def matching_loss(
     counts: Bool[Tensor, " pairs"],
     total: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """VTM: cross-entropy of match against no match, over the pairs that count (appendix C), divided by `total`."""
+    """VTM: cross-entropy of match against no match, over the pairs that count (appendix C), divided by `total` > 0."""
     losses = F.cross_entropy(logits.float(), is_match.long(), reduction="none")
-    return (losses * counts).sum() / total.clamp(min=1)
+    return (losses * counts).sum() / total
 
 
 def word_loss(
     logits: Float[Tensor, "words vocabulary"], targets: Int[Tensor, " words"], total: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """MLM: cross-entropy of the replaced words (appendix C), divided by `total`."""
-    return F.cross_entropy(logits.float(), targets, reduction="sum") / total.clamp(min=1)
+    """MLM: cross-entropy of the replaced words (appendix C), divided by `total` > 0."""
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / total
 
 
 def pixel_targets(

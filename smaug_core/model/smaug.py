@@ -236,14 +236,13 @@ class SMAUG(nn.Module):
 
         is_match = torch.arange(num_pairs, device=fused.device) < num
         logits = self.match_head(self.summarise(fused[:num_pairs], mask[:num_pairs]))
-        share = world.total(pairs.counts.float().sum()) / world.size
+        share = _share(pairs.counts, world)
         losses = {"vtm": matching_loss(logits, is_match, pairs.counts, share)}
         if batch.word_targets is not None:
             predicted = batch.word_targets != IGNORED
             table = self.text.embeddings.word_embeddings.weight
-            share = world.total(predicted.float().sum()) / world.size
             guesses = self.word_head(fused[num_pairs:][predicted], table)
-            losses["mlm"] = word_loss(guesses, batch.word_targets[predicted], share)
+            losses["mlm"] = word_loss(guesses, batch.word_targets[predicted], _share(predicted, world))
         return losses
 
     def _reconstruct(self, batch: Batch, clips: EncodedClips, selection: Selection | None) -> Float[Tensor, ""]:
@@ -262,3 +261,8 @@ class SMAUG(nn.Module):
         pixels = rearrange(images, "b k c h w -> (b k) c h w")
         target = pixel_targets(pixels, hidden, self.config.patch_size, self.config.normalize_target)
         return pixel_loss(predicted, target)
+
+
+def _share(counted: Bool[Tensor, "*shape"], world: World) -> Float[Tensor, ""]:
+    """What a sum over the places that count here is divided by, so that the mean over processes is that of all."""
+    return world.total(counted.float().sum()).clamp(min=1) / world.size

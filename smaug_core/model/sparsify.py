@@ -5,6 +5,8 @@ from einops import repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from smaug_core.model.precision import full_precision
+
 FUSED = -1
 """Position id of a fused token, which stands for several places at once."""
 
@@ -44,7 +46,8 @@ def sparsify(
     kept_tokens = patches.gather(1, repeat(kept, "b k -> b k d", d=dim))
     dropped_tokens = patches.gather(1, repeat(dropped, "b k -> b k d", d=dim))
     weights = attention.gather(1, dropped).to(x.dtype)
-    fused = torch.einsum("bk,bkd->bd", weights, dropped_tokens).unsqueeze(1)
+    with full_precision(x):  # one row of weights each: the sum costs nothing beside the layer
+        fused = torch.einsum("bk,bkd->bd", weights, dropped_tokens).unsqueeze(1)
     fused_ids = position_ids.new_full((len(x), 1), FUSED)
     return (
         torch.cat([cls, kept_tokens, fused], dim=1),

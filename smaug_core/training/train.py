@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from smaug_core.config import (
@@ -20,11 +21,12 @@ from smaug_core.config import (
     image_size_after,
 )
 from smaug_core.context import RunContext
+from smaug_core.data.batch import Batch
 from smaug_core.data.corpora import Item
 from smaug_core.data.loader import BatchRecipe, TrainingBatches
 from smaug_core.data.text import load_tokenizer
 from smaug_core.distributed import World
-from smaug_core.errors import DivergedError, SmaugError
+from smaug_core.errors import CheckpointError, DivergedError, SmaugError
 from smaug_core.model.initial import build
 from smaug_core.model.smaug import SMAUG
 from smaug_core.model.weights import load_text, load_vision
@@ -82,7 +84,8 @@ def _continued(config: ModelConfig, shape: ClipShape, context: RunContext) -> tu
     """A model with the weights of the stage before, and what of it is new or was left out."""
     vocab_size = load_tokenizer(config.tokenizer).vocab_size
     model = build(config, vocab_size, seed=context.drawing_seed, shape=shape)
-    fit = load_weights(context.starting_weights, model)
+    with context.world.together():
+        fit = load_weights(context.starting_weights, model)
     return model, {"new_parts": fit.new, "parts_left_out": fit.left_out}
 
 
@@ -123,15 +126,15 @@ def train(
     batches = TrainingBatches(items, load_tokenizer(model.config.tokenizer), recipe, seed=seed, world=world)
     model.to(device).train()
     model.recompute_layers(context.recompute_layers)
-    losses_of = DistributedDataParallel(model, find_unused_parameters=True) if world.size > 1 else model
     optimizer = build_optimizer(model, schedule)
     checkpoints = Checkpoints(context.out / "checkpoints")
-    start = checkpoints.resume(model, optimizer) or Progress(step=0, useful_s=0.0)
+    start = _resumed(checkpoints, model, optimizer, world)
+    losses_of = spread(model, world)
     total = schedule.epochs * batches.steps_per_epoch
     warmup = round(schedule.warmup_epochs * batches.steps_per_epoch)
     spent_before, saved_at, values = watch.spent(), time.monotonic(), {}
 
-    for step, batch in enumerate(batches.from_step(start.step, total), start=start.step):
+    for step, batch in enumerate(_read_together(batches, start.step, total, world), start=start.step):
         rate = learning_rate(step, total, warmup, schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -149,8 +152,7 @@ def train(
         values["loss"] = sum(values.values())
         if not math.isfinite(values["loss"]):
             raise DivergedError(
-                f"step {step + 1} of {total}: the loss is not finite: {values}; the last checkpoint is"
-                f" {next(iter(checkpoints.found()), 'none')}"
+                f"step {step + 1} of {total}: the loss is not finite: {values}; {_last_good(checkpoints)}"
             )
         optimizer.zero_grad()
         terms.sum().backward()  # type: ignore[no-untyped-call]
@@ -160,6 +162,7 @@ def train(
         due = world.is_first and time.monotonic() - saved_at > CHECKPOINT_EVERY_S
         stop, save = world.any(watch.stop_requested(), due)
         if (stop or save) and step + 1 < total:
+            _check_finite(model, step + 1, total, checkpoints)
             useful_s = start.useful_s + sum(world.collect(watch.spent() - spent_before))
             if world.is_first:
                 checkpoints.save(model, optimizer, Progress(step=step + 1, useful_s=useful_s))
@@ -178,8 +181,32 @@ def train(
         useful_s=useful_s,
         files=["model/model.safetensors", "model/config.json"],
         scratch=["checkpoints"],
-        notes={"steps": total, "unreadable": _all_unreadable(batches, world), **notes},
+        notes={"steps": total, "unreadable": batches.unreadable, **notes},
     )
+
+
+def _check_finite(model: SMAUG, step: int, total: int, checkpoints: Checkpoints) -> None:
+    """A checkpoint that holds numbers which are none would take the place of one to resume from."""
+    bad = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        raise DivergedError(
+            f"step {step} of {total}: {len(bad)} weights are not finite, the first is {bad[0]};"
+            f" {_last_good(checkpoints)}"
+        )
+
+
+def _last_good(checkpoints: Checkpoints) -> str:
+    return f"the checkpoint to resume from is {next(iter(checkpoints.found()), 'none')}"
+
+
+def spread(model: SMAUG, world: World) -> nn.Module:
+    """The model, made such that its parameters get the mean of all processes' gradients.
+
+    A stage may leave parts of the model out of its losses, the same ones in every step; those get no gradient.
+    """
+    if world.size == 1:
+        return model
+    return DistributedDataParallel(model, static_graph=True, forward_sync_buffers=False)  # buffers are constants
 
 
 def _check_shares(schedule: ScheduleConfig, world: World) -> None:
@@ -192,5 +219,25 @@ def _check_shares(schedule: ScheduleConfig, world: World) -> None:
         )
 
 
-def _all_unreadable(batches: TrainingBatches, world: World) -> dict[str, str]:
-    return {clip: fault for found in world.collect(batches.unreadable) for clip, fault in found.items()}
+def _resumed(checkpoints: Checkpoints, model: SMAUG, optimizer: torch.optim.Optimizer, world: World) -> Progress:
+    """Where the training goes on, the same place in every process."""
+    with world.together():
+        start = checkpoints.resume(model, optimizer) or Progress(step=0, useful_s=0.0)
+    steps = [found.step for found in world.collect(start)]
+    if len(set(steps)) > 1:
+        raise CheckpointError(
+            f"{checkpoints.folder}: by process, the newest checkpoints are of steps {steps}; right would be one folder"
+            " that all processes read"
+        )
+    return start
+
+
+def _read_together(batches: TrainingBatches, first: int, last: int, world: World) -> Iterator[Batch]:
+    """The batches of steps `first` to `last` - 1, as long as every process can read its share of them."""
+    steps = batches.from_step(first, last)
+    for _ in range(first, last):
+        with world.together():
+            batch = next(steps)
+        if world.any(batches.has_news)[0]:
+            batches.share_unreadable()
+        yield batch

@@ -110,7 +110,7 @@ def test_word_loss_is_a_mean_over_the_hidden_words():
 
 
 def test_word_loss_of_no_words_is_zero():
-    assert word_loss(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), torch.tensor(0.0)).item() == 0
+    assert word_loss(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), torch.tensor(1.0)).item() == 0
 
 
 def test_pixel_loss_equals_a_restatement():
@@ -127,3 +127,73 @@ def test_normalised_targets_have_mean_zero_and_deviation_one():
     target = pixel_targets(torch.rand(2, 3, 8, 8), torch.tensor([[3], [0]]), 4, normalize=True)
     torch.testing.assert_close(target.mean(-1), torch.zeros(2, 1), atol=1e-6, rtol=0)
     torch.testing.assert_close(target.std(-1), torch.ones(2, 1), atol=1e-4, rtol=0)
+
+
+def test_maes_loss_worked_by_hand():
+    """Two patches of 2 x 2 pixels are hidden; a patch lists its pixels row by row, red, green and blue together."""
+    image = torch.zeros(1, 3, 4, 4)
+    image[0, 0, 0, 2], image[0, 1, 1, 2], image[0, 2, 1, 3] = 0.5, 1.0, 2.0  # of the second patch, top right
+    image[0, :, 2:, :2] = 3.0  # all of the third patch, bottom left
+    target = pixel_targets(image, torch.tensor([[2, 1]]), 2, normalize=False)
+    assert target.tolist() == [[[3.0] * 12, [0.5, 0, 0, 0, 0, 0, 0, 1.0, 0, 0, 0, 2.0]]]
+    predicted = torch.zeros(1, 2, 12)
+    predicted[0, 0, 0], predicted[0, 1, 11] = 3.0, 1.0
+    # squared errors: 11 x 9 in the third patch; 0.25 + 1 + 1 in the second; the mean is over both patches' 24 values
+    assert pixel_loss(predicted, target).item() == pytest.approx((11 * 9 + 2.25) / 24, abs=1e-6)
+
+
+def test_normalised_targets_equal_a_float64_restatement():
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    hidden = torch.tensor([[3, 1], [0, 2]])
+    got = pixel_targets(images, hidden, 4, normalize=True)
+    for row in range(2):
+        for place, patch in enumerate(hidden[row].tolist()):
+            top, left = 4 * (patch // 2), 4 * (patch % 2)
+            values = [
+                images[row, colour, top + y, left + x].double()
+                for y in range(4)
+                for x in range(4)
+                for colour in range(3)
+            ]
+            mean = sum(values) / 48
+            variance = sum((value - mean) ** 2 for value in values) / 47  # unbiased
+            expected = torch.stack([(value - mean) / (variance + 1e-6).sqrt() for value in values])
+            torch.testing.assert_close(got[row, place].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_pair_that_does_not_count_and_a_total_of_more_than_are_here():
+    """One process of several: the divisor is its share of all pairs that count, not of its own."""
+    logits = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    p = logits.double().log_softmax(dim=1)
+    got = matching_loss(
+        logits, torch.tensor([True, False, False]), torch.tensor([True, True, False]), torch.tensor(2.5)
+    )
+    assert got.item() == pytest.approx((-(p[0, 1] + p[1, 0]) / 2.5).item(), abs=1e-5)
+
+
+def test_the_gradients_of_all_losses_equal_those_of_a_float64_restatement():
+    generator = torch.Generator().manual_seed(0)
+    wide = {name: torch.randn(size, generator=generator).double() for name, size in SIZES.items()}
+    narrow = {name: tensor.float().requires_grad_() for name, tensor in wide.items()}
+    wide = {name: tensor.float().double().requires_grad_() for name, tensor in wide.items()}
+    targets, images, hidden = torch.tensor([2, 0, 6]), torch.rand(1, 3, 8, 8), torch.tensor([[3, 1]])
+    is_match = torch.tensor([True, True, False, False])
+
+    contrast(narrow["vtc"], torch.arange(5)).backward()
+    matching_loss(narrow["vtm"], is_match, torch.ones(4) > 0, torch.tensor(4.0)).backward()
+    word_loss(narrow["mlm"], targets, torch.tensor(3.0)).backward()
+    pixel_loss(narrow["mvm"], pixel_targets(images, hidden, 4, normalize=False)).backward()
+
+    s = wide["vtc"]
+    rows, columns = s.exp().sum(dim=1).log(), s.exp().sum(dim=0).log()
+    ((rows.mean() + columns.mean()) / 2 - s.diagonal().mean()).backward()
+    v = wide["vtm"]
+    (v.exp().sum(dim=1).log() - v[torch.arange(4), is_match.long()]).mean().backward()
+    w = wide["mlm"]
+    (w.exp().sum(dim=1).log() - w[torch.arange(3), targets]).mean().backward()
+    ((wide["mvm"] - patchify(images, 4)[0, [3, 1]].double()) ** 2).mean().backward()
+    for name, tensor in narrow.items():
+        torch.testing.assert_close(tensor.grad.double(), wide[name].grad, atol=1e-5, rtol=1e-5)
+
+
+SIZES = {"vtc": (5, 5), "vtm": (4, 2), "mlm": (3, 7), "mvm": (1, 2, 48)}

@@ -5,7 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smaug_core.model.initial import build
 from smaug_core.model.sparsify import FUSED, sparsify
+from smaug_core.model.vision import sparsifying_block
+from tests.small import VOCABULARY
 
 
 def test_a_case_worked_by_hand():
@@ -30,6 +33,45 @@ def test_equals_a_float64_restatement():
         expected = torch.stack([x[row, 0].double(), *(x[row, 1 + i].double() for i in ranked[:6]), fused])
         torch.testing.assert_close(got[row].double(), expected, atol=1e-5, rtol=1e-5)
         assert got_ids[row].tolist() == [*ranked[:6], FUSED]
+
+
+def test_a_whole_sparsifying_layer_equals_a_float64_restatement(config):
+    """Attention, then what [CLS] attends to least is fused, then the MLP on the shorter sequence (EViT)."""
+    block = build(config, VOCABULARY, seed=0).vision.vit.blocks[3]
+    x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    got, got_ids = sparsifying_block(block, x, torch.arange(8).expand(2, -1), 5)
+
+    weights = {name: tensor.double() for name, tensor in block.state_dict().items()}
+    for row in range(2):
+        tokens = x[row].double()
+        normed = _norm(tokens, weights, "norm1")
+        q, k, v = _linear(normed, weights, "attn.qkv").chunk(3, dim=1)
+        mixed, by_head = [], []
+        for head in (slice(0, 16), slice(16, 32)):
+            attention = (q[:, head] @ k[:, head].T / 16**0.5).exp()
+            attention = attention / attention.sum(dim=1, keepdim=True)
+            mixed.append(attention @ v[:, head])
+            by_head.append(attention[0, 1:])
+        tokens = tokens + _linear(torch.cat(mixed, dim=1), weights, "attn.proj")
+        importance = sum(by_head) / 2
+        ranked = sorted(range(8), key=lambda i: -importance[i].item())
+        fused = sum(importance[i] * tokens[1 + i] for i in ranked[5:])
+        tokens = torch.stack([tokens[0], *(tokens[1 + i] for i in ranked[:5]), fused])
+        hidden = _linear(_norm(tokens, weights, "norm2"), weights, "mlp.fc1")
+        hidden = hidden / (1 + (-1.702 * hidden).exp())  # QuickGELU
+        expected = tokens + _linear(hidden, weights, "mlp.fc2")
+        torch.testing.assert_close(got[row].double(), expected, atol=1e-5, rtol=1e-5)
+        assert got_ids[row].tolist() == [*ranked[:5], FUSED]
+
+
+def _linear(x, weights, name):
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def _norm(x, weights, name):
+    centred = x - x.mean(dim=1, keepdim=True)
+    scaled = centred / (centred.pow(2).mean(dim=1, keepdim=True) + 1e-5).sqrt()
+    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
 def test_gradients_reach_dropped_tokens_and_their_attention():

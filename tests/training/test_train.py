@@ -122,8 +122,22 @@ def test_finetuning_from_weights_of_another_model_is_refused(tmp_path, items):
 
 def test_a_loss_that_is_not_a_number_stops_with_the_step_and_the_terms(tmp_path, items):
     wild = replace(PRETRAIN, lr=1e30, min_lr=1e30)
-    with pytest.raises(DivergedError, match=r"step \d of 8: the loss is not finite: .*'vtc'.*checkpoint is none"):
+    with pytest.raises(
+        DivergedError, match=r"step \d of 8: the loss is not finite: .*'vtc'.*checkpoint to resume from is none"
+    ):
         run(items, tmp_path, Recorder(), config=wild)
+
+
+def test_a_divergence_names_the_checkpoint_and_never_saves_one_of_its_own(tmp_path, items):
+    with pytest.raises(Interrupted):
+        run(items, tmp_path, Recorder(stop_after=3))
+    good = tmp_path / "checkpoints" / "step-00000003"
+    wild = replace(PRETRAIN, lr=1e39, min_lr=1e39)
+    for stop_after in (None, 4):  # after step 4 the loss still was a number, and the weights no longer are
+        with pytest.raises(DivergedError, match=rf"step \d of 8: .*the checkpoint to resume from is {good}$"):
+            run(items, tmp_path, Recorder(stop_after=stop_after), config=wild)
+        assert list((tmp_path / "checkpoints").iterdir()) == [good]
+    run(items, tmp_path, Recorder())
 
 
 def test_a_kill_at_any_moment_loses_no_more_than_the_steps_since_the_last_checkpoint(tmp_path, items):

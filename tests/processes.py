@@ -1,0 +1,52 @@
+"""Several real processes on this machine, as torchrun starts them."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+
+from tests.experiments.smoke import ROOT
+
+
+def run_together(size: int, work: Callable[..., None], *arguments: Any) -> None:
+    """Run `work(rank, *arguments)` in `size` processes of one thread each, to the end of all of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.start_processes(_start, args=(size, port, work, arguments), nprocs=size, start_method="spawn")
+
+
+def _start(rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    work(rank, *arguments)
+
+
+def torchrun(size: int, *arguments: str) -> list[str]:
+    """The command that runs `smaug ARGUMENTS` in `size` processes."""
+    rendezvous = ["--nnodes", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc-per-node", str(size)),
+        *("-m", "experiments.cli", *arguments),
+    ]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """For a command that keeps its data in `home`."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("SMAUG_")}
+    more = {"SMAUG_HOME": str(home), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return kept | more | {"COLUMNS": "200"}
+
+
+def run_torchrun(size: int, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `smaug ARGUMENTS` in `size` processes."""
+    return subprocess.run(
+        torchrun(size, *arguments), capture_output=True, text=True, env=environment(home), cwd=home, timeout=300
+    )
