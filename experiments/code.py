@@ -17,7 +17,10 @@ ENTRY_MODULES = {
     "finetune": ("smaug_core.stages", "smaug_core.training.train"),
     "evaluate": ("smaug_core.stages", "smaug_core.evaluation.retrieval"),
 }
-"""By kind of stage, the modules from which its code is reached; what stages.py itself imports late is cut by kind."""
+"""By kind of stage, the modules from which its code is reached."""
+
+DOORS = ("smaug_core", "smaug_core.stages")
+"""Modules that import late what only some of their callers need."""
 
 
 def code_digest(kind: str) -> dict[str, str]:
@@ -25,14 +28,13 @@ def code_digest(kind: str) -> dict[str, str]:
 
     Comments, layout and docstrings do not count. Read anew at every call: the files may have been edited.
     """
-    stages, *entries = ENTRY_MODULES[kind]
-    digests = {stages: _read(stages).digest}
-    waiting = {*entries, *_read(stages).imports_first}
+    waiting, digests = set(ENTRY_MODULES[kind]), {}
     while waiting:
         module = waiting.pop()
         if module not in digests and _path(module).is_file():
-            digests[module] = _read(module).digest
-            waiting |= _read(module).imports
+            source = _read(module)
+            digests[module] = source.digest
+            waiting |= source.imports_first if module in DOORS else source.imports
     return {_path(module).relative_to(ROOT).as_posix(): digests[module] for module in sorted(digests)}
 
 

@@ -1,6 +1,7 @@
 """Frames as decoded -> frames as the encoder wants them: crop, resize, flip, normalise."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,9 +11,17 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-"""Colour mean and deviation that CLIP's encoder was trained with (openai/CLIP@d05afc4, clip/clip.py)."""
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """What the pixels of an encoder's pictures are normalised by, for red, green and blue in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+CLIP = Colours((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""What CLIP's encoder was trained with (openai/CLIP@d05afc4, clip/clip.py)."""
 
 CROP_AREA = (0.5, 1.0)
 """Share of the picture a training crop covers (Singularity, dataset/__init__.py:39)."""
@@ -39,26 +48,29 @@ def augment(
     draws: np.random.Generator,
     *,
     flip: bool,
+    colours: Colours,
 ) -> Float[Tensor, "frames 3 {size} {size}"]:
     """A random crop, the same in all frames of the clip, and where allowed a mirror image half of the time."""
     top, left, height, width = crop_box(frames.shape[1], frames.shape[2], draws)
     mirrored = flip and draws.random() < 0.5
     cropped = frames[:, top : top + height, left : left + width]
-    return resize(cropped[:, :, ::-1] if mirrored else cropped, size)
+    return resize(cropped[:, :, ::-1] if mirrored else cropped, size, colours)
 
 
-def resize(frames: UInt8[np.ndarray, "frames height width 3"], size: int) -> Float[Tensor, "frames 3 {size} {size}"]:
+def resize(
+    frames: UInt8[np.ndarray, "frames height width 3"], size: int, colours: Colours
+) -> Float[Tensor, "frames 3 {size} {size}"]:
     """Bicubic, antialiased, to a square (the aspect ratio is not kept, as in Singularity), then normalised."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).float().div_(255)
     pixels = rearrange(pixels, "k h w c -> k c h w")
     if pixels.shape[2:] != (size, size):
         pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
-    return (pixels.clamp_(0, 1) - _column(MEAN)) / _column(STD)
+    return (pixels.clamp_(0, 1) - _column(colours.mean)) / _column(colours.std)
 
 
-def to_picture(frames: Float[Tensor, "frames 3 height width"]) -> NDArray[np.uint8]:
+def to_picture(frames: Float[Tensor, "frames 3 height width"], colours: Colours) -> NDArray[np.uint8]:
     """Undo the normalisation: uint8 frames, height x width x 3."""
-    pixels = (frames * _column(STD) + _column(MEAN)).clamp(0, 1).mul(255).round().byte()
+    pixels = (frames * _column(colours.std) + _column(colours.mean)).clamp(0, 1).mul(255).round().byte()
     return rearrange(pixels, "k c h w -> k h w c").cpu().numpy()
 
 

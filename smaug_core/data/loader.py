@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smaug_core.counting import num_visible
-from smaug_core.data.augment import augment
+from smaug_core.data.augment import Colours, augment
 from smaug_core.data.batch import Batch
 from smaug_core.data.corpora import Item
 from smaug_core.data.draws import draws_for
@@ -32,6 +32,8 @@ class BatchRecipe:
     """Frames per clip."""
     image_size: int
     """Width and height in pixels."""
+    colours: Colours
+    """What pixels are normalised by."""
     num_patches: int
     text_length: int
     """Tokens kept of a caption."""
@@ -154,7 +156,7 @@ class TrainingBatches:
         places = draws_for(self.seed, epoch, item.id, "frames").random(wanted).tolist()
         frames = read_frames(item.media, lambda available: sample_frames(available, wanted, places))
         crop = draws_for(self.seed, epoch, item.id, "crop")
-        return augment(frames, self.recipe.image_size, crop, flip=item.flip)
+        return augment(frames, self.recipe.image_size, crop, flip=item.flip, colours=self.recipe.colours)
 
     def _hide_patches(self, items: list[Item], epoch: int) -> tuple[Tensor | None, Tensor | None]:
         visible = num_visible(self.recipe.num_patches, self.recipe.mask_ratio)

@@ -113,7 +113,7 @@ def encode(
     for start in range(0, largest_share(len(media), context.world), CLIPS_AT_ONCE):
         chunk = own[start : start + CLIPS_AT_ONCE]
         with context.world.together():
-            frames = [_frames(path, config.frames, model.config.image_size) for path in chunk]
+            frames = [_frames(path, config.frames, model) for path in chunk]
         if frames:
             encoded = model.encode_clips(torch.stack(frames).to(context.device), keep_rate=config.keep_rate)
             vectors.append(model.embed_frames(encoded))
@@ -138,8 +138,9 @@ def largest_share(num_clips: int, world: World) -> int:
     return -(-passes // world.size) * CLIPS_AT_ONCE
 
 
-def _frames(path: Path, frames: int, size: int) -> Float[Tensor, "frames 3 {size} {size}"]:
-    return resize(read_frames(path, lambda available: sample_frames(available, frames)), size)
+def _frames(path: Path, frames: int, model: SMAUG) -> Float[Tensor, "frames 3 height width"]:
+    pictures = read_frames(path, lambda available: sample_frames(available, frames))
+    return resize(pictures, model.config.image_size, model.vision.colours)
 
 
 def score(model: SMAUG, encoded: Encoded, config: EvaluateConfig, context: RunContext) -> Scores:

@@ -48,7 +48,7 @@ def selected_frames(
             looked_at += sample_frames(available, frames)
             return looked_at
 
-        images = resize(read_frames(item.media, choose), model.config.image_size)
+        images = resize(read_frames(item.media, choose), model.config.image_size, model.vision.colours)
         relevant = np.isin(looked_at, item.relevant)
         if not relevant.any():
             continue

@@ -9,7 +9,7 @@ from smaug_core import torchvision_on_cpu
 from smaug_core.config import ModelConfig
 from smaug_core.counting import num_kept
 from smaug_core.errors import SmaugError
-from smaug_core.model.vision import EncodedFrames, check_size, create_timm_model, every_position
+from smaug_core.model.vision import EncodedFrames, check_size, colours_of, create_timm_model, every_position
 
 torchvision_on_cpu.make_importable()
 
@@ -46,6 +46,7 @@ class BeitEncoder(nn.Module):
         vit = create_timm_model(config, norm_layer=norm, drop_path_rate=DROP_PATH)
         assert isinstance(vit, Beit)
         self.vit = vit
+        self.colours = colours_of(config.vision)
         self.name = config.vision
         self.patch_size = config.patch_size
         self.sparsifies = bool(config.sparsify_layers)

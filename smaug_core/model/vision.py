@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from smaug_core import torchvision_on_cpu
 from smaug_core.config import ModelConfig
 from smaug_core.counting import num_kept
+from smaug_core.data.augment import Colours
 from smaug_core.errors import SmaugError
 from smaug_core.model.masking import patchify
 from smaug_core.model.precision import full_precision
@@ -46,6 +47,7 @@ class VisionEncoder(Recomputing):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.vit = create_vit(config)
+        self.colours = colours_of(config.vision)
         self.patch_size = config.patch_size
         self.sparsify_layers = frozenset(config.sparsify_layers)
 
@@ -173,6 +175,12 @@ def create_timm_model(config: ModelConfig, **arguments: object) -> nn.Module:
         return timm.create_model(name, pretrained=False, num_classes=0, **sizes, **arguments)
     except TypeError as error:
         raise SmaugError(f"model.vision: {config.vision!r} is no vision transformer ({error})") from error
+
+
+def colours_of(vision: str) -> Colours:
+    """What timm says the pixels of a model's pictures are normalised by."""
+    known = timm.get_pretrained_cfg(vision, allow_unregistered=False)
+    return Colours(tuple(known.mean), tuple(known.std))
 
 
 def _unsupported(vit: nn.Module) -> str | None:

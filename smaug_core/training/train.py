@@ -94,6 +94,7 @@ def _recipe(model: SMAUG, schedule: ScheduleConfig, *, mask_ratio: float, mlm_ra
         batch_size=schedule.batch_size,
         frames=model.shape.frames,
         image_size=model.config.image_size,
+        colours=model.vision.colours,
         num_patches=model.config.num_patches,
         text_length=schedule.text_length,
         mask_ratio=mask_ratio,

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smaug_core.data.augment import CLIP
 from smaug_core.data.loader import BatchRecipe, TrainingBatches, hide_words
 from smaug_core.data.text import load_tokenizer
 from smaug_core.errors import SmaugError
@@ -17,6 +18,7 @@ RECIPE = BatchRecipe(
     batch_size=4,
     frames=1,
     image_size=48,
+    colours=CLIP,
     num_patches=36,
     text_length=32,
     mask_ratio=0.5,

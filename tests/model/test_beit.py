@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from smaug_core.data.augment import CLIP, Colours
 from smaug_core.errors import SmaugError
 from smaug_core.model.beit import BeitEncoder
 from smaug_core.model.encoder import create_encoder
@@ -110,3 +111,9 @@ def test_a_keeping_rate_without_layers_that_sparsify_means_nothing():
 def test_pictures_of_another_size_are_refused():
     with pytest.raises(ValueError, match="give 64 patches; the position table holds 36"):
         create_encoder(BEIT)(torch.zeros(1, 3, 64, 64), visible=None, keep_rate=1.0)
+
+
+def test_pixels_are_normalised_as_the_checkpoints_were_trained(config):
+    assert create_encoder(config).colours == CLIP
+    beit = replace(config, vision="beit_base_patch16_224.in22k_ft_in22k", keep_rate=1.0)
+    assert create_encoder(beit).colours == Colours((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
