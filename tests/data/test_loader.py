@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from smaug_core.data.augment import CLIP
 from smaug_core.data.loader import BatchRecipe, TrainingBatches, hide_words
 from smaug_core.data.text import load_tokenizer
+from smaug_core.distributed import World
 from smaug_core.errors import SmaugError
 from tests.small import make_items
 
@@ -94,6 +95,43 @@ def test_an_unreadable_clip_is_counted_named_and_replaced_with_its_own_caption(t
     assert list(tolerant.unreadable) == [str(items[1].media)]
     assert batch.media[1] == batch.media[2]  # a positive pair, so neither is the other's negative
     assert torch.equal(batch.words[1], batch.words[2]) and torch.equal(batch.images[1], batch.images[2])
+
+
+def test_the_share_of_a_process_is_its_part_of_the_batch_whatever_cannot_be_read(tmp_path, tokenizer):
+    """The stand-in for the second process's first clip is its second; for its last, the first process's first."""
+    items = make_items(tmp_path, clips=4, stills=0)
+    for number in (1, 3):
+        items[number].media.write_bytes(b"not a video")
+    recipe = replace(RECIPE, max_unreadable=2)
+    whole = TrainingBatches(items, tokenizer, recipe, seed=0).batch(items, 0)
+    for rank in range(2):
+        world = World(rank=rank, size=2)
+        share = TrainingBatches(items, tokenizer, recipe, seed=0, world=world).batch(items, 0)
+        own = world.share(4)
+        for name in ("images", "media", "visible", "hidden", "negative_draws"):
+            assert torch.equal(getattr(share, name), getattr(whole, name)[own]), name
+        longest = share.words.shape[1]
+        assert torch.equal(share.words, whole.words[own, :longest])
+        assert torch.equal(share.word_targets, whole.word_targets[own, :longest])
+    assert whole.media.tolist() == [whole.media[0], whole.media[2], whole.media[2], whole.media[0]]
+
+
+def test_a_clip_that_failed_is_not_tried_again(tmp_path, tokenizer):
+    items = make_items(tmp_path, clips=4, stills=0)
+    bytes_of = items[1].media.read_bytes()
+    items[1].media.write_bytes(b"not a video")
+    batches = batches_of(items, tokenizer, max_unreadable=1)
+    before = batches.batch(items, 0)
+    items[1].media.write_bytes(bytes_of)
+    assert equal(before, batches.batch(items, 0))
+
+
+def test_a_batch_of_which_nothing_can_be_read_stops(tmp_path, tokenizer):
+    items = make_items(tmp_path, clips=4, stills=0)
+    for item in items:
+        item.media.write_bytes(b"not a video")
+    with pytest.raises(SmaugError, match=r"no clip of a batch of 4 could be read; the first: .*000000.mp4"):
+        batches_of(items, tokenizer, max_unreadable=4).batch(items, 0)
 
 
 def test_too_little_data_for_a_batch_is_said(items, tokenizer):
