@@ -1,6 +1,7 @@
 """What runs a stage: its device, the time used on it, and the versions of what it runs."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -35,8 +36,9 @@ class DeviceClock:
 
 
 def _cpu_seconds_of_tree() -> float:
-    own = os.times()
-    seconds = own.user + own.system + own.children_user + own.children_system
+    # getrusage counts in microseconds; os.times in hundredths, in which a short stage would have cost nothing.
+    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = sum(used.ru_utime + used.ru_stime for used in own)
     for child in psutil.Process().children(recursive=True):
         try:
             used = child.cpu_times()

@@ -134,7 +134,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(done, tmp_path):
     _, told = running.communicate(timeout=60)
     assert running.returncode == 1
     assert told.strip().endswith("; the same command continues") and "Traceback" not in told
-    (saved,) = (smoke.folder / "pre" / "checkpoints").glob("step-*")
+    saved = max((smoke.folder / "pre" / "checkpoints").glob("step-*"))  # a slow machine has saved once before
     assert int(saved.name.removeprefix("step-")) >= 40
     other = smoke(*command[:-2], "--set", "pretrain.epochs=101")
     assert other.returncode == 2 and "holds pretrain with other settings" in other.stderr
