@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from smaug_core.errors import SmaugError
+from smaug_core.errors import DivergedError, SmaugError
 
 if TYPE_CHECKING:
     from experiments.describe import PublishedHours
@@ -424,7 +424,7 @@ def _alone(
         raise typer.Exit(FAILED) from None
     except SmaugError as error:
         _complain_once(str(error))
-        raise typer.Exit(REFUSED) from None
+        raise typer.Exit(FAILED if isinstance(error, DivergedError) else REFUSED) from None
     for name, value in metrics.items():
         typer.echo(f"{name:32}{value:.4g}")
 

@@ -13,6 +13,11 @@ from smaug_core.errors import SettingsError, SmaugError
 T = TypeVar("T")
 
 
+MOST_WORDS = 512
+"""Places in BERT's table of positions."""
+TEXT_LENGTHS = f"between 3 ([CLS], a word, [SEP]) and {MOST_WORDS}"
+KEEP_RATES = "in (0, 1], in steps of 0.0001"
+
 Check = tuple[bool, str, object, str]
 """Whether it holds; the setting; its value; what would be right."""
 
@@ -144,7 +149,7 @@ class ModelConfig:
             _multiple_of(self, "width", "selector_heads"),
             (self.selector_temperature > 0, "model.selector_temperature", self.selector_temperature, "above 0"),
             (self.selection_per in ("pair", "clip"), "model.selection_per", self.selection_per, "pair or clip"),
-            (0 < self.keep_rate <= 1, "model.keep_rate", self.keep_rate, "in (0, 1]"),
+            (0.0001 <= self.keep_rate <= 1, "model.keep_rate", self.keep_rate, KEEP_RATES),
             _multiple_of(self, "image_size", "patch_size"),
             _multiple_of(self, "width", "heads"),
             (self.width % 4 == 0, "model.width", self.width, "a multiple of 4, for sines and cosines of two axes"),
@@ -215,7 +220,7 @@ class ScheduleConfig:
             (self.warmup_epochs >= 0, f"{where}.warmup_epochs", self.warmup_epochs, "at least 0"),
             (0 < self.beta2 < 1, f"{where}.beta2", self.beta2, "in (0, 1)"),
             (self.precision in ("fp32", "bf16"), f"{where}.precision", self.precision, "fp32 or bf16"),
-            (self.text_length >= 3, f"{where}.text_length", self.text_length, "at least 3: [CLS], a word, [SEP]"),
+            (3 <= self.text_length <= MOST_WORDS, f"{where}.text_length", self.text_length, TEXT_LENGTHS),
             (self.vtc_negatives in ("batch", "group"), f"{where}.vtc_negatives", self.vtc_negatives, "batch or group"),
             (self.weight_decay >= 0, f"{where}.weight_decay", self.weight_decay, "at least 0"),
             _at_least(0, f"{where}.max_unreadable", self.max_unreadable),
@@ -312,15 +317,15 @@ class EvaluateConfig:
     """`test`, or `val` to choose settings."""
 
     def __post_init__(self) -> None:
-        keep_rate_holds = self.keep_rate is None or 0 < self.keep_rate <= 1
+        keep_rate_holds = self.keep_rate is None or 0.0001 <= self.keep_rate <= 1
         _require(
             _at_least(1, "evaluate.frames", self.frames),
             _at_least(1, "evaluate.rerank", self.rerank),
-            _at_least(3, "evaluate.text_length", self.text_length),
+            (3 <= self.text_length <= MOST_WORDS, "evaluate.text_length", self.text_length, TEXT_LENGTHS),
             (self.selected in ("literal", "all"), "evaluate.selected", self.selected, "literal or all"),
             (self.ranking in RANKINGS, "evaluate.ranking", self.ranking, "one of " + ", ".join(RANKINGS)),
             (self.split in ("test", "val"), "evaluate.split", self.split, "test or val"),
-            (keep_rate_holds, "evaluate.keep_rate", self.keep_rate, "in (0, 1], or null for the model's"),
+            (keep_rate_holds, "evaluate.keep_rate", self.keep_rate, f"{KEEP_RATES}, or null for the model's"),
         )
 
 
@@ -343,6 +348,11 @@ class Config:
     """By task slot."""
 
     def __post_init__(self) -> None:
+        most = 1 - 1 / self.model.num_patches
+        for where, stage in (("pretrain", self.pretrain), ("pretrain_video", self.pretrain_video)):
+            if stage is not None:
+                right = f"at most {most:.4f}, so that one of {self.model.num_patches} patches stays visible"
+                _require((stage.mask_ratio <= most + 1e-9, f"{where}.mask_ratio", stage.mask_ratio, right))
         if self.model.sees_whole_frames:
             video_ratio = 0.0 if self.pretrain_video is None else self.pretrain_video.mask_ratio
             right = f"0 with model.vision = {self.model.vision!r}, which sees whole frames"

@@ -6,8 +6,18 @@ gathers, and the similarities of a batch, which grow with its size (0.006 % of a
 
 from dataclasses import dataclass, replace
 
-from smaug_core.config import ClipShape, ModelConfig
+from smaug_core.config import (
+    ClipShape,
+    Config,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    PretrainVideoConfig,
+    clip_shape,
+    image_size_after,
+)
 from smaug_core.counting import num_kept, num_visible
+from smaug_core.errors import SmaugError
 
 TRAINING = 3
 """Cost of a training step relative to its forward pass: all parts are trained, and backward takes two products."""
@@ -38,6 +48,41 @@ class StepShape:
     vocab_size: int
     clip: ClipShape = ClipShape()
     """Frames of a sample, and how many of them are selected."""
+
+
+def step_of(stage: PretrainConfig | PretrainVideoConfig | FinetuneConfig, vocab_size: int) -> StepShape:
+    """A step of a stage with captions of its full `text_length`, of whose words the usual share is hidden."""
+    patches, words = (0.0, 0.0) if isinstance(stage, FinetuneConfig) else (stage.mask_ratio, stage.mlm_ratio)
+    return StepShape(
+        mask_ratio=patches,
+        text_tokens=stage.text_length,
+        hidden_words=round(words * (stage.text_length - 2)),
+        vocab_size=vocab_size,
+        clip=ClipShape() if isinstance(stage, PretrainConfig) else clip_shape(stage.frames, stage.selected),
+    )
+
+
+def cost(config: Config, vocab_size: int, *, step: str = "plain") -> dict[str, dict[str, Part]]:
+    """What a training step of every stage of a configuration consists of: by stage, then by part.
+
+    Args:
+        config: frames that fine-tuning takes over from pre-training are resolved.
+        vocab_size: tokens of `model.tokenizer`.
+        step: `plain`, the step as it is written; there is no other yet.
+
+    Raises:
+        SmaugError: another `step`.
+    """
+    if step != "plain":
+        raise SmaugError(f"step: {step!r} is not counted; right would be 'plain'")
+    stages = {"pretrain": config.pretrain, "pretrain_video": config.pretrain_video}
+    tuned = {f"finetune.{task}": tuning for task, tuning in config.finetune.items()}
+    costs = {}
+    for name, stage in (stages | tuned).items():
+        if stage is not None:
+            ratio = stage.image_size_ratio if isinstance(stage, FinetuneConfig) else 1.0
+            costs[name] = step_cost(image_size_after(config.model, ratio), step_of(stage, vocab_size))
+    return costs
 
 
 def published_accounting(model: ModelConfig, shape: StepShape) -> tuple[ModelConfig, StepShape]:

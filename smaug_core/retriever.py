@@ -11,6 +11,7 @@ from smaug_core.config import EvaluateConfig, ModelConfig, from_settings
 from smaug_core.context import RunContext
 from smaug_core.data.corpora import Item
 from smaug_core.data.text import load_tokenizer
+from smaug_core.errors import SmaugError
 from smaug_core.evaluation.retrieval import Encoded, Scores, candidates, encode, score
 from smaug_core.model.smaug import SMAUG
 from smaug_core.training.checkpoint import load_weights, read_config
@@ -41,6 +42,8 @@ class Retriever:
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
+        if device.split(":")[0] not in ("cpu", "cuda"):
+            raise SmaugError(f"device: {device!r} is unknown; right would be cpu or cuda")
         weights = folder if (folder / "config.json").exists() else folder / "model"
         made_for, shape = read_config(weights)
         config = from_settings(ModelConfig, made_for, f"{weights}: model")
@@ -60,6 +63,8 @@ class Retriever:
 
     def embed_captions(self, captions: Sequence[str]) -> Float[np.ndarray, "captions embed"]:
         """Each caption as a vector of length 1; its cosines with a clip's frames, averaged, are their similarity."""
+        if not captions:
+            raise SmaugError("captions: at least one is needed, not 0")
         words, mask = (torch.from_numpy(part) for part in self.tokenizer.encode(captions, self._text_length))
         with torch.inference_mode():
             words, mask = words.to(self._context.device), mask.to(self._context.device)
@@ -87,6 +92,8 @@ class Retriever:
 
         Only the `rerank` most similar ones are matched; the others follow by similarity, with NaN.
         """
+        if not clips:
+            return []
         scores = self.score(clips, [caption], frames=frames, rerank=rerank)
         matched = candidates(scores.contrast.T, rerank)[0]
         match = np.where(matched, scores.match[:, 0], np.nan)
@@ -101,6 +108,9 @@ class Retriever:
         return EvaluateConfig(dataset="yours", text_length=self._text_length, rerank=rerank, frames=frames)
 
     def _encode(self, clips: Sequence[Path | str], captions: Sequence[str], frames: int) -> Encoded:
+        if not clips or not captions or frames < 1:
+            told = f"{len(clips)} clips, {len(captions)} captions and {frames} frames"
+            raise SmaugError(f"clips, captions, frames: at least one of each is needed, not {told}")
         media = [Path(clip) for clip in clips]
         items = [
             Item(id=str(number), media=media[0], caption=caption, is_image=False, flip=False, relevant=())

@@ -7,10 +7,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.chain import resolved
+from experiments.scale import load_scale
+from experiments.settings import with_overrides
 from smaug_core.config import ClipShape, ModelConfig
-from smaug_core.cost import StepShape, block, published_accounting, step_cost, token_schedule, total_macs
+from smaug_core.cost import StepShape, block, cost, published_accounting, step_cost, token_schedule, total_macs
 from smaug_core.counting import num_visible
 from smaug_core.data.batch import Batch
+from smaug_core.errors import SmaugError
 from smaug_core.model.initial import build
 from smaug_core.model.smaug import SMAUG
 from tests.small import VOCABULARY, make_batch
@@ -179,3 +183,16 @@ def test_a_block_worked_by_hand():
     assert block(3, 2) == 180
     # 2 of 3 tokens reach a feed-forward part of 5: 2 * 2 * 2 * 5 = 40
     assert block(3, 2, after=2, hidden=5) == 124
+
+
+def test_every_training_stage_of_a_configuration_has_its_cost():
+    scale = load_scale("tiny")
+    tree = with_overrides(scale.tree, {"pretrain_video.frames": 4, "finetune.msrvtt.image_size_ratio": 1.5})
+    config = resolved(scale.config(tree, ["msrvtt"]))
+    found = cost(config, 43)
+    assert list(found) == ["pretrain", "pretrain_video", "finetune.msrvtt"]
+    assert "temporal" in found["finetune.msrvtt"] and "temporal" not in found["pretrain"]
+    assert "word_head" not in found["finetune.msrvtt"]
+    assert found["finetune.msrvtt"]["encoder"].tokens == 1 + 81
+    with pytest.raises(SmaugError, match="step: 'fast' is not counted"):
+        cost(config, 43, step="fast")

@@ -54,18 +54,18 @@ class TrainingBatches:
         """Sort `items` into pictures and clips; each process of `world` is given its share of every batch.
 
         Raises:
-            SmaugError: neither has enough items for one batch.
+            SmaugError: one of both has too few items for a batch, or there are none.
         """
         self.tokenizer, self.recipe, self.seed, self.world = tokenizer, recipe, seed, world or World()
         self.unreadable: dict[str, str] = {}
         """Why each clip that could not be read failed, by its path; those of other processes once they are shared."""
         self._shared = 0
         kinds = ([i for i in items if i.is_image], [i for i in items if not i.is_image])
-        self.kinds = [kind for kind in kinds if len(kind) >= recipe.batch_size]
-        if not self.kinds:
+        self.kinds = [kind for kind in kinds if kind]
+        if not self.kinds or min(map(len, self.kinds)) < recipe.batch_size:  # none is left out silently
             raise SmaugError(
                 f"batch_size: {recipe.batch_size} is more than there are pictures ({len(kinds[0])}) or"
-                f" clips ({len(kinds[1])}); a smaller batch, or more data"
+                f" clips ({len(kinds[1])}), and a batch holds one of both kinds; a smaller batch, or more data"
             )
         self.steps_per_epoch = sum(len(kind) // recipe.batch_size for kind in self.kinds)
 

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from smaug_core.errors import SmaugError
+
 
 def ranks(
     scores: Float[np.ndarray, "queries candidates"],
@@ -19,10 +21,11 @@ def ranks(
         correct: right answers; a query with several is judged by the one that ranks best.
 
     Raises:
-        ValueError: a score that is used is not a number, or a query has no correct candidate.
+        SmaugError: a score that is used is not a number.
+        ValueError: a query has no correct candidate.
     """
     if not np.isfinite(scores[scored]).all() or not np.isfinite(fallback).all():
-        raise ValueError("scores must be finite numbers")
+        raise SmaugError("scores: some are not finite numbers; the model's weights are damaged, or it diverged")
     if not correct.any(axis=1).all():
         raise ValueError(f"queries {np.flatnonzero(~correct.any(axis=1)).tolist()} have no correct candidate")
     first = np.where(scored, scores, -np.inf)

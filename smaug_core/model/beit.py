@@ -9,6 +9,7 @@ from smaug_core import torchvision_on_cpu
 from smaug_core.config import ModelConfig
 from smaug_core.counting import num_kept
 from smaug_core.errors import SmaugError
+from smaug_core.model.recompute import Recomputing
 from smaug_core.model.vision import EncodedFrames, check_size, colours_of, create_timm_model, every_position
 
 torchvision_on_cpu.make_importable()
@@ -23,7 +24,7 @@ NORM_EPS = 1e-12
 """In every layer norm, as in transformers' BEiT, which Singularity uses (timm's has 1e-6)."""
 
 
-class BeitEncoder(nn.Module):
+class BeitEncoder(Recomputing):
     """Encodes whole frames one by one.
 
     The parameters are those of the timm model under `vit`, and a new layer norm for the tokens that captions attend
@@ -73,6 +74,7 @@ class BeitEncoder(nn.Module):
         if self.sparsifies:
             _refuse_sparsity(self.name, "keep_rate", keep_rate, num_patches)
         check_size(images, self.patch_size, num_patches)
+        self.vit.set_grad_checkpointing(self.recompute)
         tokens = self.vit.forward_features(images)
         summary = self.vit.fc_norm(tokens[:, 1:].mean(dim=1))
         return EncodedFrames(self.norm(tokens), every_position(images, num_patches), summary)

@@ -25,6 +25,9 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int, shape: ClipShape |
       caption is the sum of its words; else all captions are alike but for the few words that are learned first.
     - The matching head starts at 0: its two logits then stay each other's negatives (both get the same gradient with
       opposite signs), so that the logit of "matches", which ranks, orders pairs as the probability does.
+    - A new selector likes all frames equally, and the layers of a new temporal encoder add nothing: it starts as a
+      layer norm of tokens that come from one. So a video model starts as the single-frame model it continues; with
+      drawn layers the fusion encoder first reads noise, and by what it says of noise the selector settles on a habit.
     """
     model = SMAUG(config, vocab_size, shape)
     generator = torch.Generator().manual_seed(seed)
@@ -37,6 +40,12 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int, shape: ClipShape |
         if positions is not None:  # BEiT's are relative
             positions[0, 1:] = sincos_positions(config.image_size // config.patch_size, config.width)
         model.match_head.weight.zero_()
+        if model.selector is not None:
+            model.selector.score.weight.zero_()
+        if model.temporal is not None:
+            for name, parameter in model.temporal.named_parameters():
+                if name.endswith("output.dense.weight"):  # of attention and of feed-forward
+                    parameter.zero_()
         model.text.embeddings.position_embeddings.weight.zero_()
         model.text.embeddings.token_type_embeddings.weight.zero_()
     return model

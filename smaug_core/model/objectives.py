@@ -77,7 +77,8 @@ def hard_negatives(
     weights = torch.where(allowed, scores.softmax(dim=1) + 1e-4, 0.0)
     reach = weights.cumsum(dim=1)
     total = reach[:, -1:]
-    chosen = torch.searchsorted(reach, draws.double().unsqueeze(1) * total, right=True).squeeze(1)
+    wanted = draws.double().clamp(max=1 - 2**-24).unsqueeze(1) * total  # in fp32 a draw may have been rounded to 1
+    chosen = torch.searchsorted(reach, wanted, right=True).squeeze(1)
     return chosen.clamp(max=num - 1), total.squeeze(1) > 0
 
 

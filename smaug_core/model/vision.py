@@ -178,8 +178,16 @@ def create_timm_model(config: ModelConfig, **arguments: object) -> nn.Module:
 
 
 def colours_of(vision: str) -> Colours:
-    """What timm says the pixels of a model's pictures are normalised by."""
-    known = timm.get_pretrained_cfg(vision, allow_unregistered=False)
+    """What timm says the pixels of a model's pictures are normalised by.
+
+    Raises:
+        SmaugError: the name has a tag that timm does not know.
+    """
+    try:
+        known = timm.get_pretrained_cfg(vision, allow_unregistered=False)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(vision.split(".")[0] + ".*"))
+        raise SmaugError(f"model.vision: timm has no weights {vision!r}; of this model it has {tags}") from error
     return Colours(tuple(known.mean), tuple(known.std))
 
 

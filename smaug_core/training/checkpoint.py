@@ -37,6 +37,10 @@ class Progress:
 
 NEW_WITH_FRAMES = ("selector.", "temporal.")
 """Parts that a model has only where it is trained on several frames of a clip."""
+NEW_WITH_FRAMES_SETTINGS = {"selector_hidden", "selector_layers", "selector_heads", "temporal_layers"}
+"""Settings of those parts: free where the weights have none of them."""
+FREE = {"image_size", "selection_per", "selector_temperature"}
+"""Settings that no tensor's shape or meaning depends on, but for positions, which are resized."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +71,10 @@ def load_weights(folder: Path, model: SMAUG) -> Fit:
         CheckpointError: the folder is incomplete or damaged, was made for another configuration, or a tensor
             is missing, left over, or of another shape; the message names it.
     """
-    made_for, _ = read_config(folder)
+    made_for, before = read_config(folder)
     now = json.loads(json.dumps(asdict(model.config)))
-    differing = [k for k, v in now.items() if made_for.get(k) != v and k != "image_size"]
+    free = FREE | (NEW_WITH_FRAMES_SETTINGS if before.frames == 1 else set())
+    differing = [k for k, v in now.items() if made_for.get(k) != v and k not in free]
     if differing:
         raise CheckpointError(
             f"{folder}: weights were made for other settings: "
@@ -228,6 +233,6 @@ def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         number, name = key.split(".", 1)
         entries.setdefault(int(number), {})[name] = value
     expected = sum(len(group["params"]) for group in document["param_groups"])
-    if len(entries) not in (0, expected):
-        raise CheckpointError(f"optimiser state of {len(entries)} tensors for {expected} parameters")
+    if any(number >= expected for number in entries):  # fewer is right: what no loss reaches has no state
+        raise CheckpointError(f"optimiser state of parameter {max(entries)}, of {expected}")
     optimizer.load_state_dict({"state": entries, "param_groups": document["param_groups"]})

@@ -173,6 +173,7 @@ def train(
                 world.wait()
                 raise Interrupted(f"stopped after step {step + 1} of {total}")
 
+    _check_finite(model, total, total, checkpoints)
     if world.is_first:
         save_model(context.out / "model", model, {"steps": total, "seed": seed})
     useful_s = start.useful_s + sum(world.collect(watch.spent() - spent_before))

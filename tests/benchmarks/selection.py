@@ -52,7 +52,7 @@ class Silent:
         return False
 
 
-def measure(seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(seed: int, options: argparse.Namespace, kept: Path, folder: Path) -> dict[str, Any]:
     """Train with one seed and compare what is selected with what is relevant."""
     scale = load_scale(options.scale)
     overrides = {"pretrain_video.frames": 4, "pretrain_video.selected": 1, "pretrain_video.epochs": options.epochs}
@@ -62,12 +62,13 @@ def measure(seed: int, options: argparse.Namespace, folder: Path) -> dict[str, A
     corpus = [i for name in config.pretrain.corpus for i in read_source(name, "train", config.data, options.data)]
     brief = read_source(BRIEF, "train", config.data, options.data)
 
-    def context(name: str, weights: Path | None = None) -> RunContext:
-        return RunContext(seed=seed, weights=weights, out=folder / name, device=options.device, watch=Silent())
+    def context(out: Path, weights: Path | None = None) -> RunContext:
+        return RunContext(seed=seed, weights=weights, out=out, device=options.device, watch=Silent())
 
     single = replace(config.pretrain, epochs=options.single_epochs or config.pretrain.epochs)
-    pretrain(config.model, single, corpus, context("single"))
-    pretrain_video(config.model, config.pretrain_video, brief, context("video", folder / "single" / "model"))
+    if not (kept / "model").exists():
+        pretrain(config.model, single, corpus, context(kept))
+    pretrain_video(config.model, config.pretrain_video, brief, context(folder / "video", kept / "model"))
     tokenizer = load_tokenizer(config.model.tokenizer)
     model = build(config.model, tokenizer.vocab_size, seed=0, shape=ClipShape(frames=4, selected=1))
     load_weights(folder / "video" / "model", model)
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=10, help="of training on several frames")
     parser.add_argument("--single-epochs", type=int, help="of training on single frames (default: the scale's)")
+    parser.add_argument("--single", type=Path, help="folder where single-frame models are kept, and taken from")
     parser.add_argument("--split", default="test", choices=["val", "test"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data", type=Path, default=Path(".smaug/data"))
@@ -92,7 +94,8 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.process_time()
     with TemporaryDirectory() as folder:
-        rows = [measure(seed, options, Path(folder) / str(seed)) for seed in options.seeds]
+        kept = options.single or Path(folder)
+        rows = [measure(seed, options, kept / str(seed), Path(folder) / str(seed)) for seed in options.seeds]
     rates = np.array([row["hit_rate"] for row in rows])
     half = stats.t.ppf(0.975, len(rates) - 1) * stats.sem(rates) if len(rates) > 1 else float("nan")
     document = {

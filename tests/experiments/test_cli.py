@@ -57,7 +57,10 @@ def test_a_bad_sweep_is_told_whole_and_nothing_is_made(fresh):
             "--set pretrain.epochs=0: pretrain.epochs: 0 is not",
         ),
         (["finetune", "--out", "x", "--from", "nowhere"], "--from nowhere: holds no model; right would be"),
-        (["evaluate", "--out", "x", "--from", "nowhere", "--task", "kinetics"], "--task kinetics: scale tiny has msrvtt"),
+        (
+            ["evaluate", "--out", "x", "--from", "nowhere", "--task", "kinetics"],
+            "--task kinetics: scale tiny has msrvtt",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_in_a_line_and_nothing_is_made(fresh, arguments, told):

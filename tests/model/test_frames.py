@@ -12,7 +12,14 @@ from tests.small import VOCABULARY, make_batch
 
 
 def model_of(config, frames, selected, **changes):
-    return build(replace(config, **changes), VOCABULARY, seed=0, shape=ClipShape(frames=frames, selected=selected))
+    """As after some training: what starts at 0, and at first passes nothing on or back, is drawn."""
+    model = build(replace(config, **changes), VOCABULARY, seed=0, shape=ClipShape(frames=frames, selected=selected))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        starts_at_0 = name in ("match_head.weight", "selector.score.weight")
+        if starts_at_0 or (name.startswith("temporal") and name.endswith("output.dense.weight")):
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    return model
 
 
 def losses_of(model, batch):
@@ -65,9 +72,18 @@ def test_reconstruction_teaches_the_selector_nothing(config):
 @pytest.mark.parametrize("loss", ["vtm", "mlm"])
 def test_the_text_teaches_the_selector(config, loss):
     model = model_of(config, 4, 2)
-    torch.nn.init.normal_(model.match_head.weight)  # it starts at 0, and passes nothing back in the first step
     losses_of(model, make_batch(frames=4))[loss].backward()
     assert model.selector.score.weight.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_a_new_video_model_likes_all_frames_and_adds_nothing_to_their_tokens(config):
+    model = build(config, VOCABULARY, seed=0, shape=ClipShape(frames=4, selected=2)).eval()
+    scores = model.selector(torch.randn(3, 4, 32), torch.randn(3, 24))
+    assert torch.equal(scores, torch.zeros(3, 4))
+    tokens, places = torch.randn(3, 2, 5, 32), torch.tensor([[0, 2]] * 3)
+    normed = torch.nn.functional.layer_norm(tokens, (32,))
+    torch.testing.assert_close(model.temporal(tokens, places, 4), normed.flatten(1, 2), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

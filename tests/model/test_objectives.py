@@ -71,12 +71,13 @@ def test_no_positive_is_ever_drawn_as_a_negative(seed, group, sharpness):
             assert chosen[row].item() in rivals
 
 
-@pytest.mark.parametrize("draw", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("draw", [0.0, 1 - 2**-24, 1.0])
 def test_the_ends_of_the_draw_stay_among_the_negatives(draw):
-    media = torch.tensor([0, 1, 2, 0])
-    chosen, found = hard_negatives(torch.zeros(4, 4), media, torch.full((4,), draw), 4)
+    media = torch.tensor([0, 1, 2, 0, 4, 5, 6, 4])
+    chosen, found = hard_negatives(torch.zeros(8, 8), media, torch.full((8,), draw), 4)
     assert found.all()
     assert (media[chosen] != media).all()
+    assert (chosen // 4 == torch.arange(8) // 4).all()
 
 
 def test_negatives_are_drawn_by_softmax_plus_a_little():

@@ -101,6 +101,7 @@ def test_a_number_that_cannot_be_selected_is_refused(num):
 def test_the_score_of_a_frame_depends_on_the_caption_and_takes_any_number_of_frames(config):
     selector = build(config, VOCABULARY, seed=0, shape=ClipShape(frames=4, selected=2)).selector
     assert isinstance(selector, FrameSelector)
+    torch.nn.init.normal_(selector.score.weight)
     frames, captions = torch.randn(2, 4, 32), torch.randn(2, 24)
     scores = selector(frames, captions)
     assert not torch.allclose(scores, selector(frames, captions.flip(0)))

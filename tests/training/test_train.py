@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smaug_core.errors import CheckpointError, DivergedError
+from smaug_core.errors import CheckpointError, DivergedError, SmaugError
 from smaug_core.stages import Interrupted
 from smaug_core.training import train as training
 from smaug_core.training.train import finetune, pretrain
@@ -88,6 +88,43 @@ def test_stopping_in_mid_epoch_and_going_on_gives_the_same_weights_bit_for_bit(t
     run(items, broken, again, model=model)
     assert [step for step, _, _ in again.reports] == [7, 8]
     assert identical(weights(tmp_path / "straight"), weights(broken))
+
+
+@pytest.mark.parametrize("changes", [{"mask_ratio": 0.0}, {"mlm_ratio": 0.0}, {"mask_ratio": 0.0, "mlm_ratio": 0.0}])
+def test_a_training_that_leaves_parts_of_the_model_out_goes_on_too(tmp_path, items, changes):
+    """The optimiser has no state for what no loss reaches."""
+    config = replace(PRETRAIN, **changes)
+    run(items, tmp_path / "straight", Recorder(), config=config)
+    with pytest.raises(Interrupted):
+        run(items, tmp_path / "broken", Recorder(stop_after=5), config=config)
+    run(items, tmp_path / "broken", Recorder(), config=config)
+    assert identical(weights(tmp_path / "straight"), weights(tmp_path / "broken"))
+
+
+def test_a_stopped_fine_tuning_goes_on_bit_for_bit(tmp_path, items):
+    run(items, tmp_path / "pre", Recorder())
+    start, config = tmp_path / "pre" / "model", replace(FINETUNE, epochs=2)
+
+    def tune(name, watch):
+        return finetune(CONFIG, config, items, run_context(tmp_path / name, watch, weights=start))
+
+    tune("straight", Recorder())
+    with pytest.raises(Interrupted):
+        tune("broken", Recorder(stop_after=3))
+    tune("broken", Recorder())
+    assert identical(weights(tmp_path / "straight"), weights(tmp_path / "broken"))
+
+
+def test_weights_that_are_not_finite_are_never_a_finished_training(tmp_path, items):
+    wild = replace(PRETRAIN, lr=1e38, min_lr=1e30, epochs=1, batch_size=12, negatives_group=4, warmup_epochs=0.0)
+    with pytest.raises(DivergedError, match="step 1 of 1: .* weights are not finite"):
+        run([item for item in items if not item.is_image], tmp_path, Recorder(), config=wild)
+    assert not (tmp_path / "model").exists()
+
+
+def test_no_kind_of_media_is_left_out_silently(tmp_path, items):
+    with pytest.raises(SmaugError, match=r"batch_size: 4 is more than there are pictures \(3\) or clips \(12\)"):
+        run(items[:15], tmp_path, Recorder())
 
 
 def test_useful_time_adds_up_over_attempts(tmp_path, items):
