@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smaug_core.errors import SmaugError
 from smaug_core.evaluation.metrics import ranks, recall
 
 
@@ -46,7 +47,7 @@ def test_without_ties_the_rank_is_the_place_in_a_sort(seed):
 
 def test_a_score_that_is_not_a_number_is_refused():
     scores = np.array([[np.nan, 1.0]])
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(SmaugError, match="not finite numbers"):
         ranks(scores, np.zeros((1, 2)), everything((1, 2)), np.array([[True, False]]))
 
 
