@@ -1,6 +1,7 @@
 """A model small enough for tests, with the paper's twelve layers so that 4, 7 and 10 sparsify."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,46 +39,18 @@ CONFIG = ModelConfig(
 )
 
 
-PRETRAIN = PretrainConfig(
-    corpus=("made",),
-    epochs=2,
-    batch_size=4,
-    lr=1e-3,
-    min_lr=1e-5,
-    warmup_epochs=0.5,
-    beta2=0.98,
-    precision="fp32",
-    text_length=32,
-    negatives_group=4,
-)
-FINETUNE = FinetuneConfig(
-    dataset="made",
-    epochs=1,
-    batch_size=4,
-    lr=1e-3,
-    min_lr=1e-5,
-    warmup_epochs=0.0,
-    beta2=0.98,
-    precision="fp32",
-    text_length=32,
-    negatives_group=4,
-)
-
-
-PRETRAIN_VIDEO = PretrainVideoConfig(
-    corpus=("made",),
-    frames=4,
-    selected=2,
-    epochs=1,
-    batch_size=4,
-    lr=1e-3,
-    min_lr=1e-5,
-    warmup_epochs=0.5,
-    beta2=0.98,
-    precision="fp32",
-    text_length=32,
-    negatives_group=4,
-)
+SCHEDULE: dict[str, Any] = {
+    "batch_size": 4,
+    "lr": 1e-3,
+    "min_lr": 1e-5,
+    "beta2": 0.98,
+    "precision": "fp32",
+    "text_length": 32,
+    "negatives_group": 4,
+}
+PRETRAIN = PretrainConfig(corpus=("made",), epochs=2, warmup_epochs=0.5, **SCHEDULE)
+PRETRAIN_VIDEO = PretrainVideoConfig(corpus=("made",), frames=4, selected=2, epochs=1, warmup_epochs=0.5, **SCHEDULE)
+FINETUNE = FinetuneConfig(dataset="made", epochs=1, warmup_epochs=0.0, **SCHEDULE)
 
 
 def run_context(out: Path, watch: Watch, *, seed=0, weights=None, **more) -> RunContext:

@@ -10,34 +10,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.chain import resolved
 from experiments.scale import load_scale
 from experiments.settings import with_overrides
-from smaug_core.config import ClipShape, ModelConfig
+from smaug_core.config import ClipShape
 from smaug_core.cost import StepShape, block, cost, published_accounting, step_cost, token_schedule, total_macs
 from smaug_core.counting import num_visible
 from smaug_core.data.batch import Batch
 from smaug_core.errors import SmaugError
 from smaug_core.model.initial import build
 from smaug_core.model.smaug import SMAUG
+from tests.benchmarks.rows import SIZES
 from tests.small import VOCABULARY, make_batch
 
 SINGLE = ClipShape()
-PAPER = ModelConfig(
-    vision="vit_base_patch16_clip_quickgelu_224.openai",
-    image_size=224,
-    patch_size=16,
-    width=768,
-    layers=12,
-    heads=12,
-    text_width=768,
-    text_heads=12,
-    text_layers=9,
-    fusion_layers=3,
-    tokenizer="bert-base-uncased",
-    embed_dim=256,
-    decoder_width=512,
-    decoder_heads=16,
-    dropout=0.0,
-    selector_hidden=2048,
-)
+PAPER = replace(SIZES["paper"].model, dropout=0.0)
 BERT = 30_522
 
 

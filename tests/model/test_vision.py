@@ -83,3 +83,8 @@ def test_a_model_without_class_token_or_blocks_is_refused(config, name):
 def test_pictures_of_another_size_are_refused(encoder):
     with pytest.raises(ValueError, match="give 64 patches; the position table holds 36"):
         encoder(torch.zeros(1, 3, 64, 64), visible=None, keep_rate=1.0)
+
+
+def test_a_tag_that_timm_does_not_know_is_refused_with_those_it_has(config):
+    with pytest.raises(SmaugError, match=r"timm has no weights '.*\.opnai'; of this model it has .*\.openai"):
+        build(replace(config, vision="vit_base_patch16_clip_quickgelu_224.opnai"), VOCABULARY, seed=0)

@@ -216,7 +216,7 @@ class TestTimm:
     def test_a_tag_that_names_no_weights_is_refused(self, vision, fault):
         config = replace(CLIP, vision=vision)
         with pytest.raises(CheckpointError, match=fault):
-            load_vision(new_model(config), "timm", config)
+            load_vision(new_model(CLIP), "timm", config)
 
 
 def openai_shapes() -> dict[str, tuple[int, ...]]:
@@ -256,7 +256,7 @@ class TestActivation:
             load_vision(new_model(config), source, config)
         config = replace(CLIP, vision="vit_base_patch16_clip_quickgelu_224.laion2b")
         with pytest.raises(CheckpointError, match="were trained with GELU, but .* computes QuickGELU"):
-            load_vision(new_model(config), source, config)
+            load_vision(new_model(CLIP), source, config)
         for right in ("vit_base_patch16_clip_quickgelu_224.openai", "vit_base_patch16_clip_224.laion2b"):
             config = replace(CLIP, vision=right)
             assert load_vision(new_model(config), source, config).taken == 43
