@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", default="tiny")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=10, help="of training on several frames")
+    parser.add_argument("--epochs", type=int, default=8, help="of training on several frames")
     parser.add_argument("--single-epochs", type=int, help="of training on single frames (default: the scale's)")
     parser.add_argument("--single", type=Path, help="folder where single-frame models are kept, and taken from")
     parser.add_argument("--split", default="test", choices=["val", "test"])
