@@ -152,16 +152,28 @@ def _claim(out: Path, stage: Stage, parent: Path | None) -> None:
     Raises:
         SmaugError: other work is there.
     """
+    if out.exists() and not out.is_dir():
+        raise SmaugError(f"--out {out}: is a file; choose a folder")
     identity = {"stage": stage.document(), "from": None if parent is None else str(parent.resolve())}
     there = read_json(out / "stage.json")
     if there is not None and there != identity:
-        raise SmaugError(f"{out}: holds {there['stage']['name']} with other settings; choose another --out")
+        differing = _first_difference(there, identity)
+        raise SmaugError(f"{out}: holds {there['stage']['name']} with another {differing}; choose another --out")
     if there is None:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SmaugError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from error
         write_json(out / "stage.json", identity)
+
+
+def _first_difference(there: Any, now: Any, where: str = "") -> str:
+    """The first place in which two documents differ, with both values."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        for key in sorted((there.keys() | now.keys()) - {"fingerprint"}):
+            if there.get(key) != now.get(key):
+                return _first_difference(there.get(key), now.get(key), f"{where}.{key}" if where else key)
+    return f"{where}: {there!r}, now {now!r}"
 
 
 def _give_back(out: Path) -> None:

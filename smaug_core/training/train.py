@@ -77,10 +77,10 @@ def finetune(model_config: ModelConfig, config: FinetuneConfig, items: list[Item
     shape = clip_shape(config.frames, config.selected, before)
     model, notes = _continued(image_size_after(model_config, config.image_size_ratio), shape, context)
     recipe = _recipe(model, config, mask_ratio=0.0, mlm_ratio=0.0)
-    return train(model, items, recipe, config, context, notes=notes)
+    return train(model, items, recipe, config, context, notes=notes | {"image_size": model.config.image_size})
 
 
-def _continued(config: ModelConfig, shape: ClipShape, context: RunContext) -> tuple[SMAUG, dict[str, list[str]]]:
+def _continued(config: ModelConfig, shape: ClipShape, context: RunContext) -> tuple[SMAUG, dict[str, Any]]:
     """A model with the weights of the stage before, and what of it is new or was left out."""
     vocab_size = load_tokenizer(config.tokenizer).vocab_size
     model = build(config, vocab_size, seed=context.drawing_seed, shape=shape)

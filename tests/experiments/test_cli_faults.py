@@ -121,7 +121,9 @@ def test_stages_run_without_a_sweep(done, tmp_path):
     assert {name: alone[name] for name in swept} == swept
     other = smoke("evaluate", "--from", "fine", "--out", "scores", *scale, "--set", "evaluate.msrvtt.rerank=2")
     assert other.returncode == 2
-    assert other.stderr == "scores: holds evaluate.msrvtt with other settings; choose another --out\n"
+    assert other.stderr == (
+        "scores: holds evaluate.msrvtt with another stage.settings.evaluate.rerank: 4, now 2; choose another --out\n"
+    )
 
 
 def test_ctrl_c_saves_and_the_same_command_continues(done, tmp_path):
@@ -137,7 +139,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(done, tmp_path):
     saved = max((smoke.folder / "pre" / "checkpoints").glob("step-*"))  # a slow machine has saved once before
     assert int(saved.name.removeprefix("step-")) >= 40
     other = smoke(*command[:-2], "--set", "pretrain.epochs=101")
-    assert other.returncode == 2 and "holds pretrain with other settings" in other.stderr
+    assert other.returncode == 2 and "holds pretrain with another stage.settings.pretrain.epochs" in other.stderr
     again = smoke(*command)
     assert again.returncode == 0, again.stderr
     assert "pretrain 40/200" not in again.stdout and "pretrain 200/200" in again.stdout

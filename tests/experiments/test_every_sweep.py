@@ -11,6 +11,7 @@ from tests.experiments.smoke import SCALE, Smoke
 SWEEPS = sorted(FOLDER.parent.glob("*.yaml"))
 WHOLE = (
     SCALE.replace("paragraph_train_clips: 1", "paragraph_train_clips: 32")
+    .replace("more_stills: 1", "more_stills: 16")
     .replace(
         "corpora: {5M: [moving_shapes/sentence],",
         "corpora: {5M: [moving_shapes/sentence], 17M: [moving_shapes/sentence, moving_shapes/more_stills],",

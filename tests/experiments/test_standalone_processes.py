@@ -76,7 +76,7 @@ def test_a_finished_stage_is_told_once(trained):
 def test_what_is_wrong_is_told_once(trained):
     home, _ = trained
     for more, told in (
-        (["--seed", "1"], "holds pretrain with other settings; choose another --out"),
+        (["--seed", "1"], "holds pretrain with another stage.seed: 0, now 1; choose another --out"),
         (["--set", "pretrain.epochs=0"], "pretrain.epochs: 0 is not allowed"),
     ):
         ran = home.run(2, "pretrain", "two", *more)
