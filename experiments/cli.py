@@ -35,7 +35,10 @@ app = typer.Typer(
 report = typer.Typer(help="Tables made of what is recorded.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(report, name="report")
 
-SweepFile = Annotated[Path, typer.Argument(help="a sweep file, e.g. sweeps/masking_ratio.yaml", metavar="FILE")]
+SweepFiles = Annotated[
+    list[Path],
+    typer.Argument(help="sweep files, e.g. sweeps/masking_ratio.yaml, run together", metavar="FILE..."),
+]
 ScaleName = Annotated[str, typer.Option(help="what to run with: a name in sweeps/scales, or a file")]
 Settings = Annotated[
     list[str], typer.Option("--set", help="KEY=VALUE for every row, e.g. data.seed=7 or seeds.pretrain=[0,1,2]")
@@ -59,7 +62,7 @@ Recompute = Annotated[
 
 @app.command()
 def run(
-    file: SweepFile,
+    files: SweepFiles,
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006  typer copies it
     only: Only = [],  # noqa: B006
@@ -72,12 +75,12 @@ def run(
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Run a sweep, or continue it where it stopped, and show its table."""
+    """Run sweeps, or continue them where they stopped, and show their tables."""
     if plan_:
-        return plan(file, scale, set_, only, engine, max_hours, home, json_)
+        return plan(files, scale, set_, only, engine, max_hours, home, json_)
     console = _console()
     make_engine = _engine_maker(engine, _home(home))
-    made, store, limit = _plan(file, scale, set_, only, home, max_hours)
+    made, store, limit = _plan(files, scale, set_, only, home, max_hours)
     for problem in made.problems:
         _complain(problem)
     if made.problems:
@@ -86,7 +89,9 @@ def run(
         _complain(f"{_price(made)} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
         raise typer.Exit(OVER_BUDGET)
     if made.in_state("stale"):
-        made = _settle_stale(made, store, accept_stale, rerun_stale, lambda: _plan(file, scale, set_, only, home, None))
+        made = _settle_stale(
+            made, store, accept_stale, rerun_stale, lambda: _plan(files, scale, set_, only, home, None)
+        )
     _show_plan(made, console)
 
     from experiments.driver import drive
@@ -98,7 +103,7 @@ def run(
     if summary.interrupted:
         _complain("stopped; the same command continues")
     if outcome.told:
-        _show_tables(store.home, console, sweep=made.trials[0].sweep.name, scale=made.trials[0].scale)
+        _show_tables(store.home, console, sweeps=_sweep_names(made), scale=made.trials[0].scale)
     else:
         _complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
     console.print(f"{len(summary.done)} stages run, {len(summary.cached)} done before; {outcome.seconds:.0f} s")
@@ -107,7 +112,7 @@ def run(
 
 @app.command()
 def plan(
-    file: SweepFile,
+    files: SweepFiles,
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006
     only: Only = [],  # noqa: B006
@@ -116,9 +121,9 @@ def plan(
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Say what a sweep would do and cost, without starting anything."""
+    """Say what sweeps would do and cost, without starting anything."""
     _engine_maker(engine, _home(home))
-    made, _, limit = _plan(file, scale, set_, only, home, max_hours)
+    made, _, limit = _plan(files, scale, set_, only, home, max_hours)
     if json_:
         _print_json(made.to_json())
     else:
@@ -293,22 +298,30 @@ def _sweep_path(file: Path) -> Path:
 
 
 def _plan(
-    file: Path, scale: str, set_: Sequence[str], only: Sequence[str], home: Path | None, max_hours: float | None
+    files: Sequence[Path],
+    scale: str,
+    set_: Sequence[str],
+    only: Sequence[str],
+    home: Path | None,
+    max_hours: float | None,
 ) -> "tuple[Plan, Store, float | None]":
     """The plan, the store it was made from, and the most hours that may be spent."""
     from experiments.engines import local_inventory
-    from experiments.expand import expand, parse_overrides
     from experiments.plan import make_plan
-    from experiments.scale import load_scale
-    from experiments.schema import load_sweep
+    from experiments.request import Request
     from experiments.store import Store
 
-    chosen = load_scale(scale)
-    sweep = load_sweep(_sweep_path(file), chosen)
+    request = Request(files=[_sweep_path(file) for file in files], scale=scale, set_=set_, only=only)
+    chosen, sweeps = request.read()
     store = Store(_home(home))
-    trials = expand(sweep, chosen, overrides=parse_overrides(set_), only=only, data_root=store.home / "data")
-    limit = sweep.budget.get(chosen.name) if max_hours is None else max_hours
-    return make_plan(trials, store, local_inventory()), store, limit
+    trials = request.trials(chosen, sweeps, store.home / "data")
+    budgets = [sweep.budget.get(chosen.name) for sweep in sweeps]
+    all_limited = sum(budget for budget in budgets if budget is not None) if None not in budgets else None
+    return make_plan(trials, store, local_inventory()), store, all_limited if max_hours is None else max_hours
+
+
+def _sweep_names(made: "Plan") -> list[str]:
+    return list(dict.fromkeys(trial.sweep.name for trial in made.trials))
 
 
 def _engine_maker(name: str, home: Path) -> Any:
@@ -341,7 +354,7 @@ def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again
 
     if rerun:
         typer.echo(f"{set_aside_stale(made, store)} stages put aside")
-        replanned: Plan = again()[0]
+        replanned: Plan = again()
         return replanned
     if accept:
         return made
@@ -357,7 +370,7 @@ def _show_plan(made: "Plan", console: Any, *, every_stage: bool = False) -> None
     told = made.to_json()
     counts = ", ".join(f"{count} {state}" for state, count in told["stages"].items() if count and state != "total")
     console.print(
-        f"{made.trials[0].sweep.name} at scale {made.trials[0].scale}: {told['trials']} trials,"
+        f"{', '.join(_sweep_names(made))} at scale {made.trials[0].scale}: {told['trials']} trials,"
         f" {told['stages']['total']} stages ({counts}); to spend: {_price(made)}",
         highlight=False,
     )
@@ -380,11 +393,11 @@ def _published_hours() -> "PublishedHours":
     )
 
 
-def _show_tables(home: Path, console: Any, *, sweep: str, scale: str) -> None:
+def _show_tables(home: Path, console: Any, *, sweeps: Sequence[str], scale: str) -> None:
     from reports.render import read_tables, to_terminal
 
     for table in read_tables(home):
-        if table.trials and (table.trials[0].sweep, table.trials[0].scale) == (sweep, scale):
+        if table.trials and table.trials[0].sweep in sweeps and table.trials[0].scale == scale:
             to_terminal(table, console)
 
 

@@ -23,6 +23,10 @@ STALE_ACCEPTED = "stale code accepted"
 """Mark of a table's row that holds results of other code than there is now."""
 
 
+ROWS_IN_A_LABEL = 4
+"""Of more rows that need one stage, the rest is counted."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drive:
     """What a run of the driver came to."""
@@ -101,12 +105,20 @@ def labels(trials: Sequence[Trial]) -> dict[str, str]:
     """What to call each stage, by fingerprint: its name, and the rows that need it."""
     rows: dict[str, list[str]] = {}
     names: dict[str, str] = {}
+    several_seeds = len({trial.seed for trial in trials}) > 1
+    several_sweeps = len({trial.sweep.name for trial in trials}) > 1
     for trial in trials:
-        several_seeds = len({other.seed for other in trials}) > 1
+        row = trial.label if several_seeds else trial.variant
         for stage in trial.stages:
             names[stage.fingerprint] = stage.name
-            rows.setdefault(stage.fingerprint, []).append(trial.label if several_seeds else trial.variant)
-    return {fingerprint: f"{names[fingerprint]} {' + '.join(rows[fingerprint])}" for fingerprint in names}
+            rows.setdefault(stage.fingerprint, []).append(f"{trial.sweep.name} {row}" if several_sweeps else row)
+    return {fingerprint: f"{names[fingerprint]} {_joined(rows[fingerprint])}" for fingerprint in names}
+
+
+def _joined(rows: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
+    more = len(rows) - ROWS_IN_A_LABEL
+    return " + ".join(rows[:ROWS_IN_A_LABEL]) + (f" and {more} more" if more > 0 else "")
 
 
 def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> None:

@@ -28,8 +28,9 @@ class Mirror:
     """
 
     def __init__(self, home: Path, trials: Sequence[Trial]) -> None:
-        """Record some trials of one sweep, whose documents are in the home folder already."""
+        """Record some trials, whose documents are in the home folder already."""
         self._home, self._trials = home, trials
+        self._sweeps = list(dict.fromkeys(trial.sweep.name for trial in trials))
         self._due: dict[str, Stage] = {}
         self._seen: dict[str, float] = {}
         self._changed, self._closed = threading.Condition(), False
@@ -74,7 +75,7 @@ class Mirror:
         from experiments.tracking import Tracker  # takes seconds to load: while the stages start
 
         tracker = Tracker(self._home)
-        tracker.prepare(self._trials[0].sweep.name)
+        tracker.prepare(*self._sweeps)
         self._record_trials(tracker, driven=True)
         while due := self._next():
             for stage in due:
@@ -99,8 +100,8 @@ class Mirror:
             tracker.record_stage(facts)
 
     def _record_trials(self, tracker: "Tracker", *, driven: bool, touched: set[str] | None = None) -> None:
-        """Record this sweep's trials, a killed driver's too, or only those that hold a touched stage."""
-        documents = trial_documents(self._home, self._trials[0].sweep.name)
+        """Record these sweeps' trials, a killed driver's too, or only those that hold a touched stage."""
+        documents = [document for sweep in self._sweeps for document in trial_documents(self._home, sweep)]
         outdated = [id(old) for old, _ in superseded(documents)]
         ours = {(trial.fingerprint, trial.variant) for trial in self._trials}
         for document in documents:
