@@ -13,6 +13,7 @@ from smaug_core.errors import DivergedError, SmaugError
 if TYPE_CHECKING:
     from experiments.describe import PublishedHours
     from experiments.plan import Plan
+    from experiments.prices import Rate
     from experiments.store import Store
 
 DONE, FAILED, REFUSED, OVER_BUDGET = 0, 1, 2, 3
@@ -317,7 +318,8 @@ def _plan(
     trials = request.trials(chosen, sweeps, store.home / "data")
     budgets = [sweep.budget.get(chosen.name) for sweep in sweeps]
     all_limited = sum(budget for budget in budgets if budget is not None) if None not in budgets else None
-    return make_plan(trials, store, local_inventory()), store, all_limited if max_hours is None else max_hours
+    made = make_plan(trials, store, local_inventory(), published=_published_rate)
+    return made, store, all_limited if max_hours is None else max_hours
 
 
 def _sweep_names(made: "Plan") -> list[str]:
@@ -378,6 +380,13 @@ def _show_plan(made: "Plan", console: Any, *, every_stage: bool = False) -> None
     for planned in made.stages if every_stage else []:
         hours = "" if planned.hours is None else f"  {planned.hours:.3g} {made.unit or 'h'}"
         console.print(f"  {planned.state:8}{names[planned.stage.fingerprint]}{hours}", highlight=False)
+
+
+def _published_rate() -> "Rate":
+    from experiments.describe import PAPER_SCALE, paper_rate
+    from experiments.scale import load_scale
+
+    return paper_rate(load_scale(PAPER_SCALE), _published_hours())
 
 
 def _published_hours() -> "PublishedHours":

@@ -102,9 +102,7 @@ def test_hours_row_by_row_count_a_shared_stage_for_each_trial_and_hours_to_spend
     assert plan.row_by_row() == pytest.approx(2 * (4.0 + 1.0 + 0.5))
     assert plan.to_spend() == pytest.approx(1.0 + 0.5)
     assert plan.unit == "CPU h"
-    assert plan.source == (
-        "median of earlier stages that differ in swept settings only: 1 finetune.msrvtt, 1 evaluate.msrvtt"
-    )
+    assert plan.source == ("measured; median of earlier stages of the same shape: 1 finetune.msrvtt, 1 evaluate.msrvtt")
     assert plan.to_json()["hours"]["to_spend"] == pytest.approx(1.5)
 
 
