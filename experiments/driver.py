@@ -10,11 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments.display import Display
 from experiments.engines import Engine
+from experiments.events import Event, Summary
 from experiments.expand import Trial
 from experiments.mirror import Mirror
 from experiments.plan import Plan, distinct_stages
 from experiments.records import write_trial
-from experiments.scheduler import Event, Scheduler, Summary
+from experiments.scheduler import Scheduler
 from experiments.stage import Stage
 from experiments.store import Store
 from smaug_core.config import Config, DataConfig
