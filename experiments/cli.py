@@ -8,6 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from experiments.care import care
+from experiments.options import (
+    DONE,
+    FAILED,
+    OVER_BUDGET,
+    REFUSED,
+    ROOT,
+    Device,
+    EngineName,
+    From,
+    Home,
+    Json,
+    MaxHours,
+    Only,
+    Out,
+    Recompute,
+    ScaleName,
+    Settings,
+    SweepFiles,
+    Task,
+    complain,
+    home_folder,
+    new_console,
+    print_json,
+)
 from smaug_core.errors import DivergedError, SmaugError
 
 if TYPE_CHECKING:
@@ -16,9 +41,6 @@ if TYPE_CHECKING:
     from experiments.prices import Rate
     from experiments.store import Store
 
-DONE, FAILED, REFUSED, OVER_BUDGET = 0, 1, 2, 3
-"""Exit codes."""
-ROOT = Path(__file__).resolve().parent.parent
 NO_TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -34,31 +56,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 report = typer.Typer(help="Tables made of what is recorded.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(care)
 app.add_typer(report, name="report")
-
-SweepFiles = Annotated[
-    list[Path],
-    typer.Argument(help="sweep files, e.g. sweeps/masking_ratio.yaml, run together", metavar="FILE..."),
-]
-ScaleName = Annotated[str, typer.Option(help="what to run with: a name in sweeps/scales, or a file")]
-Settings = Annotated[
-    list[str], typer.Option("--set", help="KEY=VALUE for every row, e.g. data.seed=7 or seeds.pretrain=[0,1,2]")
-]
-Only = Annotated[list[str], typer.Option(help="take this row only; may be given several times")]
-Home = Annotated[
-    Path | None,
-    typer.Option(envvar="SMAUG_HOME", help="folder of data, results and records (default: .smaug beside the code)"),
-]
-Json = Annotated[bool, typer.Option("--json", help="answer in JSON")]
-EngineName = Annotated[str, typer.Option(help="where stages run: ray or inline")]
-MaxHours = Annotated[float | None, typer.Option(min=0, help="refuse (exit 3) what would take more device hours")]
-Out = Annotated[Path, typer.Option(help="folder to write to; the same one again continues")]
-From = Annotated[Path, typer.Option("--from", help="the --out folder of the training to start from")]
-Task = Annotated[str, typer.Option(help="slot, e.g. msrvtt")]
-Device = Annotated[str, typer.Option(help="cpu or cuda")]
-Recompute = Annotated[
-    bool, typer.Option("--recompute-layers", help="less memory: compute layers again in the backward pass")
-]
 
 
 @app.command()
@@ -79,15 +78,15 @@ def run(
     """Run sweeps, or continue them where they stopped, and show their tables."""
     if plan_:
         return plan(files, scale, set_, only, engine, max_hours, home, json_)
-    console = _console()
-    make_engine = _engine_maker(engine, _home(home))
+    console = new_console()
+    make_engine = _engine_maker(engine, home_folder(home))
     made, store, limit = _plan(files, scale, set_, only, home, max_hours)
     for problem in made.problems:
-        _complain(problem)
+        complain(problem)
     if made.problems:
         raise typer.Exit(REFUSED)
     if _over(made, limit):
-        _complain(f"{_price(made)} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
+        complain(f"{_price(made)} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
         raise typer.Exit(OVER_BUDGET)
     if made.in_state("stale"):
         made = _settle_stale(
@@ -100,13 +99,13 @@ def run(
     outcome = drive(made, store, make_engine, console, retry_failed=retry_failed)
     summary = outcome.summary
     for stage, message in summary.failed:
-        _complain(f"{stage.name} failed: {message}\n  its folder: {store.directory(stage)}")
+        complain(f"{stage.name} failed: {message}\n  its folder: {store.directory(stage)}")
     if summary.interrupted:
-        _complain("stopped; the same command continues")
+        complain("stopped; the same command continues")
     if outcome.told:
         _show_tables(store.home, console, sweeps=_sweep_names(made), scale=made.trials[0].scale)
     else:
-        _complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
+        complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
     console.print(f"{len(summary.done)} stages run, {len(summary.cached)} done before; {outcome.seconds:.0f} s")
     raise typer.Exit(FAILED if summary.failed or summary.blocked or summary.interrupted else DONE)
 
@@ -123,42 +122,15 @@ def plan(
     json_: Json = False,
 ) -> None:
     """Say what sweeps would do and cost, without starting anything."""
-    _engine_maker(engine, _home(home))
+    _engine_maker(engine, home_folder(home))
     made, _, limit = _plan(files, scale, set_, only, home, max_hours)
     if json_:
-        _print_json(made.to_json())
+        print_json(made.to_json())
     else:
-        _show_plan(made, _console(), every_stage=True)
+        _show_plan(made, new_console(), every_stage=True)
         for problem in made.problems:
-            _complain(f"problem: {problem}")
+            complain(f"problem: {problem}")
     raise typer.Exit(OVER_BUDGET if _over(made, limit) else DONE)
-
-
-@app.command()
-def status(home: Home = None, json_: Json = False) -> None:
-    """Say where every trial stands that was asked for."""
-    from experiments.records import superseded, trial_documents, trial_facts
-
-    documents = trial_documents(_home(home))
-    outdated = [id(old) for old, _ in superseded(documents)]
-    told: list[dict[str, Any]] = []
-    for document in documents:
-        if id(document) in outdated:
-            continue
-        stages = {
-            stage["name"]: "new" if facts is None else facts.record.state
-            for stage, facts in trial_facts(_home(home), document).stages
-        }
-        identity = {key: document[key] for key in ("sweep", "scale", "variant", "seed")}
-        told.append({**identity, "stages": stages})
-    if json_:
-        _print_json(told)
-        return
-    for trial in told:
-        states = "  ".join(f"{name} {state}" for name, state in trial["stages"].items())
-        typer.echo(f"{trial['sweep']} {trial['scale']}  {trial['variant']} seed {trial['seed']}:  {states}")
-    if not told:
-        typer.echo(f"nothing was run yet in {_home(home)}")
 
 
 @app.command()
@@ -173,9 +145,9 @@ def describe(scale: ScaleName = "tiny", set_: Settings = [], json_: Json = False
     if chosen.name == description.PAPER_SCALE and not overrides:
         told = description.with_rows(told, chosen, _published_hours())
     if json_:
-        _print_json(told)
+        print_json(told)
     else:
-        description.show(told, _console())
+        description.show(told, new_console())
 
 
 @app.command()
@@ -239,8 +211,8 @@ def data(
     from experiments.standalone import config_of
 
     config = config_of(load_scale(scale), parse_overrides(set_))
-    prepare_data([config], _home(home) / "data", _console())
-    typer.echo(f"{_home(home) / 'data'}: complete")
+    prepare_data([config], home_folder(home) / "data", new_console())
+    typer.echo(f"{home_folder(home) / 'data'}: complete")
 
 
 @report.command()
@@ -253,29 +225,10 @@ def tables(
     from experiments.tracking import sync as record
     from reports.render import make_tables
 
-    if (_home(home) / "store").exists():
-        record(_home(home))
-    for path in make_tables(_home(home), out, table or None):
+    if (home_folder(home) / "store").exists():
+        record(home_folder(home))
+    for path in make_tables(home_folder(home), out, table or None):
         typer.echo(os.path.relpath(path))
-
-
-@app.command()
-def sync(home: Home = None) -> None:
-    """Make MLflow tell all that the store holds; may be repeated."""
-    from experiments.tracking import sync as record
-
-    stages, trials = record(_home(home))
-    typer.echo(f"{stages} stages and {trials} trials are recorded")
-
-
-@app.command()
-def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000, home: Home = None) -> None:
-    """Serve MLflow's pages on this machine only."""
-    from experiments.tracking import serve_ui
-
-    typer.echo(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
-    sys.stdout.flush()
-    serve_ui(_home(home), port=port)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -284,13 +237,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         app(args=None if arguments is None else list(arguments), standalone_mode=True)
     except SmaugError as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(REFUSED)
     sys.exit(DONE)
-
-
-def _home(home: Path | None) -> Path:
-    return (home or ROOT / ".smaug").resolve()
 
 
 def _sweep_path(file: Path) -> Path:
@@ -314,7 +263,7 @@ def _plan(
 
     request = Request(files=[_sweep_path(file) for file in files], scale=scale, set_=set_, only=only)
     chosen, sweeps = request.read()
-    store = Store(_home(home))
+    store = Store(home_folder(home))
     trials = request.trials(chosen, sweeps, store.home / "data")
     budgets = [sweep.budget.get(chosen.name) for sweep in sweeps]
     all_limited = sum(budget for budget in budgets if budget is not None) if None not in budgets else None
@@ -361,8 +310,8 @@ def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again
     if accept:
         return made
     for planned in made.in_state("stale"):
-        _complain(f"{planned.stage.name}: was made by other code; differing: {', '.join(planned.changed)}")
-    _complain("--accept-stale uses these results and marks them; --rerun-stale runs them again")
+        complain(f"{planned.stage.name}: was made by other code; differing: {', '.join(planned.changed)}")
+    complain("--accept-stale uses these results and marks them; --rerun-stale runs them again")
     raise typer.Exit(REFUSED)
 
 
@@ -436,9 +385,9 @@ def _alone(
             parent=parent,
             out=out,
             seed=seed,
-            data_root=_home(home) / "data",
+            data_root=home_folder(home) / "data",
             device=device,
-            console=_console(),
+            console=new_console(),
             recompute_layers=recompute_layers,
         )
     except Interrupted as stopped:
@@ -451,16 +400,6 @@ def _alone(
         typer.echo(f"{name:32}{value:.4g}")
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console()
-
-
-def _complain(message: str) -> None:
-    typer.echo(message, err=True)
-
-
 def _complain_once(message: str) -> None:
     """Complain, unless another process of this run has said the same."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -468,13 +407,7 @@ def _complain_once(message: str) -> None:
 
         if not says_first(message):
             return
-    _complain(message)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=1))
+    complain(message)
 
 
 if __name__ == "__main__":  # torchrun -m experiments.cli
