@@ -42,11 +42,11 @@ def home_folder(home: Path | None) -> Path:
     return (home or ROOT / ".smaug").resolve()
 
 
-def new_console() -> "Console":
-    """The terminal, or whatever takes its place."""
+def new_console(*, to_stderr: bool = False) -> "Console":
+    """The terminal, or whatever takes its place; on the standard error where the output is an answer to a program."""
     from rich.console import Console
 
-    return Console()
+    return Console(stderr=to_stderr)
 
 
 def complain(message: str) -> None:

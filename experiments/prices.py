@@ -166,14 +166,14 @@ class Prices:
 
 def read_rate(store: Store, document: dict[str, Any]) -> Rate | None:
     """The rate that a probe found for stages like this one."""
-    found = read_json(probe_file(store, document))
+    found = read_json(rate_file(store, document))
     return None if found is None else Rate(macs_per_hour=found["macs_per_hour"], unit=found["unit"])
 
 
-def probe_file(store: Store, document: dict[str, Any]) -> Path:
+def rate_file(store: Store, document: dict[str, Any]) -> Path:
     """Where the rate of a probe is kept."""
     width, gpus = _build(document)
-    return store.home / "probes" / f"{'gpu' if gpus else 'cpu'}-width{width}.json"
+    return store.home / "probes" / f"{'gpu' if gpus else 'cpu'}-width{width}" / "rate.json"
 
 
 def told(prices: Mapping[str, Price]) -> str:

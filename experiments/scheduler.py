@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +70,7 @@ class Scheduler:
         retry_failed: try stages again that failed in an earlier run.
         budget: asked before a stage starts; what it refuses is held back.
         room_problem: says why a stage has no room on the disk, if it has none; then it fails without a record.
-        cancellations: who asked for the end of which stages, by fingerprint; looked at now and then.
+        cancellations: fingerprints of stages that somebody wants to end; asked now and then, in another thread.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Scheduler:
         retry_failed: bool = False,
         budget: Budget | None = None,
         room_problem: Callable[[Stage], str | None] = lambda stage: None,
-        cancellations: Callable[[], Mapping[str, str]] = dict,
+        cancellations: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._tasks = {stage.fingerprint: _Task(stage, place) for place, stage in enumerate(stages)}
         for task in self._tasks.values():
@@ -100,7 +100,7 @@ class Scheduler:
         self._held: list[_Task] = []
         self._submitted: dict[str, _Task] = {}
         self._elsewhere: dict[str, _Task] = {}
-        self._unwanted: dict[str, str] = {}
+        self._unwanted: frozenset[str] = frozenset()
         self._slow_look = 0.0
         self._summary = Summary()
 
@@ -153,7 +153,7 @@ class Scheduler:
 
         def listen() -> None:
             while not ended.wait(SLOW_TICK_S):
-                self._unwanted = dict(self._cancellations())
+                self._unwanted = frozenset(self._cancellations())
                 for name in self._unwanted:
                     if name in self._submitted and name not in passed_on:
                         passed_on.add(name)
@@ -309,7 +309,7 @@ class Scheduler:
         self._block_children(task)
 
     def _cancel(self, task: _Task) -> None:
-        task.phase, task.message = "cancelled", self._unwanted[task.stage.fingerprint]
+        task.phase, task.message = "cancelled", "as asked; the same command continues"
         self._summary.cancelled.append((task.stage, task.message))
         self._tell(Event(kind="cancelled", stage=task.stage, message=task.message))
         self._block_children(task)

@@ -208,6 +208,7 @@ def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple
     parser.add_argument("directory", type=Path, help="folder of the stage in the store")
     parser.add_argument("--data-root", type=Path, help="where the media are (default: data beside the store)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--probe", action="store_true", help="only time some steps, and leave rate.json in the folder")
     parser.add_argument("--parent", type=int, help="process id to stop with, should it die")
     given = parser.parse_args(arguments)
     if given.parent is not None:
@@ -215,6 +216,11 @@ def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple
     directory = given.directory.resolve()
     data_root = given.data_root or directory.parents[2] / "data"
     try:
+        if given.probe:
+            from experiments.timing import time_steps
+
+            time_steps(directory, data_root=data_root, device=given.device, stop=stop)
+            return DONE, ""
         code = run_stage(directory, data_root=data_root, device=given.device, stop=stop, log=log)
     except HeldError as error:
         return HELD, str(error)

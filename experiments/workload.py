@@ -51,11 +51,17 @@ def stage_macs(kind: str, settings: Settings, before: Settings | None, *, as_pub
         assert before is not None
         return _evaluation(settings, before)
     training = training_of(kind, settings)
-    model, shape = step_shape(kind, settings)
-    if as_published and kind != "finetune":
-        model, shape = published_accounting(model, shape)
     sources = [training.dataset] if isinstance(training, FinetuneConfig) else training.corpus
-    return TRAINING * training.epochs * captions(sources, settings) * total_macs(step_cost(model, shape))
+    seen = training.epochs * captions(sources, settings)
+    return seen * step_macs(kind, settings, as_published=as_published and kind != "finetune")
+
+
+def step_macs(kind: str, settings: Settings, *, as_published: bool = False) -> int:
+    """Multiply-accumulates of one sample in a step of a training, forward and backward."""
+    model, shape = step_shape(kind, settings)
+    if as_published:
+        model, shape = published_accounting(model, shape)
+    return TRAINING * total_macs(step_cost(model, shape))
 
 
 def training_of(kind: str, settings: Settings) -> Training:
