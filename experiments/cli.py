@@ -11,7 +11,10 @@ import typer
 from smaug_core.errors import DivergedError, SmaugError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from experiments.describe import PublishedHours
+    from experiments.engines import Engine, Inventory
     from experiments.plan import Plan
     from experiments.store import Store
 
@@ -50,6 +53,9 @@ Home = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="answer in JSON")]
 EngineName = Annotated[str, typer.Option(help="where stages run: ray or inline")]
+Address = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a Ray cluster to run on, or auto: the one on this machine")
+]
 MaxHours = Annotated[float | None, typer.Option(min=0, help="refuse (exit 3) what would take more device hours")]
 Out = Annotated[Path, typer.Option(help="folder to write to; the same one again continues")]
 From = Annotated[Path, typer.Option("--from", help="the --out folder of the training to start from")]
@@ -67,6 +73,7 @@ def run(
     set_: Settings = [],  # noqa: B006  typer copies it
     only: Only = [],  # noqa: B006
     engine: EngineName = "ray",
+    address: Address = None,
     plan_: Annotated[bool, typer.Option("--plan", help="only say what would be done")] = False,
     max_hours: MaxHours = None,
     retry_failed: Annotated[bool, typer.Option(help="try stages again that failed before")] = False,
@@ -77,10 +84,11 @@ def run(
 ) -> None:
     """Run sweeps, or continue them where they stopped, and show their tables."""
     if plan_:
-        return plan(files, scale, set_, only, engine, max_hours, home, json_)
+        return plan(files, scale, set_, only, engine, address, max_hours, home, json_)
     console = _console()
-    make_engine = _engine_maker(engine, _home(home))
-    made, store, limit = _plan(files, scale, set_, only, home, max_hours)
+    make_engine = _engine_maker(engine, _home(home), address)
+    inventory = _inventory(make_engine, address)
+    made, store, limit = _plan(files, scale, set_, only, home, max_hours, inventory)
     for problem in made.problems:
         _complain(problem)
     if made.problems:
@@ -90,7 +98,7 @@ def run(
         raise typer.Exit(OVER_BUDGET)
     if made.in_state("stale"):
         made = _settle_stale(
-            made, store, accept_stale, rerun_stale, lambda: _plan(files, scale, set_, only, home, None)
+            made, store, accept_stale, rerun_stale, lambda: _plan(files, scale, set_, only, home, None, inventory)
         )
     _show_plan(made, console)
 
@@ -117,13 +125,14 @@ def plan(
     set_: Settings = [],  # noqa: B006
     only: Only = [],  # noqa: B006
     engine: EngineName = "ray",
+    address: Address = None,
     max_hours: MaxHours = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
     """Say what sweeps would do and cost, without starting anything."""
-    _engine_maker(engine, _home(home))
-    made, _, limit = _plan(files, scale, set_, only, home, max_hours)
+    inventory = _inventory(_engine_maker(engine, _home(home), address), address)
+    made, _, limit = _plan(files, scale, set_, only, home, max_hours, inventory)
     if json_:
         _print_json(made.to_json())
     else:
@@ -304,9 +313,9 @@ def _plan(
     only: Sequence[str],
     home: Path | None,
     max_hours: float | None,
+    inventory: "Inventory",
 ) -> "tuple[Plan, Store, float | None]":
     """The plan, the store it was made from, and the most hours that may be spent."""
-    from experiments.engines import local_inventory
     from experiments.plan import make_plan
     from experiments.request import Request
     from experiments.store import Store
@@ -317,23 +326,38 @@ def _plan(
     trials = request.trials(chosen, sweeps, store.home / "data")
     budgets = [sweep.budget.get(chosen.name) for sweep in sweeps]
     all_limited = sum(budget for budget in budgets if budget is not None) if None not in budgets else None
-    return make_plan(trials, store, local_inventory()), store, all_limited if max_hours is None else max_hours
+    return make_plan(trials, store, inventory), store, all_limited if max_hours is None else max_hours
 
 
 def _sweep_names(made: "Plan") -> list[str]:
     return list(dict.fromkeys(trial.sweep.name for trial in made.trials))
 
 
-def _engine_maker(name: str, home: Path) -> Any:
+def _engine_maker(name: str, home: Path, address: str | None = None) -> "Callable[[], Engine]":
+    if name not in ("inline", "ray"):
+        raise SmaugError(f"--engine {name}: is unknown; right would be ray or inline")
     if name == "inline":
+        if address is not None:
+            raise SmaugError(f"--address {address}: is a Ray cluster's, and --engine inline runs in this process")
         from experiments.engines.inline import InlineEngine
 
         return InlineEngine
-    if name == "ray":
-        from experiments.engines.ray_tune import RayEngine
+    from experiments.engines.ray_tune import RayEngine
 
-        return lambda: RayEngine(home)
-    raise SmaugError(f"--engine {name}: is unknown; right would be ray or inline")
+    return lambda: RayEngine(home, address)
+
+
+def _inventory(make_engine: "Callable[[], Engine]", address: str | None) -> "Inventory":
+    """What there is to run on; a cluster is asked, this machine is looked at."""
+    from experiments.engines import local_inventory
+
+    if address is None:
+        return local_inventory()
+    engine = make_engine()
+    try:
+        return engine.inventory()
+    finally:
+        engine.close()
 
 
 def _over(made: "Plan", limit: float | None) -> bool:
