@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -30,9 +30,6 @@ from experiments.options import (
 )
 from experiments.sweeping import published_hours, sweeping
 from smaug_core.errors import DivergedError, SmaugError
-
-if TYPE_CHECKING:
-    pass
 
 NO_TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",

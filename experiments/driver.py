@@ -145,7 +145,7 @@ def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> Non
     Raises:
         SmaugError: a source is unknown, or the files cannot be written.
     """
-    from experiments.engines import local_inventory
+    from experiments.engines import local_cpus
     from smaug_core.data.corpora import prepare
 
     bar = Progress(
@@ -171,7 +171,7 @@ def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> Non
             bar.update(task, completed=done, total=total)
 
         for data, sources in wanted.items():
-            prepare(sources, data, root, show, workers=local_inventory().cpus)
+            prepare(sources, data, root, show, workers=local_cpus())
     if rendered:
         console.print(f"rendered {rendered} clips and pictures in {time.monotonic() - started:.0f} s", highlight=False)
 

@@ -27,6 +27,9 @@ Home = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="answer in JSON")]
 EngineName = Annotated[str, typer.Option(help="where stages run: ray or inline")]
+Address = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a Ray cluster to run on, or auto: the one on this machine")
+]
 MaxHours = Annotated[float | None, typer.Option(min=0, help="refuse (exit 3) what would take more device hours")]
 Out = Annotated[Path, typer.Option(help="folder to write to; the same one again continues")]
 From = Annotated[Path, typer.Option("--from", help="the --out folder of the training to start from")]

@@ -1,11 +1,11 @@
 """What a run would do and what it would cost, told from the store without starting anything."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from experiments.code import code_digest, differing
-from experiments.engines import Inventory
+from experiments.engines import Inventory, Node
 from experiments.expand import Trial
 from experiments.prices import Price, Prices, Rate, told
 from experiments.stage import Stage
@@ -174,16 +174,30 @@ def input_problems(stages: Iterable[Stage]) -> list[str]:
 
 
 def resource_problems(stages: Iterable[Stage], inventory: Inventory) -> list[str]:
-    """What asks for more than there is, in words; an engine would let such a stage wait for ever."""
-    problems = []
-    for stage in stages:
-        for kind, available in (("cpus", inventory.cpus), ("gpus", inventory.gpus)):
-            asked = stage.resources[kind]
-            if asked > available:
-                problems.append(
-                    f"resources.{stage.kind}.{kind}: {asked} is more than one stage can have here; at most {available}"
-                )
-    return list(dict.fromkeys(problems))
+    """What no machine has room for, in words; an engine would let such a stage wait for ever."""
+    return list(dict.fromkeys(problem for stage in stages for problem in _misfits(stage, inventory.nodes)))
+
+
+def _misfits(stage: Stage, nodes: Sequence[Node]) -> Iterator[str]:
+    """Why a stage fits on none of these machines; nothing if it fits on one."""
+    asked, where = stage.resources, f"resources.{stage.kind}"
+    of_type = asked.get("accelerator")
+    if of_type is not None:
+        there = sorted({name for node in nodes for name in node.accelerators})
+        nodes = [node for node in nodes if of_type in node.accelerators]
+        if not nodes:
+            yield f"{where}.accelerator: {of_type!r} is not here; there is {', '.join(there) or 'no GPU of known type'}"
+            return
+    most = {kind: max((getattr(node, kind) for node in nodes), default=0) for kind in ("cpus", "gpus")}
+    too_much = {kind: at_most for kind, at_most in most.items() if asked[kind] > at_most}
+    for kind, at_most in too_much.items():
+        yield f"{where}.{kind}: {asked[kind]} is more than one stage can have here; at most {at_most}"
+    if not too_much and not any(node.cpus >= asked["cpus"] and node.gpus >= asked["gpus"] for node in nodes):
+        has = ", ".join(dict.fromkeys(f"{node.cpus} with {node.gpus}" for node in nodes))
+        yield (
+            f"{where}: {asked['cpus']} cpus with {asked['gpus']} gpus are more than one machine has here;"
+            f" the machines have {has}"
+        )
 
 
 def _sum(terms: Iterable[tuple[float | None, int]]) -> float | None:

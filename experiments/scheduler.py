@@ -341,16 +341,18 @@ def worker_job(stage: Stage, directory: Path, data_root: Path) -> Job:
     gpus = stage.resources["gpus"]
     command = (sys.executable, "-m", "experiments.worker", str(directory))
     options = ("--data-root", str(data_root), "--device", "cuda" if gpus else "cpu")
+    several = ("--processes", str(gpus)) if gpus > 1 else ()
     sources = str(Path(__file__).resolve().parent.parent)
     env = {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
     if not gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a job that asked for none
     return Job(
         name=stage.fingerprint,
-        command=command + options,
+        command=command + options + several,
         directory=directory,
         cpus=stage.resources["cpus"],
         gpus=gpus,
+        accelerator=stage.resources.get("accelerator"),
         env=env,
     )
 

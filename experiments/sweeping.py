@@ -1,6 +1,7 @@
 """The verbs that plan and run sweeps."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from experiments.options import (
     OVER_BUDGET,
     REFUSED,
     ROOT,
+    Address,
     EngineName,
     Home,
     Json,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from experiments.describe import PublishedHours
     from experiments.driver import Drive
-    from experiments.engines import Engine
+    from experiments.engines import Engine, Inventory
     from experiments.plan import Plan
     from experiments.prices import Rate
     from experiments.request import Request
@@ -52,6 +54,7 @@ def run(
     set_: Settings = [],  # noqa: B006  typer copies it
     only: Only = [],  # noqa: B006
     engine: EngineName = "ray",
+    address: Address = None,
     plan_: Annotated[bool, typer.Option("--plan", help="only say what would be done")] = False,
     max_hours: MaxHours = None,
     retry_failed: Annotated[bool, typer.Option(help="try stages again that failed before")] = False,
@@ -62,20 +65,21 @@ def run(
 ) -> None:
     """Run sweeps, or continue them where they stopped, and show their tables."""
     if plan_:
-        return plan(files, scale, set_, only, engine, max_hours, None, False, home, json_)
+        return plan(files, scale, set_, only, engine, address, max_hours, None, False, home, json_)
     from experiments.driver import Terms, drive
     from experiments.store import Store
 
     request, console = _request(files, scale, set_, only, home, max_hours), new_console(to_stderr=json_)
-    make_engine, store = _engine_maker(engine, request.home), Store(request.home)
-    made, limit = _planned(request)
+    make_engine, store = _engine_maker(engine, request.home, address), Store(request.home)
+    inventory = _inventory(make_engine, address)
+    made, limit = _planned(request, inventory)
     _refuse_problems(made, request.home)
     if limit is not None and made.to_spend() is None:
         _probe(made, store, make_engine, console)
-        made, limit = _planned(request)
+        made, limit = _planned(request, inventory)
     _refuse_over_budget(made, limit)
     if made.in_state("stale"):
-        made = _settle_stale(made, store, accept_stale, rerun_stale, lambda: _planned(request)[0])
+        made = _settle_stale(made, store, accept_stale, rerun_stale, lambda: _planned(request, inventory)[0])
     _show_plan(made, console)
     if limit is not None and made.to_spend() is None:
         complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
@@ -98,6 +102,7 @@ def plan(
     set_: Settings = [],  # noqa: B006
     only: Only = [],  # noqa: B006
     engine: EngineName = "ray",
+    address: Address = None,
     max_hours: MaxHours = None,
     why: Annotated[
         str | None, typer.Option(metavar="FINGERPRINT", help="say what differs from the nearest finished stage")
@@ -110,11 +115,12 @@ def plan(
     from experiments.store import Store
 
     request = _request(files, scale, set_, only, home, max_hours)
-    make_engine, store = _engine_maker(engine, request.home), Store(request.home)
-    made, limit = _planned(request)
+    make_engine, store = _engine_maker(engine, request.home, address), Store(request.home)
+    inventory = _inventory(make_engine, address)
+    made, limit = _planned(request, inventory)
     if probe and not made.problems:
         _probe(made, store, make_engine, new_console(to_stderr=True))
-        made, limit = _planned(request)
+        made, limit = _planned(request, inventory)
     if why is not None:
         from experiments.why import explain
 
@@ -144,22 +150,32 @@ def _request(
     return Request(files=found, scale=scale, set_=set_, only=only, home=home_folder(home), max_hours=max_hours)
 
 
-def _planned(request: "Request") -> "tuple[Plan, float | None]":
-    from experiments.engines import local_inventory
-
-    return request.plan(local_inventory(), _published_rate)
+def _planned(request: "Request", inventory: "Inventory") -> "tuple[Plan, float | None]":
+    return request.plan(inventory, _published_rate)
 
 
-def _engine_maker(name: str, home: Path) -> "Callable[[], Engine]":
+def _engine_maker(name: str, home: Path, address: str | None = None) -> "Callable[[], Engine]":
+    if name not in ("inline", "ray"):
+        raise SmaugError(f"--engine {name}: is unknown; right would be ray or inline")
     if name == "inline":
+        if address is not None:
+            raise SmaugError(f"--address {address}: is a Ray cluster's, and --engine inline runs in this process")
         from experiments.engines.inline import InlineEngine
 
         return InlineEngine
-    if name == "ray":
-        from experiments.engines.ray_tune import RayEngine
+    from experiments.engines.ray_tune import RayEngine
 
-        return lambda: RayEngine(home)
-    raise SmaugError(f"--engine {name}: is unknown; right would be ray or inline")
+    return lambda: RayEngine(home, address)
+
+
+def _inventory(make_engine: "Callable[[], Engine]", address: str | None) -> "Inventory":
+    """What there is to run on; a cluster is asked, this machine is looked at."""
+    from experiments.engines import local_inventory
+
+    if address is None:
+        return local_inventory()
+    with closing(make_engine()) as engine:
+        return engine.inventory()
 
 
 def _refuse_problems(made: "Plan", home: Path) -> None:
@@ -196,13 +212,11 @@ def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", co
     from experiments.probe import find_rate
 
     prepare_data([trial.config for trial in made.trials], store.home / "data", console)
-    engine = make_engine()
     try:
-        find_rate(made, store, engine, store.home / "data")
+        with closing(make_engine()) as engine:
+            find_rate(made, store, engine, store.home / "data")
     except SmaugError as error:
         complain(f"no probe: {error}")
-    finally:
-        engine.close()
 
 
 def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again: "Callable[[], Plan]") -> "Plan":

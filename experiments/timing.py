@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.attempt import read_json, write_json
 from experiments.host import DeviceClock, describe_device
 from experiments.stop import StopFlag
-from experiments.worker import set_threads
+from experiments.work import set_threads
 from experiments.workload import step_macs, training_of
 from smaug_core.errors import SmaugError
 from smaug_core.stages import Interrupted, run
