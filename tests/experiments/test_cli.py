@@ -147,7 +147,7 @@ def test_a_plan_prices_what_is_left_by_what_is_done(swept):
     assert planned["hours"]["unit"] == "CPU h"
     assert "median of earlier stages of the same shape" in planned["hours"]["source"]
     spend, whole = planned["hours"]["to_spend"], planned["hours"]["row_by_row"]
-    assert spend == pytest.approx(whole * 3 / 4)
+    assert spend == pytest.approx(whole * 3 / 4, rel=0.05), "masked more, a row costs a little less"
     text = swept.sweep(verb="plan").stdout
     assert text.count("cached") == 1 + 3 and "  pretrain 10%" in text
 
