@@ -174,7 +174,9 @@ def test_status_tells_where_every_trial_stands(swept):
     ran = swept("status", "--json")
     stages = {"pretrain": "done", "finetune.msrvtt": "done", "evaluate.msrvtt": "done"}
     identity = {"sweep": "masking_ratio", "scale": "smoke", "variant": "50%", "seed": "0"}
-    assert json.loads(ran.stdout) == [identity | {"stages": stages}]
+    (told,) = json.loads(ran.stdout)
+    assert told | identity | {"stages": stages, "state": "done"} == told
+    assert told["detail"]["pretrain"]["folder"] == str(swept.stage("pretrain"))
     assert "50% seed 0:  pretrain done" in swept("status").stdout
 
 
