@@ -12,7 +12,8 @@ from typing import Any
 from experiments.engines import Engine
 from experiments.engines.inline import InlineEngine
 from experiments.engines.ray_tune import RayEngine
-from experiments.scheduler import Event, Scheduler
+from experiments.events import Event
+from experiments.scheduler import Scheduler
 from experiments.stage import Stage
 from experiments.store import Store
 from tests.process_engine import ProcessEngine

@@ -21,7 +21,8 @@ class QuickStage(Stage):
 
     Its own settings: `steps`, each of `step_s` seconds; `checkpoint_every` so many steps; `hold_at` a step until the
     file `go` appears in its folder; `kill_at` a step, in as many attempts as `kills` says, or a list with a step for
-    each attempt; `fail_at`, `refuse_at`, `diverge_at` a step.
+    each attempt; `fail_at`, `refuse_at`, `diverge_at` a step; `rank`, which of several processes misbehaves. The first
+    process writes; each of the others notes that it was there in `ranks.txt`.
     """
 
     def document(self) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def quick_stage(
     seed: int | None = 0,
     cpus: int = 1,
     gpus: int = 0,
+    accelerator: str | None = None,
     task: str | None = None,
     **own: Any,
 ) -> QuickStage:
@@ -45,7 +47,7 @@ def quick_stage(
         inputs={},
         parents=parents,
         seed=seed,
-        resources={"cpus": cpus, "gpus": gpus},
+        resources={"cpus": cpus, "gpus": gpus} | ({} if accelerator is None else {"accelerator": accelerator}),
     )
 
 
@@ -60,11 +62,14 @@ def run(
     device: str,
     watch: Watch,
 ) -> Outcome:
-    own = settings[kind]
+    own, rank = settings[kind], int(os.environ.get("RANK", "0"))
     steps, (first, useful_before, loss) = own["steps"], _resume(out)
     spent_before = watch.spent() - useful_before
+    if rank > 0:
+        return _follow(own, rank, range(first + 1, steps + 1), out, watch)
     for step in range(first + 1, steps + 1):
-        _misbehave(own, step, out)
+        if own.get("rank", 0) == 0:
+            _misbehave(own, step, out)
         time.sleep(own.get("step_s", 0.0))
         loss = 1.0 / (1.0 / loss + 1.0)  # 1 / step, but only where every step before was taken, and once
         with (out / "trail.txt").open("a") as trail:
@@ -85,6 +90,27 @@ def run(
         files=["weights.json"],
         scratch=["checkpoints"],
     )
+
+
+def _follow(own: Mapping[str, Any], rank: int, steps: Sequence[int], out: Path, watch: Watch) -> Outcome:
+    """What another process than the first does: it comes to each step after the first has."""
+    with (out / "ranks.txt").open("a") as ranks:
+        ranks.write(f"{rank} of {os.environ['WORLD_SIZE']}\n")
+    for step in steps:
+        while not watch.stop_requested() and str(step) not in _trail(out):
+            time.sleep(0.01)
+        if own.get("rank", 0) == rank:
+            _misbehave(own, step, out)
+        while own.get("hold_at") == step and not (out / "go").exists() and not watch.stop_requested():
+            time.sleep(0.01)
+        if watch.stop_requested():
+            raise Interrupted("stopped with the first")
+    return Outcome(metrics={}, useful_s=0.0)
+
+
+def _trail(out: Path) -> list[str]:
+    path = out / "trail.txt"
+    return path.read_text().split() if path.exists() else []
 
 
 def _save(out: Path, step: int, useful_s: float, loss: float) -> None:

@@ -17,7 +17,8 @@ from experiments.attempt import read_attempts
 from experiments.engines import Engine, local_inventory
 from experiments.engines.inline import InlineEngine
 from experiments.engines.ray_tune import RayEngine
-from experiments.scheduler import Event, Scheduler, Summary
+from experiments.events import Event, Summary
+from experiments.scheduler import Scheduler
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
 from smaug_core.errors import SmaugError

@@ -13,7 +13,8 @@ import pytest
 
 from experiments.attempt import read_attempts
 from experiments.engines import JobState
-from experiments.scheduler import Event, Scheduler, Summary, killed_by, worker_job
+from experiments.events import Event, Summary
+from experiments.scheduler import Scheduler, killed_by, worker_job
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
 from smaug_core.errors import SmaugError

@@ -1,0 +1,64 @@
+"""What the verbs of the command line share: their options, their exit codes, and how they speak."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE, FAILED, REFUSED, OVER_BUDGET = 0, 1, 2, 3
+"""Exit codes."""
+ROOT = Path(__file__).resolve().parent.parent
+
+SweepFiles = Annotated[
+    list[Path],
+    typer.Argument(help="sweep files, e.g. sweeps/masking_ratio.yaml, run together", metavar="FILE..."),
+]
+ScaleName = Annotated[str, typer.Option(help="what to run with: a name in sweeps/scales, or a file")]
+Settings = Annotated[
+    list[str], typer.Option("--set", help="KEY=VALUE for every row, e.g. data.seed=7 or seeds.pretrain=[0,1,2]")
+]
+Only = Annotated[list[str], typer.Option(help="take this row only; may be given several times")]
+Home = Annotated[
+    Path | None,
+    typer.Option(envvar="SMAUG_HOME", help="folder of data, results and records (default: .smaug beside the code)"),
+]
+Json = Annotated[bool, typer.Option("--json", help="answer in JSON")]
+EngineName = Annotated[str, typer.Option(help="where stages run: ray or inline")]
+Address = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a Ray cluster to run on, or auto: the one on this machine")
+]
+MaxHours = Annotated[float | None, typer.Option(min=0, help="refuse (exit 3) what would take more device hours")]
+Out = Annotated[Path, typer.Option(help="folder to write to; the same one again continues")]
+From = Annotated[Path, typer.Option("--from", help="the --out folder of the training to start from")]
+Task = Annotated[str, typer.Option(help="slot, e.g. msrvtt")]
+Device = Annotated[str, typer.Option(help="cpu or cuda")]
+Recompute = Annotated[
+    bool, typer.Option("--recompute-layers", help="less memory: compute layers again in the backward pass")
+]
+
+
+def home_folder(home: Path | None) -> Path:
+    """The folder of data, results and records: what was given, or `.smaug` beside the code."""
+    return (home or ROOT / ".smaug").resolve()
+
+
+def new_console(*, to_stderr: bool = False) -> "Console":
+    """The terminal, or whatever takes its place; on the standard error where the output is an answer to a program."""
+    from rich.console import Console
+
+    return Console(stderr=to_stderr)
+
+
+def complain(message: str) -> None:
+    """Say on the standard error what is wrong."""
+    typer.echo(message, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Answer a program."""
+    import json
+
+    typer.echo(json.dumps(value, indent=1))
