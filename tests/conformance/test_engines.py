@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from experiments.attempt import read_attempts
-from experiments.engines import Engine, local_inventory
+from experiments.engines import Engine, local_cpus
 from experiments.engines.inline import InlineEngine
 from experiments.engines.ray_tune import RayEngine
 from experiments.events import Event, Summary
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
 ENGINES = ("inline", "ray")
 
-needs_two_cpus = pytest.mark.skipif(local_inventory().cpus < 2, reason="two stages at once need two CPUs")
+needs_two_cpus = pytest.mark.skipif(local_cpus() < 2, reason="two stages at once need two CPUs")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_failed_stage_blocks_its_children_and_others_go_on(store: Store, engin
 
 
 def test_a_stage_that_asks_for_more_than_there_is_is_named_and_nothing_starts(store: Store, engine: Engine) -> None:
-    there = local_inventory().cpus
+    there = local_cpus()
     greedy = quick_stage("finetune", cpus=there + 1)
     with pytest.raises(
         SmaugError, match=rf"finetune\.cpus: {there + 1} is more .* at most {there}; nothing was started"
@@ -169,7 +169,7 @@ def test_ray_lets_a_worker_save_whose_supervisor_was_killed(store: Store, ray_en
 
 
 def test_ray_never_starts_what_still_waited_when_a_stop_was_asked_for(store: Store, ray_engine: RayEngine) -> None:
-    all_cpus = local_inventory().cpus
+    all_cpus = local_cpus()
     stages = [quick_stage(seed=seed, steps=3, hold_at=2, cpus=all_cpus) for seed in (1, 2)]
     schedulers: list[Scheduler] = []
 
