@@ -1,12 +1,13 @@
 """The verbs that look after a home folder: what stands where in it, what its stages print, how they are ended."""
 
+import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.options import Home, Json, complain, home_folder, new_console, print_json
+from experiments.options import DONE, FAILED, Home, Json, complain, home_folder, new_console, print_json
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
@@ -123,6 +124,45 @@ def cancel(
         typer.echo(f"asked to end: {len(unnamed)} stages that only their driver knows")
     drivers = ", ".join(f"process {driver.owner['pid']} on {driver.owner['host']}" for driver in standing.drivers)
     typer.echo(f"who is asked: {drivers}; what builds on these stages is not started; `smaug run` takes them up again")
+
+
+@care.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="delete it")] = False,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Say what the home folder could do without, and why; with --yes, delete it.
+
+    What a valid trial or a living driver needs stays, and so does what somebody is working on. A stage that has cost
+    something is recorded in MLflow before it goes; where MLflow cannot be reached, it stays.
+    """
+    from experiments.garbage import find_garbage
+    from experiments.removal import Ledger, Removed, remove
+    from experiments.room import in_words
+
+    folder = home_folder(home)
+    found = find_garbage(folder)
+    removed = remove(folder, found.garbage, Ledger(folder)) if yes else Removed()
+    size = sum(each.size for each in (removed.deleted if yes else found.garbage))
+    if json_:
+        gone, left = removed.deleted, {id(each): reason for each, reason in removed.left}
+        told = [g.to_json() | {"deleted": g in gone, "left": left.get(id(g))} for g in found.garbage]
+        stays = [{"path": str(kept.path), "why": kept.why} for kept in found.kept]
+        print_json({"deleted": yes, "bytes": size, "garbage": told, "kept": stays})
+    else:
+        for each in removed.deleted if yes else found.garbage:
+            typer.echo(f"{in_words(each.size):>12}  {os.path.relpath(each.path, folder)}: {each.why}")
+        for kept in found.kept:
+            typer.echo(f"{'kept':>12}  {os.path.relpath(kept.path, folder)}: {kept.why}")
+        if yes:
+            typer.echo(f"{len(removed.deleted)} deleted, {in_words(size)}")
+        else:
+            advice = f"; --yes deletes {in_words(size)}" if found.garbage else ""
+            typer.echo(f"{len(found.garbage)} could go from {folder}{advice}")
+    for each, reason in removed.left:
+        complain(f"{each.path}: was left ({reason})")
+    raise typer.Exit(FAILED if removed.left else DONE)
 
 
 @care.command()

@@ -131,3 +131,49 @@ def test_a_verb_loads_no_heavy_library(verb, tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "SMAUG_HOME": str(tmp_path)}
     ran = subprocess.run([sys.executable, "-c", code, *verb], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert "AssertionError" not in ran.stderr and ran.returncode in (0, 2), ran.stderr
+
+
+@pytest.fixture
+def replaced(tmp_path: Path) -> Path:
+    """A home with one stage that no valid trial asks for; gives that stage's folder."""
+    old, new = trial(r1=25.0), trial(r1=26.0)
+    for made in (old, new):
+        write_trial(tmp_path, made)
+        execute(tmp_path, made)
+    return Store(tmp_path).directory(old.stages[2])
+
+
+def test_gc_says_what_could_go_and_deletes_nothing(smaug, tmp_path, replaced):
+    code, out, err = smaug("gc")
+    assert (code, err) == (0, "") and replaced.exists()
+    where = os.path.relpath(replaced, tmp_path)
+    lines = out.splitlines()
+    assert lines[0].endswith(f"kB  {where}: evaluate.msrvtt, done: no valid trial asks for it")
+    assert lines[1].startswith(f"1 could go from {tmp_path}; --yes deletes ")
+    told = json.loads(smaug("gc", "--json")[1])
+    assert told["deleted"] is False and told["kept"] == []
+    (one,) = told["garbage"]
+    assert one["path"] == str(replaced) and one["bytes"] == told["bytes"] > 0 and not one["deleted"]
+
+
+def test_gc_deletes_after_the_ledger_has_the_hours_and_sync_keeps_them(smaug, tmp_path, replaced, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    fingerprint = json.loads((replaced / "stage.json").read_text())["fingerprint"]
+    code, out, err = smaug("gc", "--yes")
+    assert (code, err) == (0, "") and out.splitlines()[-1].startswith("1 deleted, ") and not replaced.exists()
+    assert smaug("sync")[0] == 0
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("smaug/stages")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`smaug.fingerprint` = '{fingerprint}'")
+    assert run.info.status == "FINISHED" and run.data.metrics["hours.billed"] > 0
+    assert smaug("gc")[1] == f"0 could go from {tmp_path}\n"
+
+
+def test_gc_keeps_what_mlflow_cannot_be_told(smaug, tmp_path, replaced, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    code, out, err = smaug("gc", "--yes")
+    assert code == 1 and out.startswith("0 deleted") and replaced.exists()
+    assert err.startswith(f"{replaced}: was left (MLflow at http://127.0.0.1:9: ")
