@@ -61,6 +61,10 @@ class Budget:
             write_json(record.directory / PREDICTION, told)
         return None
 
+    def withdraw(self, stage: Stage) -> None:
+        """Forget a promise: another driver has the stage, and pays for it."""
+        self._promised.pop(stage.fingerprint, None)
+
     def settle(self, stage: Stage) -> None:
         """Replace a promise by what the store says was spent; the stage ended, however it did."""
         if self._promised.pop(stage.fingerprint, None) is None:

@@ -1,40 +1,128 @@
-"""The verbs that look after a home folder: what stands where in it, what MLflow tells of it."""
+"""The verbs that look after a home folder: what stands where in it, what its stages print, how they are ended."""
 
 import sys
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.options import Home, Json, home_folder, print_json
+from experiments.options import Home, Json, complain, home_folder, new_console, print_json
+from smaug_core.errors import SmaugError
+
+if TYPE_CHECKING:
+    from experiments.standing import StageStanding, Standing
 
 care = typer.Typer(rich_markup_mode=None)
 
+Stages = Annotated[
+    list[str],
+    typer.Argument(
+        help="a fingerprint's beginning (4 digits or more), a stage such as masking_ratio/50%/pretrain, a row, a sweep",
+        metavar="[WHAT]...",
+    ),
+]
+
 
 @care.command()
-def status(home: Home = None, json_: Json = False) -> None:
-    """Say where every trial stands that was asked for."""
-    from experiments.records import superseded, trial_documents, trial_facts
+def status(
+    follow: Annotated[bool, typer.Option("--follow", help="go on until nothing runs")] = False,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Say where every trial stands, what runs and how far it is, what failed and why."""
+    from experiments import overview
+    from experiments.standing import Observer
 
-    documents = trial_documents(home_folder(home))
-    outdated = [id(old) for old, _ in superseded(documents)]
-    told: list[dict[str, Any]] = []
-    for document in documents:
-        if id(document) in outdated:
-            continue
-        stages = {
-            stage["name"]: "new" if facts is None else facts.record.state
-            for stage, facts in trial_facts(home_folder(home), document).stages
-        }
-        identity = {key: document[key] for key in ("sweep", "scale", "variant", "seed")}
-        told.append({**identity, "stages": stages})
-    if json_:
-        print_json(told)
+    folder = home_folder(home)
+    observer = Observer(folder)
+    if follow:
+        with suppress(KeyboardInterrupt):
+            overview.follow(observer, new_console(), folder, as_json=json_)
+    elif json_:
+        print_json([trial.to_json() for trial in observer.look().trials])
+    else:
+        overview.show(observer.look(), new_console(), folder)
+
+
+@care.command()
+def logs(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="a fingerprint's beginning (4 digits or more), or a stage such as masking_ratio/50%/pretrain",
+            metavar="WHAT",
+        ),
+    ],
+    follow: Annotated[bool, typer.Option("--follow", help="go on while it runs")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="this attempt (default: the newest)")] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Print what a stage printed, and how it ended."""
+    from experiments import logs as log
+    from experiments.catalog import Catalog
+    from experiments.drivers import living
+    from experiments.records import stage_facts
+
+    if follow and json_:
+        raise SmaugError("--follow --json: a log that grows is no JSON; leave one of them out")
+    folder = home_folder(home)
+    catalog = Catalog(folder)
+    named = catalog.find_one(what)
+    directory = catalog.directory(named)
+
+    def at_work() -> bool:
+        facts = stage_facts(folder, named.kind, named.fingerprint)
+        over = facts is not None and facts.record.state in ("done", "failed")
+        return not over and any(named.fingerprint in driver.fingerprints for driver in living(folder))
+
+    if follow:
+        complain(catalog.label(named))
+        with suppress(KeyboardInterrupt):
+            log.follow(directory, _say, complain, number=attempt, at_work=at_work)
         return
-    for trial in told:
-        states = "  ".join(f"{name} {state}" for name, state in trial["stages"].items())
-        typer.echo(f"{trial['sweep']} {trial['scale']}  {trial['variant']} seed {trial['seed']}:  {states}")
-    if not told:
-        typer.echo(f"nothing was run yet in {home_folder(home)}")
+    found = log.read_log(directory, attempt)
+    if json_:
+        print_json({"fingerprint": named.fingerprint, "name": named.name, "folder": str(directory), **found.to_json()})
+        return
+    complain(f"{catalog.label(named)}: {log.heading(found)}")
+    _say(found.text + found.ending())
+
+
+@care.command()
+def cancel(
+    what: Stages = [],  # noqa: B006  typer copies it
+    all_: Annotated[bool, typer.Option("--all", help="everything that runs or waits in this home")] = False,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Ask running or waiting stages to end; they save their state, and the next run continues them."""
+    from experiments.cancel import ask
+    from experiments.standing import Observer
+
+    if bool(what) == all_:
+        raise SmaugError("cancel: names what is to end, or --all; `smaug status` lists what runs")
+    folder = home_folder(home)
+    standing = Observer(folder).look()
+    if not standing.drivers:
+        raise SmaugError(f"{folder}: no driver is at work, so nothing can be cancelled{_orphans(standing)}")
+    active = {f: stage for f, stage in standing.stages.items() if stage.is_active}
+    wanted = list(active) if all_ else _active_of(what, standing)
+    # Of a sweep that was asked for with other settings meanwhile, the trials no longer tell; their driver still does.
+    unnamed = sorted({f for d in standing.drivers for f in d.fingerprints} - standing.stages.keys()) if all_ else []
+    if not wanted and not unnamed:
+        raise SmaugError(f"{folder}: nothing runs or waits that a driver could end{_orphans(standing)}")
+    ask(folder, [*wanted, *unnamed])
+    if json_:
+        told = [{"name": active[f].named.name, **active[f].to_json(), "asked_to_end": True} for f in wanted]
+        print_json({"asked": told + [{"fingerprint": fingerprint} for fingerprint in unnamed]})
+        return
+    for fingerprint in wanted:
+        typer.echo(f"asked to end: {standing.catalog.label(active[fingerprint].named)} ({_where(active[fingerprint])})")
+    if unnamed:
+        typer.echo(f"asked to end: {len(unnamed)} stages that only their driver knows")
+    drivers = ", ".join(f"process {driver.owner['pid']} on {driver.owner['host']}" for driver in standing.drivers)
+    typer.echo(f"who is asked: {drivers}; what builds on these stages is not started; `smaug run` takes them up again")
 
 
 @care.command()
@@ -54,3 +142,35 @@ def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000, home: Hom
     typer.echo(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
     sys.stdout.flush()
     serve_ui(home_folder(home), port=port)
+
+
+def _active_of(what: list[str], standing: "Standing") -> list[str]:
+    """Fingerprints of the stages meant that run or wait; each thing that is named must mean one at least."""
+    found: dict[str, None] = {}
+    for name in what:
+        meant = standing.catalog.find(name)
+        active = [m.fingerprint for m in meant if m.fingerprint in standing.stages]
+        active = [fingerprint for fingerprint in active if standing.stages[fingerprint].is_active]
+        if not active:
+            states = sorted({standing.stages[m.fingerprint].state for m in meant if m.fingerprint in standing.stages})
+            raise SmaugError(
+                f"{name}: neither runs nor waits for a driver (it is {', '.join(states) or 'of an earlier sweep'});"
+                " nothing was asked of anybody"
+            )
+        found |= dict.fromkeys(active)
+    return list(found)
+
+
+def _orphans(standing: "Standing") -> str:
+    """The stages that run without a driver, which nobody tells of a request."""
+    found = [stage for stage in standing.in_state("running") if not stage.driven]
+    told = [f"\n  {standing.catalog.label(stage.named)}: {_where(stage)}; end that process yourself" for stage in found]
+    return "".join(told)
+
+
+def _where(stage: "StageStanding") -> str:
+    return f"running, process {stage.pid} on {stage.host}" if stage.state == "running" else "waiting"
+
+
+def _say(text: str) -> None:
+    typer.echo(text, nl=False)

@@ -84,7 +84,7 @@ class Prices:
         """
         self._store, self._ignored = store, {*swept, "data.seed"}
         self._published = None if published is None else cache(published)
-        self._pasts: dict[str, list[_Past]] = {}
+        self._pasts: dict[str, dict[str, list[_Past]]] = {}
 
     def of(self, stage: Stage, record: StageRecord | None = None) -> Price:
         """The price of a stage; `record`: what the store holds of it, where the caller knows."""
@@ -92,7 +92,7 @@ class Prices:
             return Price(hours=_hours(record), unit=record.unit, basis="measured", count=1)
         document, macs = stage.document(), _macs_of(stage)
         shape = self._shape(document, macs)
-        alike = _of_newest_unit([past for past in self._past(stage.kind) if past.shape == shape])
+        alike = _of_newest_unit(self._past(stage.kind).get(shape, []))
         if alike:
             return Price(hours=median(p.hours for p in alike), unit=alike[0].unit, basis="earlier", count=len(alike))
         if macs is None:
@@ -106,7 +106,8 @@ class Prices:
     def learn(self, stage: Stage, record: StageRecord) -> None:
         """Take a stage into account that has finished since this was made."""
         if stage.kind in self._pasts and record.result is not None:
-            self._pasts[stage.kind].append(self._past_of(stage.document(), record, _macs_of(stage)))
+            past = self._past_of(stage.document(), record, _macs_of(stage))
+            self._pasts[stage.kind].setdefault(past.shape, []).append(past)
 
     def _by_foreign_rate(self, stage: Stage, document: dict[str, Any], macs: int) -> Price:
         if (rate := read_rate(self._store, document)) is not None:
@@ -120,16 +121,20 @@ class Prices:
     def _paced(self, document: dict[str, Any]) -> list[_Past]:
         """Finished stages whose rate should hold: of the same kind, if there are any, else trainings."""
         for kinds in ([document["kind"]], TRAININGS):
-            pasts = [past for kind in kinds for past in self._past(kind)]
+            pasts = [past for kind in kinds for alike in self._past(kind).values() for past in alike]
             fit = [past for past in pasts if past.build == _build(document) and past.macs and past.hours]
             if fit:
                 return _of_newest_unit(fit)
         return []
 
-    def _past(self, kind: str) -> list[_Past]:
+    def _past(self, kind: str) -> dict[str, list[_Past]]:
+        """The finished stages of a kind, by shape."""
         if kind not in self._pasts:
-            done = self._store.done(kind)
-            self._pasts[kind] = [self._past_of(d, record, self._macs_of_document(d)) for d, record in done]
+            found: dict[str, list[_Past]] = {}
+            for document, record in self._store.done(kind):
+                past = self._past_of(document, record, self._macs_of_document(document))
+                found.setdefault(past.shape, []).append(past)
+            self._pasts[kind] = found
         return self._pasts[kind]
 
     def _past_of(self, document: dict[str, Any], record: StageRecord, macs: int | None) -> _Past:

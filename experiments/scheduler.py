@@ -236,6 +236,8 @@ class Scheduler:
     def _look_at_ended(self, task: _Task, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
         """The job ended without a result: somebody else has the stage, or it failed, or was killed."""
         task.sign = 0.0
+        if self._budget is not None and job.exit_code == HELD:
+            self._budget.withdraw(task.stage)
         self._release(task)
         ended = None if newest is None or newest.end is None else newest.end
         if job.exit_code == HELD:

@@ -15,6 +15,7 @@ from experiments.scale import load_scale
 from experiments.schema import load_sweep
 from experiments.stage import Stage
 from experiments.store import Store
+from tests.experiments.finished import finish
 from tests.quick_stage import quick_stage
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
@@ -46,21 +47,6 @@ def chain(seed: int = 0, **own: Any) -> tuple[Stage, ...]:
     pretrain = quick_stage(**own)
     finetune = quick_stage("finetune", task="msrvtt", parents=(pretrain,), seed=seed)
     return pretrain, finetune, quick_stage("evaluate", task="msrvtt", parents=(finetune,), seed=None)
-
-
-def finish(store: Store, stage: Stage, hours: float, *, lost: float = 0.0, unit: str = "CPU h") -> Path:
-    """Publish a result that took so many hours, 0.25 of them overhead, after an attempt of `lost` hours."""
-    directory = store.prepare(stage)
-    useful_s = (hours - 0.25) * 3600
-    if lost:
-        account = NOTHING_SPENT | {"spent_s": lost * 3600, "train_s": lost * 3600}
-        claim(directory, {"unit": unit}).end("interrupted", account, "")
-    lease = claim(directory, {"unit": unit})
-    result = {"fingerprint": stage.fingerprint, "useful_s": useful_s, "code": code_digest(stage.kind)}
-    write_json(directory / "result.json", result)
-    account = NOTHING_SPENT | {"spent_s": hours * 3600, "train_s": useful_s, "useful_s": useful_s}
-    lease.end("done", account, "published")
-    return directory
 
 
 def states(plan: Plan) -> list[str]:

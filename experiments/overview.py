@@ -1,0 +1,175 @@
+"""What `smaug status` shows: sweeps in numbers, what runs and how far it is, what failed and why."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from experiments.standing import Observer, StageStanding, Standing, TrialStanding
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOOK_EVERY_S = 2.0
+COLOURS = {"done": "green", "running": "cyan", "failed": "red", "unreadable": "red", "stopped": "yellow"}
+ORDER = ("done", "running", "waiting", "failed", "stopped", "new")
+TRIAL_WORDS = {"new": "not begun"}
+
+
+def lines_of(standing: Standing, *, finished: bool = True) -> Iterator[str]:
+    """Everything worth a look, line by line, in rich's markup; `finished`: with the trials that are done."""
+    for (sweep, scale), trials in standing.by_sweep().items():
+        yield f"[bold]{escape(sweep)} at {escape(scale)}[/bold]: {_counts(trials)}"
+        for trial in trials:
+            if finished or trial.state != "done":
+                yield f"  {_row(trial)}"
+    for title, states in (("failed", ("failed", "unreadable")), ("running", ("running",))):
+        found = [stage for stage in standing.stages.values() if stage.state in states]
+        if found:
+            yield f"[bold]{title}[/bold]"
+        for stage in found:
+            yield from _told(standing, stage)
+    for driver in standing.drivers:
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(driver.started))
+        yield f"[dim]driver: process {driver.owner['pid']} on {escape(driver.owner['host'])}, since {since}[/dim]"
+
+
+def show(standing: Standing, console: "Console", home: Path) -> None:
+    """Print it once."""
+    for line in lines_of(standing):
+        console.print(line, highlight=False, soft_wrap=True)
+    if not standing.trials:
+        console.print(f"nothing was run yet in {escape(str(home))}", highlight=False, soft_wrap=True)
+
+
+def follow(
+    observer: Observer,
+    console: "Console",
+    home: Path,
+    *,
+    as_json: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Show it until nothing runs: drawn again and again on a terminal, elsewhere whatever has changed, by lines.
+
+    Args:
+        observer: looks at the home folder.
+        console: where to show it.
+        home: the folder, to be named where it is empty.
+        as_json: print the whole list, on one line, whenever a state has changed.
+        sleep: waits so many seconds.
+    """
+    if as_json:
+        _follow_as_json(observer, console, sleep)
+    elif console.is_terminal:
+        _follow_live(observer, console, home, sleep)
+    else:
+        _follow_by_lines(observer, console, home, sleep)
+
+
+def _follow_live(observer: Observer, console: "Console", home: Path, sleep: Callable[[float], None]) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    def drawn() -> Text:
+        lines = list(lines_of(standing, finished=False))
+        # Running stages come last, and must be seen however many trials there are.
+        fitting = lines[-max(1, console.height - 2) :]
+        text = Text.from_markup("\n".join(fitting), overflow="ellipsis")
+        text.no_wrap = True
+        return text
+
+    standing = observer.look()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while standing.at_work:
+            live.update(drawn(), refresh=True)
+            sleep(LOOK_EVERY_S)
+            standing = observer.look()
+    show(standing, console, home)
+
+
+def _follow_by_lines(observer: Observer, console: "Console", home: Path, sleep: Callable[[float], None]) -> None:
+    standing = observer.look()
+    show(standing, console, home)
+    states = _states(standing)
+    while standing.at_work:
+        sleep(LOOK_EVERY_S)
+        standing = observer.look()
+        now = _states(standing)
+        for fingerprint, state in now.items():
+            if states.get(fingerprint) != state:
+                stage = standing.stages[fingerprint]
+                why = f": {escape(stage.message)}" if stage.message else ""
+                label = escape(standing.catalog.label(stage.named))
+                at = time.strftime("%H:%M:%S")
+                console.print(f"{at} {label} {state[0]}{why}", highlight=False, soft_wrap=True)
+        states = now
+
+
+def _follow_as_json(observer: Observer, console: "Console", sleep: Callable[[float], None]) -> None:
+    told = None
+    while True:
+        standing = observer.look()
+        if told != (states := _states(standing)):
+            told = states
+            line = json.dumps([trial.to_json() for trial in standing.trials])
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if not standing.at_work:
+            return
+        sleep(LOOK_EVERY_S)
+
+
+def _states(standing: Standing) -> dict[str, tuple[str, int]]:
+    return {fingerprint: (stage.state, stage.attempt) for fingerprint, stage in standing.stages.items()}
+
+
+def _counts(trials: list[TrialStanding]) -> str:
+    counts = Counter[str](trial.state for trial in trials)
+    parts = [f"{counts[word]} {_coloured(word, TRIAL_WORDS.get(word))}" for word in ORDER if counts[word]]
+    return f"{len(trials)} trials: {', '.join(parts)}"
+
+
+def _row(trial: TrialStanding) -> str:
+    stages = "  ".join(f"{escape(name)} {_stage_word(stage)}" for name, stage in trial.stages.items())
+    return f"{escape(trial.document['variant'])} seed {escape(trial.document['seed'])}:  {stages}"
+
+
+def _stage_word(stage: StageStanding) -> str:
+    if stage.state == "running":
+        share = f" {100 * stage.step // stage.total}%" if stage.total else ""
+        return f"{_coloured('running')}{share}"
+    if stage.asked_to_end:
+        return "asked to end"
+    if stage.driven and stage.state in ("new", "resume"):
+        return "waiting"
+    return _coloured(stage.state)
+
+
+def _told(standing: Standing, stage: StageStanding) -> Iterator[str]:
+    label = escape(standing.catalog.label(stage.named))
+    where = f"process {stage.pid} on {escape(stage.host)}, attempt {stage.attempt}"
+    if stage.state == "running":
+        steps = f"step {stage.step} of {stage.total}" if stage.total else "starting"
+        rate = "" if stage.rate is None else f", {stage.rate:.3g} steps/s"
+        left = "" if stage.left_s is None else f", {duration(stage.left_s)} left"
+        ending = ", asked to end" if stage.asked_to_end else ""
+        yield f"  {label}: {steps}{rate}{left}; {where}{ending}"
+    else:
+        yield f"  {label}: {_coloured('failed', escape(stage.message))}"
+        yield f"    {escape(str(stage.folder))}"
+
+
+def _coloured(word: str, shown: str | None = None) -> str:
+    colour = COLOURS.get(word)
+    return f"[{colour}]{shown or word}[/{colour}]" if colour else shown or word
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, e.g. `2:05` or `13:00:41`."""
+    whole = max(0, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

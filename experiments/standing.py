@@ -1,0 +1,217 @@
+"""Where everything stands in a home folder: each trial, each stage of it, and who is at work."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.attempt import Attempt, StoreError
+from experiments.cancel import asked
+from experiments.catalog import Catalog, Named
+from experiments.drivers import Driver, living
+from experiments.records import StageFacts, stage_facts
+
+StageWord = Literal["new", "resume", "running", "failed", "done", "unreadable"]
+TrialWord = Literal["done", "running", "waiting", "failed", "stopped", "new"]
+
+RATE_FROM_BYTES = 2**14
+"""The end of a training's curve from which its rate is taken: some dozens of steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageStanding:
+    """One stage."""
+
+    named: Named
+    state: StageWord
+    """As the store has it; `resume`: a checkpoint waits; `unreadable`: its folder is damaged."""
+    folder: Path
+    driven: bool = False
+    """A living driver looks after it."""
+    asked_to_end: bool = False
+    attempt: int = 0
+    """Number of the newest; 0 before the first."""
+    step: int = 0
+    total: int = 0
+    """0 where the stage has not told yet."""
+    rate: float | None = None
+    """Steps per second lately; while it runs."""
+    host: str = ""
+    pid: int = 0
+    message: str = ""
+    """How the newest attempt ended, or what is wrong with the folder."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a driver runs it, or will."""
+        return self.driven and self.state in ("running", "new", "resume")
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until its last step at the rate of late; none where nobody knows."""
+        return (self.total - self.step) / self.rate if self.rate and self.total else None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        return {
+            "fingerprint": self.named.fingerprint,
+            "state": self.state,
+            "driven": self.driven,
+            "asked_to_end": self.asked_to_end,
+            "attempt": self.attempt,
+            "step": self.step,
+            "total": self.total,
+            "steps_per_s": self.rate,
+            "left_s": self.left_s,
+            "host": self.host,
+            "pid": self.pid,
+            "message": self.message,
+            "folder": str(self.folder),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialStanding:
+    """One trial."""
+
+    document: dict[str, Any]
+    stages: dict[str, StageStanding]
+    """By the name that the trial has for it; two names may be of one stage."""
+
+    @property
+    def state(self) -> TrialWord:
+        """`waiting`: a driver will come to it; `stopped`: begun, and nobody is at it."""
+        states = {stage.state for stage in self.stages.values()}
+        if states == {"done"}:
+            return "done"
+        if states & {"failed", "unreadable"}:
+            return "failed"
+        if "running" in states:
+            return "running"
+        if any(stage.driven for stage in self.stages.values() if stage.state != "done"):
+            return "waiting"
+        return "stopped" if any(stage.attempt for stage in self.stages.values()) else "new"
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        identity = {key: self.document[key] for key in ("sweep", "scale", "variant", "seed")}
+        return identity | {
+            "stages": {name: stage.state for name, stage in self.stages.items()},
+            "state": self.state,
+            "detail": {name: stage.to_json() for name, stage in self.stages.items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """A home folder at one moment."""
+
+    catalog: Catalog
+    trials: list[TrialStanding]
+    drivers: list[Driver]
+    stages: dict[str, StageStanding] = field(repr=False)
+    """Every stage of the trials once, by fingerprint."""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether something runs or a driver will start something."""
+        return bool(self.drivers) or any(self.in_state("running"))
+
+    def in_state(self, *states: StageWord) -> Iterator[StageStanding]:
+        """The stages in one of these states."""
+        return (stage for stage in self.stages.values() if stage.state in states)
+
+    def by_sweep(self) -> dict[tuple[str, str], list[TrialStanding]]:
+        """The trials by sweep and scale, in the order in which they were first asked for."""
+        found: dict[tuple[str, str], list[TrialStanding]] = {}
+        for trial in self.trials:
+            found.setdefault((trial.document["sweep"], trial.document["scale"]), []).append(trial)
+        for trials in found.values():
+            trials.sort(key=lambda trial: (trial.document["position"], trial.document["seed"]))
+        return found
+
+
+class Observer:
+    """Looks at a home folder, again and again; what is done is read once."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._done: dict[str, StageStanding] = {}
+
+    def look(self) -> Standing:
+        """Where everything stands now.
+
+        Raises:
+            StoreError: a trial's or a driver's document cannot be read.
+        """
+        catalog, drivers = Catalog(self._home), living(self._home)
+        driven = {fingerprint for driver in drivers for fingerprint in driver.fingerprints}
+        ending = asked(self._home).keys()
+        stages = {
+            f: self._stage(catalog, named, f in driven, f in ending and f in driven)
+            for f, named in catalog.stages.items()
+        }
+        trials = [
+            TrialStanding(document=d, stages={told["name"]: stages[told["fingerprint"]] for told in d["stages"]})
+            for d in catalog.documents
+        ]
+        return Standing(catalog=catalog, trials=trials, drivers=drivers, stages=stages)
+
+    def _stage(self, catalog: Catalog, named: Named, driven: bool, ending: bool) -> StageStanding:
+        known = self._done.get(named.fingerprint)
+        if known is not None and (known.folder / "result.json").exists():
+            return known
+        folder = catalog.directory(named)
+        try:
+            facts = stage_facts(self._home, named.kind, named.fingerprint)
+        except StoreError as error:
+            return StageStanding(named=named, state="unreadable", folder=folder, driven=driven, message=str(error))
+        if facts is None:
+            return StageStanding(named=named, state="new", folder=folder, driven=driven, asked_to_end=ending)
+        found = _standing(named, facts, driven, ending)
+        if found.state == "done":
+            self._done[named.fingerprint] = found
+        return found
+
+
+def _standing(named: Named, facts: StageFacts, driven: bool, ending: bool) -> StageStanding:
+    attempt = facts.record.attempts[-1]
+    state, last = facts.record.state, attempt.last
+    return StageStanding(
+        named=named,
+        state=state,
+        folder=facts.record.directory,
+        driven=driven and state != "done",
+        asked_to_end=ending and state != "done",
+        attempt=attempt.number,
+        step=last["step"],
+        total=last["total"],
+        rate=recent_rate(attempt) if state == "running" else None,
+        host=attempt.owner["host"],
+        pid=attempt.owner["pid"],
+        message="" if state == "done" or attempt.end is None else attempt.end["message"],
+    )
+
+
+def recent_rate(attempt: Attempt) -> float | None:
+    """Steps per second by the end of an attempt's curve; none before its second step."""
+    try:
+        with (attempt.directory / "metrics.jsonl").open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - RATE_FROM_BYTES))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    whole = lines[:-1] if size <= RATE_FROM_BYTES else lines[1:-1]  # the first may be cut, the last half written
+    points = list(_points(whole[:1])) + list(_points(whole[-1:]))
+    if len(points) < 2 or points[1][0] <= points[0][0]:
+        return None
+    return (points[1][1] - points[0][1]) / (points[1][0] - points[0][0])
+
+
+def _points(lines: Iterable[bytes]) -> Iterator[tuple[float, int]]:
+    for line in lines:
+        told = json.loads(line)
+        yield told["time"], told["step"]

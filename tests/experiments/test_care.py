@@ -1,0 +1,133 @@
+"""The verbs that look after a home folder, as the command line runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.cancel import asked
+from experiments.cli import main
+from experiments.drivers import driver_at_work
+from experiments.records import write_trial
+from experiments.store import Store
+from tests.experiments.made_trials import execute, trial
+from tests.experiments.smoke import ROOT
+from tests.experiments.test_standing import working
+
+
+@pytest.fixture
+def smaug(tmp_path: Path, capsys, monkeypatch):
+    """Run a verb on the home folder `tmp_path`; gives the exit code, and what was said on both channels."""
+    monkeypatch.setenv("SMAUG_HOME", str(tmp_path))
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+def test_logs_are_found_by_the_row_and_the_log_alone_is_on_standard_output(smaug, tmp_path):
+    made = trial(pretrain={"refuse_at": 2})
+    write_trial(tmp_path, made)
+    execute(tmp_path, made, stages=1)
+    code, out, err = smaug("logs", "masking_ratio/50%/pretrain")
+    assert (code, out) == (0, "failed: clip 000007.mp4: told to refuse at step 2\n")
+    assert err.startswith("masking_ratio/50%/pretrain: attempt 1, process ")
+    assert smaug("logs", made.stages[0].fingerprint[:4], "--follow")[:2] == (0, out)
+    told = json.loads(smaug("logs", "50%/pretrain", "--json")[1])
+    assert told["fingerprint"] == made.stages[0].fingerprint and told["state"] == "failed"
+    assert told["end"]["message"] == "clip 000007.mp4: told to refuse at step 2"
+
+
+def test_logs_of_what_is_not_one_stage_are_refused_with_the_candidates(smaug, tmp_path):
+    write_trial(tmp_path, trial())
+    code, out, err = smaug("logs", "50%")
+    assert (code, out) == (2, "") and "  masking_ratio/50%/evaluate.msrvtt\n" in err
+    assert smaug("logs", "51%/pretrain")[::2] == (2, "51%/pretrain: is no stage here; did you mean '50%/pretrain'?\n")
+    assert smaug("logs", "50%/pretrain", "--attempt", "2")[0] == 2
+    assert smaug("logs", "50%/pretrain", "--json", "--follow")[0] == 2
+
+
+def test_cancel_marks_what_runs_and_waits_and_says_who_is_asked(smaug, tmp_path):
+    made = trial(pretrain={"steps": 8, "hold_at": 2})
+    write_trial(tmp_path, made)
+    directory = Store(tmp_path).prepare(made.stages[0])
+    fingerprints = [stage.fingerprint for stage in made.stages]
+    with driver_at_work(tmp_path, fingerprints), working(directory) as worker:
+        code, out, _ = smaug("cancel", "50%/pretrain")
+        assert code == 0 and asked(tmp_path).keys() == {fingerprints[0]}
+        assert out.startswith(f"asked to end: masking_ratio/50%/pretrain (running, process {worker.pid} on ")
+        assert f"who is asked: process {os.getpid()} on " in out
+        assert "50%/pretrain: " in smaug("status")[1] and "asked to end" in smaug("status")[1]
+        code, out, _ = smaug("cancel", "--all", "--json")
+        assert [one["state"] for one in json.loads(out)["asked"]] == ["running", "new", "new"]
+        assert asked(tmp_path).keys() == set(fingerprints)
+
+
+def test_cancel_of_a_row_leaves_alone_what_is_done(smaug, tmp_path):
+    made = trial()
+    write_trial(tmp_path, made)
+    execute(tmp_path, made, stages=1)
+    with driver_at_work(tmp_path, [stage.fingerprint for stage in made.stages]):
+        code, _, err = smaug("cancel", "50%", "50%/pretrain")
+        assert code == 2 and asked(tmp_path) == {}
+        assert err.startswith("50%/pretrain: neither runs nor waits for a driver (it is done); nothing was asked")
+        assert smaug("cancel", "masking_ratio/50%")[0] == 0
+        assert asked(tmp_path).keys() == {stage.fingerprint for stage in made.stages[1:]}
+
+
+def test_cancel_all_reaches_stages_that_only_their_driver_knows(smaug, tmp_path):
+    with driver_at_work(tmp_path, ["a" * 64]):
+        code, out, _ = smaug("cancel", "--all")
+    assert code == 0 and "1 stages that only their driver knows" in out and asked(tmp_path).keys() == {"a" * 64}
+
+
+def test_where_no_driver_is_at_work_nothing_is_asked(smaug, tmp_path):
+    code, out, err = smaug("cancel", "--all")
+    assert (code, out) == (2, "")
+    assert err == f"{tmp_path}: no driver is at work, so nothing can be cancelled\n"
+    made = trial(pretrain={"steps": 8, "hold_at": 2})
+    write_trial(tmp_path, made)
+    with working(Store(tmp_path).prepare(made.stages[0])) as worker:
+        code, _, err = smaug("cancel", "50%/pretrain")
+        assert code == 2 and f"running, process {worker.pid} on " in err and "end that process yourself" in err
+    assert asked(tmp_path) == {}
+
+
+def test_a_driver_that_has_done_all_leaves_nothing_to_cancel(smaug, tmp_path):
+    made = trial()
+    write_trial(tmp_path, made)
+    execute(tmp_path, made)
+    with driver_at_work(tmp_path, [stage.fingerprint for stage in made.stages]):
+        assert smaug("cancel", "--all")[::2] == (2, f"{tmp_path}: nothing runs or waits that a driver could end\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["50%", "--all"]])
+def test_cancel_wants_names_or_all(smaug, arguments):
+    code, _, err = smaug("cancel", *arguments)
+    assert code == 2 and err.startswith("cancel: names what is to end, or --all")
+
+
+@pytest.mark.parametrize("verb", [["status", "--follow"], ["logs", "50%/pretrain"], ["cancel", "50%"], ["gc"]])
+def test_a_verb_loads_no_heavy_library(verb, tmp_path):
+    made = trial()
+    write_trial(tmp_path, made)
+    execute(tmp_path, made, stages=1)
+    code = (
+        "import sys\n"
+        "from experiments.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    assert not {'torch', 'ray', 'mlflow', 'timm', 'transformers'} & set(sys.modules)\n"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "SMAUG_HOME": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", code, *verb], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "AssertionError" not in ran.stderr and ran.returncode in (0, 2), ran.stderr
