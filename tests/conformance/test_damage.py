@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from experiments.engines.inline import InlineEngine
-from experiments.scheduler import Event, Scheduler, Summary
+from experiments.events import Event, Summary
+from experiments.scheduler import Scheduler
 from experiments.stage import Stage
 from experiments.store import Store
 from smaug_core.data.corpora import Item
