@@ -145,7 +145,7 @@ def status(home: Home = None, json_: Json = False) -> None:
         if id(document) in outdated:
             continue
         stages = {
-            stage["name"]: "new" if facts is None else facts.record.state
+            stage["name"]: "new" if facts is None else facts.state
             for stage, facts in trial_facts(_home(home), document).stages
         }
         identity = {key: document[key] for key in ("sweep", "scale", "variant", "seed")}
