@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,7 +75,7 @@ def logs(
 
     def at_work() -> bool:
         facts = stage_facts(folder, named.kind, named.fingerprint)
-        over = facts is not None and facts.record.state in ("done", "failed")
+        over = facts is not None and facts.state in ("done", "failed")
         return not over and any(named.fingerprint in driver.fingerprints for driver in living(folder))
 
     if follow:
@@ -166,12 +167,34 @@ def gc(
 
 
 @care.command()
-def sync(home: Home = None) -> None:
-    """Make MLflow tell all that the store holds; may be repeated."""
-    from experiments.tracking import sync as record
+def sync(
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="a folder of portable records, to be told to MLflow as well")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="write the valid trials here as portable records, for other machines")
+    ] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Make MLflow tell all that the store holds, and portable records; may be repeated."""
+    folder = home_folder(home)
+    if to is not None and from_ is not None:
+        raise SmaugError("--from and --to: one loads records, the other writes them; leave one of them out")
+    if to is not None:
+        from experiments.portable import write_records
 
-    stages, trials = record(home_folder(home))
-    typer.echo(f"{stages} stages and {trials} trials are recorded")
+        stages, trials = write_records(folder, to)
+        done = f"written to {to}"
+    else:
+        from experiments.tracking import sync as record
+
+        stages, trials = record(folder, records=from_)
+        done = "recorded"
+    if json_:
+        print_json({"stages": stages, "trials": trials})
+    else:
+        typer.echo(f"{stages} stages and {trials} trials are {done}")
 
 
 @care.command()

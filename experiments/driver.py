@@ -1,7 +1,7 @@
 """Drives a sweep from its plan to its table: data, stages, the ledger, in that order, on this machine."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from experiments.expand import Trial
 from experiments.mirror import Mirror
 from experiments.plan import Plan, distinct_stages, swept_keys
 from experiments.prices import Prices, Rate
-from experiments.records import write_trial
+from experiments.records import write_trials
 from experiments.room import room_problem
 from experiments.scheduler import Scheduler
 from experiments.store import Store
@@ -75,10 +75,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
     """
     started = time.monotonic()
     stale = {planned.stage.fingerprint for planned in plan.in_state("stale")}
-    for trial in plan.trials:
-        accepted = any(stage.fingerprint in stale for stage in trial.stages)
-        marks = [STALE_ACCEPTED] if accepted else []
-        write_trial(store.home, trial, marks=[*marks, *(f"--set {override}" for override in trial.overrides)])
+    write_trials(store.home, [(trial, _marks(trial, stale)) for trial in plan.trials])
     stages, summary = distinct_stages(plan.trials), Summary()
     budget = Budget(store, Prices(store, swept_keys(plan.trials), published=terms.published), terms.limit)
     with (
@@ -117,6 +114,12 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
         spent=budget.spent,
         comparison=budget.compared(),
     )
+
+
+def _marks(trial: Trial, stale: Collection[str]) -> list[str]:
+    """What a reader of the table must know of a trial's results."""
+    accepted = any(stage.fingerprint in stale for stage in trial.stages)
+    return [*([STALE_ACCEPTED] if accepted else []), *(f"--set {override}" for override in trial.overrides)]
 
 
 def labels(trials: Sequence[Trial]) -> dict[str, str]:

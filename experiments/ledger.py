@@ -1,11 +1,128 @@
-"""How facts are told in MLflow's tags, and read back from them; without mlflow."""
+"""How facts are told in MLflow's runs, and read back from them; without mlflow."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.records import StageFacts, TrialFacts
+from experiments.facts import RunStatus, StageFacts, TrialFacts
+from experiments.records import identity
+
+STAGES = "smaug/stages"
+"""The experiment of all stages; the trials of a sweep are in `smaug/<sweep>`."""
+LATER = "results stay in the store, and `smaug sync` records them later"
+"""What to do about a ledger that cannot be written."""
+FINGERPRINT, SUPERSEDED = "smaug.fingerprint", "smaug.superseded_by"
+IDENTITY = ("smaug.sweep", "smaug.scale", "smaug.variant", "smaug.seed")
+"""Tags that one valid trial has."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Telling:
+    """All that the run of a stage or of a trial is to say."""
+
+    experiment: str
+    claim: dict[str, str]
+    """Tags of which there is one valid run; the others are superseded."""
+    own: dict[str, str]
+    """Further tags by which the run is found again."""
+    name: str
+    started: float
+    valid: bool
+    """It is the one that its claim is true of."""
+    status: RunStatus
+    ended: float
+    """When it last gave a sign of life, or ended, seconds since 1970."""
+    metrics: dict[str, tuple[float, float]]
+    """Value and time of each."""
+    params: dict[str, str]
+    tags: dict[str, str]
+    files: dict[str, Any]
+    """What each file holds, by name."""
+    curve: Callable[[], list[dict[str, Any]]]
+    """`time`, `step`, `values` of all that was reported; it never changes without `files` changing too."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it is found again by."""
+        return key_of(self.experiment, self.claim | self.own, milliseconds(self.started))
+
+    @property
+    def digest(self) -> str:
+        """Changes with whatever is told, status and end aside."""
+        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files])
+
+
+def key_of(experiment: str, tags: Mapping[str, str], started: int) -> tuple[str, ...]:
+    """What tells a run from all others: a stage that was begun anew, after it was set aside, has a run of its own."""
+    if experiment == STAGES:
+        return experiment, tags.get(FINGERPRINT, ""), str(started)
+    return experiment, *(tags.get(name, "") for name in (*IDENTITY, FINGERPRINT))
+
+
+def milliseconds(seconds: float) -> int:
+    """As MLflow counts time."""
+    return round(seconds * 1000)
+
+
+def short_digest(value: Any) -> str:
+    """Sixteen digits of what JSON can hold, NaN included."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tell_stage(facts: StageFacts) -> Telling:
+    """The run of a stage."""
+    hours = facts.hours
+    spent = {"useful": hours.useful, "lost": hours.lost, "overhead": hours.overhead, "billed": hours.billed}
+    metrics = {f"hours.{part}": (value, facts.last_sign) for part, value in spent.items()}
+    if facts.prediction is not None:
+        metrics["hours.predicted"] = (facts.prediction["hours"], facts.prediction["time"])
+    return Telling(
+        experiment=STAGES,
+        claim={FINGERPRINT: facts.fingerprint},
+        own={},
+        name=f"{facts.document['name']} {facts.fingerprint[:12]}",
+        started=facts.started,
+        valid=True,
+        status=facts.status,
+        ended=facts.last_sign,
+        metrics=metrics,
+        params={},
+        tags=_stage_tags(facts),
+        files={"attempts.json": {"attempts": facts.account()}},
+        curve=facts.details.curve,
+    )
+
+
+def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], *, driven: bool, valid: bool) -> Telling:
+    """The run of a trial; `stage_runs`: run ids by the stage's name."""
+    document = facts.document
+    return Telling(
+        experiment=experiment_of(document["sweep"]),
+        claim=dict(zip(IDENTITY, identity(document), strict=True)),
+        own={FINGERPRINT: document["fingerprint"]},
+        name=f"{document['variant']} seed {document['seed']} {document['scale']}",
+        started=facts.started,
+        valid=valid,
+        status=facts.status(driven=driven and valid),
+        ended=facts.last_sign,
+        metrics=facts.metrics(),
+        params={key: str(value) for key, value in document["params"].items()},
+        tags=_trial_tags(facts, stage_runs),
+        files={ranks_file(dataset): ranks for dataset, ranks in facts.ranks().items()},
+        curve=list,
+    )
+
+
+def experiment_of(sweep: str) -> str:
+    """Name of the experiment that holds a sweep's trials."""
+    return f"smaug/{sweep}"
+
+
+def ranks_file(dataset: str) -> str:
+    """Where a trial's run keeps the ranks of a dataset's queries."""
+    return f"ranks/{dataset.replace('/', '__')}.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +154,9 @@ class TrialRow:
     marks: tuple[str, ...]
 
 
-def identity_tags(document: dict[str, Any]) -> dict[str, str]:
-    """What there may be one valid run of."""
-    return {f"smaug.{key}": document[key] for key in ("sweep", "scale", "variant", "seed")}
+def _text(value: Any) -> str:
+    """JSON that does not depend on the order of keys."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _device(host: dict[str, Any]) -> str:
@@ -47,27 +164,23 @@ def _device(host: dict[str, Any]) -> str:
     return f"{host['device_name']} x {count}" if count > 1 else str(host["device_name"])
 
 
-def stage_tags(facts: StageFacts) -> dict[str, str]:
-    """The tags of a stage's run."""
-    host, points = facts.host, facts.curve()
+def _stage_tags(facts: StageFacts) -> dict[str, str]:
+    host = facts.host
     tags = {
         "smaug.kind": facts.document["kind"],
         "smaug.unit": host["unit"],
         "smaug.device": _device(host),
         "smaug.host": host["host"],
-        "smaug.attempts": str(len(facts.record.attempts)),
-        "smaug.hours_estimated": str(facts.record.hours.estimated).lower(),
-        "smaug.settings": json.dumps(facts.document["settings"])[:5000],
+        "smaug.attempts": str(len(facts.attempts)),
+        "smaug.hours_estimated": str(facts.hours.estimated).lower(),
+        "smaug.settings": _text(facts.document["settings"])[:5000],
     }
-    if points:
-        tags["smaug.curve_step"] = str(points[-1]["step"])
     if facts.result is not None and facts.result["commit"]:
-        tags["smaug.commit"] = str(facts.result["commit"])
+        tags["smaug.commit"] = _text(facts.result["commit"])
     return tags
 
 
-def trial_tags(facts: TrialFacts, stage_runs: dict[str, str]) -> dict[str, str]:
-    """The tags of a trial's run, beside those of its identity; `stage_runs`: run ids by the stage's name."""
+def _trial_tags(facts: TrialFacts, stage_runs: dict[str, str]) -> dict[str, str]:
     document, evaluations, trained = facts.document, facts.evaluations(), facts.pretrained_on
     return {
         "smaug.title": document["title"],
@@ -79,7 +192,7 @@ def trial_tags(facts: TrialFacts, stage_runs: dict[str, str]) -> dict[str, str]:
         "smaug.stage_runs": json.dumps(stage_runs),
         "smaug.device": "" if trained is None else _device(trained.host),
         "smaug.unit": "" if trained is None else trained.host["unit"],
-        "smaug.evaluations": json.dumps(evaluations),
+        "smaug.evaluations": _text(evaluations),
         "smaug.test_digest": json.dumps({task: notes["test_digest"] for task, notes in evaluations.items()}),
         "smaug.code": facts.code,
         "smaug.marks": json.dumps(document["marks"]),
@@ -87,7 +200,7 @@ def trial_tags(facts: TrialFacts, stage_runs: dict[str, str]) -> dict[str, str]:
 
 
 def row_of_run(run_id: str, status: str, run_tags: Mapping[str, str], metrics: Mapping[str, float]) -> TrialRow:
-    """A trial as its run tells it: the inverse of `identity_tags` and `trial_tags`."""
+    """A trial as its run tells it: the inverse of `tell_trial`."""
     tags = {key.removeprefix("smaug."): value for key, value in run_tags.items() if key.startswith("smaug.")}
     return TrialRow(
         run_id=run_id,

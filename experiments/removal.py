@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.attempt import StoreError, read_attempts, read_json
+from experiments.facts import StageFacts
 from experiments.garbage import TRASH, Garbage, held_by, leads_inside, needs
 from experiments.mounts import tracking_problem
-from experiments.records import StageFacts, stage_facts
+from experiments.records import stage_facts
 from smaug_core.errors import SmaugError
 
 Record = Callable[[StageFacts], object]

@@ -11,7 +11,8 @@ from experiments.attempt import Attempt, StoreError
 from experiments.cancel import asked
 from experiments.catalog import Catalog, Named
 from experiments.drivers import Driver, living
-from experiments.records import StageFacts, stage_facts
+from experiments.facts import StageFacts
+from experiments.records import stage_facts
 
 StageWord = Literal["new", "resume", "running", "failed", "done", "unreadable"]
 TrialWord = Literal["done", "running", "waiting", "failed", "stopped", "new"]
@@ -170,19 +171,19 @@ class Observer:
             return StageStanding(named=named, state="unreadable", folder=folder, driven=driven, message=str(error))
         if facts is None:
             return StageStanding(named=named, state="new", folder=folder, driven=driven, asked_to_end=ending)
-        found = _standing(named, facts, driven, ending)
+        found = _standing(named, facts, folder, driven, ending)
         if found.state == "done":
             self._done[named.fingerprint] = found
         return found
 
 
-def _standing(named: Named, facts: StageFacts, driven: bool, ending: bool) -> StageStanding:
-    attempt = facts.record.attempts[-1]
-    state, last = facts.record.state, attempt.last
+def _standing(named: Named, facts: StageFacts, folder: Path, driven: bool, ending: bool) -> StageStanding:
+    attempt = facts.attempts[-1]
+    state, last = facts.state, attempt.last
     return StageStanding(
         named=named,
         state=state,
-        folder=facts.record.directory,
+        folder=folder,
         driven=driven and state != "done",
         asked_to_end=ending and state != "done",
         attempt=attempt.number,

@@ -1,4 +1,4 @@
-"""The ledger in MLflow, writing and reading; the only importer of mlflow.
+"""The ledger in MLflow, writing and reading.
 
 Experiment `smaug/stages` has a run for each stage, the owner of the hours spent; experiment `smaug/<sweep>` has a
 flat run for each trial. A run is found again by its fingerprint, so that recording twice changes nothing.
@@ -6,44 +6,72 @@ flat run for each trial. A run is found again by its fingerprint, so that record
 
 import fcntl
 import json
-import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from experiments.ledger import TrialRow, identity_tags, row_of_run, stage_tags, trial_tags
-from experiments.records import StageFacts, TrialFacts, all_stages, superseded, trial_documents, trial_facts
-from smaug_core.errors import SmaugError
+from experiments.connection import (
+    MlflowClient,
+    Run,
+    TrackingError,
+    connect,
+    exists,
+    experiment_named,
+    experiments_named,
+    faults_told,
+    metric,
+    runs_tagged,
+    tracking_uri,
+    write,
+)
+from experiments.facts import StageFacts, TrialFacts
+from experiments.ledger import (
+    FINGERPRINT,
+    STAGES,
+    SUPERSEDED,
+    Telling,
+    TrialRow,
+    experiment_of,
+    key_of,
+    milliseconds,
+    ranks_file,
+    row_of_run,
+    short_digest,
+    tell_stage,
+    tell_trial,
+)
+from experiments.portable import Records, read_records
+from experiments.records import all_stages, identity, superseded, trial_documents, trial_facts
 
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # mlflow's own choice keeps a driver waiting for minutes
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
-
-STAGES = "smaug/stages"
 READ_ADVICE = "see that it is up, and that MLFLOW_TRACKING_URI is right"
-METRICS_AT_ONCE = 1000
-"""MLflow refuses more in one call; of parameters and tags, more than 100."""
-PARAMS_AT_ONCE = 100
+LOCK_S = 120.0
+"""How long another driver of the home folder may keep the lock; a call to MLflow takes up to a minute."""
+MADE, TOLD, FILES, CURVE_STEP = "smaug.made", "smaug.told", "smaug.files", "smaug.curve_step"
+"""Tags that say when a run was made, and how much of what was to be told has arrived."""
 
 
-class TrackingError(SmaugError):
-    """MLflow cannot be reached, refuses, or holds something that contradicts itself."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a run without asking for it."""
 
+    run_id: str
+    superseded: bool
+    told: str
+    """Digest of what was told last."""
+    status: str
+    ended: int | None
 
-def tracking_uri(home: Path) -> str:
-    """Where the ledger is: MLFLOW_TRACKING_URI, else a database in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.resolve() / 'mlflow.db'}"
+    def tells(self, telling: Telling) -> bool:
+        """Whether there is nothing to add."""
+        if self.superseded and telling.valid:
+            return False
+        return (self.told, self.status, self.ended) == (telling.digest, telling.status, _end_of(telling))
 
 
 class Tracker:
@@ -53,7 +81,8 @@ class Tracker:
         """Record what happens in a home folder; nothing is opened yet."""
         self._home, self.uri = home.resolve(), tracking_uri(home)
         self._experiments: dict[str, str] = {}
-        self._runs: dict[tuple[str, str], str] = {}
+        self._known: dict[tuple[str, ...], _Known] = {}
+        self._stages: dict[str, str] = {}
         self._client: MlflowClient | None = None
 
     def prepare(self, *sweeps: str) -> None:
@@ -62,9 +91,27 @@ class Tracker:
         Raises:
             TrackingError: MLflow cannot be reached or refuses.
         """
-        with _told(self.uri):
-            for name in (STAGES, *(f"smaug/{sweep}" for sweep in sweeps)):
+        with faults_told(self.uri):
+            for name in (STAGES, *map(experiment_of, sweeps)):
                 self._experiment(name)
+
+    def read_ahead(self, *experiments: str) -> None:
+        """Look at all runs of some experiments at once; what has not changed since then costs no call.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        if not exists(self.uri):
+            return
+        with faults_told(self.uri):
+            for name in experiments:
+                found = self.client.get_experiment_by_name(name)
+                for run in runs_tagged(self.client, [found.experiment_id], {}) if found is not None else ():
+                    tags, info = run.data.tags, run.info
+                    known = _Known(info.run_id, SUPERSEDED in tags, tags.get(TOLD, ""), info.status, info.end_time)
+                    self._known[key_of(name, tags, info.start_time)] = known
+                    if name == STAGES and not known.superseded:
+                        self._stages[tags.get(FINGERPRINT, "")] = info.run_id
 
     def record_stage(self, facts: StageFacts) -> str:
         """Make the stage's run tell what is known now; gives the run's id.
@@ -72,16 +119,9 @@ class Tracker:
         Raises:
             TrackingError: MLflow cannot be reached or refuses.
         """
-        with _told(self.uri):
-            name = f"{facts.document['name']} {facts.fingerprint[:12]}"
-            run = self._run(STAGES, facts.fingerprint, {"smaug.fingerprint": facts.fingerprint}, name, facts.started)
-            hours, at = facts.record.hours, facts.last_sign
-            spent = {f"hours.{part}": (getattr(hours, part), at) for part in ("useful", "lost", "overhead", "billed")}
-            self._log(run, self._new_points(run, facts) + _changed(run, spent))
-            self._tag(run, stage_tags(facts))
-            self.client.log_dict(run.info.run_id, {"attempts": facts.attempts()}, "attempts.json")
-            self._set_status(run, facts.status, facts.last_sign)
-            return str(run.info.run_id)
+        with faults_told(self.uri):
+            self._stages[facts.fingerprint] = self._record(tell_stage(facts))
+        return self._stages[facts.fingerprint]
 
     def record_trial(self, facts: TrialFacts, *, driven: bool = False, valid: bool = True) -> str:
         """Make the trial's run tell what is known now; gives the run's id.
@@ -94,136 +134,157 @@ class Tracker:
         Raises:
             TrackingError: MLflow cannot be reached or refuses.
         """
-        document = facts.document
-        with _told(self.uri):
-            experiment = f"smaug/{document['sweep']}"
-            key = identity_tags(document) | {"smaug.fingerprint": document["fingerprint"]}
-            name = f"{document['variant']} seed {document['seed']} {document['scale']}"
-            run = self._run(experiment, json.dumps(key), key, name, facts.started)
-            self._log(run, _changed(run, facts.metrics()))
-            new = [Param(k, str(v)) for k, v in document["params"].items() if k not in run.data.params]
-            for start in range(0, len(new), PARAMS_AT_ONCE):
-                self.client.log_batch(run.info.run_id, params=new[start : start + PARAMS_AT_ONCE])
-            self._tag(run, trial_tags(facts, self._stage_runs(facts)))
-            for dataset, ranks in facts.ranks().items():
-                self.client.log_dict(run.info.run_id, ranks, _ranks_file(dataset))
-            self._set_status(run, facts.status(driven=driven and valid), facts.last_sign)
-            if valid:
-                self._supersede(run, experiment, document)
-            return str(run.info.run_id)
+        with faults_told(self.uri):
+            return self._record(tell_trial(facts, self._stage_runs(facts), driven=driven, valid=valid))
 
     @property
     def client(self) -> MlflowClient:
         """The connection, opened when first used; one process at a time makes a new database."""
         if self._client is None:
             with self._lock():
-                self._client = _connect(self.uri)
+                self._client = connect(self.uri)
         return self._client
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Exclude other drivers of this home folder while something is looked for and made if missing."""
         self._home.mkdir(parents=True, exist_ok=True)
-        with (self._home / "tracking.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        path, give_up = self._home / "tracking.lock", time.monotonic() + LOCK_S
+        with path.open("a") as file:
+            while not _lock_now(file.fileno()):
+                if time.monotonic() > give_up:
+                    raise TrackingError(f"{path}: another process holds it for {LOCK_S:.0f} s; see whether it hangs")
+                time.sleep(0.02)
             yield
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
             client = self.client
             with self._lock():
-                found = client.get_experiment_by_name(name)
-                if found is None:
-                    local = (self._home / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
-                    self._experiments[name] = client.create_experiment(name, artifact_location=local)
-                elif found.lifecycle_stage != "active":
-                    raise TrackingError(f"{self.uri}: experiment {name} was deleted there; restore it in MLflow")
-                else:
-                    self._experiments[name] = found.experiment_id
+                found = experiment_named(client, name, self._home / "artifacts")
+            if found.lifecycle_stage != "active":
+                raise TrackingError(f"{self.uri}: experiment {name} was deleted there; restore it in MLflow")
+            self._experiments[name] = found.experiment_id
         return self._experiments[name]
 
-    def _run(self, experiment: str, key: str, tags: dict[str, str], name: str, started: float) -> Run:
-        """The run with these tags, made if missing."""
-        if (experiment, key) not in self._runs:
-            experiment_id = self._experiment(experiment)
-            with self._lock():
-                found = _search(self.client, [experiment_id], _filter(tags))
-                run = found[0] if found else None
-                if run is None:
-                    run = self.client.create_run(
-                        experiment_id, start_time=_milliseconds(started), tags=tags, run_name=name
-                    )
-            self._runs[experiment, key] = run.info.run_id
-        return self.client.get_run(self._runs[experiment, key])
+    def _record(self, telling: Telling) -> str:
+        known = self._known.pop(telling.key, None)  # forgotten if anything goes wrong
+        if known is None or not known.tells(telling):
+            run, digest = self._run(telling, known), telling.digest
+            self._write(run, telling, digest)
+            self._set_status(run, telling)
+            known = _Known(run.info.run_id, False, digest, telling.status, _end_of(telling))
+        self._known[telling.key] = known
+        return known.run_id
 
-    def _new_points(self, run: Run, facts: StageFacts) -> list[Metric]:
-        """The training curve beyond what was recorded; steps done again are not told twice."""
-        recorded = int(run.data.tags.get("smaug.curve_step", -1))
-        return [
-            Metric(name, value, _milliseconds(point["time"]), point["step"])
-            for point in facts.curve()
-            for name, value in point["values"].items()
-            if point["step"] > recorded
-        ]
+    def _run(self, telling: Telling, known: _Known | None) -> Run:
+        """The run to write to, made if missing, and left the only one of its claim that counts."""
+        if known is not None:
+            run = self.client.get_run(known.run_id)
+            if run.info.lifecycle_stage == "active" and not (telling.valid and SUPERSEDED in run.data.tags):
+                return run
+        self._experiment(telling.experiment)  # before the lock, which it takes too
+        with self._lock():
+            mine, others = self._find(telling)
+            run = mine[0] if mine else self._new_run(telling)
+        if telling.valid:
+            self._supersede(run, others)
+        return run
 
-    def _log(self, run: Run, points: list[Metric]) -> None:
-        for point in points:
-            if not re.fullmatch(r"[\w\-. /:]+", point.key, re.ASCII):
-                raise TrackingError(
-                    f"metric {point.key!r}: MLflow allows letters, digits, _ - . / : and space; rename it"
-                )
-        for start in range(0, len(points), METRICS_AT_ONCE):
-            self.client.log_batch(run.info.run_id, metrics=points[start : start + METRICS_AT_ONCE])
+    def _find(self, telling: Telling) -> tuple[list[Run], list[Run]]:
+        """The runs of a telling, the first one made first, and those that make the same claim."""
+        mine: list[Run] = []
+        others: list[Run] = []
+        experiment_id = self._experiment(telling.experiment)
+        for run in runs_tagged(self.client, [experiment_id], telling.claim):
+            found = key_of(telling.experiment, run.data.tags, run.info.start_time)
+            (mine if found == telling.key else others).append(run)
+        return sorted(mine, key=lambda run: (run.data.tags.get(MADE, ""), run.info.run_id)), others
 
-    def _tag(self, run: Run, tags: dict[str, str]) -> None:
-        new = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
-        if new:
-            self.client.log_batch(run.info.run_id, tags=new)
+    def _new_run(self, telling: Telling) -> Run:
+        made = self.client.create_run(
+            self._experiment(telling.experiment),
+            start_time=milliseconds(telling.started),
+            tags=telling.claim | telling.own | {MADE: f"{time.time():.6f}"},
+            run_name=telling.name,
+        )
+        first = self._find(telling)[0][0]
+        if first.info.run_id != made.info.run_id:  # a driver of another home folder was quicker
+            self.client.delete_run(made.info.run_id)
+        return first
 
-    def _set_status(self, run: Run, status: str, ended: float) -> None:
-        if status == "RUNNING":
+    def _supersede(self, valid: Run, others: list[Run]) -> None:
+        run_id = valid.info.run_id
+        for other in others:
+            if other.data.tags.get(SUPERSEDED) != run_id:
+                self.client.set_tag(other.info.run_id, SUPERSEDED, run_id)
+            if other.info.status == "RUNNING":
+                self.client.set_terminated(other.info.run_id, "KILLED")
+        if SUPERSEDED in valid.data.tags:
+            self.client.delete_tag(run_id, SUPERSEDED)
+
+    def _write(self, run: Run, telling: Telling, digest: str) -> None:
+        """Add what the run does not hold yet; the tags last, since they say that the rest is there."""
+        run_id, data, files = run.info.run_id, run.data, short_digest(telling.files)
+        if data.tags.get(FILES) != files:
+            for name, content in telling.files.items():
+                self.client.log_dict(run_id, content, name)
+        points = telling.curve()
+        metrics = _new_points(points, int(data.tags.get(CURVE_STEP, -1))) + _changed(data.metrics, telling.metrics)
+        params = {key: value for key, value in telling.params.items() if key not in data.params}
+        tags = telling.tags | {FILES: files, TOLD: digest} | ({CURVE_STEP: str(points[-1]["step"])} if points else {})
+        new_tags = {key: value for key, value in tags.items() if data.tags.get(key) != value}
+        write(self.client, run_id, metrics, params, new_tags)
+
+    def _set_status(self, run: Run, telling: Telling) -> None:
+        run_id, ended = run.info.run_id, _end_of(telling)
+        if ended is None:
             if run.info.status != "RUNNING":
-                self.client.update_run(run.info.run_id, status="RUNNING")
-        elif (run.info.status, run.info.end_time) != (status, _milliseconds(ended)):
-            self.client.set_terminated(run.info.run_id, status, _milliseconds(ended))
+                self.client.update_run(run_id, status="RUNNING")
+        elif (run.info.status, run.info.end_time) != (telling.status, ended):
+            self.client.set_terminated(run_id, telling.status, ended)
 
     def _stage_runs(self, facts: TrialFacts) -> dict[str, str]:
         """Run ids of the trial's stages that are recorded, by name."""
         found = {}
-        for told, _ in facts.stages:
+        for told, stage in facts.stages:
             fingerprint = told["fingerprint"]
-            if (STAGES, fingerprint) not in self._runs:
-                tags = {"smaug.fingerprint": fingerprint}
-                for run in _search(self.client, [self._experiment(STAGES)], _filter(tags)):
-                    self._runs[STAGES, fingerprint] = run.info.run_id
-            if (STAGES, fingerprint) in self._runs:
-                found[told["name"]] = self._runs[STAGES, fingerprint]
+            if stage is not None and fingerprint not in self._stages:
+                for run in runs_tagged(self.client, [self._experiment(STAGES)], {FINGERPRINT: fingerprint}):
+                    if SUPERSEDED not in run.data.tags:
+                        self._stages[fingerprint] = run.info.run_id
+            if fingerprint in self._stages:
+                found[told["name"]] = self._stages[fingerprint]
         return found
 
-    def _supersede(self, valid: Run, experiment: str, document: dict[str, Any]) -> None:
-        """Leave `valid` the only run of its sweep, scale, variant and seed that counts."""
-        run_id = valid.info.run_id
-        for other in _search(self.client, [self._experiment(experiment)], _filter(identity_tags(document))):
-            if other.info.run_id != run_id:
-                self._tag(other, {"smaug.superseded_by": run_id})
-                if other.info.status == "RUNNING":
-                    self.client.set_terminated(other.info.run_id, "KILLED")
-        if "smaug.superseded_by" in valid.data.tags:
-            self.client.delete_tag(run_id, "smaug.superseded_by")
 
-
-def sync(home: Path) -> tuple[int, int]:
+def sync(home: Path, *, records: Path | None = None) -> tuple[int, int]:
     """Make the ledger tell all that the home folder holds; gives the numbers of stages and of trials.
+
+    Args:
+        home: the folder that holds the store.
+        records: a folder of portable records, to be told as well. What the home folder has itself goes first: of a
+            stage that was begun here, and of a trial that was asked for here, the records are left out.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
+        RecordError: a record cannot be read; nothing was told.
     """
-    tracker, documents = Tracker(home), trial_documents(home)
-    stages = [tracker.record_stage(facts) for facts in all_stages(home)]
+    given = Records({}, []) if records is None else read_records(records)
+    documents, tracker = trial_documents(home), Tracker(home)
+    asked = {identity(document) for document in documents}
+    more = [document for document in given.documents if identity(document) not in asked]
+    tracker.read_ahead(STAGES, *(experiment_of(sweep) for sweep in {d["sweep"] for d in (*documents, *more)}))
+    begun = {facts.fingerprint for facts in all_stages(home) if tracker.record_stage(facts)}
+    others = [facts for fingerprint, facts in given.stages.items() if fingerprint not in begun]
+    for facts in others:
+        tracker.record_stage(facts)
     outdated = [id(old) for old, _ in superseded(documents)]
     for document in documents:
         tracker.record_trial(trial_facts(home, document), valid=id(document) not in outdated)
-    return len(stages), len(documents)
+    for document in more:
+        tracker.record_trial(given.trial(document))
+    return len(begun) + len(others), len(documents) + len(more)
 
 
 def read_trials(home: Path) -> list[TrialRow]:
@@ -233,19 +294,16 @@ def read_trials(home: Path) -> list[TrialRow]:
         TrackingError: MLflow cannot be reached, or two runs claim the same sweep, scale, variant and seed.
     """
     uri = tracking_uri(home)
-    if not _exists(uri):
+    if not exists(uri):
         return []
-    with _told(uri, READ_ADVICE):
-        client = _connect(uri)
-        experiments: list[Experiment] = _pages(
-            lambda token: client.search_experiments(filter_string="name LIKE 'smaug/%'", page_token=token)
-        )
-        ids = [e.experiment_id for e in experiments if e.name != STAGES]
-        runs = _search(client, ids, "") if ids else []
+    with faults_told(uri, READ_ADVICE):
+        client = connect(uri)
+        ids = [found.experiment_id for found in experiments_named(client, "smaug/") if found.name != STAGES]
+        runs = list(runs_tagged(client, ids, {})) if ids else []
     rows = [
         row_of_run(run.info.run_id, run.info.status, run.data.tags, run.data.metrics)
         for run in runs
-        if "smaug.superseded_by" not in run.data.tags and "smaug.columns" in run.data.tags
+        if SUPERSEDED not in run.data.tags and "smaug.columns" in run.data.tags
     ]
     seen: dict[tuple[str, str, str, str], TrialRow] = {}
     for row in rows:
@@ -265,11 +323,11 @@ def read_ranks(home: Path, run_id: str, dataset: str) -> dict[str, int]:
         TrackingError: MLflow cannot be reached or holds no such ranks.
     """
     uri = tracking_uri(home)
-    if not _exists(uri):
+    if not exists(uri):
         raise TrackingError(f"{uri}: no such database; run a sweep first")
-    missing = f"run {run_id} must hold {_ranks_file(dataset)}"
-    with _told(uri, missing), TemporaryDirectory() as folder:
-        path = _connect(uri).download_artifacts(run_id, _ranks_file(dataset), folder)
+    missing = f"run {run_id} must hold {ranks_file(dataset)}"
+    with faults_told(uri, missing), TemporaryDirectory() as folder:
+        path = connect(uri).download_artifacts(run_id, ranks_file(dataset), folder)
         ranks: dict[str, int] = json.loads(Path(path).read_text())
         return ranks
 
@@ -295,64 +353,31 @@ def serve_ui(home: Path, *, host: str = "127.0.0.1", port: int = 5000) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments, "--no-serve-artifacts"])
 
 
-def _connect(uri: str) -> MlflowClient:
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    client.search_experiments(max_results=1)  # a new database is made here, not at some later call
-    return client
-
-
-def _exists(uri: str) -> bool:
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
-
-
-@contextmanager
-def _told(uri: str, advice: str = "results stay in the store, and `smaug sync` records them later") -> Iterator[None]:
-    """Let whatever MLflow meets be told as one error."""
+def _lock_now(handle: int) -> bool:
     try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise TrackingError(f"MLflow at {uri}: {lines[0][:300]}; {advice}") from error
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def _pages(ask: Callable[[str | None], Any]) -> list[Any]:
-    """All pages of an answer."""
-    page = ask(None)
-    found = list(page)
-    while page.token:
-        page = ask(page.token)
-        found += page
-    return found
+def _end_of(telling: Telling) -> int | None:
+    """When the run ended; none while it runs."""
+    return None if telling.status == "RUNNING" else milliseconds(telling.ended)
 
 
-def _search(client: MlflowClient, experiment_ids: list[str], wanted: str) -> list[Run]:
-    """All runs that are wanted, in the order of their start."""
-    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-    return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
-
-
-def _filter(tags: dict[str, str]) -> str:
-    return " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
-
-
-def _quoted(value: str) -> str:
-    return f'"{value}"' if "'" in value else f"'{value}'"
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _changed(run: Run, values: dict[str, tuple[float, float]]) -> list[Metric]:
-    """The metrics whose value is not the one recorded last."""
+def _new_points(points: list[dict[str, Any]], recorded: int) -> list[Any]:
+    """A training curve beyond the step that was recorded; steps done again are not told twice."""
     return [
-        Metric(name, value, _milliseconds(at), 0)
-        for name, (value, at) in values.items()
-        if run.data.metrics.get(name) != value
+        metric(name, value, milliseconds(point["time"]), point["step"])
+        for point in points
+        for name, value in point["values"].items()
+        if point["step"] > recorded
     ]
 
 
-def _ranks_file(dataset: str) -> str:
-    return f"ranks/{dataset.replace('/', '__')}.json"
+def _changed(recorded: dict[str, float], values: dict[str, tuple[float, float]]) -> list[Any]:
+    """The metrics whose value is not the one recorded last."""
+    return [
+        metric(name, value, milliseconds(at), 0) for name, (value, at) in values.items() if recorded.get(name) != value
+    ]

@@ -13,7 +13,7 @@ FORBIDDEN = {
     "experiments": set(),
     "reports": {"ray", "mlflow", "torch", "smaug_core.model", "smaug_core.training"},
 }
-ONLY_IN = {"mlflow": "experiments/tracking.py", "ray": "experiments/engines/ray_tune.py"}
+ONLY_IN = {"mlflow": "experiments/connection.py", "ray": "experiments/engines/ray_tune.py"}
 HEAVY = {"torch", "ray", "mlflow", "timm", "transformers"}
 
 

@@ -11,9 +11,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from experiments.attempt import read_json
+from experiments.connection import TrackingError, tracking_uri
+from experiments.ledger import STAGES
 from experiments.records import all_stages, stage_facts, trial_documents, trial_facts, write_trial
 from experiments.store import Store
-from experiments.tracking import STAGES, Tracker, TrackingError, read_ranks, read_trials, serve_ui, sync, tracking_uri
+from experiments.tracking import Tracker, read_ranks, read_trials, serve_ui, sync
 from tests.experiments.made_trials import DATASET, execute, trial
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -250,7 +252,7 @@ def test_a_metric_name_that_mlflow_would_refuse_is_told_by_name(home):
     execute(home, made)
     write_trial(home, made)
     facts = facts_of(home, made)
-    facts.stages[2][1].record.result["metrics"]["t2v.R@1"] = 1.0
+    facts.stages[2][1].result["metrics"]["t2v.R@1"] = 1.0
     with pytest.raises(TrackingError, match="metric 'msrvtt.t2v.R@1': MLflow allows"):
         Tracker(home).record_trial(facts)
 

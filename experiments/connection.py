@@ -1,0 +1,134 @@
+"""A connection to MLflow, as the ledger needs it; the only importer of mlflow."""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from experiments.ledger import LATER
+from smaug_core.errors import SmaugError
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # mlflow's own choice keeps a driver waiting for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+from mlflow.entities import Experiment, Metric, Param, RunTag  # noqa: E402
+from mlflow.entities import Run as Run  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking import MlflowClient as MlflowClient  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+
+METRICS_AT_ONCE, PARAMS_AT_ONCE = 800, 100
+"""MLflow refuses more than 100 parameters or tags, or more than 1000 entries of all kinds, in one call."""
+QUIET = {
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,
+    "urllib3.connectionpool": logging.ERROR,
+}
+"""What goes wrong is raised and told once; these would print it as well, some with a traceback."""
+
+
+class TrackingError(SmaugError):
+    """MLflow cannot be reached, refuses, or holds something that contradicts itself."""
+
+
+def tracking_uri(home: Path) -> str:
+    """Where the ledger is: MLFLOW_TRACKING_URI, else a database in the home folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.resolve() / 'mlflow.db'}"
+
+
+def connect(uri: str) -> MlflowClient:
+    """Open the ledger; a new database is made here, not at some later call."""
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.search_experiments(max_results=1)
+    return client
+
+
+def exists(uri: str) -> bool:
+    """Whether something may have been recorded there."""
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+
+
+@contextmanager
+def faults_told(uri: str, advice: str = LATER) -> Iterator[None]:
+    """Let whatever MLflow meets be told as one error."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise TrackingError(f"MLflow at {uri}: {lines[0][:300]}; {advice}") from error
+
+
+def experiment_named(client: MlflowClient, name: str, artifacts: Path) -> Experiment:
+    """The experiment of that name, made if missing.
+
+    Args:
+        client: the ledger.
+        name: of the experiment.
+        artifacts: folder for its files, where the ledger is a database; a server has its own.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found
+    on_server = client.tracking_uri.startswith(("http:", "https:"))
+    try:
+        client.create_experiment(name, artifact_location=None if on_server else artifacts.as_uri())
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # a driver of another home folder was quicker
+            raise
+    return client.get_experiment_by_name(name)
+
+
+def experiments_named(client: MlflowClient, prefix: str) -> list[Experiment]:
+    """All experiments whose names begin so."""
+    wanted = f"name LIKE '{prefix}%'"
+    return list(_pages(lambda token: client.search_experiments(filter_string=wanted, page_token=token)))
+
+
+def runs_tagged(client: MlflowClient, experiment_ids: list[str], tags: dict[str, str]) -> Iterator[Run]:
+    """All runs that have these tags, in the order of their start."""
+    wanted = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
+
+
+def metric(name: str, value: float, at: int, step: int) -> Metric:
+    """A point of a curve, or a number with step 0; `at`: milliseconds since 1970.
+
+    Raises:
+        TrackingError: MLflow would refuse the name.
+    """
+    if not re.fullmatch(r"[\w\-. /:]+", name, re.ASCII):
+        raise TrackingError(f"metric {name!r}: MLflow allows letters, digits, _ - . / : and space; rename it")
+    return Metric(name, value, at, step)
+
+
+def write(
+    client: MlflowClient, run_id: str, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]
+) -> None:
+    """Add to a run, in as few calls as MLflow allows; the tags last, when the rest is there."""
+    given = [Param(key, value) for key, value in params.items()]
+    while len(metrics) > METRICS_AT_ONCE or len(given) > PARAMS_AT_ONCE:
+        client.log_batch(run_id, metrics[:METRICS_AT_ONCE], given[:PARAMS_AT_ONCE])
+        metrics, given = metrics[METRICS_AT_ONCE:], given[PARAMS_AT_ONCE:]
+    client.log_batch(run_id, metrics, given, [RunTag(key, value) for key, value in tags.items()])
+
+
+def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """All that is answered, page by page."""
+    page = ask(None)
+    yield from page
+    while page.token:
+        page = ask(page.token)
+        yield from page
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "'" in value else f"'{value}'"

@@ -1,0 +1,158 @@
+"""What stages and trials did, as plain facts, wherever they were read: what MLflow is told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from experiments.attempt import Attempt, Hours, stage_hours
+from experiments.stage import digest
+from experiments.store import StageState
+from smaug_core.stages import KINDS
+
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+"""As MLflow names them; `KILLED`: neither done nor failed, and nobody is at it."""
+
+STATUS_OF_STATE: dict[str, RunStatus] = {
+    "done": "FINISHED",
+    "running": "RUNNING",
+    "failed": "FAILED",
+    "resume": "KILLED",
+    "new": "KILLED",
+}
+
+
+class Details(Protocol):
+    """The bulky part of what a stage left, read when it is asked for."""
+
+    def curve(self) -> list[dict[str, Any]]:
+        """What it reported: `time`, `step`, `values`, oldest step first."""
+        ...
+
+    def ranks(self) -> dict[str, Any] | None:
+        """By direction, `t2v` and `v2t`: the rank of every query's answer; none if it is no finished evaluation."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageFacts:
+    """One stage that somebody has begun."""
+
+    document: dict[str, Any]
+    """What stage.json holds."""
+    state: StageState
+    attempts: Sequence[Attempt]
+    """At least one, oldest first."""
+    result: dict[str, Any] | None
+    """What result.json holds; none until it is done."""
+    prediction: dict[str, Any] | None
+    """`hours`, `unit`, `source`, `time`: what it was thought to cost before it began; none if nobody said."""
+    details: Details
+
+    @property
+    def fingerprint(self) -> str:
+        """All 64 digits."""
+        return str(self.document["fingerprint"])
+
+    @property
+    def status(self) -> RunStatus:
+        """Where it stands."""
+        return STATUS_OF_STATE[self.state]
+
+    @property
+    def hours(self) -> Hours:
+        """What it cost so far."""
+        return stage_hours(self.attempts, None if self.result is None else self.result["useful_s"])
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """Device, its name and unit, cpus, gpus, host: of the attempt that made the result, else of the newest."""
+        made_by = self.attempts[-1].number if self.result is None else self.result["attempt"]
+        return next(attempt.owner for attempt in self.attempts if attempt.number == made_by)
+
+    @property
+    def started(self) -> float:
+        """When the first attempt began, seconds since 1970."""
+        return float(self.attempts[0].owner["started"])
+
+    @property
+    def last_sign(self) -> float:
+        """When it last gave a sign of life, or ended, seconds since 1970."""
+        signs = [attempt.last["time"] for attempt in self.attempts]
+        return float(max(signs + ([] if self.result is None else [self.result["time"]])))
+
+    def account(self) -> list[dict[str, Any]]:
+        """An account of every attempt, for people and programs."""
+        return [{"number": a.number, "state": a.state, "owner": a.owner, "last": a.last} for a in self.attempts]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialFacts:
+    """One trial, and what its stages did so far."""
+
+    document: dict[str, Any]
+    """What `write_trial` wrote."""
+    stages: tuple[tuple[dict[str, Any], StageFacts | None], ...]
+    """Each stage as the document tells it (name, kind, task, fingerprint), and the facts once it has begun."""
+
+    def status(self, *, driven: bool) -> RunStatus:
+        """Where it stands; `driven`: a driver is at it, so what is not done yet is still to come."""
+        found = {None if facts is None else facts.status for _, facts in self.stages}
+        if found == {"FINISHED"}:
+            return "FINISHED"
+        if "FAILED" in found:
+            return "FAILED"
+        return "RUNNING" if driven or "RUNNING" in found else "KILLED"
+
+    def done(self, *kinds: str) -> list[tuple[str | None, StageFacts, dict[str, Any]]]:
+        """The finished stages of some kinds: the slot they are for, the facts, the result."""
+        return [
+            (told["task"], facts, facts.result)
+            for told, facts in self.stages
+            if told["kind"] in kinds and facts is not None and facts.result is not None
+        ]
+
+    def metrics(self) -> dict[str, tuple[float, float]]:
+        """Value and time of every result there is, e.g. `msrvtt.t2v.r1`, and of `row_hours.*` in its device's hours."""
+        found: dict[str, tuple[float, float]] = {}
+        for task, _, result in self.done("evaluate"):
+            found |= {f"{task}.{name}": (value, result["time"]) for name, value in result["metrics"].items()}
+        for name, kinds in (("pretrain", ["pretrain", "pretrain_video"]), ("total", list(KINDS))):
+            asked = [told for told, _ in self.stages if told["kind"] in kinds]
+            there = self.done(*kinds)
+            # Hours of different devices have no sum.
+            if there and len(there) == len(asked) and len({facts.host["unit"] for _, facts, _ in there}) == 1:
+                useful = sum(facts.hours.useful for _, facts, _ in there)
+                found[f"row_hours.{name}"] = (useful, max(result["time"] for _, _, result in there))
+        return found
+
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """By slot: real dataset, split, number of queries and clips, digest of the test set, ranking."""
+        return {task: result["notes"] for task, _, result in self.done("evaluate") if task is not None}
+
+    def ranks(self) -> dict[str, dict[str, int]]:
+        """By real dataset: the rank of every query's clip."""
+        found: dict[str, dict[str, int]] = {}
+        for _, facts, result in self.done("evaluate"):
+            if (held := facts.details.ranks()) is not None:
+                found[result["notes"]["dataset"]] = held["t2v"]
+        return found
+
+    @property
+    def pretrained_on(self) -> StageFacts | None:
+        """The stage whose device counts the hours of pre-training; none before it has begun."""
+        return next((facts for told, facts in self.stages if told["kind"] == "pretrain" and facts), None)
+
+    @property
+    def code(self) -> str:
+        """Digest of the source that made the results so far; rows of one table should agree in it."""
+        return digest([[told["name"], facts.result["code"]] for told, facts in self.stages if facts and facts.result])
+
+    @property
+    def started(self) -> float:
+        """When the trial was first asked for, seconds since 1970."""
+        return float(self.document["time"])
+
+    @property
+    def last_sign(self) -> float:
+        """When a stage of it last gave a sign of life, seconds since 1970."""
+        return max([self.started, *(facts.last_sign for _, facts in self.stages if facts)])

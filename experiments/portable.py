@@ -1,0 +1,308 @@
+"""Portable records: a folder with all that MLflow is told of some trials, small enough to be committed.
+
+`trials/<sweep>/<name>.json` is as in the home folder; `stages/<kind>/<first 12 digits>.json` holds what a stage is,
+every attempt at it, its result, its curve in at most a hundred points, and its ranks. No weights, no logs, and
+nothing that only says where on which machine it was.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from experiments.attempt import Attempt, AttemptState
+from experiments.facts import StageFacts, TrialFacts
+from experiments.records import stage_facts, trial_documents, trial_file, valid_documents
+from experiments.stage import digest
+from experiments.store import StageState
+from smaug_core.errors import SmaugError
+
+FORMAT = "smaug stage 1"
+"""What a stage's record says of itself; another number where it is to be read in another way."""
+POINTS = 100
+"""Of a longer curve so many are kept."""
+OF_THE_MACHINE = ("boot", "pid", "process_started")
+"""What an attempt's owner holds only to tell whether it lives."""
+FOLDERS = re.compile(r"(?:file:/{2,3}|(?<![\w./])(?<!:/)~?/)(?:[^\s/:;,'\"()\[\]{}]+/)+")
+"""The folders of an absolute path, in any text; addresses like https://host/page are none."""
+
+
+class RecordError(SmaugError):
+    """A folder of records cannot be written, or holds what is no record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a folder of records tells."""
+
+    stages: dict[str, StageFacts]
+    """By fingerprint, parents and children in no particular order."""
+    documents: list[dict[str, Any]]
+    """Every trial, the newest last."""
+
+    def trial(self, document: dict[str, Any]) -> TrialFacts:
+        """What the stages of a trial did."""
+        stages = ((told, self.stages.get(told["fingerprint"])) for told in document["stages"])
+        return TrialFacts(document=document, stages=tuple(stages))
+
+
+def write_records(home: Path, out: Path) -> tuple[int, int]:
+    """Write the valid trials of a home folder, and the stages they need; gives the numbers of stages and of trials.
+
+    The same facts give the same bytes. Each file is replaced whole; records of what is no longer needed are removed,
+    other files are left alone.
+
+    Raises:
+        RecordError: there is no trial, or a file cannot be written.
+        StoreError: the store contradicts itself.
+    """
+    documents = valid_documents(trial_documents(home))
+    if not documents:
+        raise RecordError(f"{home}: holds no trial, so there is nothing to record; run a sweep first")
+    asked = {(told["kind"], told["fingerprint"]): None for document in documents for told in document["stages"]}
+    places = _Places(home)
+    texts = {trial_file(told): json.dumps(told, indent=1) for told in map(places.left_out, documents)}
+    num_trials = len(texts)
+    for kind, fingerprint in asked:
+        if (facts := stage_facts(home, kind, fingerprint)) is not None:
+            texts[_stage_file(kind, fingerprint)] = _stage_text(places.left_out(_stage_body(facts)))
+    for path, text in texts.items():
+        _write(out / path, text)
+    for path in _files(out):
+        if path.relative_to(out) not in texts and _is_record(path, out):
+            path.unlink()
+    return len(texts) - num_trials, num_trials
+
+
+def read_records(folder: Path) -> Records:
+    """Read a folder that `write_records` has written.
+
+    Raises:
+        RecordError: it holds no records, or one of them is truncated, was changed, or is none; the first is named.
+    """
+    stages: dict[str, StageFacts] = {}
+    documents = []
+    for path in _files(folder):
+        if path.relative_to(folder).parts[0] == "trials":
+            documents.append(_read_trial(path, folder))
+        else:
+            facts = _read_stage(path, folder)
+            stages[facts.fingerprint] = facts
+    if not documents:
+        raise RecordError(f"{folder}: holds no records (trials/*/*.json); right would be a folder of `sync --to`")
+    for facts in stages.values():
+        for parent in facts.document["parents"]:
+            if facts.result is not None and parent not in stages:
+                path = folder / _stage_file(facts.document["kind"], facts.fingerprint)
+                raise RecordError(f"{path}: the stage it builds on, {parent[:12]}, is not in {folder / 'stages'}")
+    return Records(stages, sorted(documents, key=lambda document: float(document["time"])))
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _ReportOfTrial(_Model):
+    row: str
+    columns: list[str]
+
+
+class _StageOfTrial(_Model):
+    name: str
+    kind: str
+    task: str | None
+    fingerprint: str
+
+
+class _Trial(_Model):
+    """What the document of a trial must hold."""
+
+    sweep: str
+    title: str
+    table: str | None
+    report: _ReportOfTrial
+    scale: str
+    variant: str
+    position: int
+    baseline: str
+    seed: str
+    params: dict[str, Any]
+    stages: list[_StageOfTrial]
+    fingerprint: str
+    marks: list[str]
+    time: float
+
+
+class _Recorded(Attempt):
+    """An attempt as a record tells it: whoever was at it, nobody here is."""
+
+    @property
+    def state(self) -> AttemptState:
+        return "dead" if self.end is None else super().state
+
+
+@dataclass(frozen=True, slots=True)
+class _RecordedDetails:
+    """Curve and ranks that a record holds."""
+
+    body: dict[str, Any]
+
+    def curve(self) -> list[dict[str, Any]]:
+        """Thinned, if it was long."""
+        return list(self.body["curve"]["points"])
+
+    def ranks(self) -> dict[str, Any] | None:
+        """As the evaluation wrote them."""
+        return self.body["ranks"]
+
+
+class _Places:
+    """Takes out of what is recorded where on which machine it was."""
+
+    def __init__(self, home: Path) -> None:
+        self._folders = [f"{folder}/" for folder in (home.resolve(), home.absolute(), Path.home())]
+
+    def left_out(self, value: Any) -> Any:
+        """The same with `.../` for the folders of absolute paths, in all texts; other text is not changed."""
+        if isinstance(value, dict):
+            return {self.left_out(key): self.left_out(held) for key, held in value.items()}
+        if isinstance(value, list):
+            return [self.left_out(held) for held in value]
+        if isinstance(value, str):
+            for folder in self._folders:
+                value = value.replace(folder, "/.../")
+            if value.startswith(("/", "~/")) and ": " not in value:  # nothing but a path, maybe with spaces
+                return f".../{value.rpartition('/')[2]}"
+            return FOLDERS.sub(".../", value)
+        return value
+
+
+def _stage_body(facts: StageFacts) -> dict[str, Any]:
+    points = facts.details.curve()
+    kept = _thinned(points)
+    return {
+        "format": FORMAT,
+        "document": facts.document,
+        "attempts": [_attempt_body(attempt) for attempt in facts.attempts],
+        "result": facts.result,
+        "prediction": facts.prediction,
+        "curve": {"points": kept, "reported": len(points), "thinned": len(kept) < len(points)},
+        "ranks": facts.details.ranks(),
+    }
+
+
+def _attempt_body(attempt: Attempt) -> dict[str, Any]:
+    owner = {key: value for key, value in attempt.owner.items() if key not in OF_THE_MACHINE}
+    owner["host"] = _host_told(owner["host"])
+    end = None if attempt.end is None else attempt.end | {"traceback": ""}
+    return {"number": attempt.number, "owner": owner, "progress": attempt.progress, "end": end}
+
+
+def _host_told(host: str) -> str:
+    """Equal for attempts on one machine, without its name."""
+    return f"host-{hashlib.sha256(host.encode()).hexdigest()[:8]}"
+
+
+def _thinned(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most `POINTS` of a curve, evenly spread; the first and the last are kept."""
+    if len(points) <= POINTS:
+        return list(points)
+    return [points[round(place * (len(points) - 1) / (POINTS - 1))] for place in range(POINTS)]
+
+
+def _stage_text(body: Mapping[str, Any]) -> str:
+    return _compact({**body, "sha256": hashlib.sha256(_compact(body).encode()).hexdigest()}) + "\n"
+
+
+def _compact(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _stage_file(kind: str, fingerprint: str) -> Path:
+    return Path("stages", kind, f"{fingerprint[:12]}.json")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for part in ("stages", "trials"):
+        yield from sorted(folder.glob(f"{part}/*/*.json"))
+
+
+def _is_record(path: Path, folder: Path) -> bool:
+    try:
+        (_read_trial if path.relative_to(folder).parts[0] == "trials" else _read_stage)(path, folder)
+    except RecordError:
+        return False
+    return True
+
+
+def _read_stage(path: Path, folder: Path) -> StageFacts:
+    body = _read(path)
+    if body.get("format") != FORMAT:
+        raise RecordError(f"{path}: is no record of a stage (format {body.get('format')!r}, not {FORMAT!r}); remove it")
+    stated = body.pop("sha256", None)
+    if hashlib.sha256(_compact(body).encode()).hexdigest() != stated:
+        raise RecordError(f"{path}: was changed or damaged after it was written; take it from its source again")
+    document, result = body["document"], body["result"]
+    _check_place(path, folder, _stage_file(document["kind"], document["fingerprint"]))
+    attempts = [_Recorded(directory=path, **attempt) for attempt in body["attempts"]]
+    return StageFacts(
+        document=document,
+        state=_state(attempts[-1], result),
+        attempts=attempts,
+        result=result,
+        prediction=body["prediction"],
+        details=_RecordedDetails(body),
+    )
+
+
+def _state(newest: Attempt, result: dict[str, Any] | None) -> StageState:
+    if result is not None:
+        return "done"
+    return "failed" if newest.state in ("failed", "diverged") else "new"
+
+
+def _read_trial(path: Path, folder: Path) -> dict[str, Any]:
+    document = _read(path)
+    try:
+        told = _Trial.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecordError(f"{path}: is no record of a trial ({where}: {first['msg']}); remove it") from error
+    if told.fingerprint != digest([stage.fingerprint for stage in told.stages]):
+        raise RecordError(f"{path}: was changed or damaged: its stages are those of another trial")
+    _check_place(path, folder, trial_file(document))
+    return document
+
+
+def _check_place(path: Path, folder: Path, expected: Path) -> None:
+    if path != folder / expected:
+        raise RecordError(f"{path}: holds what belongs in {expected}; take it from its source again")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read ({error}); take it from its source again") from error
+    if not isinstance(value, dict):
+        raise RecordError(f"{path}: is no record: it holds a {type(value).__name__}")
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        partial.rename(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise RecordError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
