@@ -35,7 +35,7 @@ class Ledger:
     def __call__(self, facts: StageFacts) -> None:
         if self._fault:
             raise SmaugError(self._fault)
-        assert facts.record.directory.exists()
+        assert facts.details.directory.exists()
         self.recorded.append(facts.fingerprint)
 
 
