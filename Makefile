@@ -51,6 +51,7 @@ ui: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks.step
+	$(BIN)/python -m tests.benchmarks.orchestration
 
 clean:
 	rm -rf .venv .smaug reports/out .pytest_cache .mypy_cache .ruff_cache .hypothesis smaug.egg-info

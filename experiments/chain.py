@@ -18,7 +18,7 @@ Digests = dict[str, str | None]
 
 def cut_stages(
     config: Config,
-    resources: Mapping[str, dict[str, int]],
+    resources: Mapping[str, dict[str, Any]],
     seed_pretrain: int,
     seed_finetune: int,
     data_root: Path | None = None,

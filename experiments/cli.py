@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -12,33 +12,24 @@ from experiments.care import care
 from experiments.options import (
     DONE,
     FAILED,
-    OVER_BUDGET,
     REFUSED,
     ROOT,
     Device,
-    EngineName,
     From,
     Home,
     Json,
-    MaxHours,
-    Only,
     Out,
     Recompute,
     ScaleName,
     Settings,
-    SweepFiles,
     Task,
     complain,
     home_folder,
     new_console,
     print_json,
 )
+from experiments.sweeping import published_hours, sweeping
 from smaug_core.errors import DivergedError, SmaugError
-
-if TYPE_CHECKING:
-    from experiments.describe import PublishedHours
-    from experiments.plan import Plan
-    from experiments.store import Store
 
 NO_TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -55,81 +46,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 report = typer.Typer(help="Tables made of what is recorded.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(sweeping)
 app.add_typer(care)
 app.add_typer(report, name="report")
-
-
-@app.command()
-def run(
-    files: SweepFiles,
-    scale: ScaleName = "tiny",
-    set_: Settings = [],  # noqa: B006  typer copies it
-    only: Only = [],  # noqa: B006
-    engine: EngineName = "ray",
-    plan_: Annotated[bool, typer.Option("--plan", help="only say what would be done")] = False,
-    max_hours: MaxHours = None,
-    retry_failed: Annotated[bool, typer.Option(help="try stages again that failed before")] = False,
-    accept_stale: Annotated[bool, typer.Option(help="use results of older code, and mark them")] = False,
-    rerun_stale: Annotated[bool, typer.Option(help="put results of older code aside and run them again")] = False,
-    home: Home = None,
-    json_: Json = False,
-) -> None:
-    """Run sweeps, or continue them where they stopped, and show their tables."""
-    if plan_:
-        return plan(files, scale, set_, only, engine, max_hours, home, json_)
-    console = new_console()
-    make_engine = _engine_maker(engine, home_folder(home))
-    made, store, limit = _plan(files, scale, set_, only, home, max_hours)
-    for problem in made.problems:
-        complain(problem)
-    if made.problems:
-        raise typer.Exit(REFUSED)
-    if _over(made, limit):
-        complain(f"{_price(made)} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
-        raise typer.Exit(OVER_BUDGET)
-    if made.in_state("stale"):
-        made = _settle_stale(
-            made, store, accept_stale, rerun_stale, lambda: _plan(files, scale, set_, only, home, None)
-        )
-    _show_plan(made, console)
-
-    from experiments.driver import drive
-
-    outcome = drive(made, store, make_engine, console, retry_failed=retry_failed)
-    summary = outcome.summary
-    for stage, message in summary.failed:
-        complain(f"{stage.name} failed: {message}\n  its folder: {store.directory(stage)}")
-    if summary.interrupted:
-        complain("stopped; the same command continues")
-    if outcome.told:
-        _show_tables(store.home, console, sweeps=_sweep_names(made), scale=made.trials[0].scale)
-    else:
-        complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
-    console.print(f"{len(summary.done)} stages run, {len(summary.cached)} done before; {outcome.seconds:.0f} s")
-    raise typer.Exit(FAILED if summary.failed or summary.blocked or summary.interrupted else DONE)
-
-
-@app.command()
-def plan(
-    files: SweepFiles,
-    scale: ScaleName = "tiny",
-    set_: Settings = [],  # noqa: B006
-    only: Only = [],  # noqa: B006
-    engine: EngineName = "ray",
-    max_hours: MaxHours = None,
-    home: Home = None,
-    json_: Json = False,
-) -> None:
-    """Say what sweeps would do and cost, without starting anything."""
-    _engine_maker(engine, home_folder(home))
-    made, _, limit = _plan(files, scale, set_, only, home, max_hours)
-    if json_:
-        print_json(made.to_json())
-    else:
-        _show_plan(made, new_console(), every_stage=True)
-        for problem in made.problems:
-            complain(f"problem: {problem}")
-    raise typer.Exit(OVER_BUDGET if _over(made, limit) else DONE)
 
 
 @app.command()
@@ -142,7 +61,7 @@ def describe(scale: ScaleName = "tiny", set_: Settings = [], json_: Json = False
     chosen, overrides = load_scale(scale), parse_overrides(set_)
     told = description.describe(chosen, overrides)
     if chosen.name == description.PAPER_SCALE and not overrides:
-        told = description.with_rows(told, chosen, _published_hours())
+        told = description.with_rows(told, chosen, published_hours())
     if json_:
         print_json(told)
     else:
@@ -239,115 +158,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         complain(str(error))
         sys.exit(REFUSED)
     sys.exit(DONE)
-
-
-def _sweep_path(file: Path) -> Path:
-    """The file, or the one of that name beside the code: the commands in the docs work from any folder."""
-    return ROOT / file if not file.exists() and (ROOT / file).exists() else file
-
-
-def _plan(
-    files: Sequence[Path],
-    scale: str,
-    set_: Sequence[str],
-    only: Sequence[str],
-    home: Path | None,
-    max_hours: float | None,
-) -> "tuple[Plan, Store, float | None]":
-    """The plan, the store it was made from, and the most hours that may be spent."""
-    from experiments.engines import local_inventory
-    from experiments.plan import make_plan
-    from experiments.request import Request
-    from experiments.store import Store
-
-    request = Request(files=[_sweep_path(file) for file in files], scale=scale, set_=set_, only=only)
-    chosen, sweeps = request.read()
-    store = Store(home_folder(home))
-    trials = request.trials(chosen, sweeps, store.home / "data")
-    budgets = [sweep.budget.get(chosen.name) for sweep in sweeps]
-    all_limited = sum(budget for budget in budgets if budget is not None) if None not in budgets else None
-    return make_plan(trials, store, local_inventory()), store, all_limited if max_hours is None else max_hours
-
-
-def _sweep_names(made: "Plan") -> list[str]:
-    return list(dict.fromkeys(trial.sweep.name for trial in made.trials))
-
-
-def _engine_maker(name: str, home: Path) -> Any:
-    if name == "inline":
-        from experiments.engines.inline import InlineEngine
-
-        return InlineEngine
-    if name == "ray":
-        from experiments.engines.ray_tune import RayEngine
-
-        return lambda: RayEngine(home)
-    raise SmaugError(f"--engine {name}: is unknown; right would be ray or inline")
-
-
-def _over(made: "Plan", limit: float | None) -> bool:
-    to_spend = made.to_spend()
-    return limit is not None and to_spend is not None and to_spend > limit
-
-
-def _price(made: "Plan") -> str:
-    hours = made.to_spend()
-    if hours is None:
-        return f"hours not known ({made.source})"
-    return f"{hours:.3g} {made.unit or 'h'}" + (f" ({made.source})" if hours else "")
-
-
-def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again: Any) -> "Plan":
-    """Refuse results of other code, accept them, or put them aside and plan anew."""
-    from experiments.driver import set_aside_stale
-
-    if rerun:
-        typer.echo(f"{set_aside_stale(made, store)} stages put aside")
-        replanned: Plan = again()
-        return replanned
-    if accept:
-        return made
-    for planned in made.in_state("stale"):
-        complain(f"{planned.stage.name}: was made by other code; differing: {', '.join(planned.changed)}")
-    complain("--accept-stale uses these results and marks them; --rerun-stale runs them again")
-    raise typer.Exit(REFUSED)
-
-
-def _show_plan(made: "Plan", console: Any, *, every_stage: bool = False) -> None:
-    from experiments.driver import labels
-
-    told = made.to_json()
-    counts = ", ".join(f"{count} {state}" for state, count in told["stages"].items() if count and state != "total")
-    console.print(
-        f"{', '.join(_sweep_names(made))} at scale {made.trials[0].scale}: {told['trials']} trials,"
-        f" {told['stages']['total']} stages ({counts}); to spend: {_price(made)}",
-        highlight=False,
-    )
-    names = labels(made.trials)
-    for planned in made.stages if every_stage else []:
-        hours = "" if planned.hours is None else f"  {planned.hours:.3g} {made.unit or 'h'}"
-        console.print(f"  {planned.state:8}{names[planned.stage.fingerprint]}{hours}", highlight=False)
-
-
-def _published_hours() -> "PublishedHours":
-    from experiments.describe import PublishedHours
-    from reports.published import load_published, sweep_files
-
-    tables = {number: table for number, table in load_published().items() if "pretrain.hours" in table.columns}
-    files = sweep_files()
-    return PublishedHours(
-        hours={n: {row: values["pretrain.hours"] for row, values in t.rows.items()} for n, t in tables.items()},
-        sweeps={number: ROOT / files[number] for number in tables},
-        default=next((number, table.default) for number, table in tables.items() if table.default is not None),
-    )
-
-
-def _show_tables(home: Path, console: Any, *, sweeps: Sequence[str], scale: str) -> None:
-    from reports.render import read_tables, to_terminal
-
-    for table in read_tables(home):
-        if table.trials and table.trials[0].sweep in sweeps and table.trials[0].scale == scale:
-            to_terminal(table, console)
 
 
 def _alone(

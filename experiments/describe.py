@@ -8,20 +8,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.prices import Rate
 from experiments.scale import Scale
 from experiments.schema import load_sweep
 from experiments.settings import with_overrides
 from experiments.standalone import config_of
+from experiments.workload import vocabulary_size
 from smaug_core.config import Config, PretrainConfig, PretrainVideoConfig
 from smaug_core.cost import TRAINING, Part, published_accounting, step_cost, step_of, token_schedule, total_macs
 from smaug_core.data.corpora import published_size
-from smaug_core.data.text import load_tokenizer
 from smaug_core.parameters import parameter_counts
 
-VOCABULARIES = {"bert-base-uncased": 30_522}
-"""Tokens of a vocabulary that is known without its file."""
 TOLERANCE = 0.07
 """Share of the published hours by which a prediction may be off without being called a failure."""
+PUBLISHED_UNIT = "A6000 GPU h"
+"""Of the paper's hours."""
 PAPER_SCALE = "paper"
 """The scale at which hours can be compared with the published ones."""
 ACCOUNTING = {
@@ -86,13 +87,19 @@ def describe(scale: Scale, overrides: Mapping[str, Any]) -> dict[str, Any]:
 def with_rows(told: dict[str, Any], scale: Scale, published: PublishedHours) -> dict[str, Any]:
     """The same description with every row of the paper's tables of hours, and the rate they are predicted at."""
     table, row = published.default
-    default, hours = run_macs(scale.base_config()), published.hours[table][row]
-    rate = {"tflops": 2 * default / (3600 * hours) / 1e12, "from": f"table {table}, row {row}"}
-    rows = list(_rows(scale, published, default / hours))
+    macs_per_hour = paper_rate(scale, published).macs_per_hour
+    rate = {"tflops": 2 * macs_per_hour / 3600 / 1e12, "from": f"table {table}, row {row}"}
+    rows = list(_rows(scale, published, macs_per_hour))
     fails = [
         f"table {r.table}, row {r.row}" for r in rows if abs(r.predicted_hours / r.published_hours - 1) > TOLERANCE
     ]
     return told | {"rows": [asdict(row) for row in rows], "rows_left_out": "", "rate": rate, "fails": fails}
+
+
+def paper_rate(scale: Scale, published: PublishedHours) -> Rate:
+    """The rate that the hours of the default row imply; `scale`: the paper's."""
+    table, row = published.default
+    return Rate(macs_per_hour=run_macs(scale.base_config()) / published.hours[table][row], unit=PUBLISHED_UNIT)
 
 
 def _rows(scale: Scale, published: PublishedHours, macs_per_hour: float) -> Iterator[Row]:
@@ -126,11 +133,6 @@ def captions(corpus: tuple[str, ...]) -> int:
         SmaugError: a source is unknown, or is rendered.
     """
     return sum(published_size(source) for source in corpus)
-
-
-def vocabulary_size(tokenizer: str) -> int:
-    """Tokens of `model.tokenizer`."""
-    return VOCABULARIES.get(tokenizer) or load_tokenizer(tokenizer).vocab_size
 
 
 def show(told: dict[str, Any], console: Console) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from experiments.scheduler import Event
+from experiments.events import Event
 
 ENDINGS = {
     "cached": "done before",
     "done": "done",
     "failed": "[red]failed[/red]",
+    "cancelled": "[yellow]cancelled[/yellow]",
+    "held": "[yellow]held back[/yellow]",
     "blocked": "[yellow]not started[/yellow]",
     "retry": "[yellow]again[/yellow]",
     "waiting": "waiting",
@@ -53,7 +55,7 @@ class Display:
             self._show_progress(event)
         elif event.kind in ENDINGS:
             self._drop_bar(name)
-            self._ended += event.kind in ("cached", "done", "failed", "blocked")
+            self._ended += event.kind in ("cached", "done", "failed", "cancelled", "blocked")
             took = f" after {_minutes(time.monotonic() - self._started[name])}" if name in self._started else ""
             what = f"{ENDINGS[event.kind]}{took if event.kind in ('done', 'failed') else ''}"
             why = f": {event.message}" if event.message else ""

@@ -2,20 +2,26 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from experiments import cancel
+from experiments.budget import Budget, Comparison
 from experiments.display import Display
+from experiments.drivers import driver_at_work
 from experiments.engines import Engine
+from experiments.events import Event, Summary
 from experiments.expand import Trial
 from experiments.mirror import Mirror
-from experiments.plan import Plan, distinct_stages
+from experiments.plan import Plan, distinct_stages, swept_keys
+from experiments.prices import Prices, Rate
 from experiments.records import write_trial
-from experiments.scheduler import Event, Scheduler, Summary
-from experiments.stage import Stage
+from experiments.room import room_problem
+from experiments.scheduler import Scheduler
 from experiments.store import Store
 from smaug_core.config import Config, DataConfig
 
@@ -36,24 +42,33 @@ class Drive:
     """From the first look at the data to the last record."""
     told: bool
     """Whether MLflow took everything."""
+    spent: float
+    """Device hours billed to the attempts that this run started."""
+    comparison: Comparison
+    """Of predicted and actual hours."""
 
 
-def drive(
-    plan: Plan,
-    store: Store,
-    make_engine: Callable[[], Engine],
-    console: Console,
-    *,
-    retry_failed: bool = False,
-) -> Drive:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """On what terms a plan is run."""
+
+    limit: float | None = None
+    """Most device hours to spend; none: as many as it takes."""
+    retry_failed: bool = False
+    """Try stages again that failed in an earlier run."""
+    published: Callable[[], Rate] | None = None
+    """Gives the rate that the paper's hours imply, for work that nothing else tells the price of."""
+
+
+def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: Console, terms: Terms) -> Drive:
     """Run what a plan has not done yet, and record it.
 
     Args:
         plan: its stages, and which of them are done; stale ones count as done, and mark their trials.
         store: where results are kept.
-        make_engine: called when there is something to run.
+        make_engine: called when there is something to run; the engine is closed at the end.
         console: told what happens.
-        retry_failed: try stages again that failed in an earlier run.
+        terms: what it may cost, and the like.
 
     Raises:
         SmaugError: the data or the store cannot be written, or a stage asks for more than there is.
@@ -65,40 +80,43 @@ def drive(
         marks = [STALE_ACCEPTED] if accepted else []
         write_trial(store.home, trial, marks=[*marks, *(f"--set {override}" for override in trial.overrides)])
     stages, summary = distinct_stages(plan.trials), Summary()
-    missing = [planned.stage for planned in plan.stages if planned.state not in ("cached", "stale")]
-    with Mirror(store.home, plan.trials) as mirror:
-        if missing:
-            prepare_data([trial.config for trial in plan.trials], store.home / "data", console)
-            engine = make_engine()
-            try:
-                summary = _run(stages, store, engine, mirror, console, labels(plan.trials), retry_failed)
-            finally:
-                engine.close()
-        else:
+    budget = Budget(store, Prices(store, swept_keys(plan.trials), published=terms.published), terms.limit)
+    with (
+        driver_at_work(store.home, (stage.fingerprint for stage in stages)),
+        Mirror(store.home, plan.trials) as mirror,
+    ):
+        if all(planned.is_done for planned in plan.stages):
             summary.cached = stages
+        else:
+            for stage in stages:
+                cancel.settle(store.home, stage.fingerprint)  # the same command continues what was cancelled
+            prepare_data([trial.config for trial in plan.trials], store.home / "data", console)
+            with closing(make_engine()) as engine, Display(console, labels(plan.trials)) as display:
+
+                def tell(event: Event) -> None:
+                    display(event)
+                    mirror(event)
+
+                summary = Scheduler(
+                    stages,
+                    store,
+                    engine,
+                    data_root=store.home / "data",
+                    on_event=tell,
+                    retry_failed=terms.retry_failed,
+                    budget=budget,
+                    room_problem=lambda stage: room_problem(stage, store.directory(stage)),
+                    cancellations=lambda: cancel.asked(store.home),
+                ).run()
     if mirror.fault is not None:
         console.print(f"[yellow]not recorded:[/yellow] {mirror.fault}", highlight=False)
-    return Drive(summary=summary, seconds=time.monotonic() - started, told=mirror.fault is None)
-
-
-def _run(
-    stages: Sequence[Stage],
-    store: Store,
-    engine: Engine,
-    mirror: Mirror,
-    console: Console,
-    names: dict[str, str],
-    retry_failed: bool,
-) -> Summary:
-    with Display(console, names) as display:
-
-        def tell(event: Event) -> None:
-            display(event)
-            mirror(event)
-
-        data_root = store.home / "data"
-        scheduler = Scheduler(stages, store, engine, data_root=data_root, on_event=tell, retry_failed=retry_failed)
-        return scheduler.run()
+    return Drive(
+        summary=summary,
+        seconds=time.monotonic() - started,
+        told=mirror.fault is None,
+        spent=budget.spent,
+        comparison=budget.compared(),
+    )
 
 
 def labels(trials: Sequence[Trial]) -> dict[str, str]:
@@ -127,7 +145,7 @@ def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> Non
     Raises:
         SmaugError: a source is unknown, or the files cannot be written.
     """
-    from experiments.engines import local_inventory
+    from experiments.engines import local_cpus
     from smaug_core.data.corpora import prepare
 
     bar = Progress(
@@ -153,7 +171,7 @@ def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> Non
             bar.update(task, completed=done, total=total)
 
         for data, sources in wanted.items():
-            prepare(sources, data, root, show, workers=local_inventory().cpus)
+            prepare(sources, data, root, show, workers=local_cpus())
     if rendered:
         console.print(f"rendered {rendered} clips and pictures in {time.monotonic() - started:.0f} s", highlight=False)
 

@@ -5,6 +5,8 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,37 +17,60 @@ LIBRARIES = ("smaug", "torch", "timm", "transformers", "numpy", "av")
 """Packages whose versions may change a result."""
 
 
-class DeviceClock:
-    """Device seconds since it was made: wall time x GPUs, or CPU time of this process and its children."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """Where a clock began: other processes of this machine can go on reading it."""
 
-    def __init__(self, gpus: float) -> None:
+    pid: int
+    """The process whose tree's CPU time counts."""
+    wall_from: float
+    cpu_from: float
+
+
+class DeviceClock:
+    """Device seconds since it was made, or since a start: wall time x GPUs, or CPU time of a process and its children.
+
+    Args:
+        gpus: how many are held; 0 counts CPU time.
+        start: of another process's clock, to read on; none starts a clock of this process.
+    """
+
+    def __init__(self, gpus: float, start: Start | None = None) -> None:
         self._gpus = gpus
-        self._wall_from, self._cpu_from = time.monotonic(), _cpu_seconds_of_tree()
+        pid = os.getpid()
+        self.start = start or Start(pid=pid, wall_from=time.monotonic(), cpu_from=_cpu_seconds_of_tree(pid))
 
     def wall_s(self) -> float:
         """Seconds by the clock on the wall."""
-        return time.monotonic() - self._wall_from
+        return time.monotonic() - self.start.wall_from  # it counts from the boot, in all processes
 
     def cpu_s(self) -> float:
         """User and system seconds of the process tree."""
-        return _cpu_seconds_of_tree() - self._cpu_from
+        return _cpu_seconds_of_tree(self.start.pid) - self.start.cpu_from
 
     def spent_s(self) -> float:
         """What is billed: GPUs held x time, or CPU time where no GPU is held."""
         return self.wall_s() * self._gpus if self._gpus else self.cpu_s()
 
 
-def _cpu_seconds_of_tree() -> float:
-    # getrusage counts in microseconds; os.times in hundredths, in which a short stage would have cost nothing.
-    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    seconds = sum(used.ru_utime + used.ru_stime for used in own)
-    for child in psutil.Process().children(recursive=True):
-        try:
-            used = child.cpu_times()
-        except psutil.NoSuchProcess:
-            continue  # it ended in between, and counts among the children that were waited for
-        seconds += used.user + used.system
+def _cpu_seconds_of_tree(pid: int) -> float:
+    root = psutil.Process(pid)
+    if pid == os.getpid():
+        # getrusage counts in microseconds; psutil in hundredths, in which a short stage would have cost nothing.
+        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        seconds = sum(used.ru_utime + used.ru_stime for used in own)
+    else:
+        seconds = _cpu_seconds_of(root)
+    for child in root.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended in between, and counts with those its parent waited for
+            seconds += _cpu_seconds_of(child)
     return seconds
+
+
+def _cpu_seconds_of(process: psutil.Process) -> float:
+    """CPU time of a process, and of its children that have ended."""
+    used = process.cpu_times()
+    return float(used.user + used.system + used.children_user + used.children_system)
 
 
 def describe_device(device: str) -> dict[str, Any]:

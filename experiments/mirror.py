@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from experiments.events import Event
 from experiments.expand import Trial
 from experiments.plan import distinct_stages
 from experiments.records import stage_facts, superseded, trial_documents, trial_facts
-from experiments.scheduler import Event
 from experiments.stage import Stage
 from smaug_core.errors import SmaugError
 
@@ -56,7 +56,7 @@ class Mirror:
     def __call__(self, event: Event) -> None:
         """Note that a stage has something new to tell."""
         name, now = event.stage.fingerprint, time.monotonic()
-        if event.kind in ("queued", "waiting", "blocked"):
+        if event.kind in ("queued", "waiting", "held", "blocked"):
             return
         if event.kind == "progress" and now - self._seen.get(name, 0.0) < CURVE_EVERY_S:
             return

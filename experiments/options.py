@@ -27,6 +27,9 @@ Home = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="answer in JSON")]
 EngineName = Annotated[str, typer.Option(help="where stages run: ray or inline")]
+Address = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a Ray cluster to run on, or auto: the one on this machine")
+]
 MaxHours = Annotated[float | None, typer.Option(min=0, help="refuse (exit 3) what would take more device hours")]
 Out = Annotated[Path, typer.Option(help="folder to write to; the same one again continues")]
 From = Annotated[Path, typer.Option("--from", help="the --out folder of the training to start from")]
@@ -42,11 +45,11 @@ def home_folder(home: Path | None) -> Path:
     return (home or ROOT / ".smaug").resolve()
 
 
-def new_console() -> "Console":
-    """The terminal, or whatever takes its place."""
+def new_console(*, to_stderr: bool = False) -> "Console":
+    """The terminal, or whatever takes its place; on the standard error where the output is an answer to a program."""
     from rich.console import Console
 
-    return Console()
+    return Console(stderr=to_stderr)
 
 
 def complain(message: str) -> None:

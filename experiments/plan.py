@@ -1,17 +1,17 @@
 """What a run would do and what it would cost, told from the store without starting anything."""
 
-import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any, Literal
 
 from experiments.code import code_digest, differing
-from experiments.engines import Inventory
+from experiments.engines import Inventory, Node
 from experiments.expand import Trial
+from experiments.prices import Price, Prices, Rate, told
 from experiments.stage import Stage
-from experiments.store import StageRecord, Store
+from experiments.store import Store
 
+PRETRAINING = ("pretrain", "pretrain_video")
 PlanState = Literal["cached", "stale", "new", "resume", "running", "failed"]
 
 
@@ -26,8 +26,30 @@ class PlannedStage:
     """Of a stale stage: the source files that differ."""
     trials: int
     """How many trials use it."""
-    hours: float | None
+    price: Price
     """What one undisturbed attempt took, or is likely to take."""
+
+    @property
+    def hours(self) -> float | None:
+        """Of one undisturbed attempt; none where nothing is known."""
+        return self.price.hours
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is there, if by other code."""
+        return self.state in ("cached", "stale")
+
+    def to_json(self) -> dict[str, Any]:
+        """What there is to say about it, in numbers."""
+        return {
+            "fingerprint": self.stage.fingerprint,
+            "name": self.stage.name,
+            "state": self.state,
+            "trials": self.trials,
+            "hours": self.price.hours,
+            "unit": self.price.unit,
+            "source": self.price.basis,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,24 +58,34 @@ class Plan:
 
     trials: Sequence[Trial]
     stages: list[PlannedStage]
-    unit: str | None
-    """Of all hours; none while nothing like it has run, or where devices are mixed."""
-    source: str
-    """Where the hours come from."""
     problems: list[str]
     """What a run would be refused for."""
+
+    @property
+    def unit(self) -> str | None:
+        """Of all hours; none while nothing is known, or where devices are mixed."""
+        units = {planned.price.unit for planned in self.stages} - {None}
+        return units.pop() if len(units) == 1 else None
+
+    @property
+    def source(self) -> str:
+        """Where the hours come from."""
+        return told({f"{p.stage.name} {p.stage.fingerprint}": p.price for p in self.stages})
 
     def in_state(self, *states: PlanState) -> list[PlannedStage]:
         """The stages that are in one of these states."""
         return [planned for planned in self.stages if planned.state in states]
 
-    def row_by_row(self) -> float | None:
-        """Hours if every trial were run alone; none where a stage's are not known."""
-        return _sum((planned.hours, planned.trials) for planned in self.stages)
+    def row_by_row(self, *kinds: str) -> float | None:
+        """Hours if every trial were run alone; none where a stage's are not known. `kinds`: count these stages only."""
+        return _sum((planned.hours, planned.trials) for planned in self._of(kinds))
 
-    def to_spend(self) -> float | None:
+    def to_spend(self, *kinds: str) -> float | None:
         """Hours that a run would still take."""
-        return _sum((planned.hours, 1) for planned in self.stages if planned.state not in ("cached", "stale"))
+        return _sum((planned.hours, 1) for planned in self._of(kinds) if not planned.is_done)
+
+    def _of(self, kinds: Sequence[str]) -> list[PlannedStage]:
+        return [planned for planned in self.stages if not kinds or planned.stage.kind in kinds]
 
     def to_json(self) -> dict[str, Any]:
         """The plan in numbers; `new` counts all that is not done, some of it also as resume, running or failed."""
@@ -66,27 +98,36 @@ class Plan:
                 "shared": sum(planned.trials > 1 for planned in self.stages),
                 **counts,
             },
-            "pretrain_stages": sum(planned.stage.kind in ("pretrain", "pretrain_video") for planned in self.stages),
+            "pretrain_stages": len(self._of(PRETRAINING)),
             "hours": {
                 "row_by_row": self.row_by_row(),
                 "to_spend": self.to_spend(),
                 "unit": self.unit,
                 "source": self.source,
+                "pretrain": {
+                    "row_by_row": self.row_by_row(*PRETRAINING),
+                    "to_spend": self.to_spend(*PRETRAINING),
+                },
             },
             "problems": self.problems,
+            "each": [planned.to_json() for planned in self.stages],
         }
 
 
-def make_plan(trials: Sequence[Trial], store: Store, inventory: Inventory | None = None) -> Plan:
+def make_plan(
+    trials: Sequence[Trial],
+    store: Store,
+    inventory: Inventory | None = None,
+    *,
+    published: Callable[[], Rate] | None = None,
+) -> Plan:
     """Look every stage of `trials` up in the store.
 
-    Hours are a stage's own where it is done, else the median of done stages that differ from it only in what the
-    sweep varies and in seeds.
-
     Args:
-        trials: expanded from a sweep.
+        trials: expanded from some sweeps.
         store: where results are kept.
         inventory: what the engine has; a stage that is not done and asks for more is a problem.
+        published: gives the rate that the paper's hours imply, for work on GPUs that nothing else tells the price of.
 
     Raises:
         StoreError: the store contradicts itself.
@@ -96,37 +137,29 @@ def make_plan(trials: Sequence[Trial], store: Store, inventory: Inventory | None
     for trial in trials:
         for stage in trial.stages:
             uses[stage.fingerprint] = uses.get(stage.fingerprint, 0) + 1
-    records = {stage.fingerprint: store.record(stage) for stage in stages}
     code = {kind: code_digest(kind) for kind in {stage.kind for stage in stages}}
-    prices = _Prices(store, {key for trial in trials for key in trial.set_keys})
+    prices = Prices(store, swept_keys(trials), published=published)
     planned = []
     for stage in stages:
-        record = records[stage.fingerprint]
+        record = store.record(stage)
         changed = [] if record.result is None else differing(record.result["code"], code[stage.kind])
         state: PlanState = record.state if record.state != "done" else ("stale" if changed else "cached")
-        planned.append(
-            PlannedStage(
-                stage=stage,
-                state=state,
-                changed=changed,
-                trials=uses[stage.fingerprint],
-                hours=prices.of(stage, record),
-            )
-        )
-    unit, source = prices.unit_and_source()
+        price, trials_of = prices.of(stage, record), uses[stage.fingerprint]
+        planned.append(PlannedStage(stage=stage, state=state, changed=changed, trials=trials_of, price=price))
     missing = _not_done(planned)
     problems = input_problems(missing)
-    return Plan(
-        trials=trials,
-        stages=planned,
-        unit=unit,
-        source=source,
-        problems=problems if inventory is None else problems + resource_problems(missing, inventory),
-    )
+    if inventory is not None:
+        problems += resource_problems(missing, inventory)
+    return Plan(trials=trials, stages=planned, problems=problems)
+
+
+def swept_keys(trials: Iterable[Trial]) -> set[str]:
+    """Every setting that one of the trials' sweeps varies."""
+    return {key for trial in trials for key in trial.set_keys}
 
 
 def _not_done(planned: Iterable[PlannedStage]) -> list[Stage]:
-    return [each.stage for each in planned if each.state not in ("cached", "stale")]
+    return [each.stage for each in planned if not each.is_done]
 
 
 def distinct_stages(trials: Iterable[Trial]) -> list[Stage]:
@@ -141,73 +174,30 @@ def input_problems(stages: Iterable[Stage]) -> list[str]:
 
 
 def resource_problems(stages: Iterable[Stage], inventory: Inventory) -> list[str]:
-    """What asks for more than there is, in words; an engine would let such a stage wait for ever."""
-    problems = []
-    for stage in stages:
-        for kind, available in (("cpus", inventory.cpus), ("gpus", inventory.gpus)):
-            asked = stage.resources[kind]
-            if asked > available:
-                problems.append(
-                    f"resources.{stage.kind}.{kind}: {asked} is more than one stage can have here; at most {available}"
-                )
-    return list(dict.fromkeys(problems))
+    """What no machine has room for, in words; an engine would let such a stage wait for ever."""
+    return list(dict.fromkeys(problem for stage in stages for problem in _misfits(stage, inventory.nodes)))
 
 
-class _Prices:
-    """Hours of stages, measured or expected, and where they come from."""
-
-    def __init__(self, store: Store, swept: Collection[str]) -> None:
-        self._store, self._swept = store, swept
-        self._past: dict[str, dict[str, list[StageRecord]]] = {}
-        self._units: set[str] = set()
-        self._used: dict[str, int] = {}
-        self._unknown: list[str] = []
-
-    def of(self, stage: Stage, record: StageRecord) -> float | None:
-        if record.result is not None:
-            return self._measured(record)
-        alike = self._alike(stage)
-        if not alike:
-            self._unknown.append(stage.name)
-            return None
-        self._used[stage.name] = len(alike)
-        return median(self._measured(past) for past in alike)
-
-    def unit_and_source(self) -> tuple[str | None, str]:
-        unit = self._units.pop() if len(self._units) == 1 else None
-        if self._unknown:
-            return unit, "no earlier attempts of " + ", ".join(dict.fromkeys(self._unknown))
-        if self._used:
-            told = ", ".join(f"{count} {name}" for name, count in self._used.items())
-            return unit, f"median of earlier stages that differ in swept settings only: {told}"
-        return unit, "measured"
-
-    def _measured(self, record: StageRecord) -> float:
-        if record.unit is not None:
-            self._units.add(record.unit)
-        return record.hours.useful + record.hours.overhead
-
-    def _alike(self, stage: Stage) -> list[StageRecord]:
-        if stage.kind not in self._past:
-            past: dict[str, list[StageRecord]] = {}
-            for document, record in self._store.done(stage.kind):
-                likeness = self._likeness(document)
-                past.setdefault(likeness, []).append(record)
-            self._past[stage.kind] = past
-        return self._past[stage.kind].get(self._likeness(stage.document()), [])
-
-    def _likeness(self, document: dict[str, Any]) -> str:
-        """Equal for stages that take about the same time: all settings but those swept and the data's seed."""
-        name, kind = document["name"], document["kind"]
-        # Settings hold `finetune`, and the keys of a sweep say `finetune.msrvtt`: the name of the stage.
-        kept = {
-            f"{name if part == kind else part}.{key}": value
-            for part, values in document["settings"].items()
-            for key, value in (values or {}).items()
-        }
-        ignored = {*self._swept, "data.seed"}
-        on_gpus = document["resources"]["gpus"] > 0  # CPU hours do not foretell GPU hours
-        return json.dumps([name, on_gpus, {k: v for k, v in kept.items() if k not in ignored}], sort_keys=True)
+def _misfits(stage: Stage, nodes: Sequence[Node]) -> Iterator[str]:
+    """Why a stage fits on none of these machines; nothing if it fits on one."""
+    asked, where = stage.resources, f"resources.{stage.kind}"
+    of_type = asked.get("accelerator")
+    if of_type is not None:
+        there = sorted({name for node in nodes for name in node.accelerators})
+        nodes = [node for node in nodes if of_type in node.accelerators]
+        if not nodes:
+            yield f"{where}.accelerator: {of_type!r} is not here; there is {', '.join(there) or 'no GPU of known type'}"
+            return
+    most = {kind: max((getattr(node, kind) for node in nodes), default=0) for kind in ("cpus", "gpus")}
+    too_much = {kind: at_most for kind, at_most in most.items() if asked[kind] > at_most}
+    for kind, at_most in too_much.items():
+        yield f"{where}.{kind}: {asked[kind]} is more than one stage can have here; at most {at_most}"
+    if not too_much and not any(node.cpus >= asked["cpus"] and node.gpus >= asked["gpus"] for node in nodes):
+        has = ", ".join(dict.fromkeys(f"{node.cpus} with {node.gpus}" for node in nodes))
+        yield (
+            f"{where}: {asked['cpus']} cpus with {asked['gpus']} gpus are more than one machine has here;"
+            f" the machines have {has}"
+        )
 
 
 def _sum(terms: Iterable[tuple[float | None, int]]) -> float | None:

@@ -1,13 +1,17 @@
 """What a command asks to be run: sweep files at a scale, changed or cut down on the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.engines import Inventory
 from experiments.expand import Trial, expand, parse_overrides
 from experiments.load import Fault, SweepError, nearest
+from experiments.plan import Plan, make_plan
+from experiments.prices import Rate
 from experiments.scale import Scale, load_scale
 from experiments.schema import Sweep, load_sweep
+from experiments.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +25,31 @@ class Request:
     """`key=value` for every row of every sweep."""
     only: Sequence[str] = ()
     """Rows to take, of whichever sweep has them; all if empty."""
+    home: Path
+    """The folder of data, results and records."""
+    max_hours: float | None = None
+    """Most device hours to spend on all of them; none: as the files' budgets say."""
+
+    def plan(self, inventory: Inventory | None, published: Callable[[], Rate] | None) -> tuple[Plan, float | None]:
+        """What would be done, and the most device hours that it may still cost, if there is a limit.
+
+        Each file's `budget` limits what that file alone would still cost; together they may cost the sum, and one file
+        without a budget leaves the sum without a limit.
+
+        Args:
+            inventory: what the engine has, to find what it cannot run.
+            published: gives the rate that the paper's hours imply.
+
+        Raises:
+            SweepError: every fault of the files and the options.
+            SmaugError: a source that nobody knows, or the store contradicts itself.
+        """
+        scale, sweeps = self.read()
+        store = Store(self.home)
+        made = make_plan(self.trials(scale, sweeps, self.home / "data"), store, inventory, published=published)
+        budgets = [sweep.budget.get(scale.name) for sweep in sweeps]
+        allowed = None if None in budgets else sum(budget for budget in budgets if budget is not None)
+        return made, allowed if self.max_hours is None else self.max_hours
 
     def read(self) -> tuple[Scale, list[Sweep]]:
         """The scale, and the sweeps in the order given.

@@ -82,7 +82,7 @@ def in_words(size: int) -> str:
 
 
 def _parameters(stage: Stage) -> int:
-    from experiments.describe import vocabulary_size
+    from experiments.workload import vocabulary_size
 
     own: Mapping[str, Any] = stage.settings[stage.kind]
     model = image_size_after(

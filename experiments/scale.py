@@ -45,6 +45,7 @@ class _TaskForm(Form):
 class _ResourcesForm(Form):
     cpus: int = Field(ge=1)
     gpus: int = Field(ge=0)
+    accelerator: str | None = None
 
 
 class _KindsForm(Form):
@@ -80,8 +81,8 @@ class Scale:
     """What fills a task slot such as `msrvtt`."""
     tree: Tree = field(repr=False)
     """Settings of every section; of `finetune` and `evaluate` for every task."""
-    resources: dict[str, dict[str, int]]
-    """`cpus` and `gpus` by kind of stage."""
+    resources: dict[str, dict[str, Any]]
+    """`cpus`, `gpus` and maybe `accelerator`, the type of the GPUs, by kind of stage."""
 
     def base_config(self) -> Config:
         """The configuration that no sweep has changed."""
@@ -132,6 +133,10 @@ def load_scale(name_or_path: str) -> Scale:
         if corpus and corpora and corpus not in corpora:
             message = f"{section}.corpus: {corpus!r} is no slot of corpora; {nearest(corpus, corpora)}"
             faults.append(document.fault((section, "corpus"), message))
+    for kind in KINDS:
+        if document.held(str, "resources", kind, "accelerator") and document.held(int, "resources", kind, "gpus") == 0:
+            message = f"resources.{kind}.accelerator: is a type of GPU, and gpus is 0; drop it, or ask for a GPU"
+            faults.append(document.fault(("resources", kind, "accelerator"), message))
     if faults:
         raise SweepError(faults)
     return _scale(_ScaleForm.model_validate_json(json.dumps(document.value)))
@@ -183,5 +188,5 @@ def _scale(form: _ScaleForm) -> Scale:
         corpora={slot: tuple(sources) for slot, sources in form.corpora.items()},
         datasets={task: held.dataset for task, held in form.tasks.items()},
         tree=tree,
-        resources={kind: getattr(form.resources, kind).model_dump() for kind in KINDS},
+        resources={kind: getattr(form.resources, kind).model_dump(exclude_none=True) for kind in KINDS},
     )

@@ -1,12 +1,13 @@
 """Decides what runs next: hands stages whose parents are done to an engine, and watches them in the store."""
 
+import heapq
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,9 @@ from types import FrameType
 from typing import Any, Literal
 
 from experiments.attempt import Attempt
+from experiments.budget import Budget
 from experiments.engines import Engine, Job, JobState
+from experiments.events import Event, Summary
 from experiments.plan import resource_problems
 from experiments.stage import Stage
 from experiments.stop import StopFlag
@@ -24,46 +27,28 @@ from smaug_core.errors import SmaugError
 
 TICK_S = 0.1
 """Time between two looks at the store and the engine."""
+SLOW_TICK_S = 1.0
+"""Time between two looks at what other drivers run, and at what people want cancelled."""
 MORE_TRIES = 2
 """How often a killed stage is tried again in one run."""
+SUBMITTED_AT_ONCE = 512
+"""So many jobs at most are in the hands of the engine: what it can run, and some to go on with."""
 
 ROOM_FOR_WORDS = 2**16
 """On a disk with fewer bytes left a worker may have been unable to say what is wrong."""
 
-EventKind = Literal["cached", "queued", "waiting", "started", "progress", "retry", "done", "failed", "blocked"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
-    """Something that happened to a stage, for display and tracking."""
-
-    kind: EventKind
-    stage: Stage
-    message: str = ""
-    attempt: Attempt | None = None
-    """With `started` and `progress`: the attempt, whose `progress` holds step, total and values."""
-
-
-@dataclass(slots=True)
-class Summary:
-    """How a run ended."""
-
-    done: list[Stage] = field(default_factory=list)
-    """Finished now."""
-    cached: list[Stage] = field(default_factory=list)
-    """Finished before."""
-    failed: list[tuple[Stage, str]] = field(default_factory=list)
-    """With what went wrong."""
-    blocked: list[tuple[Stage, str]] = field(default_factory=list)
-    """Not started, because a stage they build on failed; with its name."""
-    interrupted: bool = False
-    """A stop was requested; the same command continues."""
+Phase = Literal["pending", "ready", "held", "submitted", "elsewhere", "done", "failed", "cancelled", "blocked"]
 
 
 @dataclass(slots=True)
 class _Task:
     stage: Stage
-    phase: Literal["pending", "submitted", "elsewhere", "done", "failed", "blocked"] = "pending"
+    place: int
+    """In the order given: of two stages that are ready, the earlier one starts first."""
+    phase: Phase = "pending"
+    missing: int = 0
+    """Parents that are not done."""
+    children: list["_Task"] = field(default_factory=list)
     message: str = ""
     tries: int = 0
     """Submissions of this run that were killed."""
@@ -83,6 +68,9 @@ class Scheduler:
         data_root: where the media are.
         on_event: is told what happens, in the thread of `run`.
         retry_failed: try stages again that failed in an earlier run.
+        budget: asked before a stage starts; what it refuses is held back.
+        room_problem: says why a stage has no room on the disk, if it has none; then it fails without a record.
+        cancellations: fingerprints of stages that somebody wants to end; asked now and then, in another thread.
     """
 
     def __init__(
@@ -94,12 +82,26 @@ class Scheduler:
         data_root: Path,
         on_event: Callable[[Event], None],
         retry_failed: bool = False,
+        budget: Budget | None = None,
+        room_problem: Callable[[Stage], str | None] = lambda stage: None,
+        cancellations: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        self._tasks = {stage.fingerprint: _Task(stage) for stage in stages}
+        self._tasks = {stage.fingerprint: _Task(stage, place) for place, stage in enumerate(stages)}
+        for task in self._tasks.values():
+            for parent in task.stage.parents:
+                self._tasks[parent.fingerprint].children.append(task)
+            task.missing = len(task.stage.parents)
         self._store, self._engine, self._data_root = store, engine, data_root
         self._tell, self._retry_failed = on_event, retry_failed
+        self._budget, self._room_problem, self._cancellations = budget, room_problem, cancellations
         self._stop = StopFlag()
-        self._cancelled = False
+        self._told_engine_to_stop = False
+        self._ready: list[tuple[int, _Task]] = []
+        self._held: list[_Task] = []
+        self._submitted: dict[str, _Task] = {}
+        self._elsewhere: dict[str, _Task] = {}
+        self._unwanted: frozenset[str] = frozenset()
+        self._slow_look = 0.0
         self._summary = Summary()
 
     def stop(self) -> None:
@@ -116,16 +118,19 @@ class Scheduler:
         """
         self._settle_finished()
         self._check_resources()
-        with _signals_call(self.stop):
+        with _signals_call(self.stop), self._ears():
             while self._step():
                 time.sleep(TICK_S)
+        for task in self._held:
+            self._summary.held.append((task.stage, task.message))
+            self._block_children(task)
         self._summary.interrupted = self._stop.is_set() and any(
-            task.phase in ("pending", "submitted", "elsewhere") for task in self._tasks.values()
+            task.phase in ("pending", "ready", "submitted", "elsewhere") for task in self._tasks.values()
         )
         return self._summary
 
     def _check_resources(self) -> None:
-        waiting = [task.stage for task in self._tasks.values() if task.phase == "pending"]
+        waiting = [task.stage for task in self._tasks.values() if task.phase != "done"]
         problems = resource_problems(waiting, self._engine.inventory())
         if problems:
             raise SmaugError("; ".join(problems) + "; nothing was started")
@@ -133,39 +138,52 @@ class Scheduler:
     def _settle_finished(self) -> None:
         for task in self._tasks.values():
             if self._store.result(task.stage) is not None:
-                task.phase = "done"
                 self._summary.cached.append(task.stage)
                 self._tell(Event(kind="cached", stage=task.stage))
+                self._set_done(task)
+        for task in self._tasks.values():
+            if task.phase == "pending" and task.missing == 0:
+                self._make_ready(task)
+
+    @contextmanager
+    def _ears(self) -> Iterator[None]:
+        """Hear of cancellations while the engine keeps this thread, as `inline` does."""
+        ended = threading.Event()
+        passed_on: set[str] = set()
+
+        def listen() -> None:
+            while not ended.wait(SLOW_TICK_S):
+                self._unwanted = frozenset(self._cancellations())
+                for name in self._unwanted:
+                    if name in self._submitted and name not in passed_on:
+                        passed_on.add(name)
+                        self._engine.cancel(name)
+
+        ears = threading.Thread(target=listen, name="ears", daemon=True)
+        ears.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            ears.join()
 
     def _step(self) -> bool:
         """Look once at everything; gives whether to go on."""
-        if self._stop.is_set() and not self._cancelled:
-            self._cancelled = True
-            for name, task in self._tasks.items():
-                if task.phase == "submitted":
-                    self._engine.cancel(name)
+        stopping = self._stop.is_set()
+        if stopping and not self._told_engine_to_stop:
+            self._told_engine_to_stop = True
+            for name in self._submitted:
+                self._engine.cancel(name)
         jobs = self._engine.poll()
-        for name, task in self._tasks.items():
-            if task.phase == "submitted":
-                self._look_at_submitted(task, jobs[name])
-            elif task.phase == "elsewhere":
+        for name, task in list(self._submitted.items()):
+            self._look_at_submitted(task, jobs[name])
+        if time.monotonic() - self._slow_look >= SLOW_TICK_S:
+            self._slow_look = time.monotonic()
+            for task in list(self._elsewhere.values()):
                 self._look_at_elsewhere(task)
-            elif task.phase == "pending" and not self._stop.is_set():
-                self._maybe_start(task)
-        waiting_for = ("submitted",) if self._stop.is_set() else ("pending", "submitted", "elsewhere")
-        return any(task.phase in waiting_for for task in self._tasks.values())
-
-    def _maybe_start(self, task: _Task) -> None:
-        parents = [self._tasks[parent.fingerprint] for parent in task.stage.parents]
-        for parent in parents:
-            if parent.phase in ("failed", "blocked"):
-                cause = parent.stage.name if parent.phase == "failed" else parent.message
-                task.phase, task.message = "blocked", cause
-                self._summary.blocked.append((task.stage, cause))
-                self._tell(Event(kind="blocked", stage=task.stage, message=cause))
-                return
-        if all(parent.phase == "done" for parent in parents):
-            self._start(task)
+        while self._ready and not self._stop.is_set() and len(self._submitted) < SUBMITTED_AT_ONCE:
+            self._start(heapq.heappop(self._ready)[1])
+        return bool(self._submitted) or (not stopping and bool(self._ready or self._elsewhere))
 
     def _start(self, task: _Task) -> None:
         record = self._store.record(task.stage)
@@ -173,14 +191,26 @@ class Scheduler:
             self._finish(task)
         elif record.state == "running":
             self._wait_for(task, record)
+        elif task.stage.fingerprint in self._unwanted:
+            self._cancel(task)
         elif record.state == "failed" and task.tries == 0 and not self._retry_failed:
             message = record.attempts[-1].last["message"]
             self._fail(task, f"failed before ({message}); --retry-failed tries again")
         else:
-            directory = self._store.prepare(task.stage)
-            task.phase, task.seen = "submitted", len(record.attempts)
-            self._tell(Event(kind="queued", stage=task.stage))
-            self._engine.submit(worker_job(task.stage, directory, self._data_root))
+            self._submit(task, record)
+
+    def _submit(self, task: _Task, record: StageRecord) -> None:
+        directory = self._store.prepare(task.stage)
+        if (problem := self._room_problem(task.stage)) is not None:
+            self._fail(task, problem)
+            return
+        if self._budget is not None and (refusal := self._budget.admit(task.stage)) is not None:
+            self._hold(task, refusal)
+            return
+        task.phase, task.seen = "submitted", len(record.attempts)
+        self._submitted[task.stage.fingerprint] = task
+        self._tell(Event(kind="queued", stage=task.stage))
+        self._engine.submit(worker_job(task.stage, directory, self._data_root))
 
     def _look_at_submitted(self, task: _Task, job: JobState) -> None:
         if not job.ended and not self._store.has_attempt(task.stage, task.seen + 1):
@@ -206,11 +236,16 @@ class Scheduler:
     def _look_at_ended(self, task: _Task, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
         """The job ended without a result: somebody else has the stage, or it failed, or was killed."""
         task.sign = 0.0
+        if self._budget is not None and job.exit_code == HELD:
+            self._budget.withdraw(task.stage)
+        self._release(task)
         ended = None if newest is None or newest.end is None else newest.end
         if job.exit_code == HELD:
             self._wait_for(task, record)
         elif ended and ended["class"] in ("failed", "diverged", "cancelled"):
             self._fail(task, ended["message"])
+        elif task.stage.fingerprint in self._unwanted:
+            self._cancel(task)
         elif ended or job.exit_code in (None, INTERRUPTED) or job.exit_code < 0:
             self._try_again(task, record, killed_by(job))
         else:
@@ -218,7 +253,7 @@ class Scheduler:
 
     def _try_again(self, task: _Task, record: StageRecord, cause: str) -> None:
         if self._stop.is_set():
-            task.phase = "pending"
+            self._make_ready(task)
             return
         task.tries += 1
         steps = [attempt.last["step"] for attempt in record.attempts[-2:]]
@@ -226,31 +261,81 @@ class Scheduler:
         if task.tries > MORE_TRIES or not advancing:
             self._fail(task, f"stopped {task.tries} times, no further than step {max(steps, default=0)}: {cause}")
             return
-        task.phase = "pending"
         self._tell(Event(kind="retry", stage=task.stage, message=cause))
+        self._make_ready(task)
 
     def _look_at_elsewhere(self, task: _Task) -> None:
         record = self._store.record(task.stage)
         if record.state == "done":
             self._finish(task)
         elif record.state != "running":
-            task.phase = "pending"
+            del self._elsewhere[task.stage.fingerprint]
+            self._make_ready(task)
 
     def _wait_for(self, task: _Task, record: StageRecord) -> None:
         task.phase = "elsewhere"
+        self._elsewhere[task.stage.fingerprint] = task
         owner = record.attempts[-1].owner if record.attempts else {"pid": "?", "host": "?"}
         message = f"process {owner['pid']} on {owner['host']} is working on it"
         self._tell(Event(kind="waiting", stage=task.stage, message=message))
 
+    def _make_ready(self, task: _Task) -> None:
+        task.phase = "ready"
+        heapq.heappush(self._ready, (task.place, task))
+
+    def _hold(self, task: _Task, message: str) -> None:
+        if task.message != message:
+            self._tell(Event(kind="held", stage=task.stage, message=message))
+        task.phase, task.message = "held", message
+        self._held.append(task)
+
     def _finish(self, task: _Task) -> None:
-        task.phase = "done"
+        self._release(task)
         self._summary.done.append(task.stage)
         self._tell(Event(kind="done", stage=task.stage))
+        self._set_done(task)
+        for child in task.children:
+            if child.phase == "pending" and child.missing == 0:
+                self._make_ready(child)
+
+    def _set_done(self, task: _Task) -> None:
+        task.phase = "done"
+        for child in task.children:
+            child.missing -= 1
 
     def _fail(self, task: _Task, message: str) -> None:
+        self._release(task)
         task.phase, task.message = "failed", message
         self._summary.failed.append((task.stage, message))
         self._tell(Event(kind="failed", stage=task.stage, message=message))
+        self._block_children(task)
+
+    def _cancel(self, task: _Task) -> None:
+        task.phase, task.message = "cancelled", "as asked; the same command continues"
+        self._summary.cancelled.append((task.stage, task.message))
+        self._tell(Event(kind="cancelled", stage=task.stage, message=task.message))
+        self._block_children(task)
+
+    def _block_children(self, cause: _Task) -> None:
+        """Give up all that builds on a stage."""
+        waiting = list(cause.children)
+        for task in waiting:
+            if task.phase == "pending":
+                task.phase, task.message = "blocked", cause.stage.name
+                self._summary.blocked.append((task.stage, task.message))
+                self._tell(Event(kind="blocked", stage=task.stage, message=task.message))
+                waiting += task.children
+
+    def _release(self, task: _Task) -> None:
+        """Note that neither our engine nor another driver is at a stage any more; what was held may fit now."""
+        self._elsewhere.pop(task.stage.fingerprint, None)
+        if self._submitted.pop(task.stage.fingerprint, None) is None:
+            return
+        if self._budget is not None:
+            self._budget.settle(task.stage)
+            for held in self._held:
+                self._make_ready(held)
+            self._held.clear()
 
 
 def worker_job(stage: Stage, directory: Path, data_root: Path) -> Job:
@@ -258,16 +343,18 @@ def worker_job(stage: Stage, directory: Path, data_root: Path) -> Job:
     gpus = stage.resources["gpus"]
     command = (sys.executable, "-m", "experiments.worker", str(directory))
     options = ("--data-root", str(data_root), "--device", "cuda" if gpus else "cpu")
+    several = ("--processes", str(gpus)) if gpus > 1 else ()
     sources = str(Path(__file__).resolve().parent.parent)
     env = {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
     if not gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a job that asked for none
     return Job(
         name=stage.fingerprint,
-        command=command + options,
+        command=command + options + several,
         directory=directory,
         cpus=stage.resources["cpus"],
         gpus=gpus,
+        accelerator=stage.resources.get("accelerator"),
         env=env,
     )
 

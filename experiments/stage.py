@@ -33,8 +33,8 @@ class Stage:
     """The stages whose results it starts from."""
     seed: int | None
     """Of its random draws; none if it draws nothing."""
-    resources: dict[str, int] = field(compare=False)
-    """`cpus` and `gpus` it runs on; where a stage runs is not part of what it is."""
+    resources: dict[str, Any] = field(compare=False)
+    """`cpus`, `gpus` and maybe `accelerator`, a type of GPU; where a stage runs is not part of what it is."""
 
     @property
     def name(self) -> str:

@@ -25,10 +25,10 @@ class StopFlag:
         return self._is_set
 
 
-def end_with(parent: int) -> None:
-    """Have SIGTERM sent to this process when the process `parent`, which started it, dies, however it dies (Linux)."""
+def end_with(parent: int, by: signal.Signals = signal.SIGTERM) -> None:
+    """Have a signal sent to this process when the process `parent`, which started it, dies, however it dies (Linux)."""
     set_parent_death_signal = 1
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, by)
     if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), by)

@@ -21,10 +21,16 @@ class StageWatch:
 
     The clock of training starts at the stage's first question what was `spent`: a stage that trains asks right
     before its first step. Time before it is overhead, and so is all of a stage that never asks.
+
+    Args:
+        lease: of the attempt, whose files it writes.
+        clock: of the whole attempt.
+        stop: set from outside to ask for a checkpoint and an early end.
+        share: what this process alone has used, where several share the work; the stage adds their shares up.
     """
 
-    def __init__(self, lease: Lease, clock: DeviceClock, stop: StopFlag) -> None:
-        self._lease, self._clock, self._stop = lease, clock, stop
+    def __init__(self, lease: Lease, clock: DeviceClock, stop: StopFlag, share: DeviceClock | None = None) -> None:
+        self._lease, self._clock, self._stop, self._share = lease, clock, stop, share or clock
         self._account: dict[str, Any] = dict(NOTHING_SPENT)
         self._training_from: float | None = None
         self._written_at = 0.0
@@ -73,12 +79,13 @@ class StageWatch:
         self.write()
 
     def spent(self) -> float:
-        """Device seconds this attempt has used."""
-        spent_s = self._clock.spent_s()
+        """Device seconds this attempt has used, or this process's share of them."""
+        share_s = self._share.spent_s()
+        spent_s = share_s if self._share is self._clock else self._clock.spent_s()
         if self._training_from is None:
             self._training_from = spent_s
         self._note_training(spent_s)
-        return spent_s
+        return share_s
 
     def stop_requested(self) -> bool:
         """Whether to save a checkpoint and end; raises if this attempt was superseded."""

@@ -4,44 +4,61 @@ It claims the stage, runs it, accounts for its time, and publishes the result. F
 """
 
 import argparse
-import errno
 import faulthandler
-import importlib
 import os
 import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from experiments.attempt import (
     NOTHING_SPENT,
-    AttemptState,
     HeldError,
     Lease,
     StoreError,
-    SupersededError,
     claim,
     read_json,
     write_json,
 )
 from experiments.code import code_digest
 from experiments.host import DeviceClock, describe_device, library_versions, source_commit
+from experiments.ranks import Crew, Ranks
 from experiments.stop import StopFlag, end_with
 from experiments.watch import StageWatch
-from smaug_core.errors import DivergedError, SmaugError
-from smaug_core.stages import Interrupted, Outcome
+from experiments.work import (
+    BAD_INPUT,
+    DIVERGED,
+    DONE,
+    FAILED,
+    HELD,
+    INTERRUPTED,
+    call_entry,
+    ending_of,
+    set_threads,
+    threads,
+)
+from smaug_core.errors import SmaugError
+from smaug_core.stages import Outcome
 
-DONE, FAILED, BAD_INPUT, DIVERGED, HELD, INTERRUPTED = 0, 1, 2, 71, 73, 75
-"""Exit codes; 75 asks for another try, which continues from the checkpoint."""
+__all__ = ["BAD_INPUT", "DIVERGED", "DONE", "FAILED", "HELD", "INTERRUPTED", "run_command", "run_stage"]
 
 
-def run_stage(directory: Path, *, data_root: Path, device: str, stop: StopFlag, log: bool = False) -> int:
+def run_stage(
+    directory: Path,
+    *,
+    data_root: Path,
+    device: str,
+    stop: StopFlag,
+    processes: int = 1,
+    log: bool = False,
+) -> int:
     """Run the stage prepared in `directory` to its end unless it is done already, and give the exit code.
 
     Args:
@@ -49,6 +66,7 @@ def run_stage(directory: Path, *, data_root: Path, device: str, stop: StopFlag, 
         data_root: where the media are.
         device: as torch names it, `cpu` or `cuda`.
         stop: set from outside to ask for a checkpoint and an early end.
+        processes: that share the work; more than one are started by torchrun, with a GPU each if there are any.
         log: send everything that is printed from now on to the attempt's log.txt.
 
     Raises:
@@ -69,93 +87,60 @@ def run_stage(directory: Path, *, data_root: Path, device: str, stop: StopFlag, 
         return DONE
     if log:
         _send_output_to(lease.directory / "log.txt")
-    with StageWatch(lease, clock, stop) as watch:
-        code, ended, message, details = _attempt(lambda: _run_and_publish(stage, lease, watch, data_root, device, host))
+    set_threads(max(1, cpus // processes))
+    publication = _Publication(stage, lease, host | {"processes": processes})
+    if processes == 1:
+        with StageWatch(lease, clock, stop) as watch:
+            call = partial(call_entry, stage, directory, data_root=data_root, device=device, watch=watch)
+            ending = ending_of(lambda: publication.make(call, watch))
+            account = watch.account
+    else:
+        crew = Crew(processes=processes, gpus=gpus, data_root=str(data_root), device=device, start=clock.start)
+        with Ranks(lease, crew, clock, stop) as ranks:
+            ending = ending_of(lambda: publication.make(ranks.run, ranks))
+            account = ranks.account
     if log:
-        _say(f"{details}{ended}: {message}")
-    lease.end(ended, watch.account(), message, details)
-    return code
+        _say(f"{ending.details}{ending.state}: {ending.message}")
+    lease.end(ending.state, account(), ending.message, ending.details)
+    return ending.code
 
 
-def _attempt(work: Callable[[], str]) -> tuple[int, AttemptState, str, str]:
-    """Do the work; tell how it went as exit code, class, message and traceback."""
-    try:
-        return DONE, "done", work(), ""
-    except Interrupted as stopped:
-        return INTERRUPTED, "interrupted", str(stopped), ""
-    except KeyboardInterrupt:  # only where a stage runs in the process of a person who does not want to wait
-        return INTERRUPTED, "interrupted", "stopped at once, without a checkpoint", ""
-    except SupersededError as lost:
-        return HELD, "cancelled", str(lost), ""
-    except StoreError as error:  # no fault of the stage: the same command tries again
-        return BAD_INPUT, "cancelled", str(error), ""
-    except DivergedError as error:
-        return DIVERGED, "diverged", str(error), ""
-    except SmaugError as error:
-        return BAD_INPUT, "failed", str(error), ""
-    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a stage raises is recorded as its end
-        message, full = f"{type(error).__name__}: {error}", os.strerror(errno.ENOSPC)
-        if full in message:  # libraries have their own classes for it
-            return BAD_INPUT, "cancelled", f"{message}; free some space, then give the same command again", ""
-        return FAILED, "failed", message, traceback.format_exc()
+class _Signs(Protocol):
+    def write(self) -> None:
+        """Give a sign of life; raises if a newer attempt has begun."""
 
 
-def _run_and_publish(
-    stage: dict[str, Any],
-    lease: Lease,
-    watch: StageWatch,
-    data_root: Path,
-    device: str,
-    host: dict[str, Any],
-) -> str:
-    set_threads(host["cpus"])
-    code = code_digest(stage["kind"])  # before the work: the files may change while it runs
-    commit = source_commit()
-    outcome = _entry(stage["entry"])(
-        stage["kind"],
-        stage["settings"],
-        seed=stage["seed"],
-        parents=_finished_parents(lease.stage_directory, stage["parents"]),
-        out=lease.stage_directory,
-        data_root=data_root,
-        device=device,
-        watch=watch,
-    )
-    result = {
-        "fingerprint": stage["fingerprint"],
-        "metrics": outcome.metrics,
-        "useful_s": outcome.useful_s,
-        "files": _digests(lease.stage_directory, outcome.files),
-        "notes": outcome.notes,
-        "code": code,
-        **host,
-        "commit": commit,
-        "threads": _threads(),
-        "attempt": lease.number,
-        "time": time.time(),
-    }
-    watch.write()  # also finds out whether a newer attempt has begun
-    write_json(lease.stage_directory / "result.json", result, durable=True)
-    for name in outcome.scratch:
-        shutil.rmtree(lease.stage_directory / name, ignore_errors=True)
-    return "published"
+@dataclass(frozen=True, slots=True)
+class _Publication:
+    """What becomes of a stage's work."""
 
+    stage: dict[str, Any]
+    lease: Lease
+    host: dict[str, Any]
 
-def _entry(name: str) -> Callable[..., Outcome]:
-    module, _, function = name.partition(":")
-    entry: Callable[..., Outcome] = getattr(importlib.import_module(module), function)
-    return entry
-
-
-def _finished_parents(directory: Path, fingerprints: list[str]) -> list[Path]:
-    store = directory.parent.parent
-    found = []
-    for fingerprint in fingerprints:
-        done = list(store.glob(f"*/{fingerprint[:12]}/result.json"))
-        if len(done) != 1:
-            raise StoreError(f"{directory}: the stage it builds on, {fingerprint[:12]}, is not done in {store}")
-        found.append(done[0].parent)
-    return found
+    def make(self, work: Callable[[], Outcome], signs: _Signs) -> None:
+        """Do the work and publish its result."""
+        directory = self.lease.stage_directory
+        code = code_digest(self.stage["kind"])  # before the work: the files may change while it runs
+        commit = source_commit()
+        outcome = work()
+        result = {
+            "fingerprint": self.stage["fingerprint"],
+            "metrics": outcome.metrics,
+            "useful_s": outcome.useful_s,
+            "files": _digests(directory, outcome.files),
+            "notes": outcome.notes,
+            "code": code,
+            **self.host,
+            "commit": commit,
+            "threads": threads(),
+            "attempt": self.lease.number,
+            "time": time.time(),
+        }
+        signs.write()  # also finds out whether a newer attempt has begun
+        write_json(directory / "result.json", result, durable=True)
+        for name in outcome.scratch:
+            shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def _digests(directory: Path, files: list[str]) -> dict[str, str]:
@@ -169,20 +154,6 @@ def _digests(directory: Path, files: list[str]) -> dict[str, str]:
                 f"{directory / name}: the stage says it wrote this file, but it cannot be read ({error.strerror})"
             ) from error
     return digests
-
-
-def set_threads(cpus: int) -> None:
-    """Let numerical libraries use `cpus` threads: before they load by environment, and torch also after."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(cpus)
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(cpus)
-
-
-def _threads() -> int:
-    if torch := sys.modules.get("torch"):
-        return int(torch.get_num_threads())
-    return int(os.environ["OMP_NUM_THREADS"])
 
 
 def _say(text: str) -> None:
@@ -208,6 +179,8 @@ def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple
     parser.add_argument("directory", type=Path, help="folder of the stage in the store")
     parser.add_argument("--data-root", type=Path, help="where the media are (default: data beside the store)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--probe", action="store_true", help="only time some steps, and leave rate.json in the folder")
+    parser.add_argument("--processes", type=int, default=1, help="that share the work, each with one of its GPUs")
     parser.add_argument("--parent", type=int, help="process id to stop with, should it die")
     given = parser.parse_args(arguments)
     if given.parent is not None:
@@ -215,7 +188,14 @@ def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple
     directory = given.directory.resolve()
     data_root = given.data_root or directory.parents[2] / "data"
     try:
-        code = run_stage(directory, data_root=data_root, device=given.device, stop=stop, log=log)
+        if given.probe:
+            from experiments.timing import time_steps
+
+            time_steps(directory, data_root=data_root, device=given.device, stop=stop)
+            return DONE, ""
+        code = run_stage(
+            directory, data_root=data_root, device=given.device, stop=stop, processes=given.processes, log=log
+        )
     except HeldError as error:
         return HELD, str(error)
     except SmaugError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from smaug_core.config import (
     ClipShape,
     Config,
+    EvaluateConfig,
     FinetuneConfig,
     ModelConfig,
     PretrainConfig,
@@ -147,6 +148,36 @@ def step_cost(model: ModelConfig, shape: StepShape) -> dict[str, Part]:
         parts["word_head"] = Part(shape.hidden_words, logits)
     parts["heads"] = Part(1, _heads(model, frames, pairs))
     return parts
+
+
+def evaluation_macs(
+    model: ModelConfig, trained: ClipShape, test: EvaluateConfig, *, clips: int, captions: int, pairs: int
+) -> int:
+    """A whole evaluation: every clip and every caption encoded once, and `pairs` of them matched.
+
+    Args:
+        model: at the size of the frames that are evaluated.
+        trained: frames of the model's last training.
+        test: frames, text length, keeping rate.
+        clips: how many.
+        captions: how many.
+        pairs: of a clip and a caption, scored by the matching head.
+    """
+    model = model if test.keep_rate is None else replace(model, keep_rate=test.keep_rate)
+    schedule = token_schedule(model, 0.0)
+    surviving, words = 1 + schedule[-1][1], test.text_length
+    selects = trained.selects and test.selected == "literal" and test.frames > trained.selected
+    keys = (trained.selected if selects else test.frames) * surviving
+    clip = test.frames * (_encoder(model, schedule) + model.width * model.embed_dim)
+    pair = _fusion(model, words, keys) + 2 * model.text_width
+    joined = model.temporal_layers * block(keys, model.width) if trained.frames > 1 else 0
+    if selects:
+        shape = ClipShape(frames=test.frames, selected=trained.selected)
+        pair += joined + _selector(model, shape, surviving)
+    else:
+        clip += joined
+    caption = model.text_layers * block(words, model.text_width) + model.text_width * model.embed_dim
+    return clips * clip + captions * caption + pairs * pair
 
 
 def total_macs(parts: dict[str, Part]) -> int:

@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 
-from experiments.engines import Inventory, Job, JobState
+from experiments.engines import Inventory, Job, JobState, Node
 
 
 class ProcessEngine:
@@ -35,7 +35,7 @@ class ProcessEngine:
         self.processes[name].terminate()
 
     def inventory(self) -> Inventory:
-        return Inventory(cpus=self._cpus, gpus=0)
+        return Inventory((Node(cpus=self._cpus),))
 
     def close(self) -> None:
         for process in self.processes.values():

@@ -1,20 +1,25 @@
 """A driver: runs quick stages given on its command line as a sweep would, and tells what happens, line by line.
 
 `python -m tests.quick_driver HOME ENGINE CHAINS`, where CHAINS is JSON: a list of chains, each a list of stages that
-build on one another, each a list of a kind and the settings of `tests.quick_stage`.
+build on one another, each a list of a kind and the arguments of `tests.quick_stage`. Without CHAINS it reads a line
+`[HOME, CHAINS]` after the other, and runs them all on one engine. ENGINE is `inline`, `process`, `ray` or
+`ray@HOST:PORT`.
 """
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from experiments.engines import Engine
 from experiments.engines.inline import InlineEngine
 from experiments.engines.ray_tune import RayEngine
-from experiments.scheduler import Event, Scheduler
+from experiments.events import Event
+from experiments.scheduler import Scheduler
 from experiments.stage import Stage
 from experiments.store import Store
+from smaug_core.errors import SmaugError
 from tests.process_engine import ProcessEngine
 from tests.quick_stage import quick_stage
 
@@ -31,28 +36,56 @@ def make_stages(chains: list[list[tuple[str, dict[str, Any]]]]) -> list[Stage]:
     return list(found.values())
 
 
+def chain_to(stage: Stage) -> list[tuple[str, dict[str, Any]]]:
+    """The chain that ends with a quick stage, as `make_stages` takes it."""
+    before = chain_to(stage.parents[0]) if stage.parents else []
+    own = stage.settings[stage.kind] | stage.resources | {"seed": stage.seed, "task": stage.task}
+    return [*before, (stage.kind, own)]
+
+
 def make_engine(name: str, home: Path) -> Engine:
-    if name == "ray":
-        return RayEngine(home)
-    return InlineEngine() if name == "inline" else ProcessEngine()
+    kind, _, address = name.partition("@")
+    if kind == "ray":
+        return RayEngine(home, address or None)
+    return InlineEngine() if kind == "inline" else ProcessEngine()
+
+
+def say(document: Any) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
 
 
 def tell(event: Event) -> None:
-    if event.kind != "progress":
-        sys.stdout.write(json.dumps([event.kind, event.stage.fingerprint[:12], event.message]) + "\n")
-        sys.stdout.flush()
+    attempt = event.attempt
+    at = None if attempt is None else [attempt.number, attempt.owner["pid"], attempt.progress["step"]]
+    say([event.kind, event.stage.fingerprint, event.message, at])
 
 
-def main() -> int:
-    home, name, chains = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-    engine = make_engine(name, home)
+def run(home: Path, chains: list[Any], engine: Engine) -> dict[str, Any]:
+    """Run the stages; gives how that ended, stages by their fingerprints."""
     scheduler = Scheduler(make_stages(chains), Store(home), engine, data_root=home / "data", on_event=tell)
     try:
         summary = scheduler.run()
+    except SmaugError as error:
+        return {"refused": str(error)}
+    return {
+        "done": [stage.fingerprint for stage in summary.done],
+        "cached": [stage.fingerprint for stage in summary.cached],
+        "failed": [(stage.fingerprint, why) for stage, why in summary.failed],
+        "blocked": [(stage.fingerprint, why) for stage, why in summary.blocked],
+        "interrupted": summary.interrupted,
+    }
+
+
+def main() -> int:
+    home, name = Path(sys.argv[1]), sys.argv[2]
+    asked: Iterable[Any] = [(home, json.loads(sys.argv[3]))] if len(sys.argv) > 3 else map(json.loads, sys.stdin)
+    engine = make_engine(name, home)
+    try:
+        for folder, chains in asked:
+            say(run(Path(folder), chains, engine))
     finally:
         engine.close()
-    told = {"done": len(summary.done), "cached": len(summary.cached), "failed": [why for _, why in summary.failed]}
-    sys.stdout.write(json.dumps(told | {"interrupted": summary.interrupted}) + "\n")
     return 0
 
 

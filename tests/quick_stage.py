@@ -1,6 +1,7 @@
 """A stage that takes no time and misbehaves as told; runs where `smaug_core.stages.run` would."""
 
 import json
+import math
 import os
 import signal
 import time
@@ -18,9 +19,10 @@ ENTRY = "tests.quick_stage:run"
 class QuickStage(Stage):
     """A stage of the store whose work is `run` below.
 
-    Its own settings: `steps`; `checkpoint_every` so many steps; `hold_at` a step until the file `go` appears in
-    its folder; `kill_at` a step, in as many attempts as `kills` says, or a list with a step for each attempt;
-    `fail_at`, `refuse_at`, `diverge_at` a step.
+    Its own settings: `steps`, each of `step_s` seconds; `checkpoint_every` so many steps; `hold_at` a step until the
+    file `go` appears in its folder; `kill_at` a step, in as many attempts as `kills` says, or a list with a step for
+    each attempt; `fail_at`, `refuse_at`, `diverge_at` a step; `rank`, which of several processes misbehaves. The first
+    process writes; each of the others notes that it was there in `ranks.txt`.
     """
 
     def document(self) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def quick_stage(
     seed: int | None = 0,
     cpus: int = 1,
     gpus: int = 0,
+    accelerator: str | None = None,
     task: str | None = None,
     **own: Any,
 ) -> QuickStage:
@@ -44,7 +47,7 @@ def quick_stage(
         inputs={},
         parents=parents,
         seed=seed,
-        resources={"cpus": cpus, "gpus": gpus},
+        resources={"cpus": cpus, "gpus": gpus} | ({} if accelerator is None else {"accelerator": accelerator}),
     )
 
 
@@ -59,44 +62,71 @@ def run(
     device: str,
     watch: Watch,
 ) -> Outcome:
-    own = settings[kind]
-    steps, (first, useful_before) = own["steps"], _resume(out)
+    own, rank = settings[kind], int(os.environ.get("RANK", "0"))
+    steps, (first, useful_before, loss) = own["steps"], _resume(out)
     spent_before = watch.spent() - useful_before
+    if rank > 0:
+        return _follow(own, rank, range(first + 1, steps + 1), out, watch)
     for step in range(first + 1, steps + 1):
-        _misbehave(own, step, out)
+        if own.get("rank", 0) == 0:
+            _misbehave(own, step, out)
+        time.sleep(own.get("step_s", 0.0))
+        loss = 1.0 / (1.0 / loss + 1.0)  # 1 / step, but only where every step before was taken, and once
         with (out / "trail.txt").open("a") as trail:
             trail.write(f"{step}\n")
-        watch.report(step, steps, {"loss": 1.0 / step})
+        watch.report(step, steps, {"loss": loss})
         while own.get("hold_at") == step and not (out / "go").exists() and not watch.stop_requested():
             time.sleep(0.01)
         stop = watch.stop_requested()
         if stop or step % own.get("checkpoint_every", steps + 1) == 0:
-            _save(out, step, watch.spent() - spent_before)
+            _save(out, step, watch.spent() - spent_before, loss)
             watch.useful(watch.spent() - spent_before)
         if stop:
             raise Interrupted(f"stopped after step {step} of {steps}")
     (out / "weights.json").write_text(json.dumps([seed, [str(parent) for parent in parents]]))
     return Outcome(
-        metrics={"train.loss": 1.0 / steps},
+        metrics={"train.loss": loss},
         useful_s=watch.spent() - spent_before,
         files=["weights.json"],
         scratch=["checkpoints"],
     )
 
 
-def _save(out: Path, step: int, useful_s: float) -> None:
+def _follow(own: Mapping[str, Any], rank: int, steps: Sequence[int], out: Path, watch: Watch) -> Outcome:
+    """What another process than the first does: it comes to each step after the first has."""
+    with (out / "ranks.txt").open("a") as ranks:
+        ranks.write(f"{rank} of {os.environ['WORLD_SIZE']}\n")
+    for step in steps:
+        while not watch.stop_requested() and str(step) not in _trail(out):
+            time.sleep(0.01)
+        if own.get("rank", 0) == rank:
+            _misbehave(own, step, out)
+        while own.get("hold_at") == step and not (out / "go").exists() and not watch.stop_requested():
+            time.sleep(0.01)
+        if watch.stop_requested():
+            raise Interrupted("stopped with the first")
+    return Outcome(metrics={}, useful_s=0.0)
+
+
+def _trail(out: Path) -> list[str]:
+    path = out / "trail.txt"
+    return path.read_text().split() if path.exists() else []
+
+
+def _save(out: Path, step: int, useful_s: float, loss: float) -> None:
     partial = out / "checkpoints" / f".partial-{os.getpid()}"
     partial.mkdir(parents=True, exist_ok=True)
-    (partial / "useful_s").write_text(str(useful_s))
+    (partial / "state.json").write_text(json.dumps([useful_s, loss]))
     partial.rename(out / "checkpoints" / f"step-{step:08d}")
 
 
-def _resume(out: Path) -> tuple[int, float]:
-    """Steps done and the seconds they took."""
+def _resume(out: Path) -> tuple[int, float, float]:
+    """Steps done, the seconds they took, and the loss after the last of them."""
     found = sorted((out / "checkpoints").glob("step-*"))
     if not found:
-        return 0, 0.0
-    return int(found[-1].name.removeprefix("step-")), float((found[-1] / "useful_s").read_text())
+        return 0, 0.0, math.inf
+    useful_s, loss = json.loads((found[-1] / "state.json").read_text())
+    return int(found[-1].name.removeprefix("step-")), useful_s, loss
 
 
 def _misbehave(own: Mapping[str, Any], step: int, out: Path) -> None:

@@ -20,6 +20,8 @@ class Job:
     """The stage's folder; what the command prints before it opens its own log goes to launch.txt in it."""
     cpus: int
     gpus: int
+    accelerator: str | None = None
+    """The type its GPUs must be of, as a node names it; none: any."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment the engine gives."""
 
@@ -36,11 +38,20 @@ class JobState:
 
 
 @dataclass(frozen=True, slots=True)
-class Inventory:
-    """The largest job that the engine can place."""
+class Node:
+    """One machine that jobs can be placed on."""
 
     cpus: int
-    gpus: int
+    gpus: int = 0
+    accelerators: tuple[str, ...] = ()
+    """Types of its GPUs, e.g. `A100`, in the words of Ray; empty where nothing tells them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The machines of an engine; a job must fit on one of them."""
+
+    nodes: tuple[Node, ...]
 
 
 class Engine(Protocol):
@@ -63,7 +74,7 @@ class Engine(Protocol):
 
 
 def local_inventory() -> Inventory:
-    """CPUs and GPUs this process may use, found without loading a GPU library."""
+    """This machine: CPUs and GPUs that this process may use, found without loading a GPU library."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         gpus = len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
@@ -71,5 +82,22 @@ def local_inventory() -> Inventory:
         gpus = len([name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)])
     else:
         gpus = 0
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Inventory(cpus=cpus, gpus=gpus)
+    return Inventory((Node(cpus=local_cpus(), gpus=gpus, accelerators=_gpu_types() if gpus else ()),))
+
+
+def local_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpu_types(told_in: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
+    """Types of this machine's NVIDIA GPUs, from what their driver tells of itself."""
+    told = [path.read_text() for path in told_in.glob("*/information")]
+    models = [match[1] for text in told if (match := re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE))]
+    return tuple(sorted({gpu_type(model) for model in models}))
+
+
+def gpu_type(product: str) -> str:
+    """A GPU's type by its product's name, as Ray calls it: `NVIDIA A100-SXM4-80GB` is an `A100`."""
+    found = re.match(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)", product)
+    return found[1].replace(" ", "-") if found else product.removeprefix("NVIDIA ").replace(" ", "-")

@@ -16,6 +16,7 @@ class InlineEngine:
 
     def __init__(self) -> None:
         self._states: dict[str, JobState] = {}
+        self._running: tuple[str, StopFlag] | None = None
 
     def submit(self, job: Job) -> None:
         """Run the job to its end.
@@ -26,6 +27,7 @@ class InlineEngine:
         """
         python_dash_m_worker = 3
         stop = StopFlag()
+        self._running = job.name, stop
         with _signals_request(stop):
             code, message = run_command(job.command[python_dash_m_worker:], stop, log=False)
             self._states[job.name] = JobState(True, code, message)
@@ -35,7 +37,9 @@ class InlineEngine:
         return dict(self._states)
 
     def cancel(self, name: str) -> None:
-        """Nothing to do: no job is running when this can be called."""
+        """Ask the job to end, from another thread than the one that runs it."""
+        if self._running is not None and self._running[0] == name:
+            self._running[1].set()
 
     def inventory(self) -> Inventory:
         """What this machine has."""

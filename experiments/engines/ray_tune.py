@@ -1,11 +1,15 @@
 """Runs stages as the trials of one Ray Tune run, on this machine or a Ray cluster; the only importer of ray.
 
-Tune asks a searcher for trials. Ours answers with the jobs that were submitted, so that Tune places them by their
-CPUs and GPUs; what a trial does is start a worker as a subprocess and wait for it.
+Tune asks a searcher for trials. Ours answers with the jobs that were submitted, so that Tune places each on one
+machine by its CPUs, GPUs and their type; what a trial does is start a worker as a subprocess and wait for it.
+
+The Ray that we start asks everybody for a token, and listens on the loopback device only.
 """
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -15,14 +19,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from experiments.engines import Inventory, Job, JobState, local_inventory
-from experiments.worker import INTERRUPTED
+from experiments.engines import Inventory, Job, JobState, Node, local_inventory
+from experiments.work import INTERRUPTED
+from smaug_core.errors import SmaugError
+
+ENDS_BY_ITSELF = {"RAY_kill_child_processes_on_worker_exit": "false"}
+"""For Ray's processes that start ours: Ray kills by SIGKILL, but ours end by themselves, and save."""
 
 QUIET = {
+    **ENDS_BY_ITSELF,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_kill_child_processes_on_worker_exit": "false",  # it kills by SIGKILL; ours end by themselves, and save
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output is the one that can be switched off
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -31,8 +39,35 @@ QUIET = {
 }
 """Environment that Ray reads when it is imported and when Tune starts."""
 
+ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes Ray take 127.0.0.1 for this machine's address, as it does by itself where it expects no cluster."""
+
+TOKEN = "RAY_AUTH_TOKEN"
+"""The variable in which Ray looks for a token first; before a file in RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token."""
+
+_OURS = secrets.token_hex(32)
+"""The token of the Ray that this process starts; one for all, for Ray reads it once. Never leaves the environment."""
+
+CONNECT_S = 5.0
+"""A cluster that does not answer for so long is not there."""
+
+QUICK_TO_DOUBT = {
+    "RAY_gcs_server_port_wait_time_s": "1",  # tries, in fact
+    "RAY_py_gcs_connect_timeout_s": "5",
+    "RAY_gcs_rpc_server_connect_timeout_s": "3",
+    "RAY_gcs_server_request_timeout_seconds": "20",
+    "RAY_BACKEND_LOG_LEVEL": "error",
+}
+"""Else Ray looks for a cluster that is not there for 13 minutes, with a line in between for each try."""
+
 OBJECT_STORE_BYTES = 100 * 2**20
 """Shared memory that Ray reserves here; jobs exchange files, so the least it accepts would do."""
+
+OF_TYPE = "accelerator_type:"
+"""Ray gives a machine one of the resource with this prefix for the type of its GPUs."""
+
+A_BIT = 0.001
+"""So much of it keeps others out of nothing."""
 
 GRACE_S = 60.0
 """Time a cancelled worker has to save its state before it is killed."""
@@ -95,13 +130,19 @@ class _Board:
 
 
 class RayEngine:
-    """Ray Tune, started with the first job: Ray on this machine, or the cluster at `address`."""
+    """Ray Tune, started with the first job: Ray on this machine, or the cluster at `address`.
+
+    Args:
+        home: its folder `ray` holds what Tune writes, and requests to end; a cluster's machines must all see it.
+        address: `HOST:PORT` of the cluster, or `auto`: the one that runs on this machine; none starts Ray here.
+    """
 
     def __init__(self, home: Path, address: str | None = None) -> None:
         self._folder = home.resolve() / "ray" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self._address = address
         self._board = _Board()
         self._tune: threading.Thread | None = None
+        self._connected = False
 
     def submit(self, job: Job) -> None:
         """Take a job; the first one starts Ray, which takes some seconds."""
@@ -125,14 +166,17 @@ class RayEngine:
         self._board.drop(name)
 
     def inventory(self) -> Inventory:
-        """What this machine has, or the cluster."""
+        """What this machine has, or each machine of the cluster.
+
+        Raises:
+            SmaugError: there is no cluster at the address.
+        """
         if self._address is None:
             return local_inventory()
         self._connect()
         import ray
 
-        has = ray.cluster_resources()
-        return Inventory(cpus=int(has.get("CPU", 0)), gpus=int(has.get("GPU", 0)))
+        return Inventory(tuple(_node(told["Resources"]) for told in ray.nodes() if told["Alive"]))
 
     def close(self) -> None:
         """End the Tune run and what still runs in it, and leave Ray."""
@@ -142,9 +186,13 @@ class RayEngine:
         if self._tune is not None:
             self._tune.join()
             self._tune = None
+        if self._connected:
+            self._connected = False
             import ray
 
             ray.shutdown()
+            if os.environ.get(TOKEN) == _OURS:
+                del os.environ[TOKEN]
 
     def __enter__(self) -> Self:
         return self
@@ -153,25 +201,15 @@ class RayEngine:
         self.close()
 
     def _connect(self) -> None:
-        os.environ.update(QUIET)
-        import ray
-
-        if ray.is_initialized():
+        if self._connected:
             return
-        here = local_inventory()
-        own_ray = {
-            "num_cpus": here.cpus,
-            "num_gpus": here.gpus,
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-        }
         handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-        ray.init(
-            address=self._address or "local",
-            logging_level="ERROR",
-            log_to_driver=False,
-            **({} if self._address else own_ray),
-        )
+        os.environ.update(QUIET)
+        if self._address is None:
+            _start_ray()
+        else:
+            _join_ray(self._address)
+        self._connected = True
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)  # Ray takes SIGTERM for itself
@@ -181,6 +219,84 @@ class RayEngine:
             tune_jobs(self._board, self._folder)
         finally:
             self._board.lose_all("Ray Tune ended before the job did")
+
+
+def _start_ray() -> None:
+    """Ray on this machine, for this process alone."""
+    os.environ.update({"RAY_AUTH_MODE": "token", TOKEN: _OURS, **ON_LOOPBACK})
+    import ray
+
+    (here,) = local_inventory().nodes
+    ray.init(
+        address="local",
+        num_cpus=here.cpus,
+        num_gpus=here.gpus,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        logging_level="ERROR",
+        log_to_driver=False,
+    )
+
+
+def _join_ray(address: str) -> None:
+    """A cluster that runs already; what lets us in is in the environment or in ~/.ray, as its owner arranged it.
+
+    Raises:
+        SmaugError: it is not there, or does not let us in.
+    """
+    if address != "auto":
+        host = _check_answers(address)
+        if host in ("localhost", "127.0.0.1"):
+            os.environ.update(ON_LOOPBACK)  # else Ray would look at this machine's other address
+    for name, value in QUICK_TO_DOUBT.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray.exceptions import RayError
+
+    sources = str(Path(__file__).resolve().parents[2])
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": {**ENDS_BY_ITSELF, "PYTHONPATH": sources}},
+            logging_level="CRITICAL",
+            log_to_driver=False,
+        )
+    except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise SmaugError(
+            f"--address {address}: no Ray cluster takes us in ({reason[0].rstrip('.')}); right would be HOST:PORT of a"
+            " head node's `ray start --head`, a node of the same cluster on this machine, and its token"
+        ) from error
+
+
+def _check_answers(address: str) -> str:
+    """The host of an address at which somebody listens.
+
+    Raises:
+        SmaugError: it is none, or nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or "/" in host or not port.isdecimal():
+        raise SmaugError(f"--address {address}: is no address; right would be HOST:PORT, e.g. 10.0.0.1:6379, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise SmaugError(
+            f"--address {address}: nobody answers ({error}); right would be HOST:PORT of a head node's"
+            " `ray start --head`, usually port 6379"
+        ) from error
+    return host
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    types = sorted(name.removeprefix(OF_TYPE) for name in resources if name.startswith(OF_TYPE))
+    return Node(cpus=int(resources.get("CPU", 0)), gpus=int(resources.get("GPU", 0)), accelerators=tuple(types))
+
+
+def bundle_of(cpus: int, gpus: int, accelerator: str | None) -> dict[str, float]:
+    """What a job asks of the one machine that it is placed on, in Ray's words."""
+    return {"CPU": cpus, "GPU": gpus} | ({} if accelerator is None else {OF_TYPE + accelerator: A_BIT})
 
 
 def tune_jobs(board: _Board, folder: Path) -> None:
@@ -200,6 +316,7 @@ def tune_jobs(board: _Board, folder: Path) -> None:
                 "cancel": str(_cancel_mark(folder, job.name)),
                 "cpus": job.cpus,
                 "gpus": job.gpus,
+                "accelerator": job.accelerator,
             }
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -224,7 +341,7 @@ def tune_jobs(board: _Board, folder: Path) -> None:
             return board.stopping
 
     def shape(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}])
+        return tune.PlacementGroupFactory([bundle_of(config["cpus"], config["gpus"], config["accelerator"])])
 
     tune.Tuner(
         tune.with_resources(supervise, shape),
@@ -250,13 +367,14 @@ def supervise(config: dict[str, Any]) -> dict[str, int]:
     cancel = Path(config["cancel"])
     if cancel.exists():
         return {"exit_code": INTERRUPTED}
+    environment = {name: value for name, value in os.environ.items() if name != TOKEN}
     with (Path(config["directory"]) / "launch.txt").open("wb") as output:
         child = subprocess.Popen(
             [*config["command"], "--parent", str(os.getpid())],  # it stops should this process be killed
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | config["env"],
+            env=environment | config["env"],
             start_new_session=True,  # Ctrl-C reaches the driver, which asks the worker to stop
         )
     asked_at: float | None = None

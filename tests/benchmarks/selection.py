@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from experiments.engines import local_inventory
+from experiments.engines import local_cpus
 from experiments.host import describe_device
 from experiments.scale import load_scale
 from experiments.settings import with_overrides
@@ -58,7 +58,7 @@ def measure(seed: int, options: argparse.Namespace, kept: Path, folder: Path) ->
     overrides = {"pretrain_video.frames": 4, "pretrain_video.selected": 1, "pretrain_video.epochs": options.epochs}
     config = scale.config(with_overrides(scale.tree, overrides), scale.datasets)
     assert config.pretrain_video is not None and config.data is not None
-    prepare([*config.pretrain.corpus, BRIEF], config.data, options.data, workers=local_inventory().cpus)
+    prepare([*config.pretrain.corpus, BRIEF], config.data, options.data, workers=local_cpus())
     corpus = [i for name in config.pretrain.corpus for i in read_source(name, "train", config.data, options.data)]
     brief = read_source(BRIEF, "train", config.data, options.data)
 

@@ -3,64 +3,29 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from experiments.attempt import read_attempts
-from experiments.engines import Engine, local_inventory
-from experiments.engines.inline import InlineEngine
-from experiments.engines.ray_tune import RayEngine
-from experiments.scheduler import Event, Scheduler, Summary
+from experiments.engines import local_cpus
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
-from smaug_core.errors import SmaugError
+from tests.conformance.drivers import PATIENCE_S, Driver, Site, Told, states, trail, wait_until
 from tests.quick_driver import make_stages
 from tests.quick_stage import quick_stage
 
-ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0
-ENGINES = ("inline", "ray")
+ELSEWHERE = ("ray", "ray cluster")
+"""Engines whose workers are processes of their own; an engine to come adds its name, and a fixture `site` for it."""
+ENGINES = ("inline", *ELSEWHERE)
 
-needs_two_cpus = pytest.mark.skipif(local_inventory().cpus < 2, reason="two stages at once need two CPUs")
+every_engine = pytest.mark.parametrize("site", ENGINES, indirect=True, scope="module")
+every_engine_elsewhere = pytest.mark.parametrize("site", ELSEWHERE, indirect=True, scope="module")
+needs_two_cpus = pytest.mark.skipif(local_cpus() < 2, reason="two stages at once need two CPUs")
 
-
-@pytest.fixture(scope="module")
-def ray_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayEngine]:
-    with RayEngine(tmp_path_factory.mktemp("ray_home")) as engine:
-        yield engine
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Engine:
-    return InlineEngine() if request.param == "inline" else request.getfixturevalue("ray_engine")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
-
-
-def schedule(store: Store, engine: Engine, *stages: Stage, on_event: Callable[[Event], Any] = repr) -> Summary:
-    return Scheduler(stages, store, engine, data_root=store.home / "data", on_event=on_event).run()
-
-
-def wait_until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-
-
-def trail(store: Store, stage: Stage) -> list[int]:
-    path = store.directory(stage) / "trail.txt"
-    return [int(line) for line in path.read_text().split()] if path.exists() else []
+INLINE, PROCESS, RAY = (Site(name=name, environment={}, cpus=local_cpus()) for name in ("inline", "process", "ray"))
 
 
 def assert_every_attempt_is_billed_once(store: Store, stage: Stage) -> None:
@@ -71,182 +36,147 @@ def assert_every_attempt_is_billed_once(store: Store, stage: Stage) -> None:
     assert record.hours.billed == pytest.approx(parts)
 
 
-# In this process, one engine for all.
+# One driver for all.
 
 
-def test_a_chain_runs_in_order(store: Store, engine: Engine) -> None:
+@every_engine
+def test_a_chain_runs_in_order(store: Store, engine: Driver) -> None:
     first = quick_stage()
     second = quick_stage("finetune", task="msrvtt", parents=(first,))
     third = quick_stage("evaluate", task="msrvtt", parents=(second,), seed=None)
     finished = []
-    summary = schedule(
+    ran = engine.run(
         store,
-        engine,
         first,
         second,
         third,
-        on_event=lambda event: event.kind == "done" and finished.append(event.stage.name),
+        on_event=lambda told: told.kind == "done" and finished.append(told.stage.name),
     )
-    assert (len(summary.done), summary.failed, summary.blocked, summary.interrupted) == (3, [], [], False)
+    assert (len(ran.done), ran.failed, ran.blocked, ran.interrupted) == (3, [], [], False)
     assert finished == ["pretrain", "finetune.msrvtt", "evaluate.msrvtt"]
     for parent, child in ((first, second), (second, third)):
         seed, parents = json.loads((store.directory(child) / "weights.json").read_text())
         assert (seed, parents) == (child.seed, [str(store.directory(parent))])
 
 
-def test_what_is_done_is_not_run_again(store: Store, engine: Engine) -> None:
+@every_engine
+def test_what_is_done_is_not_run_again(store: Store, engine: Driver) -> None:
     stages = quick_stage(seed=1), quick_stage(seed=2)
-    schedule(store, engine, *stages)
-    summary = schedule(store, engine, *stages)
-    assert (len(summary.cached), summary.done) == (2, [])
+    engine.run(store, *stages)
+    ran = engine.run(store, *stages)
+    assert (len(ran.cached), ran.done) == (2, [])
     assert [trail(store, stage) for stage in stages] == [[1, 2, 3]] * 2
 
 
-def test_a_failed_stage_blocks_its_children_and_others_go_on(store: Store, engine: Engine) -> None:
+@every_engine
+def test_a_failed_stage_blocks_its_children_and_others_go_on(store: Store, engine: Driver) -> None:
     broken = quick_stage(fail_at=2)
     child = quick_stage("finetune", parents=(broken,))
     other = quick_stage(seed=1)
-    summary = schedule(store, engine, broken, child, other)
-    assert summary.failed == [(broken, "RuntimeError: told to fail at step 2")]
-    assert summary.blocked == [(child, "pretrain")]
-    assert summary.done == [other]
+    ran = engine.run(store, broken, child, other)
+    assert ran.failed == [(broken, "RuntimeError: told to fail at step 2")]
+    assert ran.blocked == [(child, "pretrain")]
+    assert ran.done == [other]
 
 
-def test_a_stage_that_asks_for_more_than_there_is_is_named_and_nothing_starts(store: Store, engine: Engine) -> None:
-    there = local_inventory().cpus
-    greedy = quick_stage("finetune", cpus=there + 1)
-    with pytest.raises(
-        SmaugError, match=rf"finetune\.cpus: {there + 1} is more .* at most {there}; nothing was started"
-    ):
-        schedule(store, engine, quick_stage(), greedy)
+@every_engine
+def test_a_stage_that_asks_for_more_than_one_machine_has_is_named_and_nothing_starts(
+    store: Store, engine: Driver, site: Site
+) -> None:
+    greedy = quick_stage("finetune", cpus=site.cpus + 1)
+    ran = engine.run(store, quick_stage(), greedy)
+    told = f"finetune.cpus: {site.cpus + 1} is more than one stage can have here; at most {site.cpus}"
+    assert ran.refused == f"resources.{told}; nothing was started"
     assert not store.root.exists()
 
 
 @needs_two_cpus
-def test_ray_runs_independent_stages_at_once(store: Store, ray_engine: RayEngine) -> None:
+@every_engine_elsewhere
+def test_independent_stages_run_at_once(store: Store, engine: Driver) -> None:
     """Each holds until both have begun, or for so long that they plainly do not run at once."""
     pair = [quick_stage(seed=seed, hold_at=1) for seed in (1, 2)]
     deadline = time.monotonic() + PATIENCE_S
 
-    def release_together(event: Event) -> None:
+    def release_together(_: Told) -> None:
         if all(trail(store, stage) == [1] for stage in pair) or time.monotonic() > deadline:
             for stage in pair:
                 store.directory(stage).mkdir(parents=True, exist_ok=True)
                 (store.directory(stage) / "go").touch()
 
-    scheduler = Scheduler(pair, store, ray_engine, data_root=store.home, on_event=release_together)
-    assert len(scheduler.run().done) == 2
+    assert len(engine.run(store, *pair, on_event=release_together).done) == 2
     attempts = [read_attempts(store.directory(stage))[0] for stage in pair]
     assert max(attempt.owner["started"] for attempt in attempts) < min(attempt.last["time"] for attempt in attempts)
 
 
-def test_ray_tries_a_killed_worker_again_from_its_checkpoint(store: Store, ray_engine: RayEngine) -> None:
+@every_engine_elsewhere
+def test_a_killed_worker_is_tried_again_from_its_checkpoint(store: Store, engine: Driver) -> None:
     stage = quick_stage(steps=5, checkpoint_every=2, kill_at=4)
-    summary = schedule(store, ray_engine, stage)
-    assert summary.done == [stage]
+    assert engine.run(store, stage).done == [stage]
     assert trail(store, stage) == [1, 2, 3, 3, 4, 5]
     assert [point["step"] for point in read_curve(store.directory(stage))] == [1, 2, 3, 4, 5]
-    assert [attempt.state for attempt in read_attempts(store.directory(stage))] == ["dead", "done"]
+    assert states(store, stage) == ["dead", "done"]
     assert_every_attempt_is_billed_once(store, stage)
 
 
-def test_ray_lets_a_worker_save_whose_supervisor_was_killed(store: Store, ray_engine: RayEngine) -> None:
+@every_engine_elsewhere
+def test_a_worker_whose_supervisor_was_killed_saves(store: Store, engine: Driver) -> None:
     stage = quick_stage(steps=4, hold_at=2)
 
-    def kill_supervisor(event: Event) -> None:
-        if event.attempt and event.attempt.number == 1 and event.attempt.progress["step"]:
-            worker = psutil.Process(event.attempt.owner["pid"])
+    def kill_supervisor(told: Told) -> None:
+        if told.attempt == 1 and told.step:
             wait_until(lambda: trail(store, stage) == [1, 2])
-            supervisor = worker.parent()
+            supervisor = psutil.Process(told.worker).parent()
             assert supervisor is not None
             supervisor.kill()
 
-    summary = schedule(store, ray_engine, stage, on_event=kill_supervisor)
-    assert summary.done == [stage]
+    assert engine.run(store, stage, on_event=kill_supervisor).done == [stage]
     assert trail(store, stage) == [1, 2, 3, 4]
-    assert [attempt.state for attempt in read_attempts(store.directory(stage))] == ["interrupted", "done"]
+    assert states(store, stage) == ["interrupted", "done"]
 
 
-def test_ray_never_starts_what_still_waited_when_a_stop_was_asked_for(store: Store, ray_engine: RayEngine) -> None:
-    all_cpus = local_inventory().cpus
-    stages = [quick_stage(seed=seed, steps=3, hold_at=2, cpus=all_cpus) for seed in (1, 2)]
-    schedulers: list[Scheduler] = []
+@every_engine_elsewhere
+def test_what_still_waited_when_a_stop_was_asked_for_never_starts(store: Store, engine: Driver, site: Site) -> None:
+    """One stage for each machine of that size, and one more."""
+    machines = 2 if "@" in site.name else 1
+    stages = [quick_stage(seed=seed, steps=3, hold_at=2, cpus=site.cpus) for seed in range(machines + 1)]
+    asked = False
 
-    def stop_once_at_work(event: Event) -> None:
-        if event.attempt and event.attempt.progress["step"]:
-            schedulers[0].stop()
+    def stop_once_at_work(told: Told) -> None:
+        nonlocal asked
+        at_work = [stage for stage in stages if trail(store, stage) == [1, 2]]
+        if told.step and len(at_work) == machines and not asked:
+            asked = True
+            os.kill(engine.process.pid, signal.SIGINT)
 
-    schedulers.append(Scheduler(stages, store, ray_engine, data_root=store.home, on_event=stop_once_at_work))
-    summary = schedulers[0].run()
-    assert (summary.interrupted, summary.done, summary.failed) == (True, [], [])
-    assert sorted(len(read_attempts(store.directory(stage))) for stage in stages) == [0, 1]
+    ran = engine.run(store, *stages, on_event=stop_once_at_work)
+    assert (ran.interrupted, ran.done, ran.failed) == (True, [], [])
+    assert sorted(len(states(store, stage)) for stage in stages) == [0] + [1] * machines
     for stage in stages:
         (store.directory(stage) / "go").touch()
-    assert len(schedule(store, ray_engine, *stages).done) == 2
-    assert [trail(store, stage) for stage in stages] == [[1, 2, 3]] * 2
+    assert len(engine.run(store, *stages).done) == len(stages)
+    assert [trail(store, stage) for stage in stages] == [[1, 2, 3]] * len(stages)
 
 
-# Drivers in processes of their own, which can be stopped and killed.
+# Drivers that are stopped and killed.
 
 
-class Driver:
-    """A running `tests.quick_driver`, in a process group of its own like a command in a terminal."""
-
-    def __init__(self, home: Path, engine: str, chains: list[Any]) -> None:
-        command = [sys.executable, "-m", "tests.quick_driver", str(home), engine, json.dumps(chains)]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
-        )
-
-    def ctrl_c(self) -> None:
-        """As a terminal does: to the driver and all that it started in its group."""
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    def wait_until(self, holds: Callable[[], Any]) -> None:
-        """Wait while the driver lives."""
-        wait_until(lambda: holds() or self.process.poll() is not None)
-        if self.process.poll() is not None:
-            raise AssertionError(f"the driver ended early: {self.process.communicate()}")
-
-    def finish(self) -> dict[str, Any]:
-        """Wait for its end; gives its summary, with every stage it ran to the end."""
-        told, complaints = self.process.communicate(timeout=PATIENCE_S)
-        assert self.process.returncode == 0, complaints
-        *events, summary = map(json.loads, told.splitlines())
-        return summary | {"ran": [stage for kind, stage, _ in events if kind == "done"]}
-
-
-@pytest.fixture
-def drive(tmp_path: Path) -> Iterator[Callable[[str, list[Any]], Driver]]:
-    drivers = []
-
-    def start(engine: str, chains: list[Any]) -> Driver:
-        drivers.append(Driver(tmp_path, engine, chains))
-        return drivers[-1]
-
-    yield start
-    for driver in drivers:
-        driver.process.kill()
-        driver.process.communicate()
-
-
-@pytest.mark.parametrize("engine_name", ENGINES)
-def test_a_stopped_driver_and_a_killed_one_are_continued(store: Store, drive: Any, engine_name: str) -> None:
+@every_engine
+def test_a_stopped_driver_and_a_killed_one_are_continued(store: Store, drive: Any, site: Site) -> None:
     """Stopped: all is saved. Killed: inline it was the worker itself; elsewhere workers notice, save and end."""
     tuning = {"steps": 5, "checkpoint_every": 2, "hold_at": 3}
     chains = [[("pretrain", {"steps": 4, "hold_at": 2}), ("finetune", tuning)]]
     first, second = make_stages(chains)
 
-    driver = drive(engine_name, chains)
+    driver = drive(site, chains)
     driver.wait_until(lambda: trail(store, first) == [1, 2])
     driver.ctrl_c()
-    assert driver.finish().items() >= {"done": 0, "failed": [], "interrupted": True}.items()
+    assert driver.finish().items() >= {"done": [], "failed": [], "interrupted": True}.items()
     assert store.record(first).state == "resume"
-    assert [attempt.state for attempt in read_attempts(store.directory(first))] == ["interrupted"]
+    assert states(store, first) == ["interrupted"]
     assert not store.directory(second).exists()
 
     (store.directory(first) / "go").touch()
-    driver = drive(engine_name, chains)
+    driver = drive(site, chains)
     driver.wait_until(lambda: trail(store, second) == [1, 2, 3])
     assert trail(store, first) == [1, 2, 3, 4]
     worker = read_attempts(store.directory(second))[0].owner["pid"]
@@ -256,8 +186,9 @@ def test_a_stopped_driver_and_a_killed_one_are_continued(store: Store, drive: An
     assert store.record(second).state == "resume"
 
     (store.directory(second) / "go").touch()
-    assert drive("inline", chains).finish().items() >= {"done": 1, "cached": 1, "interrupted": False}.items()
-    done_again = [] if engine_name == "ray" else [3]
+    ended = drive(INLINE, chains).finish()
+    assert ended.items() >= {"done": [second.fingerprint], "cached": [first.fingerprint], "interrupted": False}.items()
+    done_again = [3] if site == INLINE else []
     assert trail(store, second) == [1, 2, 3, *done_again, 4, 5]
     for stage, steps in ((first, 4), (second, 5)):
         assert [point["step"] for point in read_curve(store.directory(stage))] == list(range(1, steps + 1))
@@ -267,39 +198,39 @@ def test_a_stopped_driver_and_a_killed_one_are_continued(store: Store, drive: An
 def test_sigterm_saves_inline_too(store: Store, drive: Any) -> None:
     chains = [[("pretrain", {"steps": 4, "hold_at": 2})]]
     (stage,) = make_stages(chains)
-    driver = drive("inline", chains)
+    driver = drive(INLINE, chains)
     driver.wait_until(lambda: trail(store, stage) == [1, 2])
     driver.process.terminate()
-    assert driver.finish().items() >= {"done": 0, "failed": [], "interrupted": True}.items()
+    assert driver.finish().items() >= {"done": [], "failed": [], "interrupted": True}.items()
     assert store.record(stage).state == "resume"
 
 
 def test_a_worker_killed_inline_is_continued_by_the_next_driver(store: Store, drive: Any) -> None:
     chains = [[("pretrain", {"steps": 5, "checkpoint_every": 2, "kill_at": 4})]]
     (stage,) = make_stages(chains)
-    assert drive("inline", chains).process.wait(PATIENCE_S) == -signal.SIGKILL
-    assert drive("inline", chains).finish()["done"] == 1
+    assert drive(INLINE, chains).process.wait(PATIENCE_S) == -signal.SIGKILL
+    assert drive(INLINE, chains).finish()["done"] == [stage.fingerprint]
     assert trail(store, stage) == [1, 2, 3, 3, 4, 5]
     assert_every_attempt_is_billed_once(store, stage)
 
 
-def run_two_drivers(store: Store, drive: Any, one: str, other: str) -> None:
+def run_two_drivers(store: Store, drive: Any, one: Site, other: Site) -> None:
     chains = [[("pretrain", {"seed": seed}), ("finetune", {}), ("evaluate", {"seed": None})] for seed in range(4)]
     drivers = [drive(one, chains), drive(other, chains[::-1])]
     summaries = [driver.finish() for driver in drivers]
     stages = make_stages(chains)
     for summary in summaries:
-        assert summary["done"] + summary["cached"] == len(stages)
+        assert len(summary["done"]) + len(summary["cached"]) == len(stages)
         assert (summary["failed"], summary["interrupted"]) == ([], False)
     for stage in stages:
         assert trail(store, stage) == [1, 2, 3], "each stage ran once"
-        assert [a.state for a in read_attempts(store.directory(stage)) if a.state != "cancelled"] == ["done"]
+        assert [state for state in states(store, stage) if state != "cancelled"] == ["done"]
 
 
 def test_two_drivers_at_once_run_each_stage_once(store: Store, drive: Any) -> None:
-    run_two_drivers(store, drive, "inline", "process")
+    run_two_drivers(store, drive, INLINE, PROCESS)
 
 
 @pytest.mark.slow
 def test_two_ray_drivers_at_once_run_each_stage_once(store: Store, drive: Any) -> None:
-    run_two_drivers(store, drive, "ray", "ray")
+    run_two_drivers(store, drive, RAY, RAY)

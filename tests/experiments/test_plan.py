@@ -8,13 +8,14 @@ import pytest
 
 from experiments.attempt import NOTHING_SPENT, claim, write_json
 from experiments.code import code_digest
-from experiments.engines import Inventory
+from experiments.engines import Inventory, Node
 from experiments.expand import Trial, expand
-from experiments.plan import Plan, distinct_stages, make_plan
+from experiments.plan import Plan, distinct_stages, make_plan, resource_problems
 from experiments.scale import load_scale
 from experiments.schema import load_sweep
 from experiments.stage import Stage
 from experiments.store import Store
+from tests.experiments.finished import finish
 from tests.quick_stage import quick_stage
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
@@ -46,21 +47,6 @@ def chain(seed: int = 0, **own: Any) -> tuple[Stage, ...]:
     pretrain = quick_stage(**own)
     finetune = quick_stage("finetune", task="msrvtt", parents=(pretrain,), seed=seed)
     return pretrain, finetune, quick_stage("evaluate", task="msrvtt", parents=(finetune,), seed=None)
-
-
-def finish(store: Store, stage: Stage, hours: float, *, lost: float = 0.0, unit: str = "CPU h") -> Path:
-    """Publish a result that took so many hours, 0.25 of them overhead, after an attempt of `lost` hours."""
-    directory = store.prepare(stage)
-    useful_s = (hours - 0.25) * 3600
-    if lost:
-        account = NOTHING_SPENT | {"spent_s": lost * 3600, "train_s": lost * 3600}
-        claim(directory, {"unit": unit}).end("interrupted", account, "")
-    lease = claim(directory, {"unit": unit})
-    result = {"fingerprint": stage.fingerprint, "useful_s": useful_s, "code": code_digest(stage.kind)}
-    write_json(directory / "result.json", result)
-    account = NOTHING_SPENT | {"spent_s": hours * 3600, "train_s": useful_s, "useful_s": useful_s}
-    lease.end("done", account, "published")
-    return directory
 
 
 def states(plan: Plan) -> list[str]:
@@ -102,9 +88,7 @@ def test_hours_row_by_row_count_a_shared_stage_for_each_trial_and_hours_to_spend
     assert plan.row_by_row() == pytest.approx(2 * (4.0 + 1.0 + 0.5))
     assert plan.to_spend() == pytest.approx(1.0 + 0.5)
     assert plan.unit == "CPU h"
-    assert plan.source == (
-        "median of earlier stages that differ in swept settings only: 1 finetune.msrvtt, 1 evaluate.msrvtt"
-    )
+    assert plan.source == ("measured; median of earlier stages of the same shape: 1 finetune.msrvtt, 1 evaluate.msrvtt")
     assert plan.to_json()["hours"]["to_spend"] == pytest.approx(1.5)
 
 
@@ -188,10 +172,46 @@ def test_states_on_the_way(store: Store, real_trials: list[Trial]) -> None:
 def test_a_stage_that_asks_for_too_much_is_a_problem_until_it_is_done(store: Store, real_trials: list[Trial]) -> None:
     greedy = quick_stage(gpus=2, cpus=4)
     trial = with_stages(real_trials[0], (greedy,))
-    small, large = Inventory(cpus=4, gpus=0), Inventory(cpus=4, gpus=2)
+    small, large = Inventory((Node(cpus=4),)), Inventory((Node(cpus=4, gpus=2),))
     told = "resources.pretrain.gpus: 2 is more than one stage can have here; at most 0"
     assert make_plan([trial], store, small).problems == [told]
     assert make_plan([trial], store, large).problems == []
     assert make_plan([trial], store).problems == []
     finish(store, greedy, 1.0, unit="H200 GPU h")
     assert make_plan([trial], store, small).problems == []
+
+
+MIXED = Inventory((Node(cpus=32), Node(cpus=4, gpus=2, accelerators=("A6000",)), Node(cpus=8, gpus=1)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"cpus": 32}, None),
+        ({"cpus": 4, "gpus": 2}, None),
+        ({"gpus": 2, "accelerator": "A6000"}, None),
+        # Two machines have three GPUs, none has them all.
+        ({"gpus": 3}, "resources.pretrain.gpus: 3 is more than one stage can have here; at most 2"),
+        ({"cpus": 33}, "resources.pretrain.cpus: 33 is more than one stage can have here; at most 32"),
+        (
+            {"cpus": 8, "gpus": 2},
+            "resources.pretrain: 8 cpus with 2 gpus are more than one machine has here;"
+            " the machines have 32 with 0, 4 with 2, 8 with 1",
+        ),
+        (
+            {"gpus": 1, "accelerator": "H100"},
+            "resources.pretrain.accelerator: 'H100' is not here; there is A6000",
+        ),
+        (
+            {"cpus": 8, "gpus": 1, "accelerator": "A6000"},
+            "resources.pretrain.cpus: 8 is more than one stage can have here; at most 4",
+        ),
+    ],
+)
+def test_a_stage_must_fit_on_one_machine(asked: dict[str, Any], told: str | None) -> None:
+    assert resource_problems([quick_stage(**asked)], MIXED) == ([] if told is None else [told])
+
+
+def test_a_type_of_gpu_is_not_there_where_nothing_tells_types() -> None:
+    (problem,) = resource_problems([quick_stage(gpus=1, accelerator="A6000")], Inventory((Node(cpus=4, gpus=2),)))
+    assert problem == "resources.pretrain.accelerator: 'A6000' is not here; there is no GPU of known type"

@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 
 from experiments.attempt import read_attempts
+from experiments.budget import Budget
 from experiments.engines import JobState
-from experiments.scheduler import Event, Scheduler, Summary, killed_by, worker_job
+from experiments.engines.inline import InlineEngine
+from experiments.events import Event, Summary
+from experiments.prices import Prices
+from experiments.scheduler import Scheduler, killed_by, worker_job
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
 from smaug_core.errors import SmaugError
+from tests.experiments.finished import finish
 from tests.faults import full_disk
 from tests.process_engine import ProcessEngine
 from tests.quick_stage import quick_stage
@@ -316,7 +321,7 @@ def test_a_job_without_gpus_sees_none(store: Store) -> None:
     assert job.command[-2:] == ("--device", "cpu")
     job = worker_job(quick_stage(gpus=4), store.prepare(quick_stage()), store.home / "data")
     assert "CUDA_VISIBLE_DEVICES" not in job.env
-    assert (job.gpus, job.command[-2:]) == (4, ("--device", "cuda"))
+    assert (job.gpus, job.command[-4:]) == (4, ("--device", "cuda", "--processes", "4"))
 
 
 @pytest.mark.parametrize(
@@ -329,3 +334,93 @@ def test_a_job_without_gpus_sees_none(store: Store) -> None:
 )
 def test_why_a_job_ended_is_said_in_words(state: JobState, words: str) -> None:
     assert killed_by(state) == words
+
+
+def test_a_budget_holds_back_what_would_exceed_it_and_nothing_that_fits(store: Store, engine: ProcessEngine) -> None:
+    finish(store, quick_stage(seed=100), 2.0)
+    dear = [quick_stage(seed=seed, hold_at=1, steps=3) for seed in (1, 2)]
+    finish(store, quick_stage(seed=101, hold_at=1, steps=3), 2.0)
+    child = quick_stage("finetune", parents=(dear[1],))
+    budget = Budget(store, Prices(store), limit=3.0)
+
+    def release(event: Event) -> None:
+        if event.kind == "held" and event.stage == dear[1]:
+            for stage in dear:
+                (store.directory(stage) / "go").touch()
+
+    summary, told = schedule(store, engine, *dear, child, on_event=release, budget=budget)
+    assert ("held", "pretrain") in kinds(told)
+    assert dear[0] in summary.done
+    assert dear[1] in summary.done, "the first took seconds, not the 2 h that were promised to it"
+    assert child in summary.done
+    assert summary.complete
+
+
+def test_what_a_budget_never_allows_is_left_with_all_that_builds_on_it(store: Store, engine: ProcessEngine) -> None:
+    finish(store, quick_stage(seed=100), 2.0)
+    dear, free = quick_stage(seed=1), quick_stage(steps=1)
+    child = quick_stage("finetune", parents=(dear,))
+    summary, _ = schedule(store, engine, dear, child, free, budget=Budget(store, Prices(store), limit=1.0))
+    assert summary.done == [free]
+    ((held, why),) = summary.held
+    assert held == dear and why.startswith("2 CPU h more would exceed the 1 allowed")
+    assert summary.blocked == [(child, "pretrain")]
+    assert not summary.complete and not summary.interrupted
+
+
+def test_a_stage_without_room_fails_with_no_record_and_the_next_run_tries_it(
+    store: Store, engine: ProcessEngine
+) -> None:
+    stage, child = quick_stage(), quick_stage("finetune", parents=(quick_stage(),))
+    summary, _ = schedule(store, engine, stage, child, room_problem=lambda stage: "needs 3 GB, 1 GB is free")
+    assert summary.failed == [(stage, "needs 3 GB, 1 GB is free")]
+    assert summary.blocked == [(child, "pretrain")]
+    assert engine.submitted == [] and store.record(stage).state == "new"
+    summary, _ = schedule(store, engine, stage, child)
+    assert summary.done == [stage, child]
+
+
+@pytest.mark.parametrize("kind", ["process", "inline"])
+def test_a_cancelled_stage_saves_its_state_and_the_same_command_continues(
+    store: Store, engine: ProcessEngine, kind: str
+) -> None:
+    chosen = engine if kind == "process" else InlineEngine()
+    first, child = quick_stage(steps=5, hold_at=2), quick_stage("finetune", parents=(quick_stage(steps=5, hold_at=2),))
+    never, other = quick_stage(seed=3), quick_stage(seed=4)
+    asked: set[str] = {never.fingerprint}
+    told = []
+
+    def watch(event: Event) -> None:
+        told.append((event.kind, event.stage))
+
+    def cancellations() -> set[str]:
+        at_work = store.has_attempt(first, 1) and read_attempts(store.directory(first))[-1].progress["step"] == 2
+        return asked | ({first.fingerprint} if at_work or kind == "inline" else set())
+
+    options: dict[str, Any] = {"data_root": store.home, "on_event": watch}
+    scheduler = Scheduler([first, child, never, other], store, chosen, cancellations=cancellations, **options)
+    summary = scheduler.run()
+    assert first in [stage for stage, _ in summary.cancelled]
+    assert (child, "pretrain") in summary.blocked
+    assert other in summary.done
+    assert not summary.failed and not summary.interrupted and not summary.complete
+    assert store.record(first).state == "resume"
+    (store.directory(first) / "go").touch()
+    again = Scheduler([first, child, never, other], store, chosen, **options).run()
+    assert again.complete
+    assert trail(store, first) == [1, 2, 3, 4, 5]
+
+
+def test_no_more_jobs_are_submitted_at_once_than_an_engine_can_take(
+    store: Store, engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.scheduler.SUBMITTED_AT_ONCE", 2)
+    most = 0
+
+    def count(event: Event) -> None:
+        nonlocal most
+        most = max(most, sum(process.poll() is None for process in engine.processes.values()))
+
+    summary, _ = schedule(store, engine, *(quick_stage(seed=seed) for seed in range(5)), on_event=count)
+    assert len(summary.done) == 5
+    assert most <= 2

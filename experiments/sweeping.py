@@ -1,0 +1,347 @@
+"""The verbs that plan and run sweeps."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from experiments.options import (
+    DONE,
+    FAILED,
+    OVER_BUDGET,
+    REFUSED,
+    ROOT,
+    Address,
+    EngineName,
+    Home,
+    Json,
+    MaxHours,
+    Only,
+    ScaleName,
+    Settings,
+    SweepFiles,
+    complain,
+    home_folder,
+    new_console,
+    print_json,
+)
+from smaug_core.errors import SmaugError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from experiments.describe import PublishedHours
+    from experiments.driver import Drive
+    from experiments.engines import Engine, Inventory
+    from experiments.plan import Plan
+    from experiments.prices import Rate
+    from experiments.request import Request
+    from experiments.store import Store
+
+sweeping = typer.Typer(rich_markup_mode=None)
+
+Probe = Annotated[
+    bool, typer.Option("--probe", help="time some steps on the device first, where nothing else tells hours")
+]
+
+
+@sweeping.command()
+def run(
+    files: SweepFiles,
+    scale: ScaleName = "tiny",
+    set_: Settings = [],  # noqa: B006  typer copies it
+    only: Only = [],  # noqa: B006
+    engine: EngineName = "ray",
+    address: Address = None,
+    plan_: Annotated[bool, typer.Option("--plan", help="only say what would be done")] = False,
+    max_hours: MaxHours = None,
+    retry_failed: Annotated[bool, typer.Option(help="try stages again that failed before")] = False,
+    accept_stale: Annotated[bool, typer.Option(help="use results of older code, and mark them")] = False,
+    rerun_stale: Annotated[bool, typer.Option(help="put results of older code aside and run them again")] = False,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Run sweeps, or continue them where they stopped, and show their tables."""
+    if plan_:
+        return plan(files, scale, set_, only, engine, address, max_hours, None, False, home, json_)
+    from experiments.driver import Terms, drive
+    from experiments.store import Store
+
+    request, console = _request(files, scale, set_, only, home, max_hours), new_console(to_stderr=json_)
+    make_engine, store = _engine_maker(engine, request.home, address), Store(request.home)
+    inventory = _inventory(make_engine, address)
+    made, limit = _planned(request, inventory)
+    _refuse_problems(made, request.home)
+    if limit is not None and made.to_spend() is None:
+        _probe(made, store, make_engine, console)
+        made, limit = _planned(request, inventory)
+    _refuse_over_budget(made, limit)
+    if made.in_state("stale"):
+        made = _settle_stale(made, store, accept_stale, rerun_stale, lambda: _planned(request, inventory)[0])
+    _show_plan(made, console)
+    if limit is not None and made.to_spend() is None:
+        complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
+    terms = Terms(limit=limit, retry_failed=retry_failed, published=_published_rate)
+    outcome = drive(made, store, make_engine, console, terms)
+    _complain_of(outcome, store)
+    if outcome.told and not json_:
+        _show_tables(store.home, console, made)
+    elif not outcome.told:
+        complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
+    _show_end(outcome, store, console, as_json=json_)
+    held_only = outcome.summary.held and not outcome.summary.failed
+    raise typer.Exit(DONE if outcome.summary.complete else OVER_BUDGET if held_only else FAILED)
+
+
+@sweeping.command()
+def plan(
+    files: SweepFiles,
+    scale: ScaleName = "tiny",
+    set_: Settings = [],  # noqa: B006
+    only: Only = [],  # noqa: B006
+    engine: EngineName = "ray",
+    address: Address = None,
+    max_hours: MaxHours = None,
+    why: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="say what differs from the nearest finished stage")
+    ] = None,
+    probe: Probe = False,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Say what sweeps would do and cost, without starting anything."""
+    from experiments.store import Store
+
+    request = _request(files, scale, set_, only, home, max_hours)
+    make_engine, store = _engine_maker(engine, request.home, address), Store(request.home)
+    inventory = _inventory(make_engine, address)
+    made, limit = _planned(request, inventory)
+    if probe and not made.problems:
+        _probe(made, store, make_engine, new_console(to_stderr=True))
+        made, limit = _planned(request, inventory)
+    if why is not None:
+        from experiments.why import explain
+
+        explanation = explain(made, why, store)
+        print_json(explanation.to_json()) if json_ else typer.echo("\n".join(explanation.lines()))
+    elif json_:
+        print_json(made.to_json())
+    else:
+        _show_plan(made, new_console(), every_stage=True)
+        for problem in made.problems:
+            complain(f"problem: {problem}")
+    raise typer.Exit(OVER_BUDGET if _over(made, limit) else DONE)
+
+
+def _request(
+    files: Sequence[Path],
+    scale: str,
+    set_: Sequence[str],
+    only: Sequence[str],
+    home: Path | None,
+    max_hours: float | None,
+) -> "Request":
+    from experiments.request import Request
+
+    # The files of that name beside the code, where there are none here: the commands in the docs work from any folder.
+    found = [ROOT / file if not file.exists() and (ROOT / file).exists() else file for file in files]
+    return Request(files=found, scale=scale, set_=set_, only=only, home=home_folder(home), max_hours=max_hours)
+
+
+def _planned(request: "Request", inventory: "Inventory") -> "tuple[Plan, float | None]":
+    return request.plan(inventory, _published_rate)
+
+
+def _engine_maker(name: str, home: Path, address: str | None = None) -> "Callable[[], Engine]":
+    if name not in ("inline", "ray"):
+        raise SmaugError(f"--engine {name}: is unknown; right would be ray or inline")
+    if name == "inline":
+        if address is not None:
+            raise SmaugError(f"--address {address}: is a Ray cluster's, and --engine inline runs in this process")
+        from experiments.engines.inline import InlineEngine
+
+        return InlineEngine
+    from experiments.engines.ray_tune import RayEngine
+
+    return lambda: RayEngine(home, address)
+
+
+def _inventory(make_engine: "Callable[[], Engine]", address: str | None) -> "Inventory":
+    """What there is to run on; a cluster is asked, this machine is looked at."""
+    from experiments.engines import local_inventory
+
+    if address is None:
+        return local_inventory()
+    with closing(make_engine()) as engine:
+        return engine.inventory()
+
+
+def _refuse_problems(made: "Plan", home: Path) -> None:
+    from experiments.mounts import tracking_problem
+
+    problems = [*made.problems, *filter(None, [tracking_problem(home)])]
+    for problem in problems:
+        complain(problem)
+    if problems:
+        raise typer.Exit(REFUSED)
+
+
+def _refuse_over_budget(made: "Plan", limit: float | None) -> None:
+    if _over(made, limit):
+        complain(f"{_price(made)} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
+        raise typer.Exit(OVER_BUDGET)
+
+
+def _over(made: "Plan", limit: float | None) -> bool:
+    to_spend = made.to_spend()
+    return limit is not None and to_spend is not None and to_spend > limit
+
+
+def _price(made: "Plan") -> str:
+    hours = made.to_spend()
+    if hours is None:
+        return f"hours not known ({made.source})"
+    return f"{hours:.4g} {made.unit or 'h'}" + (f" ({made.source})" if hours else "")
+
+
+def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", console: "Console") -> None:
+    """Time some steps of what nothing tells the price of; where that fails, say so and go on without."""
+    from experiments.driver import prepare_data
+    from experiments.probe import find_rate
+
+    prepare_data([trial.config for trial in made.trials], store.home / "data", console)
+    try:
+        with closing(make_engine()) as engine:
+            find_rate(made, store, engine, store.home / "data")
+    except SmaugError as error:
+        complain(f"no probe: {error}")
+
+
+def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again: "Callable[[], Plan]") -> "Plan":
+    """Refuse results of other code, accept them, or put them aside and plan anew."""
+    from experiments.driver import set_aside_stale
+
+    if rerun:
+        complain(f"{set_aside_stale(made, store)} stages put aside")
+        return again()
+    if accept:
+        return made
+    for planned in made.in_state("stale"):
+        complain(f"{planned.stage.name}: was made by other code; differing: {', '.join(planned.changed)}")
+    complain("--accept-stale uses these results and marks them; --rerun-stale runs them again")
+    raise typer.Exit(REFUSED)
+
+
+def _show_plan(made: "Plan", console: "Console", *, every_stage: bool = False) -> None:
+    from experiments.driver import labels
+
+    told = made.to_json()
+    counts = ", ".join(f"{count} {state}" for state, count in told["stages"].items() if count and state != "total")
+    sweeps = ", ".join(dict.fromkeys(trial.sweep.name for trial in made.trials))
+    lines = [
+        f"{sweeps} at scale {made.trials[0].scale}: {told['trials']} trials,"
+        f" {told['stages']['total']} stages ({counts})",
+        f"to spend: {_price(made)}",
+    ]
+    names, hours = labels(made.trials), told["hours"]
+    for planned in made.stages if every_stage else []:
+        price = "" if planned.hours is None else f"  {planned.hours:.3g} {planned.price.unit}"
+        fingerprint = planned.stage.fingerprint
+        lines.append(f"  {planned.state:8}{fingerprint[:12]}  {names[fingerprint]}{price}")
+    if every_stage and hours["row_by_row"] is not None:
+        lines.append(
+            f"every row alone: {hours['row_by_row']:,.4g} {made.unit or 'h'}, of it pre-training"
+            f" {hours['pretrain']['row_by_row']:,.4g}; left to spend, each stage once: {hours['to_spend']:,.4g}, of it"
+            f" pre-training {hours['pretrain']['to_spend']:,.4g}"
+        )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _complain_of(outcome: "Drive", store: "Store") -> None:
+    """What did not come to its end, and why."""
+    summary = outcome.summary
+    for stage, message in summary.failed:
+        complain(f"{stage.name} failed: {message}\n  its folder: {store.directory(stage)}")
+    for stage, message in summary.cancelled:
+        complain(f"{stage.name} cancelled {message}")
+    for stage, message in summary.held:
+        complain(f"{stage.name} not started: {message}")
+    if summary.interrupted:
+        complain("stopped; the same command continues")
+
+
+def _show_end(outcome: "Drive", store: "Store", console: "Console", *, as_json: bool) -> None:
+    summary, compared = outcome.summary, outcome.comparison
+    if as_json:
+        print_json(_told(outcome, store))
+        return
+    console.print(f"{len(summary.done)} stages run, {len(summary.cached)} done before; {outcome.seconds:.0f} s")
+    if compared.stages and compared.unit and compared.predicted:
+        console.print(
+            f"{compared.stages} stages were predicted at {compared.predicted:.3g} {compared.unit} and took"
+            f" {compared.actual:.3g} ({compared.actual / compared.predicted - 1:+.0%})",
+            highlight=False,
+        )
+
+
+def _told(outcome: "Drive", store: "Store") -> dict[str, Any]:
+    """A run's end for programs."""
+    summary, compared = outcome.summary, outcome.comparison
+
+    def with_reason(stages: Sequence[Any]) -> list[dict[str, str]]:
+        return [
+            {"fingerprint": s.fingerprint, "name": s.name, "message": why, "folder": str(store.directory(s))}
+            for s, why in stages
+        ]
+
+    return {
+        "done": [stage.fingerprint for stage in summary.done],
+        "cached": [stage.fingerprint for stage in summary.cached],
+        "failed": with_reason(summary.failed),
+        "cancelled": with_reason(summary.cancelled),
+        "held": with_reason(summary.held),
+        "blocked": with_reason(summary.blocked),
+        "interrupted": summary.interrupted,
+        "recorded": outcome.told,
+        "seconds": outcome.seconds,
+        "hours": {
+            "spent": outcome.spent,
+            "predicted": compared.predicted,
+            "actual": compared.actual,
+            "stages_compared": compared.stages,
+            "unit": compared.unit,
+        },
+    }
+
+
+def _show_tables(home: Path, console: "Console", made: "Plan") -> None:
+    from reports.render import read_tables, to_terminal
+
+    sweeps, scale = {trial.sweep.name for trial in made.trials}, made.trials[0].scale
+    for table in read_tables(home):
+        if table.trials and table.trials[0].sweep in sweeps and table.trials[0].scale == scale:
+            to_terminal(table, console)
+
+
+def _published_rate() -> "Rate":
+    from experiments.describe import PAPER_SCALE, paper_rate
+    from experiments.scale import load_scale
+
+    return paper_rate(load_scale(PAPER_SCALE), published_hours())
+
+
+def published_hours() -> "PublishedHours":
+    """What the paper's tables say about hours of pre-training."""
+    from experiments.describe import PublishedHours
+    from reports.published import load_published, sweep_files
+
+    tables = {number: table for number, table in load_published().items() if "pretrain.hours" in table.columns}
+    files = sweep_files()
+    return PublishedHours(
+        hours={n: {row: values["pretrain.hours"] for row, values in t.rows.items()} for n, t in tables.items()},
+        sweeps={number: ROOT / files[number] for number in tables},
+        default=next((number, table.default) for number, table in tables.items() if table.default is not None),
+    )

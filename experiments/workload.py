@@ -1,0 +1,114 @@
+"""How much work a stage is, in multiply-accumulates: its settings and the sizes of its data, in closed form."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from smaug_core.config import (
+    ClipShape,
+    DataConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    PretrainVideoConfig,
+    clip_shape,
+    from_settings,
+    image_size_after,
+)
+from smaug_core.cost import TRAINING, StepShape, evaluation_macs, published_accounting, step_cost, step_of, total_macs
+from smaug_core.data.corpora import EMBEDDED, published_size
+from smaug_core.data.moving_shapes import split_sizes
+from smaug_core.data.published import PUBLISHED
+from smaug_core.data.text import load_tokenizer
+
+Settings = Mapping[str, Any]
+"""The sub-trees that a stage reads, as JSON holds them."""
+Training = PretrainConfig | PretrainVideoConfig | FinetuneConfig
+
+TRAININGS: dict[str, type[Training]] = {
+    "pretrain": PretrainConfig,
+    "pretrain_video": PretrainVideoConfig,
+    "finetune": FinetuneConfig,
+}
+"""The section of each kind of training."""
+VOCABULARIES = {"bert-base-uncased": 30_522}
+"""Tokens of a vocabulary that is known without its file."""
+
+
+def stage_macs(kind: str, settings: Settings, before: Settings | None, *, as_published: bool = False) -> int:
+    """Multiply-accumulates of a whole stage.
+
+    Args:
+        kind: of the stage.
+        settings: the stage's.
+        before: those of the stage it starts from; none for the first one.
+        as_published: count pre-training as the paper's hours do (`published_accounting`).
+
+    Raises:
+        SmaugError: a source of data whose size is not known, or no vocabulary of that name is here.
+    """
+    if kind == "evaluate":
+        assert before is not None
+        return _evaluation(settings, before)
+    training = training_of(kind, settings)
+    sources = [training.dataset] if isinstance(training, FinetuneConfig) else training.corpus
+    seen = training.epochs * captions(sources, settings)
+    return seen * step_macs(kind, settings, as_published=as_published and kind != "finetune")
+
+
+def step_macs(kind: str, settings: Settings, *, as_published: bool = False) -> int:
+    """Multiply-accumulates of one sample in a step of a training, forward and backward."""
+    model, shape = step_shape(kind, settings)
+    if as_published:
+        model, shape = published_accounting(model, shape)
+    return TRAINING * total_macs(step_cost(model, shape))
+
+
+def training_of(kind: str, settings: Settings) -> Training:
+    """The section of a training stage."""
+    return from_settings(TRAININGS[kind], settings[kind], kind)
+
+
+def step_shape(kind: str, settings: Settings) -> tuple[ModelConfig, StepShape]:
+    """The model at the size a training stage sees frames in, and what its steps look like."""
+    model, training = from_settings(ModelConfig, settings["model"], "model"), training_of(kind, settings)
+    if isinstance(training, FinetuneConfig):
+        model = image_size_after(model, training.image_size_ratio)
+    return model, step_of(training, vocabulary_size(model.tokenizer))
+
+
+def captions(sources: Iterable[str], settings: Settings, split: str = "train") -> int:
+    """Captions in a split of some sources: as `data` decides for embedded ones, as published for real ones.
+
+    Raises:
+        SmaugError: a source is unknown.
+    """
+    return sum(_split_size(source, settings, split) for source in sources)
+
+
+def vocabulary_size(tokenizer: str) -> int:
+    """Tokens of `model.tokenizer`.
+
+    Raises:
+        SmaugError: there is no such vocabulary here.
+    """
+    return VOCABULARIES.get(tokenizer) or load_tokenizer(tokenizer).vocab_size
+
+
+def _split_size(source: str, settings: Settings, split: str) -> int:
+    if source in EMBEDDED:
+        return split_sizes(EMBEDDED[source], from_settings(DataConfig, settings["data"], "data"))[split]
+    return published_size(source, split)
+
+
+def _evaluation(settings: Settings, before: Settings) -> int:
+    test = from_settings(EvaluateConfig, settings["evaluate"], "evaluate")
+    model, trained, ratio = from_settings(ModelConfig, settings["model"], "model"), ClipShape(), 1.0
+    for kind in ("pretrain_video", "finetune"):
+        if kind in before:
+            trained = clip_shape(before[kind]["frames"], before[kind]["selected"])
+            ratio = before[kind].get("image_size_ratio", 1.0)
+    questions = _split_size(test.dataset, settings, test.split)
+    clips = questions if test.dataset in EMBEDDED else PUBLISHED[test.dataset].media[test.split]
+    pairs = min(clips * questions, (clips + questions) * test.rerank)  # where no pair is among the best both ways
+    return evaluation_macs(image_size_after(model, ratio), trained, test, clips=clips, captions=questions, pairs=pairs)
