@@ -184,12 +184,15 @@ def doctor(scale: ScaleName = "tiny", home: Home = None, json_: Json = False) ->
 
 
 @care.command()
-def sync(home: Home = None) -> None:
+def sync(home: Home = None, json_: Json = False) -> None:
     """Make MLflow tell all that the store holds; may be repeated."""
     from experiments.tracking import sync as record
 
     stages, trials = record(home_folder(home))
-    typer.echo(f"{stages} stages and {trials} trials are recorded")
+    if json_:
+        print_json({"stages": stages, "trials": trials})
+    else:
+        typer.echo(f"{stages} stages and {trials} trials are recorded")
 
 
 @care.command()
