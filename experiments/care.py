@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.options import DONE, FAILED, Home, Json, complain, home_folder, new_console, print_json
+from experiments.options import DONE, FAILED, Home, Json, ScaleName, complain, home_folder, new_console, print_json
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
@@ -164,6 +164,24 @@ def gc(
     for each, reason in removed.left:
         complain(f"{each.path}: was left ({reason})")
     raise typer.Exit(FAILED if removed.left else DONE)
+
+
+@care.command()
+def doctor(scale: ScaleName = "tiny", home: Home = None, json_: Json = False) -> None:
+    """Check what a run needs, from Python to the disk, and say how to mend what is wrong; exit 1 with faults."""
+    from dataclasses import asdict
+
+    from experiments.doctor import examine, lines_of
+    from experiments.scale import load_scale
+
+    findings = []
+    for finding in examine(home_folder(home), load_scale(scale)):
+        findings.append(finding)
+        for line in () if json_ else lines_of(finding):
+            typer.echo(line)
+    if json_:
+        print_json([asdict(finding) for finding in findings])
+    raise typer.Exit(FAILED if any(finding.level == "fault" for finding in findings) else DONE)
 
 
 @care.command()

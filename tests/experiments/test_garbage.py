@@ -270,8 +270,8 @@ def test_no_link_leads_out_of_the_home(tmp_path, where):
 def test_nothing_but_its_own_folders_is_deleted(tmp_path):
     made = trial()
     path = write_trial(tmp_path, made)
-    for made in ("data", "store"):
-        (tmp_path / made).mkdir()
+    for folder_name in ("data", "store"):
+        (tmp_path / folder_name).mkdir()
     for wrong in (path, tmp_path / "data", tmp_path / "store", tmp_path, tmp_path / "store" / ".." / "data"):
         fake = Garbage(path=wrong, kind="trash", why="", size=0)
         assert remove(tmp_path, [fake], Ledger()).left == [(fake, "is a link, or leads outside of this home's folders")]

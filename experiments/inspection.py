@@ -1,0 +1,198 @@
+"""Whether a home folder, its data and its records hold: the second half of `smaug doctor`."""
+
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from experiments.attempt import StoreError, read_attempts, read_json
+from experiments.catalog import Catalog
+from experiments.chain import cut_stages, resolved
+from experiments.drivers import living
+from experiments.finding import Finding, fault, fine, probe, warning
+from experiments.mounts import FileSystem, database_file, file_system_of, ledger_uri, read_mounts, tracking_problem
+from experiments.room import existing, in_words, room_needed
+from experiments.scale import Scale
+from smaug_core.config import DataConfig
+from smaug_core.data import moving_shapes
+from smaug_core.data.corpora import EMBEDDED, SPLITS, read_source
+from smaug_core.data.published import PUBLISHED
+from smaug_core.data.video import read_frames
+from smaug_core.errors import ClipError, SmaugError
+
+SAMPLE = 16
+"""Media files of a real corpus that are decoded; of embedded data it is all of them."""
+NAMED = 3
+"""Damaged files that are named; the rest is counted."""
+LEAST_FILES = 10_000
+"""A file system that takes fewer new files ends a sweep soon."""
+TRACKING = """
+import json, sys
+from pathlib import Path
+from experiments.tracking import read_trials
+print(json.dumps({"trials": len(read_trials(Path(sys.argv[1])))}))
+"""
+
+
+def check_data(scale: Scale, home: Path) -> Iterator[Finding]:
+    """The data of a scale's slots: embedded data against its manifest, real media by its annotations and a sample."""
+    config = scale.base_config()
+    sources = dict.fromkeys([*(s for slot in scale.corpora.values() for s in slot), *scale.datasets.values()])
+    for source in sources:
+        if source in EMBEDDED and config.data is not None:
+            yield _embedded(source, config.data, home / "data")
+        elif source in PUBLISHED:
+            yield _real(source, home / "data")
+
+
+def _embedded(name: str, config: DataConfig, root: Path) -> Finding:
+    source, check = EMBEDDED[name], f"data {name}"
+    folder = moving_shapes.directory(source, config, root)
+    if not moving_shapes.is_rendered(source, config, root):
+        return fine(check, "not rendered yet; a run does it, or `smaug data`")
+    damaged, count = [], 0
+    try:
+        for split in moving_shapes.split_sizes(source, config):
+            for row in moving_shapes.open_split(folder, split):
+                count += 1
+                damaged += _unreadable(folder / row["media"])
+    except SmaugError as error:
+        return fault(check, str(error), f"rm -r {folder}, then `smaug data --scale` renders it again")
+    if damaged:
+        return fault(check, _some(damaged, count), f"rm -r {folder}, then `smaug data` renders it again")
+    return fine(check, f"{count} files decode; a sample as when rendered")
+
+
+def _real(name: str, root: Path) -> Finding:
+    check, folder = f"data {name}", root / name
+    missing = [split for split in SPLITS[name] if not (folder / "annotations" / f"{split}.json").exists()]
+    if missing:
+        wanted = ", ".join(f"{folder}/annotations/{split}.json" for split in missing)
+        return warning(
+            check, f"not here: {', '.join(missing)}", f"put annotations at {wanted}, media in {folder}/media"
+        )
+    damaged, count, looked = [], 0, 0
+    try:
+        for split in SPLITS[name]:
+            items = read_source(name, split, None, root)
+            picked = min(SAMPLE, len(items))
+            count, looked = count + len(items), looked + picked
+            damaged += [why for k in range(picked) for why in _unreadable(items[k * len(items) // picked].media)]
+    except SmaugError as error:
+        return fault(check, str(error), "mend or fetch that file again")
+    if damaged:
+        return fault(check, _some(damaged, looked), "fetch these files again")
+    return fine(check, f"{count} captions; {looked} sampled files decode")
+
+
+def _unreadable(path: Path) -> list[str]:
+    try:
+        read_frames(path, lambda available: [0])  # the whole file is read, its first frame decoded
+    except ClipError as error:
+        return [str(error)]
+    return []
+
+
+def _some(damaged: list[str], count: int) -> str:
+    more = f"; and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
+    return f"{len(damaged)} of {count} files are damaged: {'; '.join(damaged[:NAMED])}{more}"
+
+
+def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator[Finding]:
+    """Where the ledger is, and whether it answers."""
+    uri, check = ledger_uri(home), "mlflow"
+    if (problem := tracking_problem(home, mounts)) is not None:
+        yield fault(
+            check, problem.partition("; right would be ")[0], "use " + problem.partition("; right would be ")[2]
+        )
+        return
+    file = database_file(uri)
+    if file is not None and file.exists() and (why := database_fault(file)) is not None:
+        mend = f"mv {file} {file}.damaged, then `smaug sync` writes it anew from the store"
+        yield fault(check, f"{file}: {why}", mend)
+        return
+    told = probe(TRACKING, str(home), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    if isinstance(told, str):
+        mend = "see that the server is up and MLFLOW_TRACKING_URI right" if file is None else "see the message"
+        yield fault(check, f"{uri}: {told}", f"{mend}; runs go on without it, and `smaug sync` catches up")
+    elif file is not None and not file.exists():
+        yield fine(check, f"loads; {uri} is made by the first run")
+    else:
+        yield fine(check, f"{uri} answers, {told['trials']} trials")
+
+
+def database_fault(file: Path) -> str | None:
+    """What is wrong with an SQLite file, in words, by its own check; none if nothing is."""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+            rows = database.execute("PRAGMA quick_check(3)").fetchall()
+    except sqlite3.Error as error:
+        return f"cannot be read ({error})"
+    told = "; ".join(str(row[0]) for row in rows)
+    return None if told == "ok" else told
+
+
+def check_disk(scale: Scale, home: Path, mounts: list[FileSystem] | None = None) -> Iterator[Finding]:
+    """Room and kind of the disk that the home folder is on."""
+    folder = existing(home)
+    under = file_system_of(folder.resolve(), read_mounts() if mounts is None else mounts)
+    kind = "" if under is None else f", {under.type}{' over the network' if under.is_network else ''}"
+    free, status = shutil.disk_usage(folder).free, os.statvfs(folder)
+    found = f"{in_words(free)} free at {folder}{kind}"
+    if not os.access(folder, os.W_OK):
+        yield fault("disk", f"{folder} may not be written to", "choose another --home, or mend its permissions")
+        return
+    try:
+        stages = cut_stages(resolved(scale.base_config()), scale.resources, 0, 0)
+        stage = max(stages, key=room_needed)
+        needed = room_needed(stage)
+    except SmaugError as error:
+        yield warning("disk", f"{found}; what scale {scale.name} needs is not known ({error})", "see that message")
+        return
+    if free < needed:
+        told = f"{found}; {stage.name} at scale {scale.name} needs {in_words(needed)}"
+        yield fault("disk", told, "`smaug gc` shows what can go; or choose another --home")
+    elif status.f_files and status.f_favail < LEAST_FILES:
+        yield fault("disk", f"{found}, but only {status.f_favail} more files", "delete files, or choose another --home")
+    else:
+        yield fine("disk", f"{found}; the largest stage at scale {scale.name} needs {in_words(needed)}")
+
+
+def check_stages(home: Path) -> Iterator[Finding]:
+    """Every stage in the store: whole, and held by nobody dead; and whose trials they are."""
+    count, wrong = 0, []
+    for folder in sorted((home / "store").glob("*/*")):
+        if re.fullmatch(r"[0-9a-f]{12}", folder.name):
+            count += 1
+            wrong += list(_stage_findings(folder))
+    for what, look in (("trials", Catalog), ("drivers", living)):
+        try:
+            look(home)
+        except StoreError as error:
+            wrong.append(fault(what, str(error), "delete that file; the next run of its sweep writes it again"))
+    yield from wrong
+    if not wrong:
+        yield fine("stages", f"{count} in {home}, none damaged, none left by a process that died")
+
+
+def _stage_findings(folder: Path) -> Iterator[Finding]:
+    check, redo = f"stage {folder.parent.name}/{folder.name}", f"rm -r {folder}; the next run does it again"
+    try:
+        document, result = read_json(folder / "stage.json"), read_json(folder / "result.json")
+        if document is None:
+            yield warning(check, f"{folder} is half written: it holds no stage.json", redo)
+            return
+        attempts = read_attempts(folder)
+    except StoreError as error:
+        yield fault(check, str(error), redo)
+        return
+    missing = [name for name in (result or {}).get("files", {}) if not (folder / name).exists()]
+    if missing:
+        yield fault(check, f"{folder} is done, but lacks {', '.join(missing)}", redo)
+    if result is None and attempts and attempts[-1].state == "dead":
+        attempt = attempts[-1]
+        died = f"attempt {attempt.number} died without a word (process {attempt.owner['pid']} on"
+        yield warning(check, f"{document['name']}: {died} {attempt.owner['host']})", "the next run continues it")
