@@ -21,7 +21,6 @@ from tests.mlflow_servers import Server, server
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 class Run:
@@ -34,7 +33,7 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.mirrored_run", str(home), str(patience_s), *variants],
             cwd=ROOT,
-            env=kept | QUICK | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri},
+            env=kept | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri},
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
@@ -93,8 +92,6 @@ def assert_complete(home: Path, uri: str, trials: int) -> None:
 
 @pytest.fixture
 def mlflow(tmp_path: Path, monkeypatch) -> Iterator[Server]:
-    for name, value in QUICK.items():
-        monkeypatch.setenv(name, value)
     with server(tmp_path / "server") as running:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", running.uri)
         yield running
@@ -118,7 +115,7 @@ def test_a_server_that_is_killed_and_comes_back_has_everything_at_the_end(home, 
     assert_complete(home, mlflow.uri, 2)
 
 
-def test_a_server_that_answers_no_more_is_left_after_a_while_and_sync_catches_up(home, mlflow):
+def test_a_server_that_answers_no_more_is_left_after_a_while_and_sync_catches_up(home, mlflow, monkeypatch):
     run = Run(home, "10%", "50%", patience_s=1.0, uri=mlflow.uri)
     run.wait_for("started pretrain")
     until(lambda: stages_in(mlflow.uri))
@@ -130,7 +127,9 @@ def test_a_server_that_answers_no_more_is_left_after_a_while_and_sync_catches_up
     assert time.monotonic() - since < 15
     assert "of 6 stages: MLflow " in fault and "`smaug sync` records them later" in fault
     assert int(fault.split()[0]) >= 4  # neither fine-tuning nor evaluation can have arrived
-    with pytest.raises(TrackingError, match="MLflow at http"):
+    with monkeypatch.context() as patch, pytest.raises(TrackingError, match="MLflow at http"):
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         sync(home)
     mlflow.signal(signal.SIGCONT)
     for _ in range(2):
