@@ -1,5 +1,6 @@
 """The ledger in a real MLflow database: recorded twice is recorded once, and what was killed is put right."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from experiments import tracking
 from experiments.attempt import read_json
 from experiments.connection import TrackingError, tracking_uri
 from experiments.ledger import STAGES
@@ -115,6 +117,48 @@ def test_recording_again_adds_no_run_and_no_point(home, client):
             tracker.record_stage(facts)
         tracker.record_trial(facts_of(home, made), driven=True)
     assert snapshot(client, STAGES) | snapshot(client, "smaug/masking_ratio") == before
+
+
+def test_what_has_not_changed_costs_no_call(home, monkeypatch):
+    made = trial()
+    execute(home, made)
+    write_trial(home, made)
+    sync(home)
+    for name in ("get_run", "create_run", "log_batch", "log_dict", "set_tag", "set_terminated", "update_run"):
+        monkeypatch.setattr(MlflowClient, name, lambda *_, name=name, **__: pytest.fail(f"called {name}"))
+    assert sync(home) == (3, 1)
+
+
+def test_a_curve_of_many_points_arrives_in_several_calls(home, client):
+    made = trial()
+    execute(home, made, stages=1)
+    (reported,) = (home / "store" / "pretrain").glob("*/attempts/0001/metrics.jsonl")
+    lines = [json.dumps({"time": 1.0 * s, "step": s, "values": {"loss": 1.0 / s}}) + "\n" for s in range(1, 1001)]
+    reported.write_text("".join(lines))
+    run_id = Tracker(home).record_stage(stage_facts(home, "pretrain", made.stages[0].fingerprint))
+    points = {m.step: m.value for m in client.get_metric_history(run_id, "loss")}
+    assert points == {step: 1.0 / step for step in range(1, 1001)}
+
+
+def test_a_run_that_was_deleted_in_mlflow_is_made_again(home, client):
+    made = trial()
+    execute(home, made)
+    write_trial(home, made)
+    tracker = Tracker(home)
+    first = tracker.record_trial(facts_of(home, made), driven=True)
+    client.delete_run(first)
+    execute(home, made)
+    write_trial(home, made, marks=["changed"])
+    second = tracker.record_trial(facts_of(home, made), driven=True)
+    assert second != first and [row.run_id for row in read_trials(home)] == [second]
+
+
+def test_a_driver_that_hangs_with_the_lock_is_named(home, monkeypatch):
+    monkeypatch.setattr(tracking, "LOCK_S", 0.1)
+    with (home / "tracking.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TrackingError, match="tracking.lock: another process holds it"):
+            Tracker(home).prepare()
 
 
 def test_more_facts_update_the_same_run(home, client):

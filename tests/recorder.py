@@ -1,0 +1,28 @@
+"""Records stages as one of several drivers: `python -m tests.recorder HOME GO FIRST LAST`, once the file GO exists.
+
+They are the stages FIRST to LAST of the home folder in its order, then the very first, then every trial.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from experiments.records import all_stages, trial_documents, trial_facts
+from experiments.tracking import Tracker
+
+
+def main() -> int:
+    home, go, first, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    stages, tracker = list(all_stages(home)), Tracker(home)
+    go.with_name(f"ready-{first}").touch()
+    while not go.exists():
+        time.sleep(0.01)
+    for facts in [*stages[first:last], stages[0]]:
+        tracker.record_stage(facts)
+    for document in trial_documents(home):
+        tracker.record_trial(trial_facts(home, document))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
