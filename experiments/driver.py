@@ -124,7 +124,7 @@ def _marks(trial: Trial, stale: Collection[str]) -> list[str]:
 
 def labels(trials: Sequence[Trial]) -> dict[str, str]:
     """What to call each stage, by fingerprint: its name, and the rows that need it."""
-    rows: dict[str, list[str]] = {}
+    rows: dict[str, dict[str, None]] = {}  # without repetition: two tasks of a row may need one stage
     names: dict[str, str] = {}
     several_seeds = len({trial.seed for trial in trials}) > 1
     several_sweeps = len({trial.sweep.name for trial in trials}) > 1
@@ -132,8 +132,9 @@ def labels(trials: Sequence[Trial]) -> dict[str, str]:
         row = trial.label if several_seeds else trial.variant
         for stage in trial.stages:
             names[stage.fingerprint] = stage.name
-            rows.setdefault(stage.fingerprint, []).append(f"{trial.sweep.name} {row}" if several_sweeps else row)
-    return {fingerprint: f"{names[fingerprint]} {_joined(rows[fingerprint])}" for fingerprint in names}
+            label = f"{trial.sweep.name} {row}" if several_sweeps else row
+            rows.setdefault(stage.fingerprint, {})[label] = None
+    return {fingerprint: f"{names[fingerprint]} {_joined(list(rows[fingerprint]))}" for fingerprint in names}
 
 
 def _joined(rows: Sequence[str]) -> str:
