@@ -9,6 +9,7 @@ torchrun: no GPU is held by a process that nobody waits for.
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -256,8 +257,16 @@ def main() -> int:
     if crew is None:
         raise StoreError(f"{given.folder}: crew.json is missing")
     rank = ("-m", "experiments.ranks", str(given.folder), "--torchrun", str(os.getpid()))
-    torchrun(["--standalone", "--local-addr", "localhost", "--nproc-per-node", str(crew["processes"]), *rank])
+    # Not --standalone: its rendezvous unpickles what it reads from a port that the whole network can reach.
+    where = ("--nnodes", "1", "--master-addr", "127.0.0.1", "--master-port", str(_free_port()))
+    torchrun([*where, "--nproc-per-node", str(crew["processes"]), *rank])
     return DONE
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -247,7 +247,7 @@ class Scheduler:
         elif task.stage.fingerprint in self._unwanted:
             self._cancel(task)
         elif ended or job.exit_code in (None, INTERRUPTED) or job.exit_code < 0:
-            self._try_again(task, record, killed_by(job))
+            self._try_again(task, record, ended["message"] if ended else killed_by(job))
         else:
             self._fail(task, _last_words(record.directory, job))
 

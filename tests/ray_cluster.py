@@ -26,6 +26,8 @@ class RayCluster:
         token.chmod(0o600)
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         self.address = ""
+        self.nodes: list[int] = []
+        """Process ids of their raylets."""
         on_loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         with (folder / "cluster.log").open("w") as log:
@@ -63,7 +65,8 @@ class RayCluster:
             assert line, "the cluster ended"
         told = json.loads(line)
         self.address = told["address"]
-        return int(told["raylet"])
+        self.nodes.append(told["raylet"])
+        return self.nodes[-1]
 
 
 def main() -> None:

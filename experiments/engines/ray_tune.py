@@ -11,10 +11,12 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -56,7 +58,6 @@ QUICK_TO_DOUBT = {
     "RAY_py_gcs_connect_timeout_s": "5",
     "RAY_gcs_rpc_server_connect_timeout_s": "3",
     "RAY_gcs_server_request_timeout_seconds": "20",
-    "RAY_BACKEND_LOG_LEVEL": "error",
 }
 """Else Ray looks for a cluster that is not there for 13 minutes, with a line in between for each try."""
 
@@ -255,18 +256,33 @@ def _join_ray(address: str) -> None:
 
     sources = str(Path(__file__).resolve().parents[2])
     try:
-        ray.init(
-            address=address,
-            runtime_env={"env_vars": {**ENDS_BY_ITSELF, "PYTHONPATH": sources}},
-            logging_level="CRITICAL",
-            log_to_driver=False,
-        )
+        with _silence():
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": {**ENDS_BY_ITSELF, "PYTHONPATH": sources}},
+                logging_level="CRITICAL",
+                log_to_driver=False,
+            )
     except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SmaugError(
             f"--address {address}: no Ray cluster takes us in ({reason[0].rstrip('.')}); right would be HOST:PORT of a"
             " head node's `ray start --head`, a node of the same cluster on this machine, and its token"
         ) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Drop what is written to stderr: Ray's native part warns there of each try, whatever its log level is."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _check_answers(address: str) -> str:
@@ -363,8 +379,13 @@ def tune_jobs(board: _Board, folder: Path) -> None:
 
 
 def supervise(config: dict[str, Any]) -> dict[str, int]:
-    """Run a job's command to its end, in a trial's process; passes a cancellation on, kills it after the grace."""
-    cancel = Path(config["cancel"])
+    """Run a job's command to its end, in a trial's process; passes a cancellation on, kills it after the grace.
+
+    The command is asked to end too where Ray's process of this node has died: Ray leaves us running then, and the
+    driver, told that the node is lost, would wait for ever for a worker that still has the stage. This process ends
+    with it, or Tune, told only 15 s later, would give it the next job.
+    """
+    cancel, raylet = Path(config["cancel"]), os.getppid()
     if cancel.exists():
         return {"exit_code": INTERRUPTED}
     environment = {name: value for name, value in os.environ.items() if name != TOKEN}
@@ -379,7 +400,7 @@ def supervise(config: dict[str, Any]) -> dict[str, int]:
         )
     asked_at: float | None = None
     while child.poll() is None:
-        if asked_at is None and cancel.exists():
+        if asked_at is None and (cancel.exists() or os.getppid() != raylet):
             asked_at = time.monotonic()
             child.terminate()
         if asked_at is not None and time.monotonic() - asked_at > GRACE_S:
@@ -388,6 +409,8 @@ def supervise(config: dict[str, Any]) -> dict[str, int]:
             child.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
             continue
+    if os.getppid() != raylet:
+        os._exit(1)
     return {"exit_code": child.returncode}
 
 

@@ -115,6 +115,11 @@ WIDTH = "  width: 16\n"
         ("moving_shapes/sentence}", "x, evaluate: {frames: @0}}", "evaluate.frames: 0 is not allowed; right would be"),
         ("moving_shapes/sentence}", "x, evaluate: {@rate: 0}}", "setting 'tasks.msrvtt.evaluate.rate' is unknown"),
         ("  evaluate: {cpus: 1,", "  evaluate: {cpus: @0,", "resources.evaluate.cpus: 0 is not allowed; input should"),
+        (
+            "  evaluate: {cpus: 1, gpus: 0",
+            "  evaluate: {cpus: 1, gpus: 0, accelerator: @A6000",
+            "resources.evaluate.accelerator: is a type of GPU, and gpus is 0; drop it, or ask for a GPU",
+        ),
         ("  evaluate: {cpus: 1,", "  evaluate: {cpus: 1, @tpus: 1,", "key 'resources.evaluate.tpus' is unknown; did"),
     ],
 )
@@ -124,6 +129,14 @@ def test_every_fault_is_told_with_its_place(tmp_path, old, new, told):
     line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
     (fault,) = faults_of(tmp_path, marked.replace("@", ""))
     assert fault.startswith(f"s.yaml:{line}:{column}: {told}")
+
+
+def test_a_stage_may_ask_for_a_type_of_gpu(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(SCALE.replace("pretrain: {cpus: 1, gpus: 0}", "pretrain: {cpus: 1, gpus: 4, accelerator: A6000}"))
+    resources = load_scale(str(path)).resources
+    assert resources["pretrain"] == {"cpus": 1, "gpus": 4, "accelerator": "A6000"}
+    assert resources["finetune"] == {"cpus": 1, "gpus": 0}
 
 
 def test_several_faults_are_told_together(tmp_path):

@@ -322,6 +322,8 @@ def test_a_job_without_gpus_sees_none(store: Store) -> None:
     job = worker_job(quick_stage(gpus=4), store.prepare(quick_stage()), store.home / "data")
     assert "CUDA_VISIBLE_DEVICES" not in job.env
     assert (job.gpus, job.command[-4:]) == (4, ("--device", "cuda", "--processes", "4"))
+    one = worker_job(quick_stage(gpus=1, accelerator="H100"), store.prepare(quick_stage()), store.home / "data")
+    assert (one.gpus, one.accelerator, one.command[-2:]) == (1, "H100", ("--device", "cuda"))
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_where_it_runs_and_what_it_is_called_do_not_change_the_fingerprint():
     reordered = {"pretrain": {"corpus": ["a", "b"]}, "data": None, "model": {"keep_rate": 0.8, "width": 64}}
     other_data = made().settings | {"data": {"brief_frames": 20}}  # what is read of it is among the inputs
     for change in (
-        {"resources": {"cpus": 8, "gpus": 4}},
+        {"resources": {"cpus": 8, "gpus": 4, "accelerator": "A6000"}},
         {"task": "msrvtt"},
         {"settings": reordered},
         {"settings": other_data},
