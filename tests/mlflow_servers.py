@@ -94,7 +94,7 @@ def postgresql() -> Iterator[str]:
             user = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
             shutil.chown(folder, "nobody", "nogroup")
         with _running(programs, folder, user) as port:
-            yield f"postgresql://smaug@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://smaug@127.0.0.1:{port}/postgres"
 
 
 @contextmanager

@@ -1,0 +1,29 @@
+"""The committed measurements at scale tiny: a fresh home that loads them gives the committed cells."""
+
+import csv
+from pathlib import Path
+
+from experiments.tracking import sync
+from reports.render import make_tables
+
+REFERENCE = Path(__file__).resolve().parents[2] / "reports" / "measurements" / "tiny"
+
+
+def cells(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "runs"} for row in csv.DictReader(file)]
+
+
+def test_the_reference_loads_and_gives_the_committed_cells(tmp_path):
+    stages, trials = sync(tmp_path / "home", records=REFERENCE)
+    assert (stages, trials) == (REFERENCE_STAGES, REFERENCE_TRIALS)
+    make_tables(tmp_path / "home", tmp_path / "out", None)
+    made = cells(tmp_path / "out" / "cells.csv")
+    assert made == cells(REFERENCE / "cells.csv")
+    assert sum(cell["measured"] != "" for cell in made) > 150
+    assert {cell["device"] for cell in made if cell["measured"]} and all(
+        "GPU" not in cell["unit"] for cell in made if cell["measured"]
+    ), "CPU time is never called GPU hours"
+
+
+REFERENCE_STAGES, REFERENCE_TRIALS = 106, 39
