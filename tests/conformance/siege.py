@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 
 from experiments.store import Store
-from tests.conformance.test_engines import PATIENCE_S, Driver, trail
+from tests.conformance.drivers import PATIENCE_S, Driver, trail
+from tests.conformance.test_engines import INLINE, PROCESS
 from tests.quick_driver import make_stages
 
 Chains = list[list[tuple[str, dict[str, Any]]]]
@@ -23,7 +24,7 @@ DRIVERS_SHARE = 0.35
 """Of the kills."""
 TWO_DRIVERS = 0.2
 """How often the command is given in two terminals at once."""
-INLINE = 0.15
+INLINE_SHARE = 0.15
 """How often a driver is itself the worker."""
 
 
@@ -95,8 +96,8 @@ class Siege:
 
     def _give_command(self) -> None:
         count = 2 if self.chance.random() < TWO_DRIVERS else 1
-        engines = ["inline" if self.chance.random() < INLINE else "process" for _ in range(count)]
-        self._drivers = [Driver(self.home, engine, self.chains) for engine in engines]
+        sites = [INLINE if self.chance.random() < INLINE_SHARE else PROCESS for _ in range(count)]
+        self._drivers = [Driver(self.home, site, self.chains) for site in sites]
         self.commands += count
 
     def _attack(self) -> None:
@@ -154,10 +155,10 @@ class Siege:
             return False
         summary = driver.finish()
         assert not summary["interrupted"]
-        for why in summary["failed"]:
+        for _, why in summary["failed"]:
             assert GIVEN_UP.match(why), why
         self.given_up += len(summary["failed"])
-        return bool(summary["done"] + summary["cached"] == len(self.stages))
+        return len(summary["done"]) + len(summary["cached"]) == len(self.stages)
 
     def look(self) -> None:
         """Look at every stage as a reader would: hours never shrink, and what has a result is left alone."""
