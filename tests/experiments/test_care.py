@@ -171,6 +171,24 @@ def test_gc_deletes_after_the_ledger_has_the_hours_and_sync_keeps_them(smaug, tm
     assert smaug("gc")[1] == f"0 could go from {tmp_path}\n"
 
 
+def test_sync_after_gc_leaves_what_was_told_of_a_superseded_trial(smaug, tmp_path, replaced, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    from mlflow.tracking import MlflowClient
+
+    def told():
+        client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+        names = [e for e in client.search_experiments() if e.name not in ("smaug/stages", "Default")]
+        runs = client.search_runs([experiment.experiment_id for experiment in names])
+        return {run.info.run_id: (run.info.status, run.data.metrics, run.data.tags) for run in runs}
+
+    smaug("sync")
+    before = told()
+    assert len(before) == 2
+    assert smaug("gc", "--yes")[0] == 0 and not replaced.exists()
+    smaug("sync")
+    assert told() == before
+
+
 def test_gc_keeps_what_mlflow_cannot_be_told(smaug, tmp_path, replaced, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
