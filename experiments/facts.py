@@ -144,8 +144,14 @@ class TrialFacts:
 
     @property
     def code(self) -> str:
-        """Digest of the source that made the results so far; rows of one table should agree in it."""
-        return digest([[told["name"], facts.result["code"]] for told, facts in self.stages if facts and facts.result])
+        """Digest of the source files that made the results so far, whichever stages there are.
+
+        Rows of one table should agree in it; a file of which two stages had different versions counts twice.
+        """
+        files = {
+            tuple(item) for _, facts in self.stages if facts and facts.result for item in facts.result["code"].items()
+        }
+        return digest(sorted(files))
 
     @property
     def started(self) -> float:

@@ -281,9 +281,9 @@ def sync(home: Path, *, records: Path | None = None) -> tuple[int, int]:
         tracker.record_stage(facts)
     outdated = [id(old) for old, _ in superseded(documents)]
     for document in documents:
-        valid, facts = id(document) not in outdated, trial_facts(home, document)
-        if valid or all(stage is not None for _, stage in facts.stages):  # else `gc` took some: what was told holds
-            tracker.record_trial(facts, valid=valid)
+        valid, trial = id(document) not in outdated, trial_facts(home, document)
+        if valid or all(stage is not None for _, stage in trial.stages):  # else `gc` took some: what was told holds
+            tracker.record_trial(trial, valid=valid)
     for document in more:
         tracker.record_trial(given.trial(document))
     return len(begun) + len(others), len(documents) + len(more)
