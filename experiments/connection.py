@@ -37,11 +37,6 @@ class TrackingError(SmaugError):
     """MLflow cannot be reached, refuses, or holds something that contradicts itself."""
 
 
-def tracking_uri(home: Path) -> str:
-    """Where the ledger is: MLFLOW_TRACKING_URI, else a database in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.resolve() / 'mlflow.db'}"
-
-
 def connect(uri: str) -> MlflowClient:
     """Open the ledger; a new database is made here, not at some later call."""
     for name, level in QUIET.items():

@@ -13,7 +13,7 @@ from experiments.catalog import Catalog
 from experiments.chain import cut_stages, resolved
 from experiments.drivers import living
 from experiments.finding import Finding, fault, fine, probe, warning
-from experiments.mounts import FileSystem, database_file, file_system_of, ledger_uri, read_mounts, tracking_problem
+from experiments.mounts import FileSystem, database_file, file_system_of, read_mounts, tracking_problem, tracking_uri
 from experiments.room import existing, in_words, room_needed
 from experiments.scale import Scale
 from smaug_core.config import DataConfig
@@ -103,7 +103,7 @@ def _some(damaged: list[str], count: int) -> str:
 
 def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator[Finding]:
     """Where the ledger is, and whether it answers."""
-    uri, check = ledger_uri(home), "mlflow"
+    uri, check = tracking_uri(home), "mlflow"
     if (problem := tracking_problem(home, mounts)) is not None:
         yield fault(
             check, problem.partition("; right would be ")[0], "use " + problem.partition("; right would be ")[2]

@@ -61,8 +61,8 @@ def read_mounts() -> list[FileSystem]:
         return []
 
 
-def ledger_uri(home: Path) -> str:
-    """Where MLflow's records are: `experiments.tracking.tracking_uri`, without loading mlflow."""
+def tracking_uri(home: Path) -> str:
+    """Where MLflow's records are: MLFLOW_TRACKING_URI, else a database in the home folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.resolve() / DATABASE}"
 
 
@@ -80,7 +80,7 @@ def tracking_problem(home: Path, mounts: list[FileSystem] | None = None) -> str 
         home: the home folder.
         mounts: what is mounted; asked of the system if not given.
     """
-    file = database_file(ledger_uri(home))
+    file = database_file(tracking_uri(home))
     if file is None:
         return None
     under = file_system_of(file, read_mounts() if mounts is None else mounts)

@@ -27,7 +27,6 @@ from experiments.connection import (
     faults_told,
     metric,
     runs_tagged,
-    tracking_uri,
     write,
 )
 from experiments.facts import StageFacts, TrialFacts
@@ -46,6 +45,7 @@ from experiments.ledger import (
     tell_stage,
     tell_trial,
 )
+from experiments.mounts import tracking_uri
 from experiments.portable import Records, read_records
 from experiments.records import all_stages, identity, superseded, trial_documents, trial_facts
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.mounts import file_system_of, ledger_uri, parse_mounts, read_mounts, tracking_problem
-from experiments.tracking import tracking_uri
+from experiments.mounts import file_system_of, parse_mounts, read_mounts, tracking_problem
 
 MOUNTS = parse_mounts(
     r"""/dev/vda / ext4 rw,relatime 0 0
@@ -78,9 +77,3 @@ def test_what_counts_is_where_mlflow_would_write(monkeypatch, uri, refused):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert (tracking_problem(Path("/home/ann/.smaug"), MOUNTS) is not None) == refused
     assert (tracking_problem(Path("/tmp/.smaug"), MOUNTS) is not None) == refused
-
-
-def test_the_ledger_is_where_the_tracker_has_it(monkeypatch, tmp_path):
-    for uri in ("", "http://127.0.0.1:5000"):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        assert ledger_uri(tmp_path) == tracking_uri(tmp_path)

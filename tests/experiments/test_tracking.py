@@ -13,8 +13,9 @@ from mlflow.tracking import MlflowClient
 
 from experiments import tracking
 from experiments.attempt import read_json
-from experiments.connection import TrackingError, tracking_uri
+from experiments.connection import TrackingError
 from experiments.ledger import STAGES
+from experiments.mounts import tracking_uri
 from experiments.records import all_stages, stage_facts, trial_documents, trial_facts, write_trial
 from experiments.store import Store
 from experiments.tracking import Tracker, read_ranks, read_trials, serve_ui, sync
