@@ -33,7 +33,7 @@ class Budget:
     def __init__(self, store: Store, prices: Prices, limit: float | None = None) -> None:
         """Spend at most `limit` device hours beyond what `store` holds now; none: as many as it takes."""
         self._store, self._prices, self.limit = store, prices, limit
-        self._promised: dict[str, Price] = {}
+        self._promised: dict[str, tuple[Stage, Price]] = {}
         self._billed_before: dict[str, float] = {}
         self._compared: list[tuple[float, float, str]] = []
         self.spent = 0.0
@@ -41,19 +41,23 @@ class Budget:
 
     @property
     def promised(self) -> float:
-        """Device hours that running stages are expected to take; 0 for those that nothing tells the price of."""
-        return sum(price.hours or 0.0 for price in self._promised.values())
+        """Device hours that running stages are expected to take; those they have spent, where that is more."""
+        return sum(max(price.hours or 0.0, self._billed(stage)) for stage, price in self._promised.values())
+
+    def _billed(self, stage: Stage) -> float:
+        """Device hours of a stage in this run, so far."""
+        return self._store.record(stage).hours.billed - self._billed_before[stage.fingerprint]
 
     def admit(self, stage: Stage) -> str | None:
         """Promise a stage its hours, unless that would exceed the limit: then say so."""
         price = self._prices.of(stage)
         expected, unit = price.hours or 0.0, price.unit or "h"
-        if self.limit is not None and self.spent + self.promised + expected > self.limit:
+        if self.limit is not None and self.spent + (promised := self.promised) + expected > self.limit:
             return (
                 f"{expected:.3g} {unit} more would exceed the {self.limit:g} allowed: {self.spent:.3g} are spent,"
-                f" {self.promised:.3g} promised to what runs; raise --max-hours or the file's budget"
+                f" {promised:.3g} promised to what runs; raise --max-hours or the file's budget"
             )
-        self._promised[stage.fingerprint] = price
+        self._promised[stage.fingerprint] = stage, price
         record = self._store.record(stage)
         self._billed_before[stage.fingerprint] = record.hours.billed
         if price.hours is not None and read_json(record.directory / PREDICTION) is None:

@@ -200,10 +200,12 @@ def sync(
     if to is not None and from_ is not None:
         raise SmaugError("--from and --to: one loads records, the other writes them; leave one of them out")
     if to is not None:
-        from experiments.portable import write_records
+        from experiments.portable import record_files, write_records
 
+        before = set(record_files(to))
         stages, trials = write_records(folder, to)
-        done = f"written to {to}"
+        removed = len(before - set(record_files(to)))
+        done = f"written to {to}" + (f"; {removed} older records were removed" if removed else "")
     else:
         from experiments.tracking import sync as record
 

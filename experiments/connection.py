@@ -57,7 +57,8 @@ def faults_told(uri: str, advice: str = LATER) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        said = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
+        lines = said or [type(error).__name__]
         raise TrackingError(f"MLflow at {uri}: {lines[0][:300]}; {advice}") from error
 
 

@@ -84,6 +84,15 @@ class Plan:
         """Hours that a run would still take."""
         return _sum((planned.hours, 1) for planned in self._of(kinds) if not planned.is_done)
 
+    def to_spend_anew(self) -> float | None:
+        """Hours that a run would take that also runs stale stages again, and all that was made from them."""
+        again: set[str] = set()
+        for planned in self.stages:  # parents come first
+            if planned.state == "stale" or any(parent.fingerprint in again for parent in planned.stage.parents):
+                again.add(planned.stage.fingerprint)
+        left = (p for p in self.stages if not p.is_done or p.stage.fingerprint in again)
+        return _sum((planned.hours, 1) for planned in left)
+
     def _of(self, kinds: Sequence[str]) -> list[PlannedStage]:
         return [planned for planned in self.stages if not kinds or planned.stage.kind in kinds]
 
@@ -170,7 +179,9 @@ def distinct_stages(trials: Iterable[Trial]) -> list[Stage]:
 def input_problems(stages: Iterable[Stage]) -> list[str]:
     """What stages read and nobody has put here, in words."""
     unseen = dict.fromkeys(name for stage in stages for name in stage.unseen)
-    return [f"{name}: is not here, so what it holds was not seen; put it there, then plan again" for name in unseen]
+    return [
+        f"{name}: is not here, so what it holds was not seen; `smaug doctor` says where it belongs" for name in unseen
+    ]
 
 
 def resource_problems(stages: Iterable[Stage], inventory: Inventory) -> list[str]:

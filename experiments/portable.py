@@ -67,28 +67,31 @@ def write_records(home: Path, out: Path) -> tuple[int, int]:
         raise RecordError(f"{home}: holds no trial, so there is nothing to record; run a sweep first")
     asked = {(told["kind"], told["fingerprint"]): None for document in documents for told in document["stages"]}
     places = _Places(home)
-    texts = {trial_file(told): json.dumps(told, indent=1) for told in map(places.left_out, documents)}
-    num_trials = len(texts)
+    texts: dict[Path, str] = {}
     for kind, fingerprint in asked:
         if (facts := stage_facts(home, kind, fingerprint)) is not None:
             texts[_stage_file(kind, fingerprint)] = _stage_text(places.left_out(_stage_body(facts)))
+    num_stages = len(texts)
+    for document in map(places.left_out, documents):
+        there = [t["fingerprint"] for t in document["stages"] if _stage_file(t["kind"], t["fingerprint"]) in texts]
+        texts[trial_file(document)] = json.dumps(_signed(document | {"recorded": there}), indent=1)
     for path, text in texts.items():
         _write(out / path, text)
-    for path in _files(out):
+    for path in record_files(out):
         if path.relative_to(out) not in texts and _is_record(path, out):
             path.unlink()
-    return len(texts) - num_trials, num_trials
+    return num_stages, len(texts) - num_stages
 
 
 def read_records(folder: Path) -> Records:
     """Read a folder that `write_records` has written.
 
     Raises:
-        RecordError: it holds no records, or one of them is truncated, was changed, or is none; the first is named.
+        RecordError: it holds no records, or one is missing, truncated, was changed, or is none; the first is named.
     """
     stages: dict[str, StageFacts] = {}
     documents = []
-    for path in _files(folder):
+    for path in record_files(folder):
         if path.relative_to(folder).parts[0] == "trials":
             documents.append(_read_trial(path, folder))
         else:
@@ -101,6 +104,11 @@ def read_records(folder: Path) -> Records:
             if facts.result is not None and parent not in stages:
                 path = folder / _stage_file(facts.document["kind"], facts.fingerprint)
                 raise RecordError(f"{path}: the stage it builds on, {parent[:12]}, is not in {folder / 'stages'}")
+    for document in documents:
+        for told in document["stages"]:
+            if told["fingerprint"] in document["recorded"] and told["fingerprint"] not in stages:
+                path = folder / _stage_file(told["kind"], told["fingerprint"])
+                raise RecordError(f"{path}: is missing; {trial_file(document)} was recorded with it")
     return Records(stages, sorted(documents, key=lambda document: float(document["time"])))
 
 
@@ -137,6 +145,7 @@ class _Trial(_Model):
     fingerprint: str
     marks: list[str]
     time: float
+    recorded: list[str]
 
 
 class _Recorded(Attempt):
@@ -228,7 +237,8 @@ def _stage_file(kind: str, fingerprint: str) -> Path:
     return Path("stages", kind, f"{fingerprint[:12]}.json")
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def record_files(folder: Path) -> Iterator[Path]:
+    """Every file of a folder of records that is a record by its place."""
     for part in ("stages", "trials"):
         yield from sorted(folder.glob(f"{part}/*/*.json"))
 
@@ -278,7 +288,13 @@ def _read_trial(path: Path, folder: Path) -> dict[str, Any]:
     if told.fingerprint != digest([stage.fingerprint for stage in told.stages]):
         raise RecordError(f"{path}: was changed or damaged: its stages are those of another trial")
     _check_place(path, folder, trial_file(document))
+    if document != _signed({key: value for key, value in document.items() if key != "sha256"}):
+        raise RecordError(f"{path}: was changed or damaged: its digest is that of something else")
     return document
+
+
+def _signed(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {**document, "sha256": digest(document)}
 
 
 def _check_place(path: Path, folder: Path, expected: Path) -> None:

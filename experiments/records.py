@@ -39,7 +39,7 @@ def write_trials(home: Path, trials: Sequence[tuple[Trial, Sequence[str]]]) -> l
         StoreError: one cannot be written.
     """
     sweeps = dict.fromkeys(trial.sweep.name for trial, _ in trials)
-    newest = {identity(d): d for sweep in sweeps for d in trial_documents(home, sweep)}
+    newest = {identity(d): d for sweep in sweeps for d in trial_documents(home, sweep, damaged=True)}
     paths = []
     for trial, marks in trials:
         document = _document(trial, marks)
@@ -92,9 +92,25 @@ def identity(document: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return document["sweep"], document["scale"], document["variant"], document["seed"]
 
 
-def trial_documents(home: Path, sweep: str = "*") -> list[dict[str, Any]]:
-    """Every trial that was ever asked for here, the newest last; of equal identity the last one is valid."""
-    found = [read_json(path) for path in sorted((home / "trials").glob(f"{sweep}/*.json"))]
+def trial_documents(home: Path, sweep: str = "*", *, damaged: bool = False) -> list[dict[str, Any]]:
+    """Every trial that was ever asked for here, the newest last; of equal identity the last one is valid.
+
+    Args:
+        home: the folder that holds the store.
+        sweep: its name; all of them if not given.
+        damaged: leave out what cannot be read.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    found = []
+    for path in sorted((home / "trials").glob(f"{sweep}/*.json")):
+        try:
+            found.append(read_json(path))
+        except StoreError as error:
+            if not damaged:
+                what = f"{path}: cannot be read; delete that file: the next run of its sweep writes it again"
+                raise StoreError(what) from error
     return sorted((d for d in found if d is not None), key=lambda d: float(d["time"]))
 
 

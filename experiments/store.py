@@ -106,13 +106,16 @@ class Store:
         return StageRecord(directory=self.directory(stage), attempts=attempts, result=self.result(stage))
 
     def done(self, kind: str) -> Iterator[tuple[dict[str, Any], StageRecord]]:
-        """Every finished stage of a kind, with its stage.json, in no particular order."""
+        """Every finished stage of a kind that can be read, with its stage.json, in no particular order."""
         for path in (self.root / kind).glob("*/result.json"):
             if ".aside-" in path.parent.name:
                 continue
-            document, result = read_json(path.parent / "stage.json"), read_json(path)
-            if document is not None and result is not None:
+            try:
+                document, result = read_json(path.parent / "stage.json"), read_json(path)
                 attempts = read_attempts(path.parent)
+            except StoreError:
+                continue  # it teaches nothing; whoever needs that very stage is told
+            if document is not None and result is not None:
                 yield document, StageRecord(directory=path.parent, attempts=attempts, result=result)
 
     def set_aside(self, stage: Stage) -> Path:

@@ -1,6 +1,6 @@
 """The verbs that plan and run sweeps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,9 +66,11 @@ def run(
     """Run sweeps, or continue them where they stopped, and show their tables."""
     if plan_:
         return plan(files, scale, set_, only, engine, address, max_hours, None, False, home, json_)
-    from experiments.driver import Terms, drive
+    from experiments.driver import Terms, drive, labels
     from experiments.store import Store
 
+    if accept_stale and rerun_stale:
+        raise SmaugError("--accept-stale --rerun-stale: one uses older results, the other replaces them; choose one")
     request, console = _request(files, scale, set_, only, home, max_hours), new_console(to_stderr=json_)
     make_engine, store = _engine_maker(engine, request.home, address), Store(request.home)
     inventory = _inventory(make_engine, address)
@@ -77,7 +79,7 @@ def run(
     if limit is not None and made.to_spend() is None:
         _probe(made, store, make_engine, console)
         made, limit = _planned(request, inventory)
-    _refuse_over_budget(made, limit)
+    _refuse_over_budget(made, limit, made.to_spend_anew() if rerun_stale else made.to_spend())
     if made.in_state("stale"):
         made = _settle_stale(made, store, accept_stale, rerun_stale, lambda: _planned(request, inventory)[0])
     _show_plan(made, console)
@@ -85,12 +87,13 @@ def run(
         complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
     terms = Terms(limit=limit, retry_failed=retry_failed, published=_published_rate)
     outcome = drive(made, store, make_engine, console, terms)
-    _complain_of(outcome, store)
+    names = labels(made.trials)
+    _complain_of(outcome, store, names)
     if outcome.told and not json_:
         _show_tables(store.home, console, made)
     elif not outcome.told:
         complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
-    _show_end(outcome, store, console, as_json=json_)
+    _show_end(outcome, store, console, names, as_json=json_)
     held_only = outcome.summary.held and not outcome.summary.failed
     raise typer.Exit(DONE if outcome.summary.complete else OVER_BUDGET if held_only else FAILED)
 
@@ -127,12 +130,15 @@ def plan(
         explanation = explain(made, why, store)
         print_json(explanation.to_json()) if json_ else typer.echo("\n".join(explanation.lines()))
     elif json_:
-        print_json(made.to_json())
+        from experiments.driver import labels
+
+        told, names = made.to_json(), labels(made.trials)
+        print_json(told | {"each": [each | {"label": names[each["fingerprint"]]} for each in told["each"]]})
     else:
         _show_plan(made, new_console(), every_stage=True)
         for problem in made.problems:
             complain(f"problem: {problem}")
-    raise typer.Exit(OVER_BUDGET if _over(made, limit) else DONE)
+    _refuse_over_budget(made, limit, made.to_spend())
 
 
 def _request(
@@ -188,19 +194,13 @@ def _refuse_problems(made: "Plan", home: Path) -> None:
         raise typer.Exit(REFUSED)
 
 
-def _refuse_over_budget(made: "Plan", limit: float | None) -> None:
-    if _over(made, limit):
-        complain(f"{_price(made)} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
+def _refuse_over_budget(made: "Plan", limit: float | None, to_spend: float | None) -> None:
+    if limit is not None and to_spend is not None and to_spend > limit:
+        complain(f"{_price(made, to_spend)} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
         raise typer.Exit(OVER_BUDGET)
 
 
-def _over(made: "Plan", limit: float | None) -> bool:
-    to_spend = made.to_spend()
-    return limit is not None and to_spend is not None and to_spend > limit
-
-
-def _price(made: "Plan") -> str:
-    hours = made.to_spend()
+def _price(made: "Plan", hours: float | None) -> str:
     if hours is None:
         return f"hours not known ({made.source})"
     return f"{hours:.4g} {made.unit or 'h'}" + (f" ({made.source})" if hours else "")
@@ -221,15 +221,16 @@ def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", co
 
 def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again: "Callable[[], Plan]") -> "Plan":
     """Refuse results of other code, accept them, or put them aside and plan anew."""
-    from experiments.driver import set_aside_stale
+    from experiments.driver import labels, set_aside_stale
 
     if rerun:
         complain(f"{set_aside_stale(made, store)} stages put aside")
         return again()
     if accept:
         return made
+    names = labels(made.trials)
     for planned in made.in_state("stale"):
-        complain(f"{planned.stage.name}: was made by other code; differing: {', '.join(planned.changed)}")
+        complain(f"{names[planned.stage.fingerprint]}: was made by other code; differing: {', '.join(planned.changed)}")
     complain("--accept-stale uses these results and marks them; --rerun-stale runs them again")
     raise typer.Exit(REFUSED)
 
@@ -238,12 +239,14 @@ def _show_plan(made: "Plan", console: "Console", *, every_stage: bool = False) -
     from experiments.driver import labels
 
     told = made.to_json()
-    counts = ", ".join(f"{count} {state}" for state, count in told["stages"].items() if count and state != "total")
+    stages = told["stages"]
+    stages["new"] -= stages["resume"] + stages["running"] + stages["failed"]
+    counts = ", ".join(f"{count} {state}" for state, count in stages.items() if count and state != "total")
     sweeps = ", ".join(dict.fromkeys(trial.sweep.name for trial in made.trials))
     lines = [
         f"{sweeps} at scale {made.trials[0].scale}: {told['trials']} trials,"
         f" {told['stages']['total']} stages ({counts})",
-        f"to spend: {_price(made)}",
+        f"to spend: {_price(made, made.to_spend())}",
     ]
     names, hours = labels(made.trials), told["hours"]
     for planned in made.stages if every_stage else []:
@@ -260,23 +263,25 @@ def _show_plan(made: "Plan", console: "Console", *, every_stage: bool = False) -
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _complain_of(outcome: "Drive", store: "Store") -> None:
+def _complain_of(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -> None:
     """What did not come to its end, and why."""
     summary = outcome.summary
     for stage, message in summary.failed:
-        complain(f"{stage.name} failed: {message}\n  its folder: {store.directory(stage)}")
+        complain(f"{names[stage.fingerprint]} failed: {message}\n  its folder: {store.directory(stage)}")
     for stage, message in summary.cancelled:
-        complain(f"{stage.name} cancelled {message}")
+        complain(f"{names[stage.fingerprint]} cancelled {message}")
     for stage, message in summary.held:
-        complain(f"{stage.name} not started: {message}")
+        complain(f"{names[stage.fingerprint]} not started: {message}")
     if summary.interrupted:
         complain("stopped; the same command continues")
 
 
-def _show_end(outcome: "Drive", store: "Store", console: "Console", *, as_json: bool) -> None:
+def _show_end(
+    outcome: "Drive", store: "Store", console: "Console", names: "Mapping[str, str]", *, as_json: bool
+) -> None:
     summary, compared = outcome.summary, outcome.comparison
     if as_json:
-        print_json(_told(outcome, store))
+        print_json(_told(outcome, store, names))
         return
     console.print(f"{len(summary.done)} stages run, {len(summary.cached)} done before; {outcome.seconds:.0f} s")
     if compared.stages and compared.unit and compared.predicted:
@@ -287,14 +292,20 @@ def _show_end(outcome: "Drive", store: "Store", console: "Console", *, as_json: 
         )
 
 
-def _told(outcome: "Drive", store: "Store") -> dict[str, Any]:
+def _told(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -> dict[str, Any]:
     """A run's end for programs."""
     summary, compared = outcome.summary, outcome.comparison
 
     def with_reason(stages: Sequence[Any]) -> list[dict[str, str]]:
         return [
-            {"fingerprint": s.fingerprint, "name": s.name, "message": why, "folder": str(store.directory(s))}
-            for s, why in stages
+            {
+                "fingerprint": stage.fingerprint,
+                "name": stage.name,
+                "label": names[stage.fingerprint],
+                "message": why,
+                "folder": str(store.directory(stage)),
+            }
+            for stage, why in stages
         ]
 
     return {

@@ -79,10 +79,12 @@ def explain(plan: Plan, fingerprint: str, store: Store) -> Explanation:
         what = f"{len(found)} stages of this plan begin so" if found else "no stage of this plan begins so"
         raise SweepError([Fault(f"--why {fingerprint}", 0, 0, f"{what}; give {LEAST_DIGITS} digits or more of {some}")])
     planned = found[0]
-    here = _facts([stage.document() for stage in _lineage(planned.stage)])
+    lineage = [stage.document() for stage in _lineage(planned.stage)]
+    names = {document["kind"]: document["name"] for document in lineage}  # as `--set` has them: finetune.msrvtt
+    here = _facts(lineage, names)
     best: tuple[int, str, Path, list[Difference]] | None = None
     for document, record in store.done(planned.stage.kind):
-        differences = _differences(_facts(_stored_lineage(document, store)), here)
+        differences = _differences(_facts(_stored_lineage(document, store), names), here)
         rank = (len(differences), document["fingerprint"], record.directory, differences)
         if document["fingerprint"] != planned.stage.fingerprint and (best is None or rank[:2] < best[:2]):
             best = rank
@@ -105,7 +107,7 @@ def _stored_lineage(document: dict[str, Any], store: Store) -> list[dict[str, An
     return [*before, document]
 
 
-def _facts(lineage: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _facts(lineage: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides a result, by name, in the order of telling."""
     settings: dict[str, dict[str, Any]] = {}
     for document in lineage:
@@ -114,8 +116,8 @@ def _facts(lineage: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     only_names: dict[str, Any] = {}
     for section in (*SECTIONS, *(settings.keys() - set(SECTIONS))):
         for name, value in settings.get(section, {}).items():
-            key = f"{section}.{name}"
-            (only_names if section == "data" or key in NAMES_OF_INPUTS else told)[key] = value
+            only_named = section == "data" or f"{section}.{name}" in NAMES_OF_INPUTS
+            (only_names if only_named else told)[f"{names.get(section, section)}.{name}"] = value
     for document in lineage:
         told |= {f"seed of {document['kind']}": document["seed"], f"version of {document['kind']}": document["version"]}
     told |= only_names

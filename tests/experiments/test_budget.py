@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.attempt import NOTHING_SPENT, claim
 from experiments.budget import PREDICTION, Budget
 from experiments.prices import Prices
 from experiments.store import Store
@@ -54,8 +55,6 @@ def test_only_attempts_of_this_run_are_spent(store):
 
 
 def test_a_failed_attempt_is_billed_too(store):
-    from experiments.attempt import NOTHING_SPENT, claim
-
     stage, budget = quick_stage(seed=1), Budget(store, Prices(store))
     lease = claim(store.prepare(stage), {"unit": "CPU h"})
     assert budget.admit(stage) is None
@@ -90,3 +89,14 @@ def test_what_nothing_tells_the_price_of_is_admitted_and_counts_when_it_ends(sto
     budget.settle(stage)
     assert budget.spent == pytest.approx(5.0)
     assert budget.compared().stages == 0
+
+
+def test_what_runs_longer_than_predicted_counts_by_what_it_has_spent(store):
+    stage, budget = quick_stage(seed=1), Budget(store, Prices(store), limit=10.0)
+    lease = claim(store.prepare(stage), {"unit": "CPU h"})
+    assert budget.admit(stage) is None
+    assert budget.promised == 2.0
+    lease.heartbeat(NOTHING_SPENT | {"spent_s": 9 * 3600.0})
+    assert budget.promised == pytest.approx(9.0)
+    refusal = budget.admit(quick_stage(seed=2))
+    assert refusal is not None and "0 are spent, 9 promised" in refusal

@@ -1,5 +1,6 @@
 """What a run would do and cost: counts, sharing, staleness and hours, by hand."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,17 @@ def test_a_stage_must_fit_on_one_machine(asked: dict[str, Any], told: str | None
 def test_a_type_of_gpu_is_not_there_where_nothing_tells_types() -> None:
     (problem,) = resource_problems([quick_stage(gpus=1, accelerator="A6000")], Inventory((Node(cpus=4, gpus=2),)))
     assert problem == "resources.pretrain.accelerator: 'A6000' is not here; there is no GPU of known type"
+
+
+def test_running_stale_stages_again_costs_them_and_all_that_was_made_from_them(
+    store: Store, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 h of pre-training, 1 h of fine-tuning, 0.5 h of evaluation: by other code is the fine-tuning of one trial."""
+    for stage, hours in zip(trials[0].stages, (4.0, 1.0, 0.5), strict=True):
+        finish(store, stage, hours)
+    result = store.directory(trials[0].stages[1]) / "result.json"
+    told = json.loads(result.read_text())
+    result.write_text(json.dumps(told | {"code": {"smaug_core/old.py": "0"}}))
+    plan = make_plan(trials[:1], store)
+    assert states(plan) == ["cached", "stale", "cached"]
+    assert (plan.to_spend(), plan.to_spend_anew()) == (0.0, pytest.approx(1.5))

@@ -278,3 +278,19 @@ def test_nothing_to_record_and_no_records_are_errors(tmp_path):
     with pytest.raises(RecordError, match="holds no records"):
         read_records(tmp_path)
     assert trial_documents(tmp_path) == []
+
+
+def test_a_changed_setting_and_a_missing_result_are_named(tmp_path):
+    home, records = tmp_path / "home", tmp_path / "records"
+    finished(home, "50%")
+    write_records(home, records)
+    (path,) = (records / "trials").glob("*/*.json")
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"params": {"pretrain.mask_ratio": 0.99}}))
+    with pytest.raises(RecordError, match=rf"{path.name}: was changed or damaged"):
+        read_records(records)
+    write_records(home, records)
+    (result,) = (records / "stages" / "evaluate").iterdir()
+    result.unlink()
+    with pytest.raises(RecordError, match=rf"{result.name}: is missing; trials/masking_ratio/.* was recorded with it"):
+        read_records(records)

@@ -101,3 +101,13 @@ def test_hours_of_different_devices_are_never_added_up(tmp_path):
     write_json(owner, read_json(owner) | {"unit": "H200 GPU h"})
     metrics = trial_facts(tmp_path, trial_documents(tmp_path)[0]).metrics()
     assert "row_hours.pretrain" in metrics and "row_hours.total" not in metrics
+
+
+def test_a_damaged_trial_file_is_to_be_deleted_alone_and_is_written_again(tmp_path):
+    made = trial()
+    path = write_trial(tmp_path, made)
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(StoreError, match=rf"{path.name}: cannot be read; delete that file: the next run of its sweep"):
+        trial_documents(tmp_path)
+    assert write_trial(tmp_path, made) == path
+    assert trial_documents(tmp_path)[0]["fingerprint"] == made.fingerprint

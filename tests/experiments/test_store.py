@@ -184,3 +184,14 @@ def test_a_curve_takes_the_newest_account_of_each_step_and_skips_a_torn_line(sto
     report(directory, 3, 4, loss=2.0)
     told = [(point["step"], point["values"]["loss"]) for point in read_curve(directory)]
     assert told == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
+
+
+def test_a_damaged_result_teaches_nothing_and_hides_no_other(store: Store) -> None:
+    stages = [quick_stage(seed=seed) for seed in (1, 2, 3)]
+    for stage in stages:
+        finish(store, stage)
+    (store.directory(stages[0]) / "result.json").write_text('{"finger')
+    next((store.directory(stages[1]) / "attempts").glob("0*/owner.json")).write_text("")
+    assert [document["seed"] for document, _ in store.done("pretrain")] == [3]
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.record(stages[0])
