@@ -70,6 +70,11 @@ OF_TYPE = "accelerator_type:"
 A_BIT = 0.001
 """So much of it keeps others out of nothing."""
 
+STILL_S = 180.0
+"""With nothing running on this machine, jobs that fit wait so long at most; then Ray is started anew.
+
+Ray 2.60 may count the CPUs of a supervisor that was killed as taken for ever: seen once, one of two CPUs.
+"""
 GRACE_S = 60.0
 """Time a cancelled worker has to save its state before it is killed."""
 
@@ -85,6 +90,8 @@ class _Board:
     started: set[str] = field(default_factory=set)
     """Trials whose process has started."""
     states: dict[str, JobState] = field(default_factory=dict)
+    moved: float = field(default_factory=time.monotonic)
+    """When a job last came, started or ended."""
     closed: bool = False
     stopping: bool = False
 
@@ -95,6 +102,7 @@ class _Board:
         with self.changed:
             self.states[job.name] = JobState(False)
             self.waiting.append(job)
+            self.moved = time.monotonic()
             self.changed.notify_all()
 
     def take(self, trial: str) -> Job | None:
@@ -111,8 +119,20 @@ class _Board:
         with self.changed:
             job = self.placed.pop(trial)
             self.started.discard(trial)
+            self.moved = time.monotonic()
             if not self.states[job.name].ended:
                 self.states[job.name] = state
+
+    def start(self, trial: str) -> None:
+        with self.changed:
+            self.started.add(trial)
+            self.moved = time.monotonic()
+
+    def stands_still(self) -> bool:
+        """Whether jobs wait to be started though nothing runs, and have done so for too long."""
+        with self.changed:
+            waits = bool(self.placed) and not self.started
+            return waits and not self.closed and time.monotonic() - self.moved > STILL_S
 
     def drop(self, name: str) -> None:
         """Forget a job whose process has not started: it is told to end should it start after all."""
@@ -139,7 +159,7 @@ class RayEngine:
     """
 
     def __init__(self, home: Path, address: str | None = None) -> None:
-        self._folder = home.resolve() / "ray" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        self._folder = _new_folder(home.resolve() / "ray")
         self._address = address
         self._board = _Board()
         self._tune: threading.Thread | None = None
@@ -156,8 +176,17 @@ class RayEngine:
 
     def poll(self) -> Mapping[str, JobState]:
         """The state of every job ever submitted."""
+        if self._address is None and self._board.stands_still():  # a cluster's CPUs may be with others
+            self._start_over()
         with self._board.changed:
             return dict(self._board.states)
+
+    def _start_over(self) -> None:
+        """Give up a Ray that starts nothing any more; the next job starts another."""
+        self._board.lose_all("Ray started nothing though nothing ran; it is started anew")
+        self.close()
+        self._folder = _new_folder(self._folder.parent)
+        self._board = _Board(states=self._board.states)
 
     def cancel(self, name: str) -> None:
         """Ask a job to end, by a mark that its supervisor looks for, wherever in the cluster it is."""
@@ -346,8 +375,7 @@ def tune_jobs(board: _Board, folder: Path) -> None:
 
     class Starts(tune.Callback):  # type: ignore[misc]
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            with board.changed:
-                board.started.add(trial.trial_id)
+            board.start(trial.trial_id)
 
     class WhenClosed(tune.Stopper):  # type: ignore[misc]
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -412,6 +440,10 @@ def supervise(config: dict[str, Any]) -> dict[str, int]:
     if os.getppid() != raylet:
         os._exit(1)
     return {"exit_code": child.returncode}
+
+
+def _new_folder(parent: Path) -> Path:
+    return parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def _cancel_mark(folder: Path, name: str) -> Path:
