@@ -85,7 +85,7 @@ def test_two_processes_publish_one_result(store: Store) -> None:
     (attempt,) = read_attempts(directory)
     assert (attempt.state, attempt.last["step"], attempt.last["total"]) == ("done", 3, 3)
     # Two interpreters that load torch take seconds of CPU time, the worker alone takes none.
-    assert attempt.last["spent_s"] > 1.0
+    assert attempt.last["spent_s"] > 0.4
     assert_billed_once(store, stage)
     assert run(directory) == DONE
     assert len(read_attempts(directory)) == 1
@@ -152,7 +152,7 @@ def test_a_kill_leaves_no_process_and_another_try_goes_on(store: Store, victim: 
         assert (worker.returncode, attempt.state) == (INTERRUPTED, "interrupted")
         if victim != "torchrun":
             assert f"killed without a word: process {'01'[victim == 'other']}" in last_end(directory)["message"]
-        assert last_end(directory)["spent_s"] > 1.0
+        assert last_end(directory)["spent_s"] > 0.4
     assert store.record(stage).state == "resume"
     (directory / "go").touch()
     assert run(directory) == DONE

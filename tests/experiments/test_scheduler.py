@@ -185,7 +185,7 @@ def test_a_worker_that_somebody_stops_is_started_again(store: Store, engine: Pro
 
     summary, told = schedule(store, engine, stage, on_event=stop_it_once)
     assert summary.done == [stage]
-    assert ("retry", "pretrain", "asked to stop from outside") in told
+    assert ("retry", "pretrain", "stopped after step 2 of 4") in told
     assert trail(store, stage) == [1, 2, 3, 4]
 
 
