@@ -44,7 +44,7 @@ def test_outdated_results_are_run_again_with_all_that_was_made_from_them(smoke):
     kept = {kind: (smoke.stage(kind) / "result.json").read_text() for kind in ("pretrain", "finetune", "evaluate")}
     ran = smoke.sweep("--only", "50%", "--rerun-stale")
     assert ran.returncode == 0, ran.stderr
-    assert "2 stages put aside" in ran.stdout and "2 stages run, 1 done before" in ran.stdout
+    assert "2 stages put aside" in ran.stderr and "2 stages run, 1 done before" in ran.stdout
     assert (smoke.stage("pretrain") / "result.json").read_text() == kept["pretrain"]
     for kind in ("finetune", "evaluate"):
         now, aside = sorted((smoke.home / "store" / kind).iterdir())
@@ -60,7 +60,7 @@ def test_a_test_clip_that_cannot_be_read_fails_the_evaluation_by_name(smoke):
     clip.write_bytes(clip.read_bytes()[:400])
     ran = smoke.sweep("--only", "50%")
     assert ran.returncode == 1
-    assert f"evaluate.msrvtt failed: {clip}: " in ran.stderr
+    assert f"evaluate.msrvtt 50% failed: {clip}: " in ran.stderr
     assert f"its folder: {smoke.stage('evaluate')}" in ran.stderr
     assert not (smoke.stage("evaluate") / "result.json").exists()
     assert "Traceback" not in ran.stderr
