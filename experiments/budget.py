@@ -4,9 +4,9 @@ import time
 from dataclasses import dataclass
 
 from experiments.attempt import read_json, write_json
-from experiments.prices import Price, Prices
+from experiments.prices import Prices
 from experiments.stage import Stage
-from experiments.store import Store
+from experiments.store import StageRecord, Store
 
 PREDICTION = "prediction.json"
 """In a stage's folder: what it was expected to cost before its first attempt."""
@@ -33,7 +33,7 @@ class Budget:
     def __init__(self, store: Store, prices: Prices, limit: float | None = None) -> None:
         """Spend at most `limit` device hours beyond what `store` holds now; none: as many as it takes."""
         self._store, self._prices, self.limit = store, prices, limit
-        self._promised: dict[str, tuple[Stage, Price]] = {}
+        self._promised: dict[str, float] = {}
         self._billed_before: dict[str, float] = {}
         self._compared: list[tuple[float, float, str]] = []
         self.spent = 0.0
@@ -42,22 +42,24 @@ class Budget:
     @property
     def promised(self) -> float:
         """Device hours that running stages are expected to take; those they have spent, where that is more."""
-        return sum(max(price.hours or 0.0, self._billed(stage)) for stage, price in self._promised.values())
+        return sum(self._promised.values())
 
-    def _billed(self, stage: Stage) -> float:
-        """Device hours of a stage in this run, so far."""
-        return self._store.record(stage).hours.billed - self._billed_before[stage.fingerprint]
+    def observe(self, stage: Stage, record: StageRecord) -> None:
+        """Note what a running stage has spent so far."""
+        name = stage.fingerprint
+        if name in self._promised:
+            self._promised[name] = max(self._promised[name], record.hours.billed - self._billed_before[name])
 
     def admit(self, stage: Stage) -> str | None:
         """Promise a stage its hours, unless that would exceed the limit: then say so."""
         price = self._prices.of(stage)
         expected, unit = price.hours or 0.0, price.unit or "h"
-        if self.limit is not None and self.spent + (promised := self.promised) + expected > self.limit:
+        if self.limit is not None and self.spent + self.promised + expected > self.limit:
             return (
                 f"{expected:.3g} {unit} more would exceed the {self.limit:g} allowed: {self.spent:.3g} are spent,"
-                f" {promised:.3g} promised to what runs; raise --max-hours or the file's budget"
+                f" {self.promised:.3g} promised to what runs; raise --max-hours or the file's budget"
             )
-        self._promised[stage.fingerprint] = stage, price
+        self._promised[stage.fingerprint] = expected
         record = self._store.record(stage)
         self._billed_before[stage.fingerprint] = record.hours.billed
         if price.hours is not None and read_json(record.directory / PREDICTION) is None:

@@ -17,7 +17,7 @@ from experiments.engines import Engine
 from experiments.events import Event, Summary
 from experiments.expand import Trial
 from experiments.mirror import Mirror
-from experiments.plan import Plan, distinct_stages, swept_keys
+from experiments.plan import Plan, distinct_stages, labels
 from experiments.prices import Prices, Rate
 from experiments.records import write_trials
 from experiments.room import room_problem
@@ -27,10 +27,6 @@ from smaug_core.config import Config, DataConfig
 
 STALE_ACCEPTED = "stale code accepted"
 """Mark of a table's row that holds results of other code than there is now."""
-
-
-ROWS_IN_A_LABEL = 4
-"""Of more rows that need one stage, the rest is counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +73,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
     stale = {planned.stage.fingerprint for planned in plan.in_state("stale")}
     write_trials(store.home, [(trial, _marks(trial, stale)) for trial in plan.trials])
     stages, summary = distinct_stages(plan.trials), Summary()
-    budget = Budget(store, Prices(store, swept_keys(plan.trials), published=terms.published), terms.limit)
+    budget = Budget(store, Prices(store, published=terms.published), terms.limit)
     with (
         driver_at_work(store.home, (stage.fingerprint for stage in stages)),
         Mirror(store.home, plan.trials) as mirror,
@@ -120,27 +116,6 @@ def _marks(trial: Trial, stale: Collection[str]) -> list[str]:
     """What a reader of the table must know of a trial's results."""
     accepted = any(stage.fingerprint in stale for stage in trial.stages)
     return [*([STALE_ACCEPTED] if accepted else []), *(f"--set {override}" for override in trial.overrides)]
-
-
-def labels(trials: Sequence[Trial]) -> dict[str, str]:
-    """What to call each stage, by fingerprint: its name, and the rows that need it."""
-    rows: dict[str, dict[str, None]] = {}  # without repetition: two tasks of a row may need one stage
-    names: dict[str, str] = {}
-    several_seeds = len({trial.seed for trial in trials}) > 1
-    several_sweeps = len({trial.sweep.name for trial in trials}) > 1
-    for trial in trials:
-        row = trial.label if several_seeds else trial.variant
-        for stage in trial.stages:
-            names[stage.fingerprint] = stage.name
-            label = f"{trial.sweep.name} {row}" if several_sweeps else row
-            rows.setdefault(stage.fingerprint, {})[label] = None
-    return {fingerprint: f"{names[fingerprint]} {_joined(list(rows[fingerprint]))}" for fingerprint in names}
-
-
-def _joined(rows: Sequence[str]) -> str:
-    """A few names, and how many more there are."""
-    more = len(rows) - ROWS_IN_A_LABEL
-    return " + ".join(rows[:ROWS_IN_A_LABEL]) + (f" and {more} more" if more > 0 else "")
 
 
 def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> None:

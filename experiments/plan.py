@@ -12,6 +12,8 @@ from experiments.stage import Stage
 from experiments.store import Store
 
 PRETRAINING = ("pretrain", "pretrain_video")
+ROWS_IN_A_LABEL = 4
+"""Of more rows that need one stage, the rest is counted."""
 PlanState = Literal["cached", "stale", "new", "resume", "running", "failed"]
 
 
@@ -147,7 +149,7 @@ def make_plan(
         for stage in trial.stages:
             uses[stage.fingerprint] = uses.get(stage.fingerprint, 0) + 1
     code = {kind: code_digest(kind) for kind in {stage.kind for stage in stages}}
-    prices = Prices(store, swept_keys(trials), published=published)
+    prices = Prices(store, published=published)
     planned = []
     for stage in stages:
         record = store.record(stage)
@@ -162,9 +164,25 @@ def make_plan(
     return Plan(trials=trials, stages=planned, problems=problems)
 
 
-def swept_keys(trials: Iterable[Trial]) -> set[str]:
-    """Every setting that one of the trials' sweeps varies."""
-    return {key for trial in trials for key in trial.set_keys}
+def labels(trials: Sequence[Trial]) -> dict[str, str]:
+    """What to call each stage, by fingerprint: its name, and the rows that need it."""
+    rows: dict[str, dict[str, None]] = {}  # without repetition: two tasks of a row may need one stage
+    names: dict[str, str] = {}
+    several_seeds = len({trial.seed for trial in trials}) > 1
+    several_sweeps = len({trial.sweep.name for trial in trials}) > 1
+    for trial in trials:
+        row = trial.label if several_seeds else trial.variant
+        for stage in trial.stages:
+            names[stage.fingerprint] = stage.name
+            label = f"{trial.sweep.name} {row}" if several_sweeps else row
+            rows.setdefault(stage.fingerprint, {})[label] = None
+    return {fingerprint: f"{names[fingerprint]} {_joined(list(rows[fingerprint]))}" for fingerprint in names}
+
+
+def _joined(rows: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
+    more = len(rows) - ROWS_IN_A_LABEL
+    return " + ".join(rows[:ROWS_IN_A_LABEL]) + (f" and {more} more" if more > 0 else "")
 
 
 def _not_done(planned: Iterable[PlannedStage]) -> list[Stage]:

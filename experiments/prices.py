@@ -1,7 +1,7 @@
 """What a stage costs or is likely to cost, in hours of its device, and how that is known."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,17 +72,9 @@ class Prices:
     that a probe found; for work on GPUs, at the rate that the paper's hours imply.
     """
 
-    def __init__(
-        self, store: Store, swept: Collection[str] = (), *, published: Callable[[], Rate] | None = None
-    ) -> None:
-        """Look things up in `store` when asked.
-
-        Args:
-            store: holds what is finished.
-            swept: settings that the sweeps vary; only where no closed form is known are they taken to cost nothing.
-            published: gives the rate that the paper's hours imply.
-        """
-        self._store, self._ignored = store, {*swept, "data.seed"}
+    def __init__(self, store: Store, *, published: Callable[[], Rate] | None = None) -> None:
+        """Look things up in `store` when asked; `published` gives the rate that the paper's hours imply."""
+        self._store = store
         self._published = None if published is None else cache(published)
         self._pasts: dict[str, dict[str, list[_Past]]] = {}
 
@@ -91,7 +83,7 @@ class Prices:
         if record is not None and record.result is not None:
             return Price(hours=_hours(record), unit=record.unit, basis="measured", count=1)
         document, macs = stage.document(), _macs_of(stage)
-        shape = self._shape(document, macs)
+        shape = _shape(document, macs)
         alike = _of_newest_unit(self._past(stage.kind).get(shape, []))
         if alike:
             return Price(hours=median(p.hours for p in alike), unit=alike[0].unit, basis="earlier", count=len(alike))
@@ -142,7 +134,7 @@ class Prices:
         return _Past(
             hours=_hours(record),
             unit=record.unit,
-            shape=self._shape(document, macs),
+            shape=_shape(document, macs),
             macs=macs,
             build=_build(document),
             ended=float(record.attempts[-1].last["time"]),
@@ -155,18 +147,6 @@ class Prices:
             parent = None if found is None else read_json(found)
             before = None if parent is None else parent["settings"]
         return _macs(document["kind"], document["settings"], before)
-
-    def _shape(self, document: dict[str, Any], macs: int | None) -> str:
-        name, kind = document["name"], document["kind"]
-        if macs is not None:
-            return json.dumps([kind, _build(document), macs])
-        # Settings hold `finetune`, and the keys of a sweep say `finetune.msrvtt`: the name of the stage.
-        kept = {
-            f"{name if part == kind else part}.{key}": value
-            for part, values in document["settings"].items()
-            for key, value in (values or {}).items()
-        }
-        return json.dumps([name, _on_gpus(document), {k: kept[k] for k in sorted(kept.keys() - self._ignored)}])
 
 
 def read_rate(store: Store, document: dict[str, Any]) -> Rate | None:
@@ -199,6 +179,13 @@ def told(prices: Mapping[str, Price]) -> str:
         elif names:
             parts.append(f"{words}: " + ", ".join(names))
     return "; ".join(parts)
+
+
+def _shape(document: dict[str, Any], macs: int | None) -> str:
+    kind = document["kind"]
+    # Where there is no closed form, stages of the same settings are alike; the data's seed is no cost.
+    settings = document["settings"] | {"data": None}
+    return json.dumps([kind, _build(document), settings if macs is None else macs], sort_keys=True)
 
 
 def _build(document: dict[str, Any]) -> tuple[int | None, bool]:

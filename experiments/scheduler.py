@@ -217,6 +217,8 @@ class Scheduler:
             return
         record = self._store.record(task.stage)
         newest = record.attempts[-1] if len(record.attempts) > task.seen else None
+        if self._budget is not None:
+            self._budget.observe(task.stage, record)
         if newest is not None:
             self._tell_progress(task, newest)
         if record.result is not None and (job.ended or (newest and newest.end)):
@@ -284,7 +286,7 @@ class Scheduler:
         heapq.heappush(self._ready, (task.place, task))
 
     def _hold(self, task: _Task, message: str) -> None:
-        if task.message != message:
+        if not task.message:  # once: its numbers change whenever another stage ends
             self._tell(Event(kind="held", stage=task.stage, message=message))
         task.phase, task.message = "held", message
         self._held.append(task)

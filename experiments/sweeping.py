@@ -66,7 +66,8 @@ def run(
     """Run sweeps, or continue them where they stopped, and show their tables."""
     if plan_:
         return plan(files, scale, set_, only, engine, address, max_hours, None, False, home, json_)
-    from experiments.driver import Terms, drive, labels
+    from experiments.driver import Terms, drive
+    from experiments.plan import labels
     from experiments.store import Store
 
     if accept_stale and rerun_stale:
@@ -130,7 +131,7 @@ def plan(
         explanation = explain(made, why, store)
         print_json(explanation.to_json()) if json_ else typer.echo("\n".join(explanation.lines()))
     elif json_:
-        from experiments.driver import labels
+        from experiments.plan import labels
 
         told, names = made.to_json(), labels(made.trials)
         print_json(told | {"each": [each | {"label": names[each["fingerprint"]]} for each in told["each"]]})
@@ -221,7 +222,8 @@ def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", co
 
 def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again: "Callable[[], Plan]") -> "Plan":
     """Refuse results of other code, accept them, or put them aside and plan anew."""
-    from experiments.driver import labels, set_aside_stale
+    from experiments.driver import set_aside_stale
+    from experiments.plan import labels
 
     if rerun:
         complain(f"{set_aside_stale(made, store)} stages put aside")
@@ -236,7 +238,7 @@ def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again
 
 
 def _show_plan(made: "Plan", console: "Console", *, every_stage: bool = False) -> None:
-    from experiments.driver import labels
+    from experiments.plan import labels
 
     told = made.to_json()
     stages = told["stages"]

@@ -77,13 +77,13 @@ def step_shape(kind: str, settings: Settings) -> tuple[ModelConfig, StepShape]:
     return model, step_of(training, vocabulary_size(model.tokenizer))
 
 
-def captions(sources: Iterable[str], settings: Settings, split: str = "train") -> int:
-    """Captions in a split of some sources: as `data` decides for embedded ones, as published for real ones.
+def captions(sources: Iterable[str], settings: Settings) -> int:
+    """Captions of some sources' training splits: as `data` decides for embedded ones, as published for real ones.
 
     Raises:
         SmaugError: a source is unknown.
     """
-    return sum(_split_size(source, settings, split) for source in sources)
+    return sum(_split_size(source, settings, "train") for source in sources)
 
 
 def vocabulary_size(tokenizer: str) -> int:

@@ -19,9 +19,8 @@ import psutil
 
 from experiments.attempt import claim
 from experiments.budget import Budget
-from experiments.driver import labels
 from experiments.engines import Inventory, Job, JobState, local_inventory
-from experiments.plan import distinct_stages, swept_keys
+from experiments.plan import distinct_stages, labels
 from experiments.prices import Prices, Rate
 from experiments.room import room_problem
 from experiments.scheduler import Scheduler
@@ -107,7 +106,7 @@ def main() -> None:
         engine,
         data_root=home / "data",
         on_event=lambda event: None,
-        budget=Budget(store, Prices(store, swept_keys(plan.trials)), None),
+        budget=Budget(store, Prices(store), None),
         room_problem=lambda stage: room_problem(stage, store.directory(stage)),
     )
     holding.stop = scheduler.stop

@@ -97,6 +97,7 @@ def test_what_runs_longer_than_predicted_counts_by_what_it_has_spent(store):
     assert budget.admit(stage) is None
     assert budget.promised == 2.0
     lease.heartbeat(NOTHING_SPENT | {"spent_s": 9 * 3600.0})
+    budget.observe(stage, store.record(stage))
     assert budget.promised == pytest.approx(9.0)
     refusal = budget.admit(quick_stage(seed=2))
     assert refusal is not None and "0 are spent, 9 promised" in refusal
