@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from experiments.ledger import LATER
 from smaug_core.errors import SmaugError
@@ -93,6 +95,28 @@ def runs_tagged(client: MlflowClient, experiment_ids: list[str], tags: dict[str,
     wanted = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
     return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
+
+
+def runs_untagged(client: MlflowClient, experiment_ids: list[str], tag: str) -> Iterator[Run]:
+    """All runs that lack a tag, in the order of their start."""
+    wanted, order = f"tags.`{tag}` IS NULL", ["attributes.start_time ASC", "attributes.run_id ASC"]
+    return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
+
+
+def artifact_text(client: MlflowClient, run_id: str, artifacts: str, name: str) -> str:
+    """What a file of a run holds; one of this machine is read where it lies.
+
+    Args:
+        client: the ledger.
+        run_id: of the run.
+        artifacts: where the run's files are, as MLflow says it.
+        name: path of the file in there.
+    """
+    where = urlsplit(artifacts)
+    if where.scheme in ("", "file"):
+        return Path(unquote(where.path), name).read_text(encoding="utf-8")
+    with TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
 
 
 def metric(name: str, value: float, at: int, step: int) -> Metric:

@@ -12,6 +12,9 @@ from smaug_core.stages import KINDS
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """As MLflow names them; `KILLED`: neither done nor failed, and nobody is at it."""
 
+ESTIMATED = "estimated hours"
+"""Mark of a trial of which an attempt died: when it ended is estimated."""
+
 STATUS_OF_STATE: dict[str, RunStatus] = {
     "done": "FINISHED",
     "running": "RUNNING",
@@ -136,6 +139,12 @@ class TrialFacts:
             if (held := facts.details.ranks()) is not None:
                 found[result["notes"]["dataset"]] = held["t2v"]
         return found
+
+    @property
+    def marks(self) -> list[str]:
+        """What a reader of the table must know of the results: as the driver said, and of their hours."""
+        estimated = any(facts is not None and facts.hours.estimated for _, facts in self.stages)
+        return [*self.document["marks"], *([ESTIMATED] if estimated else [])]
 
     @property
     def pretrained_on(self) -> StageFacts | None:

@@ -32,7 +32,7 @@ LEAST_FILES = 10_000
 TRACKING = """
 import json, sys
 from pathlib import Path
-from experiments.tracking import read_trials
+from experiments.reading import read_trials
 print(json.dumps({"trials": len(read_trials(Path(sys.argv[1])))}))
 """
 

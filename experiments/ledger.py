@@ -125,35 +125,6 @@ def ranks_file(dataset: str) -> str:
     return f"ranks/{dataset.replace('/', '__')}.json"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialRow:
-    """What MLflow holds of a trial: what a table is made of."""
-
-    run_id: str
-    status: str
-    sweep: str
-    title: str
-    table: str | None
-    row_label: str
-    columns: tuple[str, ...]
-    scale: str
-    variant: str
-    position: int
-    """Place among the sweep's variants, from 0."""
-    baseline: str
-    seed: str
-    metrics: dict[str, float]
-    evaluations: dict[str, dict[str, Any]]
-    """By slot: dataset, split, n_queries, n_clips, test_digest, ranking."""
-    device: str
-    """What pre-training ran on, e.g. `NVIDIA H200 x 4`; empty before it has begun."""
-    unit: str
-    """Of `row_hours.*`, e.g. `CPU h`."""
-    code: str
-    """Digest of the source that made the results."""
-    marks: tuple[str, ...]
-
-
 def _text(value: Any) -> str:
     """JSON that does not depend on the order of keys."""
     return json.dumps(value, sort_keys=True)
@@ -195,30 +166,5 @@ def _trial_tags(facts: TrialFacts, stage_runs: dict[str, str]) -> dict[str, str]
         "smaug.evaluations": _text(evaluations),
         "smaug.test_digest": json.dumps({task: notes["test_digest"] for task, notes in evaluations.items()}),
         "smaug.code": facts.code,
-        "smaug.marks": json.dumps(document["marks"]),
+        "smaug.marks": json.dumps(facts.marks),
     }
-
-
-def row_of_run(run_id: str, status: str, run_tags: Mapping[str, str], metrics: Mapping[str, float]) -> TrialRow:
-    """A trial as its run tells it: the inverse of `tell_trial`."""
-    tags = {key.removeprefix("smaug."): value for key, value in run_tags.items() if key.startswith("smaug.")}
-    return TrialRow(
-        run_id=run_id,
-        status=status,
-        sweep=tags["sweep"],
-        title=tags["title"],
-        table=tags["table"] or None,
-        row_label=tags["row"],
-        columns=tuple(json.loads(tags["columns"])),
-        scale=tags["scale"],
-        variant=tags["variant"],
-        position=int(tags["position"]),
-        baseline=tags["baseline"],
-        seed=tags["seed"],
-        metrics=dict(metrics),
-        evaluations=json.loads(tags["evaluations"]),
-        device=tags["device"],
-        unit=tags["unit"],
-        code=tags["code"],
-        marks=tuple(json.loads(tags["marks"])),
-    )

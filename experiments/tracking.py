@@ -1,11 +1,10 @@
-"""The ledger in MLflow, writing and reading.
+"""The ledger in MLflow, writing; `reading` is its other half.
 
 Experiment `smaug/stages` has a run for each stage, the owner of the hours spent; experiment `smaug/<sweep>` has a
 flat run for each trial. A run is found again by its fingerprint, so that recording twice changes nothing.
 """
 
 import fcntl
-import json
 import os
 import sys
 import time
@@ -13,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.connection import (
@@ -23,7 +21,6 @@ from experiments.connection import (
     connect,
     exists,
     experiment_named,
-    experiments_named,
     faults_told,
     metric,
     runs_tagged,
@@ -35,12 +32,9 @@ from experiments.ledger import (
     STAGES,
     SUPERSEDED,
     Telling,
-    TrialRow,
     experiment_of,
     key_of,
     milliseconds,
-    ranks_file,
-    row_of_run,
     short_digest,
     tell_stage,
     tell_trial,
@@ -49,7 +43,6 @@ from experiments.mounts import tracking_uri
 from experiments.portable import Records, read_records
 from experiments.records import all_stages, identity, superseded, trial_documents, trial_facts
 
-READ_ADVICE = "see that it is up, and that MLFLOW_TRACKING_URI is right"
 LOCK_S = 120.0
 """How long another driver of the home folder may keep the lock; a call to MLflow takes up to a minute."""
 MADE, TOLD, FILES, CURVE_STEP = "smaug.made", "smaug.told", "smaug.files", "smaug.curve_step"
@@ -287,51 +280,6 @@ def sync(home: Path, *, records: Path | None = None) -> tuple[int, int]:
     for document in more:
         tracker.record_trial(given.trial(document))
     return len(begun) + len(others), len(documents) + len(more)
-
-
-def read_trials(home: Path) -> list[TrialRow]:
-    """Every trial that is not superseded, of all sweeps; none where nothing was ever recorded.
-
-    Raises:
-        TrackingError: MLflow cannot be reached, or two runs claim the same sweep, scale, variant and seed.
-    """
-    uri = tracking_uri(home)
-    if not exists(uri):
-        return []
-    with faults_told(uri, READ_ADVICE):
-        client = connect(uri)
-        ids = [found.experiment_id for found in experiments_named(client, "smaug/") if found.name != STAGES]
-        runs = list(runs_tagged(client, ids, {})) if ids else []
-    rows = [
-        row_of_run(run.info.run_id, run.info.status, run.data.tags, run.data.metrics)
-        for run in runs
-        if SUPERSEDED not in run.data.tags and "smaug.columns" in run.data.tags
-    ]
-    seen: dict[tuple[str, str, str, str], TrialRow] = {}
-    for row in rows:
-        other = seen.setdefault((row.sweep, row.scale, row.variant, row.seed), row)
-        if other is not row:
-            raise TrackingError(
-                f"{uri}: runs {other.run_id} and {row.run_id} both claim {row.sweep}, scale {row.scale}, variant"
-                f" {row.variant}, seed {row.seed}; delete one, or tag it smaug.superseded_by with the other's id"
-            )
-    return sorted(rows, key=lambda row: (row.sweep, row.scale, row.position, row.variant, row.seed))
-
-
-def read_ranks(home: Path, run_id: str, dataset: str) -> dict[str, int]:
-    """The rank of each query's clip, by query id, in a trial's evaluation on a dataset.
-
-    Raises:
-        TrackingError: MLflow cannot be reached or holds no such ranks.
-    """
-    uri = tracking_uri(home)
-    if not exists(uri):
-        raise TrackingError(f"{uri}: no such database; run a sweep first")
-    missing = f"run {run_id} must hold {ranks_file(dataset)}"
-    with faults_told(uri, missing), TemporaryDirectory() as folder:
-        path = connect(uri).download_artifacts(run_id, ranks_file(dataset), folder)
-        ranks: dict[str, int] = json.loads(Path(path).read_text())
-        return ranks
 
 
 def serve_ui(home: Path, *, host: str = "127.0.0.1", port: int = 5000) -> None:

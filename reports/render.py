@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from experiments.tracking import read_trials
+from experiments.reading import read_trials
 from reports.notes import letters, notes
 from reports.published import ReportError, load_published, sweep_files
 from reports.tables import Cell, Column, Table, build_tables

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean
 
-from experiments.ledger import TrialRow
+from experiments.reading import TrialRow
 from reports.published import Published, ReportError
 
 HOURS = "pretrain.hours"

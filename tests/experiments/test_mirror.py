@@ -10,9 +10,10 @@ from experiments import mirror
 from experiments.connection import TrackingError
 from experiments.ledger import LATER
 from experiments.mirror import Mirror
+from experiments.reading import read_trials
 from experiments.records import trial_facts, write_trials
 from experiments.scheduler import Event
-from experiments.tracking import Tracker, read_trials
+from experiments.tracking import Tracker
 from tests.experiments.made_trials import execute, trial
 
 

@@ -13,9 +13,10 @@ from mlflow.tracking import MlflowClient
 from experiments.attempt import read_json, write_json
 from experiments.ledger import STAGES
 from experiments.portable import RecordError, read_records, write_records
+from experiments.reading import Ledger, read_trials
 from experiments.records import stage_facts, trial_documents, write_trial
 from experiments.store import Store
-from experiments.tracking import Tracker, read_ranks, read_trials, sync
+from experiments.tracking import Tracker, sync
 from reports.render import make_tables
 from tests.experiments.made_trials import DATASET, execute, trial
 
@@ -100,7 +101,7 @@ def test_the_ledger_told_from_records_is_the_one_told_from_the_store(new_home, t
     predicted = [run[5]["hours.predicted"] for run in by_kind.values() if "hours.predicted" in run[5]]
     assert predicted == [[(0, 1_000_000, 1.5)]]
     row = next(row for row in read_trials(there) if row.variant == "50%")
-    assert read_ranks(there, row.run_id, DATASET) == {"q1": 1, "q2": 4, "q3": 2}
+    assert Ledger(there).ranks(row, DATASET) == {"q1": 1, "q2": 4, "q3": 2}
 
 
 def test_tables_made_from_records_hold_the_same_cells(new_home, tmp_path):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.ledger import TrialRow
+from experiments.reading import TrialRow
 
 POSITIONS = {"10%": 0, "25%": 1, "50%": 2, "65%": 3}
 
@@ -13,6 +13,9 @@ def row(variant: str, *, hours: float | None = None, r1: float | None = None, **
         metrics |= {"msrvtt.t2v.r1": r1, "msrvtt.t2v.r5": r1 + 20, "msrvtt.t2v.r10": r1 + 30}
     told: dict[str, Any] = {
         "run_id": f"run-{variant}-{changes.get('seed', '0')}",
+        "experiment_id": "1",
+        "artifacts": "",
+        "stage_runs": {},
         "status": "FINISHED" if r1 is not None else "KILLED",
         "sweep": "masking_ratio",
         "title": "Ablation study on using different masking ratios",
