@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -30,8 +31,18 @@ class Published:
     """The dataset that each task's columns are on."""
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
     """By slot: `header` and `unit`, in the paper's order."""
-    rows: dict[str, dict[str, float]] = field(default_factory=dict)
+    rows: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """By name, in the paper's order: value by slot."""
+    texts: dict[str, str] = field(default_factory=dict)
+    row_texts: dict[str, dict[str, str]] = field(default_factory=dict)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    cited: list[str] = field(default_factory=list)
+    cannot_tell: str = ""
+    same_runs: dict[str, Any] = field(default_factory=dict)
+
+    def column(self, slot: str) -> dict[str, float]:
+        """What was published of a column, by row."""
+        return {row: value for row, values in self.rows.items() if (value := values.get(slot)) is not None}
 
 
 def load_published(folder: Path = PAPER) -> dict[str, Published]:
