@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from experiments.reading import TrialRow
 from reports.cells import HOURS, Cell, Column, Interval, Run, Table
 from reports.published import Published
-from reports.samples import IntervalKind, RankReader, Samples, collect, over_seeds
+from reports.samples import IntervalKind, RankBook, RankReader, Samples, collect, over_seeds
 from reports.statistics import Numbers, bootstrap_mean, holm, sign_flip_p
 
 METRIC_OF_SLOT = {HOURS: "row_hours.pretrain"}
@@ -28,6 +28,7 @@ def build_tables(
         read: gives a trial's ranks.
         unreadable: why the trials could not be read, if they could not.
     """
+    book = RankBook(read)
     groups: dict[tuple[str, str, str], list[TrialRow]] = {}
     for trial in trials:
         groups.setdefault((trial.table or trial.sweep, trial.sweep, trial.scale), []).append(trial)
@@ -37,7 +38,7 @@ def build_tables(
     tables = []
     for name in names:
         found = [group for key, group in sorted(groups.items()) if key[0] == name]
-        tables += [_table(name, published.get(name), group, read, unreadable) for group in found or [[]]]
+        tables += [_table(name, published.get(name), group, book, unreadable) for group in found or [[]]]
     return tables
 
 
@@ -73,7 +74,7 @@ class _Row:
     published: Mapping[str, float | None]
 
 
-def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], read: RankReader, unreadable: str) -> Table:
+def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], book: RankBook, unreadable: str) -> Table:
     columns = _columns(paper, trials)
     # Of a table that is partly measured, the baseline is the sweep's; the paper's default row else.
     baseline = trials[0].baseline if trials else paper.default if paper else None
@@ -81,7 +82,7 @@ def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], read:
     by_column: list[list[Cell]] = []
     samples: dict[tuple[str, str], Samples] = {}
     for column in columns:
-        found = {row.name: collect(column.slot, metric_of(column.slot), row.trials, read) for row in rows}
+        found = {row.name: collect(column.slot, metric_of(column.slot), row.trials, book) for row in rows}
         samples |= {(row, column.slot): measured for row, (measured, _) in found.items() if measured is not None}
         base = next((row for row in rows if row.name == baseline), None)
         join = _Join(column=column, base=base, collected=found, unreadable=unreadable)
