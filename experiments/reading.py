@@ -103,6 +103,11 @@ class Ledger:
         """Nothing is opened yet, and nothing is ever made."""
         self.uri = tracking_uri(home)
 
+    @property
+    def exists(self) -> bool:
+        """Whether anything may have been recorded; of a server this is not asked."""
+        return exists(self.uri)
+
     def trials(self) -> list[TrialRow]:
         """Every trial that is not superseded, of all sweeps; none where nothing was ever recorded.
 
@@ -150,11 +155,6 @@ class Ledger:
             yield self._client
 
 
-def recorded(uri: str) -> bool:
-    """Whether anything may have been recorded there."""
-    return exists(uri)
-
-
 def read_trials(home: Path) -> list[TrialRow]:
     """Every trial that is not superseded; none where nothing was ever recorded.
 
@@ -162,7 +162,7 @@ def read_trials(home: Path) -> list[TrialRow]:
         TrackingError: MLflow cannot be reached.
     """
     ledger = Ledger(home)
-    return ledger.trials() if exists(ledger.uri) else []
+    return ledger.trials() if ledger.exists else []
 
 
 @contextmanager

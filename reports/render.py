@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.reading import Ledger, TrackingError, TrialRow, recorded
+from experiments.reading import Ledger, TrackingError, TrialRow
 from reports.cells import Fault, Table
 from reports.files import write_text
 from reports.latex import to_latex
@@ -59,7 +59,7 @@ def read_report(home: Path, *, origin: str = "") -> Report:
     trials: list[TrialRow] = []
     unreadable = ""
     try:
-        trials = ledger.trials() if recorded(ledger.uri) else []
+        trials = ledger.trials() if ledger.exists else []
     except TrackingError as error:
         unreadable = f"nothing measured could be read: {error}"
     tables = build_tables(load_published(), trials, ledger.ranks, unreadable=unreadable)
