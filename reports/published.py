@@ -62,9 +62,10 @@ class Published:
     same_runs: SameRuns | None = None
     """Rows that are printed again in another table, whose sweep measures them."""
 
-    def column(self, slot: str) -> dict[str, float]:
-        """What was published of a column, by row."""
-        return {row: value for row, values in self.rows.items() if (value := values.get(slot)) is not None}
+    def printed(self, slot: str) -> dict[str, float]:
+        """The values that a column has, by row."""
+        values = {name: row.get(slot) for name, row in self.rows.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,7 +180,7 @@ def require_cell(where: str, row: str, column: str, table: Published) -> float:
         raise ReportError(f"{where}: column {column!r} is not in Table {table.table}; {nearest(column, table.columns)}")
     value = table.rows[row][column]
     if value is None:
-        rows = ", ".join(table.column(column))
+        rows = ", ".join(table.printed(column))
         raise ReportError(f"{where}: Table {table.table} prints a dash for {row}, {column}; it has values for {rows}")
     return value
 

@@ -50,7 +50,7 @@ def _same_runs(
     name: str, told: Published, groups: Mapping[tuple[str, str, str], list[TrialRow]]
 ) -> dict[tuple[str, str, str], list[TrialRow]]:
     """The trials of a table whose rows are rows of another one, under the names that they have here."""
-    if not told.same_runs:
+    if told.same_runs is None:
         return {}
     names = {there: here for here, there in told.same_runs.rows.items()}
     own: dict[tuple[str, str, str], list[TrialRow]] = {}
@@ -90,14 +90,16 @@ def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], read:
         name=name,
         title=paper.title if paper else trials[0].title,
         row_label=paper.row if paper else trials[0].row_label,
+        measured_by=paper.same_runs.table if paper and paper.same_runs else name,
         baseline=baseline,
         scale=trials[0].scale if trials else "",
         columns=columns,
         rows={row.name: tuple(cells[place] for cells in by_column) for place, row in enumerate(rows)},
         texts=_texts(paper) if paper else {},
+        groups=paper.groups if paper else {},
         cited=frozenset(paper.cited if paper else ()),
         source=paper.source if paper else "",
-        cannot_tell=" ".join(paper.cannot_tell) if paper else "",
+        cannot_tell=paper.cannot_tell if paper else (),
         trials=tuple(trials),
         samples=samples,
         unreadable=unreadable,
@@ -113,19 +115,20 @@ def _rows(paper: Published | None, trials: Sequence[TrialRow]) -> list[_Row]:
     return [_Row(name=name, trials=found, published=rows.get(name, {})) for name, found in by_variant.items()]
 
 
-def _texts(paper: Published) -> dict[str, dict[str, str]]:
-    """By row and header: what stands in the columns of words, with the paper's dash where it has nothing."""
-    return {
-        row: {paper.texts[key]: text or "-" for key, text in texts.items()} for row, texts in paper.row_texts.items()
-    }
-
-
 def _columns(paper: Published | None, trials: Sequence[TrialRow]) -> tuple[Column, ...]:
     asked = [slot for trial in trials for slot in trial.columns]
     if paper is not None and paper.same_runs:
         asked = [slot for slot in asked if slot in paper.columns]
     slots = dict.fromkeys([*asked, *(paper.columns if paper else ())])
     return tuple(_column(slot, paper, trials) for slot in slots)
+
+
+def _texts(paper: Published) -> dict[str, dict[str, str]]:
+    """By row and header; a dash stays a dash."""
+    return {
+        row: {header: texts[key] or "-" for key, header in paper.texts.items()}
+        for row, texts in paper.row_texts.items()
+    }
 
 
 def _column(slot: str, paper: Published | None, trials: Sequence[TrialRow]) -> Column:
@@ -178,6 +181,7 @@ class _Join:
         made_by = [] if samples is None else [trial for trial in row.trials if trial.seeds in samples.values]
         return Cell(
             published=row.published.get(column.slot),
+            dash=column.slot in row.published and row.published[column.slot] is None,
             measured=measured,
             unit="" if measured is None else column.measured_unit or row.trials[0].unit,
             interval=None if samples is None else _interval(samples),

@@ -42,9 +42,9 @@ def text_headers(table: Table) -> list[str]:
 
 
 def published_text(column: Column, cell: Cell) -> str:
-    """A published value, of hours with its ratio to the baseline row."""
+    """A published value, of hours with its ratio to the baseline row; a dash is a dash."""
     if cell.published is None:
-        return ""
+        return "-" if cell.dash else ""
     ratio = "" if cell.published_ratio is None else f" ({cell.published_ratio:.2f}x)"
     return f"{published_number(cell)}{ratio}"
 
