@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-from mlflow.entities import Experiment, Metric, Param, RunTag  # noqa: E402
+from mlflow.entities import Experiment as Experiment  # noqa: E402
+from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.entities import Run as Run  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient as MlflowClient  # noqa: E402
@@ -82,6 +83,16 @@ def experiment_named(client: MlflowClient, name: str, artifacts: Path) -> Experi
         if error.error_code != "RESOURCE_ALREADY_EXISTS":  # a driver of another home folder was quicker
             raise
     return client.get_experiment_by_name(name)
+
+
+def tag_experiment(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> None:
+    """Write tags of an experiment; another driver may be writing the same."""
+    for key, value in tags.items():
+        try:
+            client.set_experiment_tag(experiment_id, key, value)
+        except MlflowException:  # its database tells two that write a new tag at once that there is one already
+            if client.get_experiment(experiment_id).tags.get(key) != value:
+                raise
 
 
 def experiments_named(client: MlflowClient, prefix: str) -> list[Experiment]:

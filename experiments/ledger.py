@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.dashboard import per_hour, trial_note
 from experiments.facts import RunStatus, StageFacts, TrialFacts
 from experiments.records import identity
 
@@ -40,6 +41,8 @@ class Telling:
     tags: dict[str, str]
     files: dict[str, Any]
     """What each file holds, by name."""
+    note: str
+    """What MLflow shows as the run's description."""
     curve: Callable[[], list[dict[str, Any]]]
     """`time`, `step`, `values` of all that was reported; it never changes without `files` changing too."""
 
@@ -51,7 +54,7 @@ class Telling:
     @property
     def digest(self) -> str:
         """Changes with whatever is told, status and end aside."""
-        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files])
+        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files, self.note])
 
 
 def key_of(experiment: str, tags: Mapping[str, str], started: int) -> tuple[str, ...]:
@@ -91,13 +94,14 @@ def tell_stage(facts: StageFacts) -> Telling:
         params={},
         tags=_stage_tags(facts),
         files={"attempts.json": {"attempts": facts.account()}},
+        note="",
         curve=facts.details.curve,
     )
 
 
-def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], *, driven: bool, valid: bool) -> Telling:
-    """The run of a trial; `stage_runs`: run ids by the stage's name."""
-    document = facts.document
+def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, driven: bool, valid: bool) -> Telling:
+    """The run of a trial; `stage_runs`: run ids by the stage's name; `stages`: id of the experiment that holds them."""
+    document, metrics = facts.document, facts.metrics()
     return Telling(
         experiment=experiment_of(document["sweep"]),
         claim=dict(zip(IDENTITY, identity(document), strict=True)),
@@ -107,10 +111,11 @@ def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], *, driven: bool, v
         valid=valid,
         status=facts.status(driven=driven and valid),
         ended=facts.last_sign,
-        metrics=facts.metrics(),
+        metrics=metrics | per_hour(metrics),
         params={key: str(value) for key, value in document["params"].items()},
         tags=_trial_tags(facts, stage_runs),
         files={ranks_file(task): ranks for task, ranks in facts.ranks().items()},
+        note=trial_note(document, stage_runs, stages),
         curve=list,
     )
 
