@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from experiments.facts import RunStatus, StageFacts, TrialFacts
+from experiments.gallery import FOLDER as EXAMPLES
+from experiments.gallery import LIST, Example
 from experiments.records import identity
 
 STAGES = "smaug/stages"
@@ -40,6 +42,8 @@ class Telling:
     tags: dict[str, str]
     files: dict[str, Any]
     """What each file holds, by name."""
+    examples: Sequence[Example]
+    """Pictures; `files` changes with them, for it holds their list."""
     curve: Callable[[], list[dict[str, Any]]]
     """`time`, `step`, `values` of all that was reported; it never changes without `files` changing too."""
 
@@ -73,7 +77,7 @@ def short_digest(value: Any) -> str:
 
 def tell_stage(facts: StageFacts) -> Telling:
     """The run of a stage."""
-    hours = facts.hours
+    hours, gallery = facts.hours, facts.gallery
     spent = {"useful": hours.useful, "lost": hours.lost, "overhead": hours.overhead, "billed": hours.billed}
     metrics = {f"hours.{part}": (value, facts.last_sign) for part, value in spent.items()}
     if facts.prediction is not None:
@@ -89,8 +93,10 @@ def tell_stage(facts: StageFacts) -> Telling:
         ended=facts.last_sign,
         metrics=metrics,
         params={},
-        tags=_stage_tags(facts),
-        files={"attempts.json": {"attempts": facts.account()}},
+        tags=_stage_tags(facts) | ({} if gallery is None else {"smaug.examples": gallery.summary[:5000]}),
+        files={"attempts.json": {"attempts": facts.account()}}
+        | ({} if gallery is None else {f"{EXAMPLES}/{LIST}": gallery.listing()}),
+        examples=() if gallery is None else gallery.examples,
         curve=facts.details.curve,
     )
 
@@ -111,6 +117,7 @@ def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], *, driven: bool, v
         params={key: str(value) for key, value in document["params"].items()},
         tags=_trial_tags(facts, stage_runs),
         files={ranks_file(dataset): ranks for dataset, ranks in facts.ranks().items()},
+        examples=(),
         curve=list,
     )
 

@@ -25,8 +25,10 @@ from experiments.connection import (
     metric,
     runs_tagged,
     write,
+    write_files,
 )
 from experiments.facts import StageFacts, TrialFacts
+from experiments.gallery import FOLDER as EXAMPLES
 from experiments.ledger import (
     FINGERPRINT,
     STAGES,
@@ -220,6 +222,9 @@ class Tracker:
         """Add what the run does not hold yet; the tags last, since they say that the rest is there."""
         run_id, data, files = run.info.run_id, run.data, short_digest(telling.files)
         if data.tags.get(FILES) != files:
+            write_files(
+                self.client, run_id, {f"{EXAMPLES}/{example.file}": example.png for example in telling.examples}
+            )
             for name, content in telling.files.items():
                 self.client.log_dict(run_id, content, name)
         points = telling.curve()
