@@ -163,7 +163,8 @@ def stored_gallery(stage_directory: Path) -> Gallery | None:
 
 def to_record(gallery: Gallery) -> dict[str, Any]:
     """A gallery as JSON holds it, pictures and all."""
-    pictures = {example.file: base64.b64encode(example.png).decode() for example in gallery.examples}
+    # Base64 without slashes: it must never look like a path.
+    pictures = {example.file: base64.urlsafe_b64encode(example.png).decode() for example in gallery.examples}
     return {"listing": gallery.listing(), "pictures": pictures}
 
 
@@ -174,7 +175,7 @@ def from_record(recorded: Mapping[str, Any]) -> Gallery:
         GalleryError: it holds something else.
     """
     try:
-        pictures = {name: base64.b64decode(held, validate=True) for name, held in recorded["pictures"].items()}
+        pictures = {name: base64.b64decode(held, b"-_", validate=True) for name, held in recorded["pictures"].items()}
         return read_gallery(json.dumps(recorded["listing"]), pictures.__getitem__, LIST)
     except (KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise GalleryError(f"{LIST}: its pictures cannot be read ({type(error).__name__}: {error})") from error

@@ -71,7 +71,7 @@ def write_records(home: Path, out: Path) -> tuple[int, int]:
     texts: dict[Path, str] = {}
     for kind, fingerprint in asked:
         if (facts := stage_facts(home, kind, fingerprint)) is not None:
-            texts[_stage_file(kind, fingerprint)] = _stage_text(_stage_body(facts, places))
+            texts[_stage_file(kind, fingerprint)] = _stage_text(places.left_out(_stage_body(facts)))
     num_stages = len(texts)
     for document in map(places.left_out, documents):
         there = [t["fingerprint"] for t in document["stages"] if _stage_file(t["kind"], t["fingerprint"]) in texts]
@@ -198,10 +198,10 @@ class _Places:
         return value
 
 
-def _stage_body(facts: StageFacts, places: _Places) -> dict[str, Any]:
-    points = facts.details.curve()
+def _stage_body(facts: StageFacts) -> dict[str, Any]:
+    points, gallery = facts.details.curve(), facts.gallery
     kept = _thinned(points)
-    body: dict[str, Any] = {
+    body = {
         "format": FORMAT,
         "document": facts.document,
         "attempts": [_attempt_body(attempt) for attempt in facts.attempts],
@@ -210,12 +210,7 @@ def _stage_body(facts: StageFacts, places: _Places) -> dict[str, Any]:
         "curve": {"points": kept, "reported": len(points), "thinned": len(kept) < len(points)},
         "ranks": facts.details.ranks(),
     }
-    body = places.left_out(body)
-    if (gallery := facts.gallery) is not None:
-        recorded = to_record(gallery)
-        # Not the pictures: base64 may look like a path.
-        body["examples"] = recorded | {"listing": places.left_out(recorded["listing"])}
-    return body
+    return body if gallery is None else body | {"examples": to_record(gallery)}
 
 
 def _attempt_body(attempt: Attempt) -> dict[str, Any]:
