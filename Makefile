@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test slow check format tables ui bench clean
+.PHONY: help setup sweep test test-tools slow check format tables ui bench clean
 
 help:
 	@echo "make setup   create or refresh .venv (the others do so too, when it is needed)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test    the tests          make slow   the proofs that take minutes"
 	@echo "make check   lint and types     make format lay the code out"
 	@echo "make tables  reports/out/       make ui     MLflow on 127.0.0.1"
+	@echo "make test-tools   Chromium, LaTeX and axe, without which some tests are skipped"
 	@echo "make bench   measure speeds     make clean  remove everything that was made"
 
 setup: $(INSTALLED)
@@ -30,6 +31,9 @@ sweep: setup
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
+
+test-tools:
+	tests/tools.sh
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
@@ -54,4 +58,4 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.orchestration
 
 clean:
-	rm -rf .venv .smaug reports/out .pytest_cache .mypy_cache .ruff_cache .hypothesis smaug.egg-info
+	rm -rf .venv .smaug reports/out .pytest_cache .mypy_cache .ruff_cache .hypothesis smaug.egg-info tests/browser/node_modules

@@ -156,12 +156,17 @@ def tables(
 ) -> None:
     """Write the paper's tables, published and measured side by side, and cells.csv."""
     from experiments.tracking import sync as record
-    from reports.render import make_tables
+    from reports.render import make_tables, read_report
 
     if (home_folder(home) / "store").exists():
         record(home_folder(home))
-    for path in make_tables(home_folder(home), out, table or None):
+    report = read_report(home_folder(home))
+    for path in make_tables(report, out, table or None):
         typer.echo(os.path.relpath(path))
+    for fault in report.faults:
+        complain(str(fault))
+    if report.faults:
+        raise typer.Exit(FAILED)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -143,11 +143,11 @@ class TrialFacts:
         return {task: result["notes"] for task, _, result in self.done("evaluate") if task is not None}
 
     def ranks(self) -> dict[str, dict[str, int]]:
-        """By real dataset: the rank of every query's clip."""
+        """By slot: the rank of every query's clip; two slots may hold the same dataset."""
         found: dict[str, dict[str, int]] = {}
-        for _, facts, result in self.done("evaluate"):
-            if (held := facts.details.ranks()) is not None:
-                found[result["notes"]["dataset"]] = held["t2v"]
+        for task, facts, _ in self.done("evaluate"):
+            if task is not None and (held := facts.details.ranks()) is not None:
+                found[task] = held["t2v"]
         return found
 
     @property

@@ -116,7 +116,7 @@ def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], *, driven: bool, v
         metrics=facts.metrics(),
         params={key: str(value) for key, value in document["params"].items()},
         tags=_trial_tags(facts, stage_runs),
-        files={ranks_file(dataset): ranks for dataset, ranks in facts.ranks().items()},
+        files={ranks_file(task): ranks for task, ranks in facts.ranks().items()},
         examples=(),
         curve=list,
     )
@@ -127,9 +127,9 @@ def experiment_of(sweep: str) -> str:
     return f"smaug/{sweep}"
 
 
-def ranks_file(dataset: str) -> str:
-    """Where a trial's run keeps the ranks of a dataset's queries."""
-    return f"ranks/{dataset.replace('/', '__')}.json"
+def ranks_file(task: str) -> str:
+    """Where a trial's run keeps the ranks of a slot's queries."""
+    return f"ranks/{task}.json"
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 from experiments.connection import (
     MlflowClient,
     Run,
-    TrackingError,
     artifact,
     connect,
     exists,
@@ -20,6 +19,7 @@ from experiments.connection import (
     faults_told,
     runs_untagged,
 )
+from experiments.connection import TrackingError as TrackingError
 from experiments.gallery import FOLDER as EXAMPLES
 from experiments.gallery import LIST, Example, GalleryError, read_gallery
 from experiments.ledger import FINGERPRINT, STAGES, SUPERSEDED, ranks_file
@@ -113,7 +113,7 @@ class Ledger:
 
         Two that claim the same sweep, scale, variant and seed are both given.
         """
-        with self._read() as client:
+        with self._read() as client, _without_garbage_collection():
             ids = [found.experiment_id for found in experiments_named(client, "smaug/") if found.name != STAGES]
             runs = list(runs_untagged(client, ids, SUPERSEDED)) if ids else []
         rows = [_trial(run) for run in runs if "smaug.columns" in run.data.tags]
@@ -121,15 +121,15 @@ class Ledger:
 
     def stages(self) -> list[StageRow]:
         """Every stage that is not superseded, by kind and fingerprint."""
-        with self._read() as client:
+        with self._read() as client, _without_garbage_collection():
             ids = [found.experiment_id for found in experiments_named(client, STAGES) if found.name == STAGES]
             runs = list(runs_untagged(client, ids, SUPERSEDED)) if ids else []
         rows = [_stage(run) for run in runs if "smaug.kind" in run.data.tags]
         return sorted(rows, key=lambda row: (row.kind, row.fingerprint, row.run_id))
 
-    def ranks(self, trial: TrialRow, dataset: str) -> dict[str, int]:
-        """The rank of each query's clip, from 1, by query id, in a trial's evaluation on a dataset."""
-        text = self.text(trial, ranks_file(dataset))
+    def ranks(self, trial: TrialRow, task: str) -> dict[str, int]:
+        """The rank of each query's clip, from 1, by query id, in a trial's evaluation for a slot, e.g. `msrvtt`."""
+        text = self.text(trial, ranks_file(task))
         ranks: dict[str, int] = json.loads(text)
         return ranks
 
@@ -168,8 +168,13 @@ class Ledger:
     def _read(self, advice: str = READ_ADVICE) -> Iterator[MlflowClient]:
         if not exists(self.uri):
             raise TrackingError(f"{self.uri}: no such database; run a sweep first")
-        with faults_told(self.uri, advice), _without_garbage_collection():
+        with faults_told(self.uri, advice):
             yield self._client
+
+
+def recorded(uri: str) -> bool:
+    """Whether anything may have been recorded there."""
+    return exists(uri)
 
 
 def read_trials(home: Path) -> list[TrialRow]:

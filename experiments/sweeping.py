@@ -331,10 +331,11 @@ def _told(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -> dict[
 
 
 def _show_tables(home: Path, console: "Console", made: "Plan") -> None:
-    from reports.render import read_tables, to_terminal
+    from reports.render import read_report
+    from reports.terminal import to_terminal
 
     sweeps, scale = {trial.sweep.name for trial in made.trials}, made.trials[0].scale
-    for table in read_tables(home):
+    for table in read_report(home).tables:
         if table.trials and table.trials[0].sweep in sweeps and table.trials[0].scale == scale:
             to_terminal(table, console)
 
@@ -354,7 +355,7 @@ def published_hours() -> "PublishedHours":
     tables = {number: table for number, table in load_published().items() if "pretrain.hours" in table.columns}
     files = sweep_files()
     return PublishedHours(
-        hours={n: {row: values["pretrain.hours"] for row, values in t.rows.items()} for n, t in tables.items()},
+        hours={number: table.printed("pretrain.hours") for number, table in tables.items()},
         sweeps={number: ROOT / files[number] for number in tables},
         default=next((number, table.default) for number, table in tables.items() if table.default is not None),
     )

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-from reports.tables import Cell, Column, Table, standard_error
+from reports.cells import Table
+from reports.samples import has_ranks
+from reports.wording import letters
 
 RANKINGS = {
     "match": "match: the matching logit",
@@ -13,9 +15,19 @@ MARKS = {
     "unfinished": "a stage of the row is not done",
     "other code": "made by other code than the baseline row",
     "other device": "not on the device of the baseline row, so no ratio is given",
-    "several devices": "seeds ran on different devices, so no ratio is given",
+    "several devices": "measured on different devices, so no ratio is given",
     "other test set": "asked other questions than the baseline row, so no difference is given",
+    "partial schedule": "trained for fewer epochs than the scale says",
+    "estimated hours": "an attempt died, and when it ended is estimated; useful hours leave it out",
 }
+INTERVALS = {
+    "full seeds": "Student's t over seeds of pre-training; it covers training anew",
+    "fine-tuning seeds": "Student's t over seeds of fine-tuning from one pre-training; it does not cover pre-training"
+    " anew",
+    "queries": "bootstrap over queries, 10,000 resamples; it covers other questions like these for the same weights,"
+    " not training anew",
+}
+BRACKETS = "In square brackets:"
 DEFAULT_SCALE = "tiny"
 
 
@@ -26,23 +38,17 @@ def notes(table: Table, sweep_files: Mapping[str, str]) -> list[str]:
         *_hours(table),
         *_evaluations(table),
         *_seeds(table),
-        *(f"({letter}) {mark}{_meaning(mark)}" for mark, letter in letters(table).items()),
+        *_intervals(table),
+        *_tests(table),
+        *_differences(table),
+        *_legend(table),
         *_empty(table, sweep_files),
     ]
 
 
-def letters(table: Table) -> dict[str, str]:
-    """The letter that stands for each mark of the table."""
-    marks = dict.fromkeys(mark for cells in table.rows.values() for cell in cells for mark in cell.marks)
-    return {mark: chr(ord("a") + place) for place, mark in enumerate(marks)}
-
-
-def _meaning(mark: str) -> str:
-    return f": {MARKS[mark]}" if mark in MARKS else ""
-
-
 def _published(table: Table) -> list[str]:
-    return [f"Published: {table.source}."] if table.source else []
+    found = [f"Published: {table.source}."] if table.source else []
+    return [*found, *table.cannot_tell]
 
 
 def _hours(table: Table) -> list[str]:
@@ -85,34 +91,63 @@ def _seeds(table: Table) -> list[str]:
     seeds = {len(_distinct(t.seed for t in table.trials if t.variant == row)) for row in table.rows} - {0}
     if not seeds:
         return []
-    found = [f"Seeds for each row: {' or '.join(str(n) for n in sorted(seeds))}; several are averaged."]
-    for column, cells in _by_column(table):
-        errors = [
-            standard_error(cell.measured, cell.n_queries)
-            for cell in cells
-            if column.slot.endswith(".r1") and cell.measured is not None and cell.n_queries
-        ]
-        if errors:
-            found.append(
-                f"Standard error of {column.slot} for one seed, over queries (binomial): up to"
-                f" {max(errors):.1f} points. No interval or test is given yet."
-            )
+    return [f"Seeds for each row: {' or '.join(str(n) for n in sorted(seeds))}; several are averaged."]
+
+
+def _intervals(table: Table) -> list[str]:
+    kinds = {cell.interval.kind for cells in table.rows.values() for cell in cells if cell.interval is not None}
+    found = [f"{BRACKETS} 95 % interval, {INTERVALS[kind]}." for kind in sorted(kinds)]
+    without = [
+        column.slot
+        for place, column in enumerate(table.columns)
+        if any(cells[place].measured is not None for cells in table.rows.values())
+        and all(cells[place].interval is None for cells in table.rows.values())
+    ]
+    if untold := [slot for slot in without if not has_ranks(slot)]:
+        found.append(f"No interval for {', '.join(untold)}: fewer than three seeds, and no score of each query.")
     return found
 
 
-def _empty(table: Table, sweep_files: Mapping[str, str]) -> list[str]:
-    empty = [row for row, cells in table.rows.items() if any(cell.measured is None for cell in cells)]
-    if not empty:
+def _tests(table: Table) -> list[str]:
+    if all(cell.p is None for cells in table.rows.values() for cell in cells):
         return []
-    if table.name not in sweep_files:
-        return ["Empty cells: not measured; no file in sweeps/ measures this table."]
+    return [
+        f"p: two-sided, by flipping signs of the queries' differences to the row {table.baseline}, averaged over seeds"
+        " (10,000 flips, fixed seed), with Holm's correction over the column; whether these weights differ on other"
+        " queries, not whether training anew would. None for hours."
+    ]
+
+
+def _differences(table: Table) -> list[str]:
+    if all(cell.difference is None for cells in table.rows.values() for cell in cells):
+        return []
+    others = {c.published_dataset for c in table.columns if c.measured_dataset != c.published_dataset} - {""}
+    apart = f"; the data are not {', '.join(sorted(others))}, so they say little" if others else ""
+    return [f"Measured minus published: column `difference` of cells.csv{apart}."]
+
+
+def _legend(table: Table) -> list[str]:
+    faults = {fault for cells in table.rows.values() for cell in cells for fault in cell.faults}
+    return [
+        f"({letter}) {'Fault: ' if what in faults else ''}{what}{f': {MARKS[what]}' if what in MARKS else ''}"
+        for what, letter in letters(table).items()
+    ]
+
+
+def _empty(table: Table, sweep_files: Mapping[str, str]) -> list[str]:
+    found = []
+    if cited := [row for row in table.rows if row in table.cited]:
+        found.append(f"Published only, for nothing here trains them: {', '.join(cited)}.")
+    own = [row for row in table.rows if row not in table.cited]
+    empty = [row for row in own if any(cell.measured is None and not cell.faults for cell in table.rows[row])]
+    if not empty:
+        return found
+    if table.measured_by not in sweep_files:
+        return [*found, "Empty cells: not measured; no file in sweeps/ measures this table."]
     scale = f" --scale {table.scale}" if table.scale not in ("", DEFAULT_SCALE) else ""
-    which = "all rows" if len(empty) == len(table.rows) else f"rows {', '.join(empty)}"
-    return [f"Empty cells ({which}): not measured; `python sweeps/run.py {sweep_files[table.name]}{scale}` fills them."]
-
-
-def _by_column(table: Table) -> list[tuple[Column, list[Cell]]]:
-    return [(column, [row[place] for row in table.rows.values()]) for place, column in enumerate(table.columns)]
+    which = "all rows" if len(empty) == len(own) else f"rows {', '.join(empty)}"
+    command = f"python sweeps/run.py {sweep_files[table.measured_by]}{scale}"
+    return [*found, f"Empty cells ({which}): not measured; `{command}` fills them."]
 
 
 def _distinct(values: Iterable[str]) -> list[str]:

@@ -1,149 +1,141 @@
 """Published and measured numbers joined into tables; pure functions of what was read."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from experiments.reading import TrialRow
-from reports.published import Published, ReportError
+from reports.cells import HOURS, Cell, Column, Interval, Run, Table
+from reports.published import Published
+from reports.samples import IntervalKind, RankBook, RankReader, Samples, collect, over_seeds
+from reports.statistics import Numbers, bootstrap_mean, holm, sign_flip_p
 
-HOURS = "pretrain.hours"
 METRIC_OF_SLOT = {HOURS: "row_hours.pretrain"}
 """Where a slot's metric has another name than the slot."""
 HEADERS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "MdR"}
+OF_HOURS = {"several devices", "estimated hours"}
+"""Marks that say nothing of what was learnt."""
+NOT_COMPARABLE = {"other device", "other test set", "several devices"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """One quantity of a table."""
-
-    slot: str
-    """E.g. `msrvtt.t2v.r1`."""
-    header: str
-    """E.g. `R@1`."""
-    published_unit: str
-    """`%`, `A6000 GPU h`; empty where nothing was published."""
-    measured_unit: str
-    """`%`, `CPU h`; empty where nothing was measured, or in several units."""
-    published_dataset: str
-    """What the paper evaluates on; empty for hours."""
-    measured_dataset: str
-    """What was evaluated on here; empty for hours and where nothing was measured."""
-
-    @property
-    def is_hours(self) -> bool:
-        """Whether it is time spent, which only compares on equal devices."""
-        return self.slot == HOURS
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """One quantity of one row."""
-
-    published: float | None
-    measured: float | None
-    """Mean over seeds."""
-    unit: str
-    """Of the measured value."""
-    n_seeds: int
-    n_queries: int | None
-    delta: float | None
-    """Measured minus the baseline row's, over the seeds that both have; none where they do not compare."""
-    ratio: float | None
-    """Measured hours by the baseline row's; none on unequal devices."""
-    published_ratio: float | None
-    dataset: str
-    scale: str
-    device: str
-    marks: tuple[str, ...]
-    runs: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
-    """A table of one sweep at one scale, or of published numbers alone."""
-
-    name: str
-    """The paper's number, else the sweep's name."""
-    title: str
-    row_label: str
-    baseline: str | None
-    scale: str
-    """Empty where nothing was measured."""
-    columns: tuple[Column, ...]
-    rows: dict[str, tuple[Cell, ...]]
-    """By the row's name: a cell for each column."""
-    source: str
-    """Where the published numbers stand; empty if there are none."""
-    trials: tuple[TrialRow, ...]
-
-
-def build_tables(published: Mapping[str, Published], trials: Iterable[TrialRow]) -> list[Table]:
+def build_tables(
+    published: Mapping[str, Published], trials: Iterable[TrialRow], read: RankReader, *, unreadable: str = ""
+) -> list[Table]:
     """Every table: the paper's in their order, then those of sweeps that rebuild none.
 
-    Raises:
-        ReportError: a sweep asks for a column that its finished trials do not have.
+    Args:
+        published: the paper's tables, by number.
+        trials: all that are recorded.
+        read: gives a trial's ranks.
+        unreadable: why the trials could not be read, if they could not.
     """
+    book = RankBook(read)
     groups: dict[tuple[str, str, str], list[TrialRow]] = {}
     for trial in trials:
         groups.setdefault((trial.table or trial.sweep, trial.sweep, trial.scale), []).append(trial)
+    for name, told in published.items():
+        groups |= _same_runs(name, told, groups)
     names = [*published, *sorted({key[0] for key in groups} - published.keys())]
     tables = []
     for name in names:
         found = [group for key, group in sorted(groups.items()) if key[0] == name]
-        tables += [_table(name, published.get(name), group) for group in found or [[]]]
+        tables += [_table(name, published.get(name), group, book, unreadable) for group in found or [[]]]
     return tables
 
 
-def standard_error(percent: float, n_queries: int) -> float:
-    """Binomial standard error, in points, of a share of queries that is given in percent."""
-    share = percent / 100
-    return 100 * sqrt(share * (1 - share) / n_queries)
+def metric_of(slot: str) -> str:
+    """What MLflow calls a column's quantity."""
+    return METRIC_OF_SLOT.get(slot, slot)
 
 
-def _table(name: str, paper: Published | None, trials: Sequence[TrialRow]) -> Table:
-    columns = _columns(name, paper, trials)
+def _same_runs(
+    name: str, told: Published, groups: Mapping[tuple[str, str, str], list[TrialRow]]
+) -> dict[tuple[str, str, str], list[TrialRow]]:
+    """The trials of a table whose rows are rows of another one, under the names that they have here."""
+    if told.same_runs is None:
+        return {}
+    names = {there: here for here, there in told.same_runs.rows.items()}
+    own: dict[tuple[str, str, str], list[TrialRow]] = {}
+    for (table, sweep, scale), trials in groups.items():
+        if table == told.same_runs.table:
+            own[name, sweep, scale] = [
+                replace(trial, variant=names[trial.variant], baseline=names.get(trial.baseline, ""))
+                for trial in trials
+                if trial.variant in names
+            ]
+    return {key: trials for key, trials in own.items() if trials}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """What a table needs of one row to make its cells."""
+
+    name: str
+    trials: Sequence[TrialRow]
+    published: Mapping[str, float | None]
+
+
+def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], book: RankBook, unreadable: str) -> Table:
+    columns = _columns(paper, trials)
     # Of a table that is partly measured, the baseline is the sweep's; the paper's default row else.
     baseline = trials[0].baseline if trials else paper.default if paper else None
-    by_variant: dict[str, list[TrialRow]] = {row: [] for row in (paper.rows if paper else ())}
-    for trial in sorted(trials, key=lambda t: t.position):
-        by_variant.setdefault(trial.variant, []).append(trial)
-    base = by_variant.get(baseline or "", [])
+    rows = _rows(paper, trials)
+    by_column: list[list[Cell]] = []
+    samples: dict[tuple[str, str], Samples] = {}
+    for column in columns:
+        found = {row.name: collect(column.slot, metric_of(column.slot), row.trials, book) for row in rows}
+        samples |= {(row, column.slot): measured for row, (measured, _) in found.items() if measured is not None}
+        base = next((row for row in rows if row.name == baseline), None)
+        join = _Join(column=column, base=base, collected=found, unreadable=unreadable)
+        by_column.append(_column_cells(join, rows))
     return Table(
         name=name,
         title=paper.title if paper else trials[0].title,
         row_label=paper.row if paper else trials[0].row_label,
+        measured_by=paper.same_runs.table if paper and paper.same_runs else name,
         baseline=baseline,
         scale=trials[0].scale if trials else "",
         columns=columns,
-        rows={
-            row: tuple(_cell(column, row, baseline, paper, of_row, base) for column in columns)
-            for row, of_row in by_variant.items()
-        },
+        rows={row.name: tuple(cells[place] for cells in by_column) for place, row in enumerate(rows)},
+        texts=_texts(paper) if paper else {},
+        groups=paper.groups if paper else {},
+        cited=frozenset(paper.cited if paper else ()),
         source=paper.source if paper else "",
+        cannot_tell=paper.cannot_tell if paper else (),
         trials=tuple(trials),
+        samples=samples,
+        unreadable=unreadable,
     )
 
 
-def _columns(name: str, paper: Published | None, trials: Sequence[TrialRow]) -> tuple[Column, ...]:
-    slots = list(dict.fromkeys([*(s for t in trials for s in t.columns), *(paper.columns if paper else ())]))
-    finished = [trial for trial in trials if trial.status == "FINISHED"]
-    asked = {slot for trial in trials for slot in trial.columns}
-    for slot in slots:
-        if finished and slot in asked and not any(_metric(slot) in trial.metrics for trial in finished):
-            known = sorted({HOURS, *(m for t in finished for m in t.metrics if not m.startswith("row_hours."))})
-            raise ReportError(
-                f"table {name}: no trial has the column {slot!r} (sweep {finished[0].sweep});"
-                f" there are {', '.join(known)}"
-            )
+def _rows(paper: Published | None, trials: Sequence[TrialRow]) -> list[_Row]:
+    """The paper's rows in its order, then the sweep's others."""
+    by_variant: dict[str, list[TrialRow]] = {row: [] for row in (paper.rows if paper else ())}
+    for trial in sorted(trials, key=lambda t: t.position):
+        by_variant.setdefault(trial.variant, []).append(trial)
+    rows = paper.rows if paper else {}
+    return [_Row(name=name, trials=found, published=rows.get(name, {})) for name, found in by_variant.items()]
+
+
+def _columns(paper: Published | None, trials: Sequence[TrialRow]) -> tuple[Column, ...]:
+    asked = [slot for trial in trials for slot in trial.columns]
+    if paper is not None and paper.same_runs:
+        asked = [slot for slot in asked if slot in paper.columns]
+    slots = dict.fromkeys([*asked, *(paper.columns if paper else ())])
     return tuple(_column(slot, paper, trials) for slot in slots)
+
+
+def _texts(paper: Published) -> dict[str, dict[str, str]]:
+    """By row and header; a dash stays a dash."""
+    return {
+        row: {header: texts[key] or "-" for key, header in paper.texts.items()}
+        for row, texts in paper.row_texts.items()
+    }
 
 
 def _column(slot: str, paper: Published | None, trials: Sequence[TrialRow]) -> Column:
     told = paper.columns.get(slot) if paper else None
     task, kind = slot.split(".")[0], slot.split(".")[-1]
-    units = sorted({t.unit for t in trials if _metric(slot) in t.metrics}) if slot == HOURS else [_share_unit(kind)]
+    units = sorted({t.unit for t in trials if metric_of(slot) in t.metrics}) if slot == HOURS else [_share_unit(kind)]
     datasets = sorted({t.evaluations[task]["dataset"] for t in trials if task in t.evaluations})
     return Column(
         slot=slot,
@@ -159,54 +151,140 @@ def _share_unit(kind: str) -> str:
     return "" if kind == "median_rank" else "%"
 
 
-def _cell(
-    column: Column,
-    row: str,
-    baseline: str | None,
-    paper: Published | None,
-    trials: Sequence[TrialRow],
-    base: Sequence[TrialRow],
-) -> Cell:
-    values = _values(column, trials)
-    measured = fmean(values.values()) if values else None
-    marks = _marks(column, trials, base)
-    compares = not {"other device", "other test set", "several devices"} & set(marks)
-    delta = _delta(values, _values(column, base)) if compares and row != baseline else None
-    base_mean = fmean(_values(column, base).values()) if _values(column, base) else None
-    publisheds = paper.rows if paper else {}
-    published = publisheds.get(row, {}).get(column.slot)
-    published_base = publisheds.get(baseline or "", {}).get(column.slot)
-    queries = {notes["n_queries"] for t in trials for task, notes in t.evaluations.items() if task == _task(column)}
-    return Cell(
-        published=published,
-        measured=measured,
-        unit="" if measured is None else column.measured_unit or trials[0].unit,
-        n_seeds=len(values),
-        n_queries=min(queries) if len(queries) == 1 and not column.is_hours else None,
-        delta=delta,
-        ratio=_ratio(measured, base_mean) if column.is_hours and compares else None,
-        published_ratio=_ratio(published, published_base) if column.is_hours else None,
-        dataset=_dataset(column),
-        scale=trials[0].scale if values else "",
-        device=", ".join(sorted({t.device for t in trials if t.seed in values})),
-        marks=marks,
-        runs=tuple(t.run_id for t in trials),
+def _column_cells(join: "_Join", rows: Sequence[_Row]) -> list[Cell]:
+    """A column's cells, top to bottom; the tests among them are one family."""
+    cells = [join.cell(row) for row in rows]
+    tested = [place for place, cell in enumerate(cells) if cell.p_raw is not None]
+    corrected = holm([cells[place].p_raw or 0.0 for place in tested])
+    for place, p in zip(tested, corrected, strict=True):
+        cells[place] = replace(cells[place], p=p)
+    return cells
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Join:
+    """One column, ready to be joined with its rows."""
+
+    column: Column
+    base: _Row | None
+    collected: Mapping[str, tuple[Samples | None, list[str]]]
+    """By row: what was measured, and what is wrong with it."""
+    unreadable: str
+
+    def cell(self, row: _Row) -> Cell:
+        """The cell of a row."""
+        column, samples = self.column, self.samples(row)
+        marks = _marks(column, row.trials, () if self.base is None else self.base.trials)
+        comparable = not NOT_COMPARABLE & set(marks)
+        base = None if self.base is None or not comparable else self.samples(self.base)
+        compared = compare(samples, base) if samples is not None and base is not None and row is not self.base else None
+        measured = None if samples is None else samples.mean()
+        made_by = [] if samples is None else [trial for trial in row.trials if trial.seeds in samples.values]
+        return Cell(
+            published=row.published.get(column.slot),
+            dash=column.slot in row.published and row.published[column.slot] is None,
+            measured=measured,
+            unit="" if measured is None else column.measured_unit or row.trials[0].unit,
+            interval=None if samples is None else _interval(samples),
+            n_seeds=len(made_by),
+            n_queries=_queries(column, row.trials),
+            delta=None if compared is None else compared.delta,
+            delta_interval=None if compared is None else compared.interval,
+            p=None,
+            p_raw=None if compared is None else compared.p,
+            ratio=None if base is None or not column.is_hours else _ratio(measured, base.mean()),
+            published_ratio=self.published_ratio(row) if column.is_hours else None,
+            dataset=_dataset(column),
+            scale=made_by[0].scale if made_by else "",
+            device=", ".join(sorted({trial.device for trial in made_by})),
+            marks=marks,
+            faults=self.faults(row, marks),
+            runs=tuple(Run(run_id=t.run_id, experiment_id=t.experiment_id) for t in row.trials),
+        )
+
+    def samples(self, row: _Row) -> Samples | None:
+        """What was measured; none of hours in several units, which have no mean."""
+        samples, _ = self.collected[row.name]
+        units = {trial.unit for trial in row.trials if samples is not None and trial.seeds in samples.values}
+        return None if self.column.is_hours and len(units) > 1 else samples
+
+    def faults(self, row: _Row, marks: Collection[str]) -> tuple[str, ...]:
+        """What is wrong with the row's cell."""
+        if self.unreadable:
+            return (self.unreadable,)
+        _, faults = self.collected[row.name]
+        if self.column.is_hours and any("several devices" in trial.marks for trial in row.trials):
+            faults = [fault for fault in faults if metric_of(HOURS) not in fault]  # never added up: the mark says so
+        if "other test set" in marks:
+            faults = [*faults, "asked other questions than the baseline row: no difference and no test"]
+        return tuple(faults)
+
+    def published_ratio(self, row: _Row) -> float | None:
+        """To the baseline row, in the paper."""
+        base = {} if self.base is None else self.base.published
+        return _ratio(row.published.get(self.column.slot), base.get(self.column.slot))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """One cell against another, over the seeds that both have."""
+
+    delta: float
+    interval: Interval | None
+    p: float | None
+
+
+def compare(samples: Samples, base: Samples) -> Compared | None:
+    """The difference of two cells, paired by seed and by query; none where they share no seed.
+
+    The test is over queries, of the difference averaged over seeds; none of hours, of median ranks, or where the two
+    answered different queries.
+    """
+    both = [seeds for seeds in samples.values if seeds in base.values]
+    if not both:
+        return None
+    here, there = samples.only(both), base.only(both)
+    differences = {seeds: here.values[seeds] - there.values[seeds] for seeds in both}
+    paired = _paired(here, there)
+    by_seeds = over_seeds(differences)
+    if by_seeds is not None:
+        interval: Interval | None = _as_interval(*by_seeds)
+    elif paired is not None and (found := bootstrap_mean(paired)) is not None:
+        interval = Interval(*found, "queries")
+    else:
+        interval = None
+    return Compared(
+        delta=Samples(differences, {}, "").mean(),
+        interval=interval,
+        p=None if paired is None else sign_flip_p(paired),
     )
 
 
-def _values(column: Column, trials: Sequence[TrialRow]) -> dict[str, float]:
-    """By seed; none of hours that are counted in several units."""
-    found = {t.seed: t.metrics[_metric(column.slot)] for t in trials if _metric(column.slot) in t.metrics}
-    several = column.is_hours and len({t.unit for t in trials if t.seed in found}) > 1
-    return {} if several else found
+def _paired(here: Samples, there: Samples) -> Numbers | None:
+    scores = [*here.scores.values(), *there.scores.values()]
+    if not here.scores or not there.scores or here.digest != there.digest or any(one.is_rank for one in scores):
+        return None
+    if any(one.queries != scores[0].queries for one in scores):
+        return None
+    return here.by_query() - there.by_query()
 
 
-def _metric(slot: str) -> str:
-    return METRIC_OF_SLOT.get(slot, slot)
+def _interval(samples: Samples) -> Interval | None:
+    by_seeds = over_seeds(samples.values)
+    if by_seeds is not None:
+        return _as_interval(*by_seeds)
+    found = samples.over_queries()
+    return None if found is None else Interval(*found, "queries")
 
 
-def _task(column: Column) -> str:
-    return column.slot.split(".")[0]
+def _as_interval(bounds: tuple[float, float], kind: IntervalKind) -> Interval:
+    return Interval(*bounds, kind)
+
+
+def _queries(column: Column, trials: Sequence[TrialRow]) -> int | None:
+    """How many there are, where all runs say the same."""
+    found = {notes["n_queries"] for t in trials for task, notes in t.evaluations.items() if task == column.task}
+    return found.pop() if len(found) == 1 and not column.is_hours else None
 
 
 def _dataset(column: Column) -> str:
@@ -215,18 +293,13 @@ def _dataset(column: Column) -> str:
     return f"{measured}, in the place of {paper}" if measured and paper and measured != paper else measured or paper
 
 
-def _delta(values: Mapping[str, float], base: Mapping[str, float]) -> float | None:
-    both = values.keys() & base.keys()
-    return fmean(values[seed] - base[seed] for seed in sorted(both)) if both else None
-
-
 def _ratio(value: float | None, base: float | None) -> float | None:
     return None if value is None or not base else value / base
 
 
 def _marks(column: Column, trials: Sequence[TrialRow], base: Sequence[TrialRow]) -> tuple[str, ...]:
     """What keeps a cell from being read like its neighbours."""
-    marks = sorted({mark for trial in trials for mark in trial.marks})
+    marks = sorted({mark for t in trials for mark in t.marks if column.is_hours or mark not in OF_HOURS})
     finished = [trial for trial in trials if trial.status == "FINISHED"]
     if len(finished) < len(trials):
         marks.append("unfinished")
@@ -240,7 +313,7 @@ def _marks(column: Column, trials: Sequence[TrialRow], base: Sequence[TrialRow])
             marks.append("other device")
     elif base and _digests(column, trials) - _digests(column, base):
         marks.append("other test set")
-    return tuple(marks)
+    return tuple(dict.fromkeys(marks))
 
 
 def _devices(trials: Sequence[TrialRow]) -> set[tuple[str, str]]:
@@ -248,5 +321,4 @@ def _devices(trials: Sequence[TrialRow]) -> set[tuple[str, str]]:
 
 
 def _digests(column: Column, trials: Sequence[TrialRow]) -> set[str]:
-    task = _task(column)
-    return {t.evaluations[task]["test_digest"] for t in trials if task in t.evaluations}
+    return {t.evaluations[column.task]["test_digest"] for t in trials if column.task in t.evaluations}

@@ -16,7 +16,7 @@ from experiments.connection import TrackingError
 from experiments.ledger import STAGES
 from experiments.reading import Ledger, read_trials
 from experiments.tracking import Tracker, sync
-from tests.experiments.made_trials import DATASET
+from tests.experiments.made_trials import ranks_of
 from tests.mirrored_run import made
 from tests.mlflow_servers import Server, server
 
@@ -88,7 +88,7 @@ def assert_complete(home: Path, uri: str, trials: int) -> None:
     rows = read_trials(home)
     assert [row.status for row in rows] == ["FINISHED"] * trials
     for row in rows:
-        assert Ledger(home).ranks(row, DATASET) == {"q1": 1, "q2": 4, "q3": 2}
+        assert Ledger(home).ranks(row, "msrvtt") == ranks_of(25.0)
 
 
 @pytest.fixture

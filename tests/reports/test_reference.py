@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from experiments.tracking import sync
-from reports.render import make_tables
+from reports.render import make_tables, read_report
 
 REFERENCE = Path(__file__).resolve().parents[2] / "reports" / "measurements" / "tiny"
 STAGES, TRIALS = 104, 39
@@ -18,7 +18,9 @@ def cells(path: Path) -> list[dict[str, str]]:
 def test_the_reference_loads_and_gives_the_committed_cells(tmp_path):
     stages, trials = sync(tmp_path / "home", records=REFERENCE)
     assert (stages, trials) == (STAGES, TRIALS)
-    make_tables(tmp_path / "home", tmp_path / "out", None)
+    report = read_report(tmp_path / "home")
+    assert report.faults == []
+    make_tables(report, tmp_path / "out", None)
     made = cells(tmp_path / "out" / "cells.csv")
     assert made == cells(REFERENCE / "cells.csv")
     assert sum(cell["measured"] != "" for cell in made) > 150

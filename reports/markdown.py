@@ -1,0 +1,66 @@
+"""A table as Markdown, with notes and links to its runs."""
+
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
+
+from reports.cells import Run, Table
+from reports.notes import notes
+from reports.wording import headers, heading, letters, measured_text, published_text, text_headers
+
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `smaug ui` serves MLflow's pages."""
+
+
+def to_markdown(table: Table, files: Mapping[str, str], ui: str) -> str:
+    """A table as Markdown.
+
+    Args:
+        table: to be shown.
+        files: by table, the sweep file that measures it.
+        ui: address of MLflow's pages.
+    """
+    grid = _grid(table)
+    lines = [f"## {heading(table)}", "", *(_row(texts) for texts in grid)]
+    labels = 1 + len(text_headers(table))
+    lines.insert(3, _row([*["---"] * labels, *["---:"] * (len(grid[0]) - labels)]))
+    told = [*notes(table, files), *_runs(table, ui)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in told), ""])
+
+
+def pages_of(tracking_uri: str) -> str:
+    """Address of MLflow's pages for a ledger, without any password in it."""
+    where = urlsplit(tracking_uri)
+    if where.scheme not in ("http", "https"):
+        return LOCAL_UI
+    port = "" if where.port is None else f":{where.port}"
+    return f"{where.scheme}://{where.hostname}{port}{where.path.rstrip('/')}"
+
+
+def run_link(ui: str, run: Run) -> str:
+    """Address of a run's page."""
+    return f"{ui}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
+def _grid(table: Table) -> list[list[str]]:
+    """Header and rows, as text."""
+    marks, extra = letters(table), text_headers(table)
+    rows = [[table.row_label, *extra, *(text for column in table.columns for text in headers(column))]]
+    for row, cells in table.rows.items():
+        pairs = [
+            (published_text(column, cell), measured_text(column, cell, marks))
+            for column, cell in zip(table.columns, cells, strict=True)
+        ]
+        texts = table.texts.get(row, {})
+        rows.append([row, *(texts.get(header, "") for header in extra), *(text for pair in pairs for text in pair)])
+    return rows
+
+
+def _runs(table: Table, ui: str) -> Iterable[str]:
+    for row, cells in table.rows.items():
+        if runs := dict.fromkeys(run for cell in cells for run in cell.runs):
+            links = ", ".join(f"[{run.run_id[:8]}]({run_link(ui, run)})" for run in runs)
+            yield f"Runs of {row}: {links}."
+
+
+def _row(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
