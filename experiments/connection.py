@@ -114,7 +114,7 @@ def runs_untagged(client: MlflowClient, experiment_ids: list[str], tag: str) -> 
     return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
 
 
-def artifact_text(client: MlflowClient, run_id: str, artifacts: str, name: str) -> str:
+def artifact(client: MlflowClient, run_id: str, artifacts: str, name: str) -> bytes:
     """What a file of a run holds; one of this machine is read where it lies.
 
     Args:
@@ -125,9 +125,21 @@ def artifact_text(client: MlflowClient, run_id: str, artifacts: str, name: str) 
     """
     where = urlsplit(artifacts)
     if where.scheme in ("", "file"):
-        return Path(unquote(where.path), name).read_text(encoding="utf-8")
+        return Path(unquote(where.path), name).read_bytes()
     with TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+        return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
+
+
+def write_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes]) -> None:
+    """Give a run files, by their paths in it; those that it has are replaced."""
+    if not files:
+        return
+    with TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        client.log_artifacts(run_id, folder)
 
 
 def metric(name: str, value: float, at: int, step: int) -> Metric:

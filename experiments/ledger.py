@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from experiments.dashboard import per_hour, trial_note
 from experiments.facts import RunStatus, StageFacts, TrialFacts
+from experiments.gallery import FOLDER as EXAMPLES
+from experiments.gallery import LIST, Example
 from experiments.records import identity
 
 STAGES = "smaug/stages"
@@ -43,6 +45,8 @@ class Telling:
     """What each file holds, by name."""
     note: str
     """What MLflow shows as the run's description."""
+    examples: Sequence[Example]
+    """Pictures; `files` changes with them, for it holds their list."""
     curve: Callable[[], list[dict[str, Any]]]
     """`time`, `step`, `values` of all that was reported; it never changes without `files` changing too."""
 
@@ -76,7 +80,7 @@ def short_digest(value: Any) -> str:
 
 def tell_stage(facts: StageFacts) -> Telling:
     """The run of a stage."""
-    hours = facts.hours
+    hours, gallery = facts.hours, facts.gallery
     spent = {"useful": hours.useful, "lost": hours.lost, "overhead": hours.overhead, "billed": hours.billed}
     metrics = {f"hours.{part}": (value, facts.last_sign) for part, value in spent.items()}
     if facts.prediction is not None:
@@ -92,9 +96,11 @@ def tell_stage(facts: StageFacts) -> Telling:
         ended=facts.last_sign,
         metrics=metrics,
         params={},
-        tags=_stage_tags(facts),
-        files={"attempts.json": {"attempts": facts.account()}},
+        tags=_stage_tags(facts) | ({} if gallery is None else {"smaug.examples": gallery.summary[:5000]}),
+        files={"attempts.json": {"attempts": facts.account()}}
+        | ({} if gallery is None else {f"{EXAMPLES}/{LIST}": gallery.listing()}),
         note="",
+        examples=() if gallery is None else gallery.examples,
         curve=facts.details.curve,
     )
 
@@ -116,6 +122,7 @@ def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, dr
         tags=_trial_tags(facts, stage_runs),
         files={ranks_file(task): ranks for task, ranks in facts.ranks().items()},
         note=trial_note(document, stage_runs, stages),
+        examples=(),
         curve=list,
     )
 

@@ -27,6 +27,7 @@ from experiments.connection import (
     runs_tagged,
     tag_experiment,
     write,
+    write_files,
 )
 from experiments.dashboard import (
     KIND,
@@ -39,6 +40,7 @@ from experiments.dashboard import (
     to_write,
 )
 from experiments.facts import StageFacts, TrialFacts
+from experiments.gallery import FOLDER as EXAMPLES
 from experiments.ledger import (
     FINGERPRINT,
     STAGES,
@@ -253,6 +255,9 @@ class Tracker:
         """Add what the run does not hold yet; the tags last, since they say that the rest is there."""
         run_id, data, files = run.info.run_id, run.data, short_digest(telling.files)
         if data.tags.get(FILES) != files:
+            write_files(
+                self.client, run_id, {f"{EXAMPLES}/{example.file}": example.png for example in telling.examples}
+            )
             for name, content in telling.files.items():
                 self.client.log_dict(run_id, content, name)
         points = telling.curve()
