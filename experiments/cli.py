@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from experiments.care import care
+from experiments.gallery import Kind
 from experiments.options import (
     DONE,
     FAILED,
@@ -17,11 +18,13 @@ from experiments.options import (
     From,
     Home,
     Json,
+    NewFolder,
     Out,
     Recompute,
     ScaleName,
     Settings,
     Task,
+    Trained,
     complain,
     home_folder,
     new_console,
@@ -116,6 +119,18 @@ def evaluate(
 
 
 @app.command()
+def reconstruct(from_: Trained, out: NewFolder, device: Device = "cpu", home: Home = None) -> None:
+    """Hide patches of a few frames, and draw what the model makes of them: Figures 4 to 7 of the paper."""
+    _pictures("reconstruction", from_, out, device, home)
+
+
+@app.command()
+def select_frames(from_: Trained, out: NewFolder, device: Device = "cpu", home: Home = None) -> None:
+    """Draw which frames of a few clips the model selects for their captions: Figure 3 of the paper."""
+    _pictures("selection", from_, out, device, home)
+
+
+@app.command()
 def data(
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006
@@ -182,6 +197,18 @@ def _alone(
         raise typer.Exit(FAILED if isinstance(error, DivergedError) else REFUSED) from None
     for name, value in metrics.items():
         typer.echo(f"{name:32}{value:.4g}")
+
+
+def _pictures(kind: Kind, from_: Path, out: Path, device: str, home: Path | None) -> None:
+    from experiments.pictures import make_by_hand
+
+    gallery = make_by_hand(kind, from_, out, data_root=home_folder(home) / "data", device=device)
+    for example in gallery.examples:
+        typer.echo(f"{os.path.relpath(out / example.file)}: {example.alt}")
+    for fault in gallery.unreadable.values():
+        complain(fault)
+    if gallery.unreadable:
+        raise typer.Exit(FAILED)
 
 
 def _complain_once(message: str) -> None:

@@ -36,6 +36,16 @@ def pages_of(tracking_uri: str) -> str:
     return f"{where.scheme}://{where.hostname}{port}{where.path.rstrip('/')}"
 
 
+def place_of(tracking_uri: str) -> str:
+    """A ledger's address as it may be shown: a server without password, a database by its file's name alone."""
+    where = urlsplit(tracking_uri)
+    if where.scheme in ("http", "https"):
+        return pages_of(tracking_uri)
+    if where.hostname:
+        return f"{where.scheme}://{where.hostname}{where.path}"
+    return where.path.rsplit("/", 1)[-1]
+
+
 def run_link(ui: str, run: Run) -> str:
     """Address of a run's page."""
     return f"{ui}/#/experiments/{run.experiment_id}/runs/{run.run_id}"

@@ -103,3 +103,20 @@ def test_rows_and_sweeps_that_the_paper_lacks_come_last():
 def test_a_column_that_is_still_to_come_is_no_error():
     (table,) = build_tables(ONLY_4, [row("50%", hours=0.02)], made_ranks)
     assert cell(table, "50%", "msrvtt.t2v.r1").measured is None
+
+
+def test_rows_that_another_table_repeats_are_measured_by_its_runs():
+    trial = row("Ours 5M, 1 frame", hours=0.02, r1=20.0, table="9", sweep="retrieval")
+    other = row("Ours 5M, 4 frames", hours=0.02, r1=30.0, table="9", sweep="retrieval")
+    first, *_, ninth = build_tables({n: PUBLISHED[n] for n in ("1", "9")}, [trial, other], made_ranks)
+    assert cell(first, "Ours 5M", "msrvtt.t2v.r1").measured == 20.0
+    assert cell(first, "Ours 5M", "msrvtt.t2v.r1").runs == cell(ninth, "Ours 5M, 1 frame", "msrvtt.t2v.r1").runs
+    assert cell(first, "Ours 17M", "msrvtt.t2v.r1").measured is None
+    assert list(first.rows) == list(PUBLISHED["1"].rows), "what Table 1 does not repeat stays out of it"
+
+
+def test_words_stand_under_their_headers_with_the_papers_dash():
+    first = build_tables(PUBLISHED, [], made_ranks)[0]
+    assert first.texts["AVLNet"] == {"PT Datasets": "HT100M", "#Frame": "-"}
+    assert "HERO" in first.cited and "Ours 5M" not in first.cited
+    assert ["cannot be told" in told for told in first.cannot_tell] == [True, True]
