@@ -5,20 +5,25 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from experiments.reading import Ledger, StageRow, TrackingError, recorded
+from experiments.reading import Ledger, StageRow, TrackingError
+from reports.album import Albums, albums_of
+from reports.claims import load_claims
+from reports.comparing import comparer, measured_scales
+from reports.contradictions import Contradiction, load_contradictions
 from reports.environment import Environment, environment_of
 from reports.files import write_text
 from reports.grid import Grid, grids_of
+from reports.judgement import Judgement, judgement_of
 from reports.markdown import LOCAL_UI
-from reports.published import sweep_files
+from reports.published import load_published, sweep_files
 from reports.render import Report
 from reports.spending import Spending, Spent, spend
+from reports.verdicts import claim_rows
 from reports.wording import decimals_of
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -30,15 +35,18 @@ FILE = "index.html"
 class Page:
     """All that the page shows."""
 
-    ledger: str
-    """Which one it is, without passwords and folders."""
-    is_local: bool
-    """MLflow's pages are there only while somebody serves them on this machine."""
+    origin: str
+    """Where the measurements were read."""
+    serve: str
+    """What serves MLflow's pages on this machine; empty where a server does."""
     faults: tuple[str, ...]
     nothing: str
     """Why nothing is measured, and what would change it; of interest where that is so."""
     spending: Spending
     grids: list[Grid]
+    judgement: Judgement
+    contradictions: tuple[Contradiction, ...]
+    albums: Albums
     environment: Environment
 
     @property
@@ -63,30 +71,39 @@ class Page:
         return found
 
 
-def make_page(report: Report, home: Path, out: Path) -> tuple[Path, tuple[str, ...]]:
+def make_page(report: Report, ledger: Ledger, out: Path, *, serve: str = "smaug ui") -> tuple[Path, tuple[str, ...]]:
     """Write `index.html`; give its path and all that is wrong with what was recorded.
+
+    Args:
+        report: to be shown.
+        ledger: where it was read.
+        out: folder to write to.
+        serve: the command that serves MLflow's pages, unless the ledger is a server.
 
     Raises:
         ReportError: the folder cannot be written.
     """
-    ledger = Ledger(home)
-    page = page_of(report, ledger)
+    page = page_of(report, ledger, serve)
     return write_text(out / FILE, to_html(page)), page.faults
 
 
-def page_of(report: Report, ledger: Ledger) -> Page:
+def page_of(report: Report, ledger: Ledger, serve: str) -> Page:
     """What the page shows of a report and of the ledger that it was read from."""
     stages, unread = _stages(report, ledger)
     trials = list({trial.run_id: trial for table in report.tables for trial in table.trials}.values())
-    files = sweep_files()
-    spending = spend(trials, stages)
+    files, scales = sweep_files(), measured_scales(report.tables)
+    claims = claim_rows(load_claims(), load_published(), comparer(report.tables), scales)
+    spending, albums = spend(trials, stages), albums_of(trials, stages, ledger.examples, report.ui)
     return Page(
-        ledger=public_name(ledger.uri),
-        is_local=report.ui == LOCAL_UI,
-        faults=(*map(str, report.faults), *unread, *spending.faults),
+        origin=report.origin,
+        serve=serve if report.ui == LOCAL_UI else "",
+        faults=(*map(str, report.faults), *unread, *spending.faults, *albums.faults),
         nothing=f"No sweep has a result in it yet; {_first_command(files)} measures the first table.",
         spending=spending,
         grids=grids_of(report.tables, files, report.ui),
+        judgement=judgement_of(claims),
+        contradictions=load_contradictions().contradictions,
+        albums=albums,
         environment=environment_of(trials, stages, report.tables, files),
     )
 
@@ -117,18 +134,9 @@ def breakable(text: str) -> Markup:
     return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
 
 
-def public_name(uri: str) -> str:
-    """Which ledger it is, fit to be shown to anybody: without user, password, options and folders of a machine."""
-    where = urlsplit(uri)
-    if where.scheme == "sqlite":
-        return f"the SQLite file {Path(where.path).name} of the home folder"
-    port = "" if where.port is None else f":{where.port}"
-    return f"{where.scheme}://{where.hostname or ''}{port}{where.path}"
-
-
 def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[str]]:
     """All stages, or why there are none."""
-    if report.unreadable or not recorded(ledger.uri):
+    if report.unreadable or not ledger.exists:
         return [], []
     try:
         return ledger.stages(), []
