@@ -14,7 +14,6 @@ from experiments.options import (
     DONE,
     FAILED,
     REFUSED,
-    ROOT,
     Device,
     From,
     Home,
@@ -31,6 +30,7 @@ from experiments.options import (
     new_console,
     print_json,
 )
+from experiments.reporting import report
 from experiments.sweeping import published_hours, sweeping
 from smaug_core.errors import DivergedError, SmaugError
 
@@ -48,7 +48,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-report = typer.Typer(help="Tables made of what is recorded.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sweeping)
 app.add_typer(care)
 app.add_typer(report, name="report")
@@ -146,27 +145,6 @@ def data(
     config = config_of(load_scale(scale), parse_overrides(set_))
     prepare_data([config], home_folder(home) / "data", new_console())
     typer.echo(f"{home_folder(home) / 'data'}: complete")
-
-
-@report.command()
-def tables(
-    table: Annotated[list[str], typer.Argument(help="numbers, e.g. 4 (default: all)", metavar="[TABLE]...")] = [],  # noqa: B006
-    out: Annotated[Path, typer.Option(help="folder to write to")] = ROOT / "reports" / "out",
-    home: Home = None,
-) -> None:
-    """Write the paper's tables, published and measured side by side, and cells.csv."""
-    from experiments.tracking import sync as record
-    from reports.render import make_tables, read_report
-
-    if (home_folder(home) / "store").exists():
-        record(home_folder(home))
-    report = read_report(home_folder(home))
-    for path in make_tables(report, out, table or None):
-        typer.echo(os.path.relpath(path))
-    for fault in report.faults:
-        complain(str(fault))
-    if report.faults:
-        raise typer.Exit(FAILED)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
