@@ -264,8 +264,8 @@ def _caption(group: Group, lines: Sequence[Line], untold: Sequence[str]) -> str:
         " different tasks: they show that training converges, not which row is better.",
     ]
     if len(group.tables) > 1:
-        others = ", ".join(table.name for table in group.tables[1:])
-        found.append(f"Rows are named as in {table.name}; the rows of {others} need these stages too.")
+        others = ", ".join(other.name for other in group.tables[1:])
+        found.append(f"Rows are named as in {table.name}; those of {others} need no other stages.")
     if shared := [line.label for line in lines if len(line.rows) > 1]:
         found.append(f"Trained once for several rows: {'; '.join(shared)}.")
     if any(len({trial.seed for trial in table.trials if trial.variant == row}) > 1 for row in table.rows):

@@ -17,7 +17,7 @@ from reports.samples import Samples, over_seeds
 from reports.wording import significant
 
 TOTAL_HOURS = frozenset({"10"})
-"""Tables whose rows share their pre-training and print no hours: all hours of a row are shown instead."""
+"""Tables whose rows share their pre-training and print no hours: those of fine-tuning are added."""
 PANEL, GAP, LEFT, RIGHT = 158.0, 52.0, 44.0, 10.0
 """Height of a panel, between panels, and beside them, in points."""
 
@@ -88,7 +88,7 @@ def _table_name(table: Table) -> str:
 
 
 def _hours_word(table: Table) -> str:
-    return "all hours of a row" if table.name in TOTAL_HOURS else "hours of pre-training"
+    return "useful hours, fine-tuning included" if table.name in TOTAL_HOURS else "hours of pre-training"
 
 
 def _published(table: Table, column: Column) -> Panel:
@@ -212,8 +212,8 @@ def _caption(table: Table, column: Column, panels: Sequence[Panel]) -> str:
             found.append(f"Published: {table.source}; hours in {panel.unit}, R@1 on {column.published_dataset}.")
     if table.name in TOTAL_HOURS:
         found.append(
-            "The paper prints no hours for this table, so nothing published is drawn; hours are those of"
-            " pre-training, fine-tuning and evaluation, as if the row had been trained alone."
+            "The paper prints no hours for this table, so nothing published is drawn; hours are the useful ones of"
+            " pre-training and fine-tuning, as if the row had been trained alone."
         )
     if len(panels) > 1:
         found.append("The panels' hours and R@1 do not compare with each other.")
@@ -231,7 +231,7 @@ def _caption(table: Table, column: Column, panels: Sequence[Panel]) -> str:
 def _left_out(table: Table, column: Column, panels: Sequence[Panel]) -> Iterator[str]:
     """Why rows that were measured, or were to be, are not among the points."""
     if table.unreadable:
-        yield f"Nothing measured is drawn: {table.unreadable}."
+        yield f"{table.unreadable[0].upper()}{table.unreadable[1:]}."
     drawn = {point.row for panel in panels if panel.device for point in panel.points}
     tried = {trial.variant for trial in table.trials}
     for row in table.rows:
@@ -247,7 +247,7 @@ def _faults(*cells: Cell) -> list[str]:
 def _alt(panels: Sequence[Panel], fronts: Sequence[Sequence[int]]) -> str:
     found = []
     for panel, front in zip(panels, fronts, strict=True):
-        told = "; ".join(f"{p.row}: {significant(p.hours)} h, {p.r1:.1f}" for p in panel.points)
+        told = "; ".join(f"{p.row}: {_hours(panel, p)} h, {p.r1:.1f}" for p in panel.points)
         rows = ", ".join(panel.points[place].row for place in front)
         all_of = "all rows" if len(front) == len(panel.points) else f"{len(front)} of {len(panel.points)} rows"
         where = panel.title + (f" on {panel.device}" if panel.device else "")
@@ -267,7 +267,7 @@ def _data(panels: Sequence[Panel], fronts: Sequence[Sequence[int]]) -> Data:
                 (
                     "measured" if panel.device else "published",
                     point.row,
-                    significant(point.hours),
+                    _hours(panel, point),
                     panel.unit,
                     f"{point.r1:.1f}",
                     f"{ends[0]:.1f} to {ends[1]:.1f}" if ends else "",
@@ -275,3 +275,8 @@ def _data(panels: Sequence[Panel], fronts: Sequence[Sequence[int]]) -> Data:
                 )
             )
     return Data(header, tuple(rows))
+
+
+def _hours(panel: Panel, point: Point) -> str:
+    """Published ones as the paper prints them."""
+    return significant(point.hours) if panel.device else f"{point.hours:.1f}"
