@@ -1,65 +1,122 @@
 """The verbs of the command line that make something of what is recorded."""
 
+import json
 import os
+import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.options import FAILED, ROOT, Home, complain, home_folder
+from experiments.options import FAILED, ROOT, Home, Json, complain, home_folder, new_console, print_json
 
 if TYPE_CHECKING:
-    from experiments.recorded import Recorded
+    from reports.render import Report
+    from smaug_core.cost import Part
 
-report = typer.Typer(help="Tables and a page made of what is recorded.", no_args_is_help=True, rich_markup_mode=None)
+report = typer.Typer(
+    help="Tables, claims and a page, made of what is recorded.", no_args_is_help=True, rich_markup_mode=None
+)
+OUT = ROOT / "reports" / "out"
 
 Folder = Annotated[Path, typer.Option(help="folder to write to")]
 Records = Annotated[
-    Path | None, typer.Option("--from", help="a folder of portable records to report on, instead of the home folder")
+    Path | None, typer.Option("--from", help="a folder of portable records, instead of what is recorded here")
 ]
-OUT = ROOT / "reports" / "out"
 
 
 @report.command()
 def tables(
     table: Annotated[list[str], typer.Argument(help="numbers, e.g. 4 (default: all)", metavar="[TABLE]...")] = [],  # noqa: B006
     out: Folder = OUT,
-    from_: Records = None,
+    records: Records = None,
     home: Home = None,
 ) -> None:
-    """Write the paper's tables, published and measured side by side, and cells.csv."""
-    from reports.render import make_tables, read_report
+    """Write the paper's tables, published and measured side by side, as Markdown, LaTeX and CSV, and cells.csv."""
+    from reports.render import make_tables
 
-    source = _source(home, from_)
-    read = read_report(source.home, origin=source.origin)
-    for path in make_tables(read, out, table or None):
+    found, _, problems = _read(home, records)
+    for path in make_tables(found, out, table or None):
         typer.echo(os.path.relpath(path))
-    _end_with([*map(str, read.faults), source.problem])
+    _end_with(problems)
 
 
 @report.command()
-def page(out: Folder = OUT, from_: Records = None, home: Home = None) -> None:
-    """Write index.html: all tables, with cells that open, and what was spent, on one page that needs no network."""
+def claims(json_: Json = False, records: Records = None, home: Home = None) -> None:
+    """Judge the paper's statements by its own tables and by what was measured, at each scale."""
+    from reports.claims import load_claims
+    from reports.comparing import comparer, measured_scales
+    from reports.published import load_published
+    from reports.verdicts import claim_rows, claim_text
+
+    found, _, problems = _read(home, records)
+    rows = claim_rows(load_claims(), load_published(), comparer(found.tables), measured_scales(found.tables))
+    if json_:
+        print_json({"measurements": found.origin, "checks": [asdict(row) for row in rows]})
+    else:
+        _print_indented(claim_text(rows))
+    _end_with(problems)
+
+
+@report.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="a cells.csv, or a folder that holds one", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="another", metavar="B")],
+    json_: Json = False,
+) -> None:
+    """Say in which cells two reports differ; exit with 1 if they do."""
+    from reports.diff import differences, lines, load_cells
+
+    changes = differences(load_cells(a), load_cells(b))
+    if json_:
+        print_json([asdict(change) | {"within": change.within} for change in changes])
+    else:
+        for line in lines(changes):
+            typer.echo(line)
+    if changes:
+        raise typer.Exit(FAILED)
+
+
+@report.command()
+def export(
+    out: Annotated[Path | None, typer.Option(help="file to write (default: print)")] = None,
+    records: Records = None,
+    home: Home = None,
+) -> None:
+    """Give every cell with its statistics, its faults and the pages of its runs, as JSON."""
+    from reports.export import export as exported
+    from reports.files import write_text
+
+    found, _, problems = _read(home, records)
+    text = json.dumps(exported(found), indent=1, ensure_ascii=False) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        typer.echo(os.path.relpath(write_text(out, text)))
+    _end_with(problems)
+
+
+@report.command()
+def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
+    """Write index.html: all tables, with cells that open, what was spent, claims and figures; it needs no network."""
     from experiments.reading import Ledger
     from reports.page import make_page
-    from reports.render import read_report
 
-    source = _source(home, from_)
-    read = read_report(source.home, origin=source.origin)
-    path, faults = make_page(read, Ledger(source.home), out, serve=_serve(source.home))
+    found, folder, problems = _read(home, records)
+    path, more = make_page(found, Ledger(folder), out, steps=_steps(found), serve=_serve(folder))
     typer.echo(os.path.relpath(path))
-    _end_with([*faults, source.problem])
+    _end_with(dict.fromkeys([*problems, *more]))
 
 
-def _source(home: Path | None, records: Path | None) -> "Recorded":
-    """What is reported on; says so first where that needs saying."""
-    from experiments.recorded import recorded
+def _steps(found: "Report") -> dict[str, dict[str, "Part"]]:
+    """What a step of pre-training consists of, at the paper's scale and at those that were measured and have a file."""
+    from experiments.describe import PAPER_SCALE, default_step
+    from experiments.scale import load_scale, scale_names
 
-    found = recorded(home_folder(home), records)
-    if found.notice:
-        complain(found.notice)
-    return found
+    names = dict.fromkeys([PAPER_SCALE, *(table.scale for table in found.tables)])
+    return {name: default_step(load_scale(name)) for name in names if name in scale_names()}
 
 
 def _serve(home: Path) -> str:
@@ -69,10 +126,34 @@ def _serve(home: Path) -> str:
     return f"smaug ui --home {home.relative_to(ROOT) if home.is_relative_to(ROOT) else home.name}"
 
 
-def _end_with(faults: Iterable[str]) -> None:
+def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list[str]]:
+    """Every table, the home folder whose ledger holds them, and all that is wrong."""
+    from experiments.recorded import recorded
+    from reports.render import read_report
+
+    source = recorded(home_folder(home), records)
+    if source.notice:
+        complain(source.notice)
+    found = read_report(source.home, origin=source.origin)
+    problems = [*([source.problem] if source.problem else []), *map(str, found.faults)]
+    return found, source.home, problems
+
+
+def _print_indented(lines: Iterable[str]) -> None:
+    """Wrap long lines under their own beginning."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = new_console()
+    for line in lines:
+        text = line.lstrip()
+        console.print(Padding(Text(text), (0, 0, 0, len(line) - len(text)), expand=False), highlight=False)
+
+
+def _end_with(problems: Iterable[str]) -> None:
     """Say what is wrong with what was recorded, and fail if anything is."""
-    found = [fault for fault in faults if fault]
-    for fault in found:
-        complain(fault)
+    found = list(problems)
+    for problem in found:
+        complain(problem)
     if found:
         raise typer.Exit(FAILED)

@@ -69,9 +69,8 @@ def albums_of(
         for run in trial.stage_runs.values():
             users.setdefault(run, []).append(trial)
     with_pictures = {stage.run_id: stage for stage in stages if stage.examples}
-    order = [
-        with_pictures[run] for run in sorted(users, key=lambda run: _importance(users[run])) if run in with_pictures
-    ]
+    important_first = sorted(users, key=lambda run: _importance(users[run]))
+    order = [with_pictures[run] for run in important_first if run in with_pictures]
     shown: list[Album] = []
     left_out, size, faults = 0, 0, []
     for stage in order:
@@ -100,13 +99,23 @@ def _importance(trials: Sequence[TrialRow]) -> bool:
 def _album(stage: StageRow, examples: Sequence[Example], trials: Sequence[TrialRow], ui: str) -> Album:
     return Album(
         key=f"pictures-{stage.fingerprint[:12]}",
-        title=WHAT.get(stage.kind, stage.kind),
+        title=_title(stage, examples),
         rows=tuple(dict.fromkeys(_row(trial) for trial in trials)),
         link=run_link(ui, Run(run_id=stage.run_id, experiment_id=stage.experiment_id)),
         told=stage.examples,
         reconstructions=tuple(_picture(one) for one in examples if one.kind == "reconstruction"),
         selections=tuple(_picture(one) for one in examples if one.kind == "selection"),
     )
+
+
+def _title(stage: StageRow, examples: Sequence[Example]) -> str:
+    """What was trained, as far as the pictures tell it."""
+    what = WHAT.get(stage.kind, stage.kind)
+    for one in examples:
+        if one.selected is not None and one.scores is not None:
+            return f"{what}, selecting {len(one.selected)} of {len(one.scores)}"
+    ratio = next((one.mask_ratio for one in examples if one.mask_ratio is not None), None)
+    return what if ratio is None else f"{what}, hiding {ratio:.0%} of the patches"
 
 
 def _row(trial: TrialRow) -> str:
