@@ -154,6 +154,7 @@ def _stage_tags(facts: StageFacts) -> dict[str, str]:
         "smaug.unit": host["unit"],
         "smaug.device": _device(host),
         "smaug.host": host["host"],
+        "smaug.versions": _text(host["versions"]),
         "smaug.attempts": str(len(facts.attempts)),
         "smaug.hours_estimated": str(facts.hours.estimated).lower(),
         "smaug.settings": _text(facts.document["settings"])[:5000],

@@ -86,6 +86,8 @@ class StageRow:
     """`useful`, `lost`, `overhead`, `billed`, and `predicted` where somebody said."""
     unit: str
     device: str
+    versions: dict[str, str]
+    """Of Python and of the libraries that may change a result; empty where nobody told them."""
     attempts: int
     estimated: bool
     """An attempt died, so when it ended is estimated."""
@@ -245,6 +247,7 @@ def _stage(run: Run) -> StageRow:
         hours={name.removeprefix("hours."): value for name, value in metrics.items() if name.startswith("hours.")},
         unit=tags["unit"],
         device=tags["device"],
+        versions=json.loads(tags.get("versions", "{}")),
         attempts=int(tags["attempts"]),
         estimated=tags["hours_estimated"] == "true",
         settings=tags["settings"],

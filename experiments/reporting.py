@@ -43,6 +43,17 @@ def tables(
 
 
 @report.command()
+def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
+    """Write index.html: tables whose cells open, figures, claims and what was spent, on one page without network."""
+    from reports.page import make_page
+
+    found, folder, problems = _read(home, records)
+    path, faults = make_page(found, folder, out)
+    typer.echo(os.path.relpath(path))
+    _end_with(dict.fromkeys([*problems, *faults]))
+
+
+@report.command()
 def claims(json_: Json = False, records: Records = None, home: Home = None) -> None:
     """Judge the paper's statements by its own tables and by what was measured, at each scale."""
     from reports.claims import load_claims
