@@ -239,6 +239,20 @@ def test_what_pretrain_writes_is_as_good_as_a_stage_and_the_data_is_rendered(tra
     assert clips_of(tmp_path / "new home")[1] and len(made) == 6
 
 
+def test_where_nothing_is_held_out_the_first_of_the_corpus_is_shown_and_said_to_be_trained_on(trained, tmp_path):
+    smoke, _, folders = trained
+    stage = read_json(folders["pretrain"] / "stage.json")
+    stage["settings"]["data"]["train_stills"] = 3
+    stage["settings"]["pretrain"]["corpus"] = ["moving_shapes/stills"]
+    folder = tmp_path / "stills"
+    shutil.copytree(folders["pretrain"] / "model", folder / "model")
+    write_json(folder / "stage.json", stage)
+    made = by_hand("reconstruction", folder, tmp_path / "out", tmp_path / "home").examples
+    assert [example.file for example in made] == [f"reconstruction-{n}.png" for n in (1, 2, 3)]
+    assert {(example.source, example.split) for example in made} == {("moving_shapes/stills", "train")}
+    assert all(f"a training picture of moving_shapes/stills, “{example.caption}”" in example.alt for example in made)
+
+
 @pytest.mark.parametrize(
     ("kind", "of", "told"),
     [
