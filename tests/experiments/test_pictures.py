@@ -13,6 +13,7 @@ from PIL import Image
 
 from experiments import pictures, worker
 from experiments.attempt import read_json, write_json
+from experiments.code import code_digest
 from experiments.expand import expand
 from experiments.gallery import FOLDER, LIST, stored_gallery
 from experiments.garbage import find_garbage
@@ -26,6 +27,7 @@ from experiments.worker import DONE, run_stage
 from smaug_core.config import DataConfig, from_settings
 from smaug_core.data.corpora import prepare
 from smaug_core.errors import SmaugError
+from smaug_core.stages import KINDS
 from tests.experiments.smoke import ROOT, Smoke
 from tests.quick_stage import quick_stage
 
@@ -116,6 +118,11 @@ def test_pictures_are_no_part_of_the_result_and_other_stages_leave_none(trained)
     assert len(facts.gallery.examples) == 6 and facts.gallery.failed == ""
     directory = run(smoke.folder / "quick", quick_stage())
     assert not (directory / FOLDER).exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_how_pictures_are_made_is_no_part_of_what_makes_a_result(kind):
+    assert not {"smaug_core/examples.py", "smaug_core/strips.py"} & set(code_digest(kind))
 
 
 def test_a_model_that_hides_nothing_and_selects_nothing_has_no_pictures(trained, tmp_path):
