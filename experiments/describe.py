@@ -84,6 +84,12 @@ def describe(scale: Scale, overrides: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def default_step(scale: Scale) -> dict[str, Part]:
+    """Each part's share of a step of single-frame pre-training with the default settings of a scale."""
+    config = scale.base_config()
+    return step_cost(config.model, step_of(config.pretrain, vocabulary_size(config.model.tokenizer)))
+
+
 def with_rows(told: dict[str, Any], scale: Scale, published: PublishedHours) -> dict[str, Any]:
     """The same description with every row of the paper's tables of hours, and the rate they are predicted at."""
     table, row = published.default

@@ -14,6 +14,7 @@ from experiments.options import FAILED, ROOT, Home, Json, complain, home_folder,
 
 if TYPE_CHECKING:
     from reports.render import Report
+    from smaug_core.cost import Part
 
 report = typer.Typer(
     help="Tables, claims and a page, made of what is recorded.", no_args_is_help=True, rich_markup_mode=None
@@ -106,6 +107,34 @@ def export(
     else:
         typer.echo(os.path.relpath(write_text(out, text)))
     _end_with(problems)
+
+
+@report.command()
+def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
+    """Write index.html: all tables, with cells that open, what was spent, claims and figures; it needs no network."""
+    from experiments.reading import Ledger
+    from reports.page import make_page
+
+    found, folder, problems = _read(home, records)
+    path, more = make_page(found, Ledger(folder), out, steps=_steps(found), serve=_serve(folder))
+    typer.echo(os.path.relpath(path))
+    _end_with(dict.fromkeys([*problems, *more]))
+
+
+def _steps(found: "Report") -> dict[str, dict[str, "Part"]]:
+    """What a step of pre-training consists of, at the paper's scale and at those that were measured and have a file."""
+    from experiments.describe import PAPER_SCALE, default_step
+    from experiments.scale import load_scale, scale_names
+
+    names = dict.fromkeys([PAPER_SCALE, *(table.scale for table in found.tables)])
+    return {name: default_step(load_scale(name)) for name in names if name in scale_names()}
+
+
+def _serve(home: Path) -> str:
+    """The command that shows MLflow's pages of a home folder; reports hold no paths of a machine."""
+    if home == home_folder(None):
+        return "smaug ui"
+    return f"smaug ui --home {home.relative_to(ROOT) if home.is_relative_to(ROOT) else home.name}"
 
 
 def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list[str]]:

@@ -11,34 +11,79 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from experiments.reading import Ledger, StageRow, TrackingError
+from reports.album import Albums, albums_of
+from reports.claims import load_claims
+from reports.comparing import comparer, measured_scales
+from reports.contradictions import Contradiction, load_contradictions
 from reports.environment import Environment, environment_of
+from reports.figures.all import NO_STEPS, make_figures
+from reports.figures.figure import Figure
 from reports.files import write_text
 from reports.grid import Grid, grids_of
+from reports.judgement import Judgement, judgement_of
 from reports.markdown import LOCAL_UI
-from reports.published import sweep_files
+from reports.published import load_published, sweep_files
 from reports.render import Report
-from reports.spending import Spending, Spent, spend
+from reports.spending import Spending, Spent, in_paper_order, spend
+from reports.verdicts import claim_rows
 from reports.wording import decimals_of
+from smaug_core.cost import Part
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 TITLE = "SMAUG, published and measured"
 FILE = "index.html"
+
+Steps = Mapping[str, Mapping[str, Part]]
+"""By scale, what a step of pre-training consists of."""
+
+
+FIGURES = {
+    "pareto": "R@1 against hours",
+    "curves": "Training curves",
+    "hours": "What the hours were spent on",
+    "shares": "What a step computes",
+}
+"""Headings of figures, by how their names begin."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FigureGroup:
+    """Figures of one kind."""
+
+    key: str
+    title: str
+    figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
     """All that the page shows."""
 
-    ledger: str
-    """Which one it is, without passwords and folders."""
-    is_local: bool
-    """MLflow's pages are there only while somebody serves them on this machine."""
+    origin: str
+    """Where the measurements were read."""
+    serve: str
+    """What serves MLflow's pages on this machine; empty where a server does."""
     faults: tuple[str, ...]
     nothing: str
     """Why nothing is measured, and what would change it; of interest where that is so."""
     spending: Spending
     grids: list[Grid]
+    judgement: Judgement
+    contradictions: tuple[Contradiction, ...]
+    figures: tuple[Figure, ...]
+    albums: Albums
     environment: Environment
+
+    @property
+    def figure_groups(self) -> list[FigureGroup]:
+        """The figures by kind, in their order."""
+        groups: dict[str, list[Figure]] = {}
+        for figure in self.figures:
+            groups.setdefault(figure.name.split("-")[0], []).append(figure)
+        return [
+            FigureGroup(key=f"figures-{kind}", title=FIGURES.get(kind, kind), figures=tuple(found))
+            for kind, found in groups.items()
+        ]
 
     @property
     def has_measured(self) -> bool:
@@ -62,30 +107,47 @@ class Page:
         return found
 
 
-def make_page(report: Report, home: Path, out: Path) -> tuple[Path, tuple[str, ...]]:
+def make_page(
+    report: Report, ledger: Ledger, out: Path, *, steps: Steps = NO_STEPS, serve: str = "smaug ui"
+) -> tuple[Path, tuple[str, ...]]:
     """Write `index.html`; give its path and all that is wrong with what was recorded.
+
+    Args:
+        report: to be shown.
+        ledger: where it was read.
+        out: folder to write to.
+        steps: by scale, what a step of pre-training consists of.
+        serve: the command that serves MLflow's pages, unless the ledger is a server.
 
     Raises:
         ReportError: the folder cannot be written.
     """
-    ledger = Ledger(home)
-    page = page_of(report, ledger)
+    page = page_of(report, ledger, steps=steps, serve=serve)
     return write_text(out / FILE, to_html(page)), page.faults
 
 
-def page_of(report: Report, ledger: Ledger) -> Page:
+def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS, serve: str = "smaug ui") -> Page:
     """What the page shows of a report and of the ledger that it was read from."""
     stages, unread = _stages(report, ledger)
-    trials = list({trial.run_id: trial for table in report.tables for trial in table.trials}.values())
-    files = sweep_files()
-    spending = spend(trials, stages)
+    every = {
+        trial.run_id: trial for table in report.tables if table.measured_by == table.name for trial in table.trials
+    }
+    trials = in_paper_order(every.values())
+    files, scales = sweep_files(), measured_scales(report.tables)
+    claims = claim_rows(load_claims(), load_published(), comparer(report.tables), scales)
+    spending, albums = spend(trials, stages), albums_of(trials, stages, ledger.examples, report.ui)
+    figures, undrawn = _figures(report, ledger, steps)
     return Page(
-        ledger=report.origin,
-        is_local=report.ui == LOCAL_UI,
-        faults=(*map(str, report.faults), *unread, *spending.faults),
+        origin=report.origin,
+        serve=serve if report.ui == LOCAL_UI else "",
+        faults=(*map(str, report.faults), *unread, *spending.faults, *albums.faults, *undrawn),
         nothing=f"No sweep has a result in it yet; {_first_command(files)} measures the first table.",
         spending=spending,
         grids=grids_of(report.tables, files, report.ui),
+        judgement=judgement_of(claims),
+        contradictions=load_contradictions().contradictions,
+        figures=tuple(figures),
+        albums=albums,
         environment=environment_of(trials, stages, report.tables, files),
     )
 
@@ -99,7 +161,7 @@ def to_html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["breakable"] = breakable
+    templates.filters |= {"breakable": breakable, "drawn": drawn}
     style, script = (_source(name) for name in ("page.css", "page.js"))
     return templates.get_template("page.html.j2").render(
         page=page,
@@ -116,6 +178,11 @@ def breakable(text: str) -> Markup:
     return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
 
 
+def drawn(figure: Figure) -> Markup:
+    """A figure's SVG as it stands: `reports.figures` writes it by way of an XML tree, so no text of it is markup."""
+    return Markup(figure.svg)
+
+
 def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[str]]:
     """All stages, or why there are none."""
     if report.unreadable or not ledger.exists:
@@ -124,6 +191,14 @@ def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[str]]:
         return ledger.stages(), []
     except TrackingError as error:
         return [], [f"what was spent could not be read: {error}"]
+
+
+def _figures(report: Report, ledger: Ledger, steps: Steps) -> tuple[list[Figure], list[str]]:
+    """Every figure, or why there are none."""
+    try:
+        return make_figures(report, ledger, steps), []
+    except TrackingError as error:
+        return [], [f"figures could not be drawn: {error}"]
 
 
 def _first_command(files: Mapping[str, str]) -> str:

@@ -73,7 +73,7 @@ def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow]) -> Spending:
             faults.append(f"stage {stage.name}: its run {stage.run_id} lacks hours.{', hours.'.join(lacking)}")
         else:
             by_run[stage.run_id] = stage
-    current = sorted(trials, key=lambda trial: (_place(trial), trial.scale, trial.run_id))
+    current = in_paper_order(trials)
     told_of = {run for trial in current for run in trial.stage_runs.values()}
     if missing := sorted(told_of - by_run.keys()):
         faults.append(f"stages of current trials of which the ledger holds no hours: {', '.join(missing)}")
@@ -87,6 +87,11 @@ def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow]) -> Spending:
         num_uncounted=sum(not _counts(trial, by_run) for trial in current),
         faults=tuple(faults),
     )
+
+
+def in_paper_order(trials: Iterable[TrialRow]) -> list[TrialRow]:
+    """Those of the paper's tables in the order of these, then those of other sweeps; rows as they stand in a table."""
+    return sorted(trials, key=lambda t: (_place(t), t.scale, t.position, t.variant, t.seed, t.run_id))
 
 
 def _place(trial: TrialRow) -> tuple[int, int, str, str]:
