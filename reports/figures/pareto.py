@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import dist
 from typing import cast
 
 from matplotlib.axes import Axes
@@ -18,8 +19,10 @@ from reports.wording import significant
 
 TOTAL_HOURS = frozenset({"10"})
 """Tables whose rows share their pre-training and print no hours: those of fine-tuning are added."""
-PANEL, GAP, LEFT, RIGHT = 158.0, 52.0, 44.0, 10.0
+PANEL, GAP, LEFT, RIGHT = 158.0, 52.0, 44.0, 16.0
 """Height of a panel, between panels, and beside them, in points."""
+FAR = 9.0
+"""From a label that stands farther from its point a line leads there, in points."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,9 +199,14 @@ def _labels(axes: Axes, points: Sequence[Point], front: Sequence[int]) -> None:
     ends = axes.get_window_extent()
     frame = Box(ends.x0, ends.y0, ends.x1, ends.y1)
     texts = [shortened(point.row, 34) for point in points]
-    for box, text in zip(place_labels(spots, texts, bars, frame, SMALL), texts, strict=True):
-        across, up = axes.transData.inverted().transform(((box.left + box.right) / 2, (box.bottom + box.top) / 2))
+    to_data = axes.transData.inverted().transform
+    for (x, y), box, text in zip(spots, place_labels(spots, texts, bars, frame, SMALL), texts, strict=True):
+        across, up = to_data(((box.left + box.right) / 2, (box.bottom + box.top) / 2))
         axes.text(across, up, text, fontsize=SMALL, color=INK, ha="center", va="center")
+        near = box.nearest(x, y)
+        if dist(near, (x, y)) > FAR:
+            (left, low), (right, high) = to_data(near), to_data((x, y))
+            axes.plot([left, right], [low, high], color=INK, linewidth=0.5, linestyle=":")
 
 
 def _caption(table: Table, column: Column, panels: Sequence[Panel]) -> str:

@@ -110,6 +110,11 @@ def test_a_stage_that_the_ledger_lacks_is_told():
     assert {cells[0] for cells in shown.data.rows} == {"50%"}
 
 
+def test_a_table_that_misses_a_stage_says_so_itself():
+    found = figures([trial("50%", "a"), trial("10%", "b"), rate("0.8", "a", 2), rate("0.9", "gone", 3)])
+    assert ["row 0.9 (the ledger has no run" in one.caption for one in found] == [False, True]
+
+
 def test_a_stage_without_a_curve_is_told_and_nothing_looks_like_zero():
     (shown,) = figures([trial("50%", "a")], lambda stage, name: [])
     assert "Not drawn: row 50% (no loss that can be drawn was recorded of run a)." in shown.caption
