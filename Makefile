@@ -5,14 +5,16 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test slow check format tables ui bench clean
+.PHONY: help setup sweep test test-tools slow check format tables report ui bench clean
 
 help:
 	@echo "make setup   create or refresh .venv (the others do so too, when it is needed)"
 	@echo "make sweep   pre-train, fine-tune and evaluate at four masking ratios; print Table 4"
 	@echo "make test    the tests          make slow   the proofs that take minutes"
 	@echo "make check   lint and types     make format lay the code out"
-	@echo "make tables  reports/out/       make ui     MLflow on 127.0.0.1"
+	@echo "make tables  reports/out/       make report reports/out/index.html, all on one page"
+	@echo "make ui      MLflow on 127.0.0.1"
+	@echo "make test-tools   Chromium, LaTeX and axe, without which some tests are skipped"
 	@echo "make bench   measure speeds     make clean  remove everything that was made"
 
 setup: $(INSTALLED)
@@ -31,6 +33,9 @@ sweep: setup
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
+test-tools:
+	tests/tools.sh
+
 slow: setup
 	$(BIN)/python -m pytest -m slow
 
@@ -46,6 +51,9 @@ format: setup
 tables: setup
 	$(BIN)/smaug report tables
 
+report: setup
+	$(BIN)/smaug report page
+
 ui: setup
 	$(BIN)/smaug ui
 
@@ -54,4 +62,4 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.orchestration
 
 clean:
-	rm -rf .venv .smaug reports/out .pytest_cache .mypy_cache .ruff_cache .hypothesis smaug.egg-info
+	rm -rf .venv .smaug reports/out .pytest_cache .mypy_cache .ruff_cache .hypothesis smaug.egg-info tests/browser/node_modules

@@ -9,25 +9,28 @@ from typing import Annotated, NoReturn
 import typer
 
 from experiments.care import care
+from experiments.gallery import Kind
 from experiments.options import (
     DONE,
     FAILED,
     REFUSED,
-    ROOT,
     Device,
     From,
     Home,
     Json,
+    NewFolder,
     Out,
     Recompute,
     ScaleName,
     Settings,
     Task,
+    Trained,
     complain,
     home_folder,
     new_console,
     print_json,
 )
+from experiments.reporting import report
 from experiments.sweeping import published_hours, sweeping
 from smaug_core.errors import DivergedError, SmaugError
 
@@ -45,7 +48,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-report = typer.Typer(help="Tables made of what is recorded.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sweeping)
 app.add_typer(care)
 app.add_typer(report, name="report")
@@ -117,6 +119,18 @@ def evaluate(
 
 
 @app.command()
+def reconstruct(from_: Trained, out: NewFolder, device: Device = "cpu", home: Home = None) -> None:
+    """Hide patches of a few frames, and draw what the model makes of them: Figures 4 to 7 of the paper."""
+    _pictures("reconstruction", from_, out, device, home)
+
+
+@app.command()
+def select_frames(from_: Trained, out: NewFolder, device: Device = "cpu", home: Home = None) -> None:
+    """Draw which frames of a few clips the model selects for their captions: Figure 3 of the paper."""
+    _pictures("selection", from_, out, device, home)
+
+
+@app.command()
 def data(
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006
@@ -131,27 +145,6 @@ def data(
     config = config_of(load_scale(scale), parse_overrides(set_))
     prepare_data([config], home_folder(home) / "data", new_console())
     typer.echo(f"{home_folder(home) / 'data'}: complete")
-
-
-@report.command()
-def tables(
-    table: Annotated[list[str], typer.Argument(help="numbers, e.g. 4 (default: all)", metavar="[TABLE]...")] = [],  # noqa: B006
-    out: Annotated[Path, typer.Option(help="folder to write to")] = ROOT / "reports" / "out",
-    home: Home = None,
-) -> None:
-    """Write the paper's tables, published and measured side by side, and cells.csv."""
-    from experiments.tracking import sync as record
-    from reports.render import make_tables, read_report
-
-    if (home_folder(home) / "store").exists():
-        record(home_folder(home))
-    report = read_report(home_folder(home))
-    for path in make_tables(report, out, table or None):
-        typer.echo(os.path.relpath(path))
-    for fault in report.faults:
-        complain(str(fault))
-    if report.faults:
-        raise typer.Exit(FAILED)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -204,6 +197,18 @@ def _alone(
         raise typer.Exit(FAILED if isinstance(error, DivergedError) else REFUSED) from None
     for name, value in metrics.items():
         typer.echo(f"{name:32}{value:.4g}")
+
+
+def _pictures(kind: Kind, from_: Path, out: Path, device: str, home: Path | None) -> None:
+    from experiments.pictures import make_by_hand
+
+    gallery = make_by_hand(kind, from_, out, data_root=home_folder(home) / "data", device=device)
+    for example in gallery.examples:
+        typer.echo(f"{os.path.relpath(out / example.file)}: {example.alt}")
+    for fault in gallery.unreadable.values():
+        complain(fault)
+    if gallery.unreadable:
+        raise typer.Exit(FAILED)
 
 
 def _complain_once(message: str) -> None:

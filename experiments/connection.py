@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-from mlflow.entities import Experiment, Metric, Param, RunTag  # noqa: E402
+from mlflow.entities import Experiment as Experiment  # noqa: E402
+from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.entities import Run as Run  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient as MlflowClient  # noqa: E402
@@ -84,6 +85,16 @@ def experiment_named(client: MlflowClient, name: str, artifacts: Path) -> Experi
     return client.get_experiment_by_name(name)
 
 
+def tag_experiment(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> None:
+    """Write tags of an experiment; another driver may be writing the same."""
+    for key, value in tags.items():
+        try:
+            client.set_experiment_tag(experiment_id, key, value)
+        except MlflowException:  # its database tells two that write a new tag at once that there is one already
+            if client.get_experiment(experiment_id).tags.get(key) != value:
+                raise
+
+
 def experiments_named(client: MlflowClient, prefix: str) -> list[Experiment]:
     """All experiments whose names begin so."""
     wanted = f"name LIKE '{prefix}%'"
@@ -103,7 +114,7 @@ def runs_untagged(client: MlflowClient, experiment_ids: list[str], tag: str) -> 
     return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
 
 
-def artifact_text(client: MlflowClient, run_id: str, artifacts: str, name: str) -> str:
+def artifact(client: MlflowClient, run_id: str, artifacts: str, name: str) -> bytes:
     """What a file of a run holds; one of this machine is read where it lies.
 
     Args:
@@ -114,9 +125,21 @@ def artifact_text(client: MlflowClient, run_id: str, artifacts: str, name: str) 
     """
     where = urlsplit(artifacts)
     if where.scheme in ("", "file"):
-        return Path(unquote(where.path), name).read_text(encoding="utf-8")
+        return Path(unquote(where.path), name).read_bytes()
     with TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+        return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
+
+
+def write_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes]) -> None:
+    """Give a run files, by their paths in it; those that it has are replaced."""
+    if not files:
+        return
+    with TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        client.log_artifacts(run_id, folder)
 
 
 def metric(name: str, value: float, at: int, step: int) -> Metric:

@@ -27,6 +27,8 @@ from smaug_core.config import Config, DataConfig
 
 STALE_ACCEPTED = "stale code accepted"
 """Mark of a table's row that holds results of other code than there is now."""
+PARTIAL_SCHEDULE = "partial schedule"
+"""Mark of a table's row that was trained for fewer epochs than the scale says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +117,8 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
 def _marks(trial: Trial, stale: Collection[str]) -> list[str]:
     """What a reader of the table must know of a trial's results."""
     accepted = any(stage.fingerprint in stale for stage in trial.stages)
-    return [*([STALE_ACCEPTED] if accepted else []), *(f"--set {override}" for override in trial.overrides)]
+    found = {STALE_ACCEPTED: accepted, PARTIAL_SCHEDULE: trial.shortened}
+    return [*(mark for mark, holds in found.items() if holds), *(f"--set {override}" for override in trial.overrides)]
 
 
 def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> None:

@@ -37,6 +37,8 @@ class Trial:
     """Parents before children."""
     overrides: tuple[str, ...] = ()
     """What the command line changed for every row, e.g. `pretrain.epochs=6`."""
+    shortened: bool = False
+    """It trains for fewer epochs than the scale says."""
 
     @property
     def seed(self) -> str:
@@ -136,10 +138,22 @@ def expand(
                     tree=tree,
                     set_keys=set_keys,
                     overrides=tuple(f"{key}={value}" for key, value in sorted(settings.items())),
+                    shortened=has_fewer_epochs(tree, scale.tree),
                     stages=cut_stages(config, scale.resources, seed_pretrain, seed_finetune, data_root),
                 )
             )
     return trials
+
+
+def has_fewer_epochs(tree: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
+    """Whether any `epochs` of a settings tree is below the one at the same place of another."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
+            if has_fewer_epochs(value, usual[key]):
+                return True
+        elif key == "epochs" and key in usual and value < usual[key]:
+            return True
+    return False
 
 
 def _own_seeds(sweep: Sweep) -> tuple[tuple[int, ...], tuple[int, ...]]:

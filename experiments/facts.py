@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from experiments.attempt import Attempt, Hours, stage_hours
+from experiments.gallery import Gallery
 from experiments.stage import digest
 from experiments.store import StageState
 from smaug_core.stages import KINDS
@@ -33,6 +34,10 @@ class Details(Protocol):
 
     def ranks(self) -> dict[str, Any] | None:
         """By direction, `t2v` and `v2t`: the rank of every query's answer; none if it is no finished evaluation."""
+        ...
+
+    def gallery(self) -> Gallery | None:
+        """Example pictures; none where nobody tried to make any."""
         ...
 
 
@@ -65,6 +70,11 @@ class StageFacts:
     def hours(self) -> Hours:
         """What it cost so far."""
         return stage_hours(self.attempts, None if self.result is None else self.result["useful_s"])
+
+    @property
+    def gallery(self) -> Gallery | None:
+        """Example pictures of what it learnt; none before it is done, or where nobody tried to make any."""
+        return None if self.result is None else self.details.gallery()
 
     @property
     def host(self) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.dashboard import per_hour, trial_note
 from experiments.facts import RunStatus, StageFacts, TrialFacts
+from experiments.gallery import FOLDER as EXAMPLES
+from experiments.gallery import LIST, Example
 from experiments.records import identity
 
 STAGES = "smaug/stages"
@@ -40,6 +43,10 @@ class Telling:
     tags: dict[str, str]
     files: dict[str, Any]
     """What each file holds, by name."""
+    note: str
+    """What MLflow shows as the run's description."""
+    examples: Sequence[Example]
+    """Pictures; `files` changes with them, for it holds their list."""
     curve: Callable[[], list[dict[str, Any]]]
     """`time`, `step`, `values` of all that was reported; it never changes without `files` changing too."""
 
@@ -51,7 +58,7 @@ class Telling:
     @property
     def digest(self) -> str:
         """Changes with whatever is told, status and end aside."""
-        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files])
+        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files, self.note])
 
 
 def key_of(experiment: str, tags: Mapping[str, str], started: int) -> tuple[str, ...]:
@@ -73,7 +80,7 @@ def short_digest(value: Any) -> str:
 
 def tell_stage(facts: StageFacts) -> Telling:
     """The run of a stage."""
-    hours = facts.hours
+    hours, gallery = facts.hours, facts.gallery
     spent = {"useful": hours.useful, "lost": hours.lost, "overhead": hours.overhead, "billed": hours.billed}
     metrics = {f"hours.{part}": (value, facts.last_sign) for part, value in spent.items()}
     if facts.prediction is not None:
@@ -89,15 +96,18 @@ def tell_stage(facts: StageFacts) -> Telling:
         ended=facts.last_sign,
         metrics=metrics,
         params={},
-        tags=_stage_tags(facts),
-        files={"attempts.json": {"attempts": facts.account()}},
+        tags=_stage_tags(facts) | ({} if gallery is None else {"smaug.examples": gallery.summary[:5000]}),
+        files={"attempts.json": {"attempts": facts.account()}}
+        | ({} if gallery is None else {f"{EXAMPLES}/{LIST}": gallery.listing()}),
+        note="",
+        examples=() if gallery is None else gallery.examples,
         curve=facts.details.curve,
     )
 
 
-def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], *, driven: bool, valid: bool) -> Telling:
-    """The run of a trial; `stage_runs`: run ids by the stage's name."""
-    document = facts.document
+def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, driven: bool, valid: bool) -> Telling:
+    """The run of a trial; `stage_runs`: run ids by the stage's name; `stages`: id of the experiment that holds them."""
+    document, metrics = facts.document, facts.metrics()
     return Telling(
         experiment=experiment_of(document["sweep"]),
         claim=dict(zip(IDENTITY, identity(document), strict=True)),
@@ -107,10 +117,12 @@ def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], *, driven: bool, v
         valid=valid,
         status=facts.status(driven=driven and valid),
         ended=facts.last_sign,
-        metrics=facts.metrics(),
+        metrics=metrics | per_hour(metrics),
         params={key: str(value) for key, value in document["params"].items()},
         tags=_trial_tags(facts, stage_runs),
         files={ranks_file(task): ranks for task, ranks in facts.ranks().items()},
+        note=trial_note(document, stage_runs, stages),
+        examples=(),
         curve=list,
     )
 
@@ -142,6 +154,7 @@ def _stage_tags(facts: StageFacts) -> dict[str, str]:
         "smaug.unit": host["unit"],
         "smaug.device": _device(host),
         "smaug.host": host["host"],
+        "smaug.versions": _text(host["versions"]),
         "smaug.attempts": str(len(facts.attempts)),
         "smaug.hours_estimated": str(facts.hours.estimated).lower(),
         "smaug.settings": _text(facts.document["settings"])[:5000],

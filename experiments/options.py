@@ -33,6 +33,8 @@ Address = Annotated[
 MaxHours = Annotated[float | None, typer.Option(min=0, help="refuse (exit 3) what would take more device hours")]
 Out = Annotated[Path, typer.Option(help="folder to write to; the same one again continues")]
 From = Annotated[Path, typer.Option("--from", help="the --out folder of the training to start from")]
+Trained = Annotated[Path, typer.Option("--from", help="the folder of a training: its --out, or a stage in the store")]
+NewFolder = Annotated[Path, typer.Option("--out", help="folder to write to, new or empty")]
 Task = Annotated[str, typer.Option(help="slot, e.g. msrvtt")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Recompute = Annotated[

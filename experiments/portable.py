@@ -1,8 +1,8 @@
 """Portable records: a folder with all that MLflow is told of some trials, small enough to be committed.
 
 `trials/<sweep>/<name>.json` is as in the home folder; `stages/<kind>/<first 12 digits>.json` holds what a stage is,
-every attempt at it, its result, its curve in at most a hundred points, and its ranks. No weights, no logs, and
-nothing that only says where on which machine it was.
+every attempt at it, its result, its curve in at most a hundred points, its ranks, and its example pictures. No weights,
+no logs, and nothing that only says where on which machine it was.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experiments.attempt import Attempt, AttemptState
 from experiments.facts import StageFacts, TrialFacts
+from experiments.gallery import Gallery, GalleryError, from_record, to_record
 from experiments.records import stage_facts, trial_documents, trial_file, valid_documents
 from experiments.stage import digest
 from experiments.store import StageState
@@ -158,9 +159,10 @@ class _Recorded(Attempt):
 
 @dataclass(frozen=True, slots=True)
 class _RecordedDetails:
-    """Curve and ranks that a record holds."""
+    """Curve, ranks and pictures that a record holds."""
 
     body: dict[str, Any]
+    pictures: Gallery | None
 
     def curve(self) -> list[dict[str, Any]]:
         """Thinned, if it was long."""
@@ -169,6 +171,10 @@ class _RecordedDetails:
     def ranks(self) -> dict[str, Any] | None:
         """As the evaluation wrote them."""
         return self.body["ranks"]
+
+    def gallery(self) -> Gallery | None:
+        """As the worker left it."""
+        return self.pictures
 
 
 class _Places:
@@ -193,9 +199,9 @@ class _Places:
 
 
 def _stage_body(facts: StageFacts) -> dict[str, Any]:
-    points = facts.details.curve()
+    points, gallery = facts.details.curve(), facts.gallery
     kept = _thinned(points)
-    return {
+    body = {
         "format": FORMAT,
         "document": facts.document,
         "attempts": [_attempt_body(attempt) for attempt in facts.attempts],
@@ -204,6 +210,7 @@ def _stage_body(facts: StageFacts) -> dict[str, Any]:
         "curve": {"points": kept, "reported": len(points), "thinned": len(kept) < len(points)},
         "ranks": facts.details.ranks(),
     }
+    return body if gallery is None else body | {"examples": to_record(gallery)}
 
 
 def _attempt_body(attempt: Attempt) -> dict[str, Any]:
@@ -261,13 +268,17 @@ def _read_stage(path: Path, folder: Path) -> StageFacts:
     document, result = body["document"], body["result"]
     _check_place(path, folder, _stage_file(document["kind"], document["fingerprint"]))
     attempts = [_Recorded(directory=path, **attempt) for attempt in body["attempts"]]
+    try:
+        gallery = from_record(body["examples"]) if "examples" in body else None
+    except GalleryError as error:
+        raise RecordError(f"{path}: {error}; take it from its source again") from error
     return StageFacts(
         document=document,
         state=_state(attempts[-1], result),
         attempts=attempts,
         result=result,
         prediction=body["prediction"],
-        details=_RecordedDetails(body),
+        details=_RecordedDetails(body, gallery),
     )
 
 

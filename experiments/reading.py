@@ -12,7 +12,7 @@ from typing import Any
 from experiments.connection import (
     MlflowClient,
     Run,
-    artifact_text,
+    artifact,
     connect,
     exists,
     experiments_named,
@@ -20,10 +20,13 @@ from experiments.connection import (
     runs_untagged,
 )
 from experiments.connection import TrackingError as TrackingError
+from experiments.gallery import FOLDER as EXAMPLES
+from experiments.gallery import LIST, Example, GalleryError, read_gallery
 from experiments.ledger import FINGERPRINT, STAGES, SUPERSEDED, ranks_file
 from experiments.mounts import tracking_uri
 
 READ_ADVICE = "see that it is up, and that MLFLOW_TRACKING_URI is right"
+TOLD_ANEW = "delete that run there, and `smaug sync` tells it anew"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,12 +86,16 @@ class StageRow:
     """`useful`, `lost`, `overhead`, `billed`, and `predicted` where somebody said."""
     unit: str
     device: str
+    versions: dict[str, str]
+    """Of Python and of the libraries that may change a result; empty where nobody told them."""
     attempts: int
     estimated: bool
     """An attempt died, so when it ended is estimated."""
     settings: str
     """As JSON, possibly cut short."""
     commit: str
+    examples: str
+    """How many example pictures its run holds, and what went wrong, in words; empty where none were to be made."""
     metrics: dict[str, float]
     """The last value of everything that was recorded."""
 
@@ -102,6 +109,11 @@ class Ledger:
     def __init__(self, home: Path) -> None:
         """Nothing is opened yet, and nothing is ever made."""
         self.uri = tracking_uri(home)
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything may have been recorded; of a server this is not asked."""
+        return exists(self.uri)
 
     def trials(self) -> list[TrialRow]:
         """Every trial that is not superseded, of all sweeps; none where nothing was ever recorded.
@@ -131,7 +143,24 @@ class Ledger:
     def text(self, row: TrialRow | StageRow, name: str) -> str:
         """What a file of a run holds, e.g. `attempts.json`."""
         with self._read(f"run {row.run_id} must hold {name}") as client:
-            return artifact_text(client, row.run_id, row.artifacts, name)
+            return artifact(client, row.run_id, row.artifacts, name).decode()
+
+    def examples(self, stage: StageRow) -> list[Example]:
+        """The example pictures of what a stage learnt, in the order of their list; none where there are none.
+
+        A picture that is listed and cannot be read, or is not the one that was listed, is an error.
+        """
+        if not stage.examples:
+            return []
+        with self._read(f"run {stage.run_id} must hold {EXAMPLES}/{LIST} and what it names") as client:
+
+            def held(name: str) -> bytes:
+                return artifact(client, stage.run_id, stage.artifacts, f"{EXAMPLES}/{name}")
+
+            try:
+                return list(read_gallery(held(LIST), held, f"run {stage.run_id}: {EXAMPLES}/{LIST}").examples)
+            except GalleryError as error:
+                raise TrackingError(f"MLflow at {self.uri}: {error}; {TOLD_ANEW}") from error
 
     def curve(self, stage: StageRow, name: str) -> list[tuple[int, float]]:
         """Step and value of everything that was reported under a name, e.g. `loss`, in order."""
@@ -150,11 +179,6 @@ class Ledger:
             yield self._client
 
 
-def recorded(uri: str) -> bool:
-    """Whether anything may have been recorded there."""
-    return exists(uri)
-
-
 def read_trials(home: Path) -> list[TrialRow]:
     """Every trial that is not superseded; none where nothing was ever recorded.
 
@@ -162,7 +186,7 @@ def read_trials(home: Path) -> list[TrialRow]:
         TrackingError: MLflow cannot be reached.
     """
     ledger = Ledger(home)
-    return ledger.trials() if exists(ledger.uri) else []
+    return ledger.trials() if ledger.exists else []
 
 
 @contextmanager
@@ -223,9 +247,11 @@ def _stage(run: Run) -> StageRow:
         hours={name.removeprefix("hours."): value for name, value in metrics.items() if name.startswith("hours.")},
         unit=tags["unit"],
         device=tags["device"],
+        versions=json.loads(tags.get("versions", "{}")),
         attempts=int(tags["attempts"]),
         estimated=tags["hours_estimated"] == "true",
         settings=tags["settings"],
         commit=tags.get("commit", ""),
+        examples=tags.get("examples", ""),
         metrics=metrics,
     )

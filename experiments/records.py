@@ -10,6 +10,7 @@ from typing import Any
 from experiments.attempt import StoreError, read_attempts, read_json, unwritable, write_json
 from experiments.expand import Trial
 from experiments.facts import StageFacts, TrialFacts
+from experiments.gallery import Gallery, stored_gallery
 from experiments.stage import digest
 from experiments.store import StageRecord, read_curve
 
@@ -153,6 +154,10 @@ class _StoredDetails:
     def ranks(self) -> dict[str, Any] | None:
         """As the evaluation wrote them."""
         return read_json(self.directory / "ranks.json")
+
+    def gallery(self) -> Gallery | None:
+        """As the worker left it."""
+        return stored_gallery(self.directory)
 
 
 def _read_stage(directory: Path) -> StageFacts | None:

@@ -64,7 +64,7 @@ def run_alone(
     from smaug_core import stages
     from smaug_core.distributed import first_does
 
-    _check_device(device)
+    check_device(device)
     if "WORLD_SIZE" in os.environ:
         end_with(os.getppid())  # torchrun's, or the processes of a torchrun that was killed would train on
     config = config_of(scale, overrides)
@@ -182,7 +182,12 @@ def _give_back(out: Path) -> None:
         (out / "stage.json").unlink()
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Look whether torch can use a device.
+
+    Raises:
+        SmaugError: it cannot, or the name is unknown.
+    """
     import torch
 
     if device not in ("cpu", "cuda"):

@@ -355,7 +355,7 @@ def published_hours() -> "PublishedHours":
     tables = {number: table for number, table in load_published().items() if "pretrain.hours" in table.columns}
     files = sweep_files()
     return PublishedHours(
-        hours={n: t.column("pretrain.hours") for n, t in tables.items()},
+        hours={number: table.printed("pretrain.hours") for number, table in tables.items()},
         sweeps={number: ROOT / files[number] for number in tables},
         default=next((number, table.default) for number, table in tables.items() if table.default is not None),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.connection import (
+    Experiment,
     MlflowClient,
     Run,
     TrackingError,
@@ -24,9 +25,22 @@ from experiments.connection import (
     faults_told,
     metric,
     runs_tagged,
+    tag_experiment,
     write,
+    write_files,
+)
+from experiments.dashboard import (
+    KIND,
+    NOTE,
+    STAGES_NOTE,
+    signed,
+    stages_view,
+    sweep_note,
+    sweep_view,
+    to_write,
 )
 from experiments.facts import StageFacts, TrialFacts
+from experiments.gallery import FOLDER as EXAMPLES
 from experiments.ledger import (
     FINGERPRINT,
     STAGES,
@@ -73,7 +87,9 @@ class Tracker:
     def __init__(self, home: Path) -> None:
         """Record what happens in a home folder; nothing is opened yet."""
         self._home, self.uri = home.resolve(), tracking_uri(home)
-        self._experiments: dict[str, str] = {}
+        self._experiments: dict[str, Experiment] = {}
+        self._shown: dict[str, dict[str, str]] = {}
+        self._dressed: set[tuple[str, str]] = set()
         self._known: dict[tuple[str, ...], _Known] = {}
         self._stages: dict[str, str] = {}
         self._client: MlflowClient | None = None
@@ -99,6 +115,8 @@ class Tracker:
         with faults_told(self.uri):
             for name in experiments:
                 found = self.client.get_experiment_by_name(name)
+                if found is not None and found.lifecycle_stage == "active":
+                    self._experiments[name] = found
                 for run in runs_tagged(self.client, [found.experiment_id], {}) if found is not None else ():
                     tags, info = run.data.tags, run.info
                     known = _Known(info.run_id, SUPERSEDED in tags, tags.get(TOLD, ""), info.status, info.end_time)
@@ -114,6 +132,7 @@ class Tracker:
         """
         with faults_told(self.uri):
             self._stages[facts.fingerprint] = self._record(tell_stage(facts))
+            self._dress(STAGES, "", KIND | {NOTE: signed(STAGES_NOTE)} | stages_view())
         return self._stages[facts.fingerprint]
 
     def record_trial(self, facts: TrialFacts, *, driven: bool = False, valid: bool = True) -> str:
@@ -128,7 +147,13 @@ class Tracker:
             TrackingError: MLflow cannot be reached or refuses.
         """
         with faults_told(self.uri):
-            return self._record(tell_trial(facts, self._stage_runs(facts), driven=driven, valid=valid))
+            stage_runs, stages = self._stage_runs(facts), self._experiment(STAGES)
+            telling = tell_trial(facts, stage_runs, stages, driven=driven, valid=valid)
+            run_id, document = self._record(telling), facts.document
+            if valid:
+                wanted = KIND | {NOTE: signed(sweep_note(document))} | sweep_view(document)
+                self._dress(telling.experiment, document["scale"], wanted)
+            return run_id
 
     @property
     def client(self) -> MlflowClient:
@@ -157,8 +182,18 @@ class Tracker:
                 found = experiment_named(client, name, self._home / "artifacts")
             if found.lifecycle_stage != "active":
                 raise TrackingError(f"{self.uri}: experiment {name} was deleted there; restore it in MLflow")
-            self._experiments[name] = found.experiment_id
-        return self._experiments[name]
+            self._experiments[name] = found
+        return self._experiments[name].experiment_id
+
+    def _dress(self, name: str, scale: str, wanted: dict[str, str]) -> None:
+        """Give an experiment what its pages show, once, unless somebody changed it there."""
+        if (name, scale) not in self._dressed:
+            experiment_id = self._experiment(name)
+            shown = self._shown.setdefault(name, dict(self._experiments[name].tags))
+            news = to_write(shown, wanted)
+            tag_experiment(self.client, experiment_id, news)
+            shown |= news
+            self._dressed.add((name, scale))
 
     def _record(self, telling: Telling) -> str:
         known = self._known.pop(telling.key, None)  # forgotten if anything goes wrong
@@ -220,6 +255,9 @@ class Tracker:
         """Add what the run does not hold yet; the tags last, since they say that the rest is there."""
         run_id, data, files = run.info.run_id, run.data, short_digest(telling.files)
         if data.tags.get(FILES) != files:
+            write_files(
+                self.client, run_id, {f"{EXAMPLES}/{example.file}": example.png for example in telling.examples}
+            )
             for name, content in telling.files.items():
                 self.client.log_dict(run_id, content, name)
         points = telling.curve()
@@ -227,6 +265,8 @@ class Tracker:
         params = {key: value for key, value in telling.params.items() if key not in data.params}
         tags = telling.tags | {FILES: files, TOLD: digest} | ({CURVE_STEP: str(points[-1]["step"])} if points else {})
         new_tags = {key: value for key, value in tags.items() if data.tags.get(key) != value}
+        if telling.note:
+            new_tags |= to_write(data.tags, {NOTE: signed(telling.note)})
         write(self.client, run_id, metrics, params, new_tags)
 
     def _set_status(self, run: Run, telling: Telling) -> None:

@@ -29,6 +29,7 @@ from experiments.attempt import (
 )
 from experiments.code import code_digest
 from experiments.host import DeviceClock, describe_device, library_versions, source_commit
+from experiments.pictures import leave_pictures
 from experiments.ranks import Crew, Ranks
 from experiments.stop import StopFlag, end_with
 from experiments.watch import StageWatch
@@ -88,7 +89,8 @@ def run_stage(
     if log:
         _send_output_to(lease.directory / "log.txt")
     set_threads(max(1, cpus // processes))
-    publication = _Publication(stage, lease, host | {"processes": processes})
+    pictures = partial(leave_pictures, stage, directory, data_root=data_root, device=device)
+    publication = _Publication(stage, lease, host | {"processes": processes}, pictures)
     if processes == 1:
         with StageWatch(lease, clock, stop) as watch:
             call = partial(call_entry, stage, directory, data_root=data_root, device=device, watch=watch)
@@ -117,6 +119,8 @@ class _Publication:
     stage: dict[str, Any]
     lease: Lease
     host: dict[str, Any]
+    leave_pictures: Callable[[], None]
+    """Puts some beside what the work made; never raises for want of them."""
 
     def make(self, work: Callable[[], Outcome], signs: _Signs) -> None:
         """Do the work and publish its result."""
@@ -124,6 +128,8 @@ class _Publication:
         code = code_digest(self.stage["kind"])  # before the work: the files may change while it runs
         commit = source_commit()
         outcome = work()
+        signs.write()
+        self.leave_pictures()
         result = {
             "fingerprint": self.stage["fingerprint"],
             "metrics": outcome.metrics,

@@ -1,6 +1,6 @@
 """The nouns of a report: tables, their columns and cells, and what is wrong with them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.reading import TrialRow
@@ -64,6 +64,8 @@ class Cell:
     """One quantity of one row."""
 
     published: float | None
+    dash: bool
+    """The paper prints the row and no value here."""
     measured: float | None
     """Mean over seeds of pre-training, each the mean over its seeds of fine-tuning."""
     unit: str
@@ -125,6 +127,8 @@ class Table:
     """The paper's number, else the sweep's name."""
     title: str
     row_label: str
+    measured_by: str
+    """The table whose sweep measures it: itself, or the one that prints the same rows."""
     baseline: str | None
     scale: str
     """Empty where nothing was measured."""
@@ -133,12 +137,14 @@ class Table:
     """By the row's name: a cell for each column."""
     texts: Mapping[str, Mapping[str, str]]
     """What else the paper prints of a row, by row and header, e.g. `#Frame`."""
+    groups: Mapping[str, Sequence[str]]
+    """Headings between the rows, with the rows below each; all rows that the paper prints, or none."""
     cited: frozenset[str]
     """Rows that quote other people's work; nothing here trains them."""
     source: str
     """Where the published numbers stand; empty if there are none."""
-    cannot_tell: str
-    """What cannot be read from the published table; empty if nothing."""
+    cannot_tell: Sequence[str]
+    """What the paper shows by colour alone, so that its text does not tell."""
     trials: tuple[TrialRow, ...]
     samples: Mapping[tuple[str, str], Samples]
     """What was measured, by row and slot, where anything was."""

@@ -36,6 +36,15 @@ def pages_of(tracking_uri: str) -> str:
     return f"{where.scheme}://{where.hostname}{port}{where.path.rstrip('/')}"
 
 
+def place_of(tracking_uri: str) -> str:
+    """Which ledger it is, fit to be shown to anybody: without user, password, options and folders of a machine."""
+    where = urlsplit(tracking_uri)
+    if where.scheme == "sqlite":
+        return f"the SQLite file {where.path.rsplit('/', 1)[-1]} of the home folder"
+    port = "" if where.port is None else f":{where.port}"
+    return f"{where.scheme}://{where.hostname or ''}{port}{where.path}"
+
+
 def run_link(ui: str, run: Run) -> str:
     """Address of a run's page."""
     return f"{ui}/#/experiments/{run.experiment_id}/runs/{run.run_id}"

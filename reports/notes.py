@@ -48,7 +48,7 @@ def notes(table: Table, sweep_files: Mapping[str, str]) -> list[str]:
 
 def _published(table: Table) -> list[str]:
     found = [f"Published: {table.source}."] if table.source else []
-    return [*found, *([table.cannot_tell] if table.cannot_tell else [])]
+    return [*found, *table.cannot_tell]
 
 
 def _hours(table: Table) -> list[str]:
@@ -142,11 +142,11 @@ def _empty(table: Table, sweep_files: Mapping[str, str]) -> list[str]:
     empty = [row for row in own if any(cell.measured is None and not cell.faults for cell in table.rows[row])]
     if not empty:
         return found
-    if table.name not in sweep_files:
+    if table.measured_by not in sweep_files:
         return [*found, "Empty cells: not measured; no file in sweeps/ measures this table."]
     scale = f" --scale {table.scale}" if table.scale not in ("", DEFAULT_SCALE) else ""
     which = "all rows" if len(empty) == len(own) else f"rows {', '.join(empty)}"
-    command = f"python sweeps/run.py {sweep_files[table.name]}{scale}"
+    command = f"python sweeps/run.py {sweep_files[table.measured_by]}{scale}"
     return [*found, f"Empty cells ({which}): not measured; `{command}` fills them."]
 
 

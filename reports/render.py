@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.reading import Ledger, TrackingError, TrialRow, recorded
+from experiments.reading import Ledger, TrackingError, TrialRow
 from reports.cells import Fault, Table
 from reports.files import write_text
 from reports.latex import to_latex
-from reports.markdown import pages_of, to_markdown
+from reports.markdown import pages_of, place_of, to_markdown
 from reports.published import ReportError, load_published, sweep_files
 from reports.spreadsheet import cells_csv, to_csv
 from reports.tables import build_tables
@@ -21,6 +21,8 @@ class Report:
     tables: list[Table]
     ui: str
     """Address of MLflow's pages."""
+    origin: str
+    """Where the measurements were read, for people; without any password."""
     unreadable: str
     """Why nothing could be read; empty if it could."""
 
@@ -44,20 +46,29 @@ class Report:
         return known if names is None else list(names)
 
 
-def read_report(home: Path) -> Report:
+def read_report(home: Path, *, origin: str = "") -> Report:
     """Every table, from the ledger of a home folder; published numbers alone where nothing is recorded.
 
     What is wrong with the ledger is told in the tables, and where it cannot be reached at all they say so.
+
+    Args:
+        home: the home folder.
+        origin: where its ledger has the measurements from (default: the ledger itself).
     """
     ledger = Ledger(home)
     trials: list[TrialRow] = []
     unreadable = ""
     try:
-        trials = ledger.trials() if recorded(ledger.uri) else []
+        trials = ledger.trials() if ledger.exists else []
     except TrackingError as error:
         unreadable = f"nothing measured could be read: {error}"
     tables = build_tables(load_published(), trials, ledger.ranks, unreadable=unreadable)
-    return Report(tables=tables, ui=pages_of(ledger.uri), unreadable=unreadable)
+    return Report(
+        tables=tables,
+        ui=pages_of(ledger.uri),
+        origin=origin or f"MLflow's ledger, {place_of(ledger.uri)}",
+        unreadable=unreadable,
+    )
 
 
 def make_tables(report: Report, out: Path, names: Sequence[str] | None = None) -> list[Path]:

@@ -1,12 +1,14 @@
 """What was measured for one cell: a value for each trial, and the score of each query where ranks were recorded."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.reading import TrackingError, TrialRow
 from reports.statistics import Numbers, bootstrap, bootstrap_mean, student_interval
@@ -23,6 +25,37 @@ Seeds = tuple[str, str]
 """Of pre-training and of fine-tuning."""
 RankReader = Callable[[TrialRow, str], Mapping[str, int]]
 """The ranks of a trial's queries in a slot, by query id; raises TrackingError where there are none."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ranks:
+    """Of every query's clip, from 1."""
+
+    queries: tuple[str, ...]
+    """Ids, sorted."""
+    values: NDArray[np.int64]
+    """(queries,)"""
+
+
+class RankBook:
+    """Ranks of trials, each read once, whichever columns count them."""
+
+    def __init__(self, read: RankReader) -> None:
+        """Nothing is read yet."""
+        self._read = read
+        self._found: dict[tuple[str, str], Ranks] = {}
+        self._queries: dict[tuple[str, ...], tuple[str, ...]] = {}
+        """Each set of queries once: thousands of trials share it."""
+
+    def ranks(self, trial: TrialRow, task: str) -> Ranks:
+        """The ranks of a trial's queries in a slot; raises what reading them raises."""
+        key = trial.run_id, task
+        if key not in self._found:
+            told = self._read(trial, task)
+            queries = tuple(sorted(told))
+            shared = self._queries.setdefault(queries, queries)
+            self._found[key] = Ranks(shared, np.array([told[query] for query in shared], dtype=np.int64))
+        return self._found[key]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -50,16 +83,12 @@ class Samples:
     digest: str
     """Of the test set; empty of hours."""
 
-    @property
-    def full_seeds(self) -> list[str]:
-        """The seeds of pre-training."""
-        return list(dict.fromkeys(first for first, _ in self.values))
-
     def means(self) -> dict[str, float]:
         """By seed of pre-training, the mean over its seeds of fine-tuning."""
-        return {
-            seed: fmean(value for (first, _), value in self.values.items() if first == seed) for seed in self.full_seeds
-        }
+        found: dict[str, list[float]] = {}
+        for (first, _), value in self.values.items():
+            found.setdefault(first, []).append(value)
+        return {seed: fmean(values) for seed, values in found.items()}
 
     def mean(self) -> float:
         """Over seeds of pre-training, each the mean over its seeds of fine-tuning."""
@@ -91,8 +120,8 @@ class Samples:
         return bootstrap(ranks, lambda drawn: np.median(drawn, axis=1) @ shares)
 
     def _weights(self) -> dict[Seeds, float]:
-        firsts = [first for first, _ in self.values]
-        return {seeds: 1 / (len(set(firsts)) * firsts.count(seeds[0])) for seeds in self.values}
+        tuned = Counter(first for first, _ in self.values)
+        return {seeds: 1 / (len(tuned) * tuned[seeds[0]]) for seeds in self.values}
 
 
 def over_seeds(values: Mapping[Seeds, float]) -> tuple[tuple[float, float], IntervalKind] | None:
@@ -108,17 +137,15 @@ def over_seeds(values: Mapping[Seeds, float]) -> tuple[tuple[float, float], Inte
     return None
 
 
-def scores_of(slot: str, ranks: Mapping[str, int]) -> Scores:
-    """The scores that a column counts, of ranks by query id."""
-    queries = tuple(sorted(ranks))
-    found = np.array([ranks[query] for query in queries])
+def scores_of(slot: str, ranks: Ranks) -> Scores:
+    """The scores that a column counts."""
     kind = slot.rsplit(".", 1)[-1]
     if kind == MEDIAN_RANK:
-        return Scores(queries, found.astype(np.float64), True)
+        return Scores(ranks.queries, ranks.values.astype(np.float64), True)
     matched = RECALL.fullmatch(kind)
     if matched is None:
         raise ValueError(f"{slot}: neither R@K nor a median rank")
-    return Scores(queries, np.where(found <= int(matched[1]), 100.0, 0.0), False)
+    return Scores(ranks.queries, np.where(ranks.values <= int(matched[1]), 100.0, 0.0), False)
 
 
 def has_ranks(slot: str) -> bool:
@@ -131,14 +158,14 @@ def has_ranks(slot: str) -> bool:
     )
 
 
-def collect(slot: str, metric: str, trials: Sequence[TrialRow], read: RankReader) -> tuple[Samples | None, list[str]]:
+def collect(slot: str, metric: str, trials: Sequence[TrialRow], book: RankBook) -> tuple[Samples | None, list[str]]:
     """What the trials of one row measured in one column, and what is wrong with it; nothing if that spoils the mean.
 
     Args:
         slot: the column.
         metric: what MLflow calls it.
         trials: of one row, some perhaps unfinished.
-        read: gives ranks.
+        book: gives ranks.
     """
     faults = [*_doubles(trials), *_missing(metric, trials)]
     task = slot.split(".")[0]
@@ -149,7 +176,7 @@ def collect(slot: str, metric: str, trials: Sequence[TrialRow], read: RankReader
     if faults or not having:
         return None, faults
     values = {trial.seeds: trial.metrics[metric] for trial in having}
-    scores, untold, contradicted = _scores(slot, values, having, read) if has_ranks(slot) else ({}, [], [])
+    scores, untold, contradicted = _scores(slot, values, having, book) if has_ranks(slot) else ({}, [], [])
     if contradicted:
         return None, contradicted
     return Samples(values, scores, next(iter(digests), "")), untold
@@ -174,14 +201,15 @@ def _missing(metric: str, trials: Sequence[TrialRow]) -> Iterator[str]:
 
 
 def _scores(
-    slot: str, values: Mapping[Seeds, float], trials: Sequence[TrialRow], read: RankReader
+    slot: str, values: Mapping[Seeds, float], trials: Sequence[TrialRow], book: RankBook
 ) -> tuple[dict[Seeds, Scores], list[str], list[str]]:
     """Scores by seeds; what is missing, then there are none; what contradicts itself."""
     found: dict[Seeds, Scores] = {}
+    task = slot.split(".")[0]
     untold, contradicted = [], []
     for trial in trials:
         try:
-            found[trial.seeds] = scores = scores_of(slot, read(trial, slot.split(".")[0]))
+            found[trial.seeds] = scores = scores_of(slot, book.ranks(trial, task))
         except TrackingError as error:
             untold.append(f"no interval and no test: {error}")
             continue

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from experiments.reading import TrialRow
 from reports.cells import HOURS, Cell, Column, Interval, Run, Table
 from reports.published import Published
-from reports.samples import IntervalKind, RankReader, Samples, collect, over_seeds
+from reports.samples import IntervalKind, RankBook, RankReader, Samples, collect, over_seeds
 from reports.statistics import Numbers, bootstrap_mean, holm, sign_flip_p
 
 METRIC_OF_SLOT = {HOURS: "row_hours.pretrain"}
@@ -28,6 +28,7 @@ def build_tables(
         read: gives a trial's ranks.
         unreadable: why the trials could not be read, if they could not.
     """
+    book = RankBook(read)
     groups: dict[tuple[str, str, str], list[TrialRow]] = {}
     for trial in trials:
         groups.setdefault((trial.table or trial.sweep, trial.sweep, trial.scale), []).append(trial)
@@ -37,7 +38,7 @@ def build_tables(
     tables = []
     for name in names:
         found = [group for key, group in sorted(groups.items()) if key[0] == name]
-        tables += [_table(name, published.get(name), group, read, unreadable) for group in found or [[]]]
+        tables += [_table(name, published.get(name), group, book, unreadable) for group in found or [[]]]
     return tables
 
 
@@ -50,12 +51,12 @@ def _same_runs(
     name: str, told: Published, groups: Mapping[tuple[str, str, str], list[TrialRow]]
 ) -> dict[tuple[str, str, str], list[TrialRow]]:
     """The trials of a table whose rows are rows of another one, under the names that they have here."""
-    if not told.same_runs:
+    if told.same_runs is None:
         return {}
-    names = {there: here for here, there in told.same_runs["rows"].items()}
+    names = {there: here for here, there in told.same_runs.rows.items()}
     own: dict[tuple[str, str, str], list[TrialRow]] = {}
     for (table, sweep, scale), trials in groups.items():
-        if table == told.same_runs["table"]:
+        if table == told.same_runs.table:
             own[name, sweep, scale] = [
                 replace(trial, variant=names[trial.variant], baseline=names.get(trial.baseline, ""))
                 for trial in trials
@@ -73,7 +74,7 @@ class _Row:
     published: Mapping[str, float | None]
 
 
-def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], read: RankReader, unreadable: str) -> Table:
+def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], book: RankBook, unreadable: str) -> Table:
     columns = _columns(paper, trials)
     # Of a table that is partly measured, the baseline is the sweep's; the paper's default row else.
     baseline = trials[0].baseline if trials else paper.default if paper else None
@@ -81,7 +82,7 @@ def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], read:
     by_column: list[list[Cell]] = []
     samples: dict[tuple[str, str], Samples] = {}
     for column in columns:
-        found = {row.name: collect(column.slot, metric_of(column.slot), row.trials, read) for row in rows}
+        found = {row.name: collect(column.slot, metric_of(column.slot), row.trials, book) for row in rows}
         samples |= {(row, column.slot): measured for row, (measured, _) in found.items() if measured is not None}
         base = next((row for row in rows if row.name == baseline), None)
         join = _Join(column=column, base=base, collected=found, unreadable=unreadable)
@@ -90,14 +91,16 @@ def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], read:
         name=name,
         title=paper.title if paper else trials[0].title,
         row_label=paper.row if paper else trials[0].row_label,
+        measured_by=paper.same_runs.table if paper and paper.same_runs else name,
         baseline=baseline,
         scale=trials[0].scale if trials else "",
         columns=columns,
         rows={row.name: tuple(cells[place] for cells in by_column) for place, row in enumerate(rows)},
-        texts=paper.row_texts if paper else {},
+        texts=_texts(paper) if paper else {},
+        groups=paper.groups if paper else {},
         cited=frozenset(paper.cited if paper else ()),
         source=paper.source if paper else "",
-        cannot_tell=paper.cannot_tell if paper else "",
+        cannot_tell=paper.cannot_tell if paper else (),
         trials=tuple(trials),
         samples=samples,
         unreadable=unreadable,
@@ -119,6 +122,14 @@ def _columns(paper: Published | None, trials: Sequence[TrialRow]) -> tuple[Colum
         asked = [slot for slot in asked if slot in paper.columns]
     slots = dict.fromkeys([*asked, *(paper.columns if paper else ())])
     return tuple(_column(slot, paper, trials) for slot in slots)
+
+
+def _texts(paper: Published) -> dict[str, dict[str, str]]:
+    """By row and header; a dash stays a dash."""
+    return {
+        row: {header: texts[key] or "-" for key, header in paper.texts.items()}
+        for row, texts in paper.row_texts.items()
+    }
 
 
 def _column(slot: str, paper: Published | None, trials: Sequence[TrialRow]) -> Column:
@@ -171,6 +182,7 @@ class _Join:
         made_by = [] if samples is None else [trial for trial in row.trials if trial.seeds in samples.values]
         return Cell(
             published=row.published.get(column.slot),
+            dash=column.slot in row.published and row.published[column.slot] is None,
             measured=measured,
             unit="" if measured is None else column.measured_unit or row.trials[0].unit,
             interval=None if samples is None else _interval(samples),

@@ -42,9 +42,9 @@ def text_headers(table: Table) -> list[str]:
 
 
 def published_text(column: Column, cell: Cell) -> str:
-    """A published value, of hours with its ratio to the baseline row."""
+    """A published value, of hours with its ratio to the baseline row; a dash is a dash."""
     if cell.published is None:
-        return ""
+        return "-" if cell.dash else ""
     ratio = "" if cell.published_ratio is None else f" ({cell.published_ratio:.2f}x)"
     return f"{published_number(cell)}{ratio}"
 
@@ -114,4 +114,9 @@ def significant(value: float, digits: int = 3) -> str:
     """A positive number with three significant digits, never with an exponent."""
     if value <= 0:
         return "0"
-    return f"{value:.{max(0, digits - 1 - floor(log10(value)))}f}"
+    return f"{value:.{decimals_of(value, digits)}f}"
+
+
+def decimals_of(value: float, digits: int = 3) -> int:
+    """How many decimals give a number so many significant digits."""
+    return 0 if value <= 0 else max(0, digits - 1 - floor(log10(value)))

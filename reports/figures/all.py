@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.reading import Ledger, StageRow, recorded
+from experiments.reading import Ledger, StageRow
 from reports.figures.curves import curve_figures
 from reports.figures.figure import Figure
 from reports.figures.pareto import pareto_figure
@@ -27,7 +27,7 @@ def make_figures(report: Report, ledger: Ledger, steps: Mapping[str, Mapping[str
     Raises:
         TrackingError: the ledger was readable for the report and is not any more.
     """
-    readable = not report.unreadable and recorded(ledger.uri)
+    readable = not report.unreadable and ledger.exists
     stages: dict[str, StageRow] = {stage.run_id: stage for stage in ledger.stages()} if readable else {}
     found = [pareto_figure(table) for table in report.tables]
     found += curve_figures(report.tables, stages, ledger.curve)

@@ -9,28 +9,12 @@ from pathlib import Path
 import pytest
 
 from experiments.cancel import asked
-from experiments.cli import main
 from experiments.drivers import driver_at_work
 from experiments.records import write_trial
 from experiments.store import Store
 from tests.experiments.made_trials import execute, trial
 from tests.experiments.smoke import ROOT
 from tests.experiments.test_standing import working
-
-
-@pytest.fixture
-def smaug(tmp_path: Path, capsys, monkeypatch):
-    """Run a verb on the home folder `tmp_path`; gives the exit code, and what was said on both channels."""
-    monkeypatch.setenv("SMAUG_HOME", str(tmp_path))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 def test_logs_are_found_by_the_row_and_the_log_alone_is_on_standard_output(smaug, tmp_path):

@@ -189,7 +189,12 @@ def test_status_of_an_empty_home(fresh):
 def test_tables_of_a_home_show_published_and_measured_numbers(swept):
     ran = swept("report", "tables", "4", "--out", "out")
     assert ran.returncode == 0, ran.stderr
-    assert sorted(path.name for path in (swept.folder / "out").iterdir()) == ["cells.csv", "table_4.csv", "table_4.md"]
+    assert sorted(path.name for path in (swept.folder / "out").iterdir()) == [
+        "cells.csv",
+        "table_4.csv",
+        "table_4.md",
+        "table_4.tex",
+    ]
     cells = list(csv.DictReader((swept.folder / "out" / "cells.csv").open()))
     filled = {cell["row"] for cell in cells if cell["measured"]}
     assert filled == {"50%"}

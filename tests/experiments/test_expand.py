@@ -231,3 +231,10 @@ def test_resources_are_no_part_of_a_trials_identity(masking, tiny):
 def test_every_setting_of_the_model_stands_in_every_stage(masking, tiny):
     for stage in expand(masking, tiny, only=["50%"])[0].stages:
         assert stage.settings["model"].keys() == {f.name for f in dataclasses.fields(ModelConfig)}
+
+
+def test_fewer_epochs_than_the_scale_says_are_noticed_wherever_they_are_set(masking, tiny):
+    assert not expand(masking, tiny)[0].shortened
+    assert expand(masking, tiny, overrides={"pretrain.epochs": 1})[0].shortened
+    assert not expand(masking, tiny, overrides={"pretrain.epochs": 99})[0].shortened
+    assert expand(masking, tiny, overrides={"finetune.msrvtt.epochs": 1})[0].shortened

@@ -12,7 +12,8 @@ def row(variant: str, *, hours: float | None = None, r1: float | None = None, **
     if r1 is not None:
         metrics |= {"msrvtt.t2v.r1": r1, "msrvtt.t2v.r5": min(100.0, r1 + 20), "msrvtt.t2v.r10": min(100.0, r1 + 30)}
     told: dict[str, Any] = {
-        "run_id": f"run-{variant}-{changes.get('seed', '0')}",
+        "run_id": f"run-{variant}-{changes.get('seed', '0')}"
+        + (f"-{scale}" if (scale := changes.get("scale")) else ""),
         "experiment_id": "1",
         "artifacts": "",
         "stage_runs": {},

@@ -21,6 +21,8 @@ def stage(run_id: str, kind: str = "pretrain", **changes: Any) -> StageRow:
         "estimated": False,
         "settings": "{}",
         "commit": "",
+        "versions": {},
+        "examples": "",
         "metrics": {"loss": 1.0, "vtc": 0.5, "mlm": 0.4},
     }
     return StageRow(**told | changes)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reports.published import load_published
-from reports.samples import collect, has_ranks, over_seeds, scores_of
+from reports.samples import RankBook, collect, has_ranks, over_seeds, scores_of
 from reports.tables import build_tables
 from tests.reports.rows import evaluation, made_ranks, no_ranks, ranks_by_run, row
 
@@ -13,7 +13,7 @@ ONLY_4 = {"4": load_published()["4"]}
 
 
 def collected(trials, read=made_ranks, slot=SLOT):
-    return collect(slot, slot, trials, read)
+    return collect(slot, slot, trials, RankBook(read))
 
 
 def only_table(trials, read=made_ranks):
@@ -22,7 +22,7 @@ def only_table(trials, read=made_ranks):
 
 
 def test_recall_counts_ranks_up_to_k_and_a_median_rank_counts_the_ranks():
-    ranks = {"b": 4, "a": 1, "c": 6}
+    ranks = RankBook(lambda *_: {"b": 4, "a": 1, "c": 6}).ranks(row("50%"), "x")
     assert scores_of("x.t2v.r1", ranks).values.tolist() == [100.0, 0.0, 0.0]
     assert scores_of("x.t2v.r5", ranks).values.tolist() == [100.0, 100.0, 0.0]
     assert scores_of("x.t2v.r10", ranks).summary == 100.0

@@ -1,0 +1,141 @@
+"""The verbs of the command line that make something of what is recorded."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments.options import FAILED, ROOT, Home, Json, complain, home_folder, new_console, print_json
+
+if TYPE_CHECKING:
+    from reports.render import Report
+
+report = typer.Typer(
+    help="Tables, claims and a page, made of what is recorded.", no_args_is_help=True, rich_markup_mode=None
+)
+OUT = ROOT / "reports" / "out"
+
+Folder = Annotated[Path, typer.Option(help="folder to write to")]
+Records = Annotated[
+    Path | None, typer.Option("--from", help="a folder of portable records, instead of what is recorded here")
+]
+
+
+@report.command()
+def tables(
+    table: Annotated[list[str], typer.Argument(help="numbers, e.g. 4 (default: all)", metavar="[TABLE]...")] = [],  # noqa: B006
+    out: Folder = OUT,
+    records: Records = None,
+    home: Home = None,
+) -> None:
+    """Write the paper's tables, published and measured side by side, as Markdown, LaTeX and CSV, and cells.csv."""
+    from reports.render import make_tables
+
+    found, _, problems = _read(home, records)
+    for path in make_tables(found, out, table or None):
+        typer.echo(os.path.relpath(path))
+    _end_with(problems)
+
+
+@report.command()
+def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
+    """Write index.html: tables whose cells open, figures, claims and what was spent, on one page without network."""
+    from reports.page import make_page
+
+    found, folder, problems = _read(home, records)
+    path, faults = make_page(found, folder, out)
+    typer.echo(os.path.relpath(path))
+    _end_with(dict.fromkeys([*problems, *faults]))
+
+
+@report.command()
+def claims(json_: Json = False, records: Records = None, home: Home = None) -> None:
+    """Judge the paper's statements by its own tables and by what was measured, at each scale."""
+    from reports.claims import load_claims
+    from reports.comparing import comparer, measured_scales
+    from reports.published import load_published
+    from reports.verdicts import claim_rows, claim_text
+
+    found, _, problems = _read(home, records)
+    rows = claim_rows(load_claims(), load_published(), comparer(found.tables), measured_scales(found.tables))
+    if json_:
+        print_json({"measurements": found.origin, "checks": [asdict(row) for row in rows]})
+    else:
+        _print_indented(claim_text(rows))
+    _end_with(problems)
+
+
+@report.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="a cells.csv, or a folder that holds one", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="another", metavar="B")],
+    json_: Json = False,
+) -> None:
+    """Say in which cells two reports differ; exit with 1 if they do."""
+    from reports.diff import differences, lines, load_cells
+
+    changes = differences(load_cells(a), load_cells(b))
+    if json_:
+        print_json([asdict(change) | {"within": change.within} for change in changes])
+    else:
+        for line in lines(changes):
+            typer.echo(line)
+    if changes:
+        raise typer.Exit(FAILED)
+
+
+@report.command()
+def export(
+    out: Annotated[Path | None, typer.Option(help="file to write (default: print)")] = None,
+    records: Records = None,
+    home: Home = None,
+) -> None:
+    """Give every cell with its statistics, its faults and the pages of its runs, as JSON."""
+    from reports.export import export as exported
+    from reports.files import write_text
+
+    found, _, problems = _read(home, records)
+    text = json.dumps(exported(found), indent=1, ensure_ascii=False) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        typer.echo(os.path.relpath(write_text(out, text)))
+    _end_with(problems)
+
+
+def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list[str]]:
+    """Every table, the home folder whose ledger holds them, and all that is wrong."""
+    from experiments.recorded import recorded
+    from reports.render import read_report
+
+    source = recorded(home_folder(home), records)
+    if source.notice:
+        complain(source.notice)
+    found = read_report(source.home, origin=source.origin)
+    problems = [*([source.problem] if source.problem else []), *map(str, found.faults)]
+    return found, source.home, problems
+
+
+def _print_indented(lines: Iterable[str]) -> None:
+    """Wrap long lines under their own beginning."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = new_console()
+    for line in lines:
+        text = line.lstrip()
+        console.print(Padding(Text(text), (0, 0, 0, len(line) - len(text)), expand=False), highlight=False)
+
+
+def _end_with(problems: Iterable[str]) -> None:
+    """Say what is wrong with what was recorded, and fail if anything is."""
+    found = list(problems)
+    for problem in found:
+        complain(problem)
+    if found:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,147 @@
+"""What was run, and what it took: hours by sweep, scale and unit, and what sharing stages saved."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from experiments.reading import StageRow, TrialRow
+
+PARTS = ("useful", "lost", "overhead", "billed")
+TOTAL = "row_hours.total"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spent:
+    """What stages took that are counted in one unit; hours of two units have no sum."""
+
+    unit: str
+    """E.g. `CPU h`."""
+    devices: tuple[str, ...]
+    num_stages: int
+    num_attempts: int
+    num_estimated: int
+    """Stages of which an attempt died, so that when it ended is estimated."""
+    useful: float
+    lost: float
+    overhead: float
+    billed: float
+    """Of every attempt."""
+    alone: float | None
+    """Useful hours of the trials as if each were trained alone; none where no trial has them."""
+    saved: float | None
+    """Those minus the useful hours of the distinct stages that these trials use."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepSpending:
+    """What one sweep took at one scale. A stage that two sweeps use is in both."""
+
+    sweep: str
+    table: str | None
+    title: str
+    scale: str
+    num_finished: int
+    num_unfinished: int
+    spent: tuple[Spent, ...]
+    """One for each unit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spending:
+    """What everything took that the ledger holds."""
+
+    sweeps: tuple[SweepSpending, ...]
+    total: tuple[Spent, ...]
+    """Every stage of a current trial once."""
+    unused: tuple[Spent, ...]
+    """Stages that no current trial uses, e.g. of settings that were changed since."""
+    num_uncounted: int
+    """Trials that `saved` leaves out: unfinished, or on devices whose hours have no sum."""
+    faults: tuple[str, ...]
+    """What is missing in the ledger."""
+
+
+def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow]) -> Spending:
+    """Add up what the ledger tells of trials and stages.
+
+    A stage without its hours, and one that a trial names and the ledger lacks, is told as a fault and left out.
+    """
+    faults: list[str] = []
+    by_run: dict[str, StageRow] = {}
+    for stage in stages:
+        if lacking := [part for part in PARTS if part not in stage.hours]:
+            faults.append(f"stage {stage.name}: its run {stage.run_id} lacks hours.{', hours.'.join(lacking)}")
+        else:
+            by_run[stage.run_id] = stage
+    current = sorted(trials, key=lambda trial: (_place(trial), trial.scale, trial.run_id))
+    told_of = {run for trial in current for run in trial.stage_runs.values()}
+    if missing := sorted(told_of - by_run.keys()):
+        faults.append(f"stages of current trials of which the ledger holds no hours: {', '.join(missing)}")
+    groups: dict[tuple[str, str], list[TrialRow]] = {}
+    for trial in current:
+        groups.setdefault((trial.sweep, trial.scale), []).append(trial)
+    return Spending(
+        sweeps=tuple(_sweep(group, by_run) for group in groups.values()),
+        total=_by_unit(_used(current, by_run), current, by_run),
+        unused=_by_unit([stage for run, stage in by_run.items() if run not in told_of], (), by_run),
+        num_uncounted=sum(not _counts(trial, by_run) for trial in current),
+        faults=tuple(faults),
+    )
+
+
+def _place(trial: TrialRow) -> tuple[int, int, str, str]:
+    """The paper's tables in their order, then the other sweeps."""
+    table = trial.table or ""
+    return (0, int(table), "", trial.sweep) if table.isdecimal() else (1, 0, table, trial.sweep)
+
+
+def _sweep(trials: Sequence[TrialRow], by_run: Mapping[str, StageRow]) -> SweepSpending:
+    first, finished = trials[0], sum(trial.status == "FINISHED" for trial in trials)
+    return SweepSpending(
+        sweep=first.sweep,
+        table=first.table,
+        title=first.title,
+        scale=first.scale,
+        num_finished=finished,
+        num_unfinished=len(trials) - finished,
+        spent=_by_unit(_used(trials, by_run), trials, by_run),
+    )
+
+
+def _used(trials: Iterable[TrialRow], by_run: Mapping[str, StageRow]) -> list[StageRow]:
+    """The distinct stages of some trials that the ledger holds."""
+    runs = dict.fromkeys(run for trial in trials for run in trial.stage_runs.values())
+    return [by_run[run] for run in runs if run in by_run]
+
+
+def _counts(trial: TrialRow, by_run: Mapping[str, StageRow]) -> bool:
+    """Whether all its stages are there, in one unit."""
+    stages = [by_run.get(run) for run in trial.stage_runs.values()]
+    return TOTAL in trial.metrics and all(stage is not None and stage.unit == trial.unit for stage in stages)
+
+
+def _by_unit(
+    stages: Sequence[StageRow], trials: Sequence[TrialRow], by_run: Mapping[str, StageRow]
+) -> tuple[Spent, ...]:
+    units = sorted({stage.unit for stage in stages})
+    return tuple(_spent(unit, [s for s in stages if s.unit == unit], trials, by_run) for unit in units)
+
+
+def _spent(unit: str, stages: Sequence[StageRow], trials: Sequence[TrialRow], by_run: Mapping[str, StageRow]) -> Spent:
+    counted = [trial for trial in trials if trial.unit == unit and _counts(trial, by_run)]
+    alone = sum(trial.metrics[TOTAL] for trial in counted) if counted else None
+    shared = sum(stage.hours["useful"] for stage in _used(counted, by_run))
+    devices = Counter(stage.device for stage in stages if stage.device)
+    return Spent(
+        unit=unit,
+        devices=tuple(sorted(devices)),
+        num_stages=len(stages),
+        num_attempts=sum(stage.attempts for stage in stages),
+        num_estimated=sum(stage.estimated for stage in stages),
+        useful=sum(stage.hours["useful"] for stage in stages),
+        lost=sum(stage.hours["lost"] for stage in stages),
+        overhead=sum(stage.hours["overhead"] for stage in stages),
+        billed=sum(stage.hours["billed"] for stage in stages),
+        alone=alone,
+        saved=None if alone is None else alone - shared,
+    )

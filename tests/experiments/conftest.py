@@ -1,0 +1,47 @@
+"""A home folder with a ledger, the connection to it, and the command line on it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from experiments.cli import main
+from experiments.tracking import Tracker
+
+
+@pytest.fixture(scope="module")
+def empty_ledger(tmp_path_factory):
+    """A new database, which takes seconds to make; tests take a copy."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    home = tmp_path_factory.mktemp("ledger")
+    assert Tracker(home).client is not None
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def home(empty_ledger, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_ledger, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
+def client(home):
+    return MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+
+
+@pytest.fixture
+def smaug(tmp_path: Path, capsys, monkeypatch):
+    """Run a verb on the home folder `tmp_path`; gives the exit code, and what was said on both channels."""
+    monkeypatch.setenv("SMAUG_HOME", str(tmp_path))
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run

@@ -1,0 +1,172 @@
+"""Descriptions and saved views: written once, renewed, and never over what somebody changed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.dashboard import (
+    NOTE,
+    STAGES_NOTE,
+    VIEW,
+    per_hour,
+    signed,
+    stages_view,
+    sweep_note,
+    sweep_view,
+    to_write,
+    trial_note,
+)
+from experiments.ledger import STAGES
+from experiments.records import write_trial
+from experiments.scale import load_scale
+from experiments.schema import load_sweep
+from experiments.tracking import sync
+from tests.experiments.made_trials import execute, trial
+
+SWEEPS = sorted((Path(__file__).resolve().parents[2] / "sweeps").glob("*.yaml"))
+DOCUMENT = {
+    "sweep": "masking_ratio",
+    "title": "Masking ratios",
+    "table": "4",
+    "report": {"row": "Masking Ratio", "columns": ["pretrain.hours", "msrvtt.t2v.r1", "msrvtt.t2v.r5"]},
+    "scale": "tiny",
+    "variant": "65%",
+    "baseline": "50%",
+    "seed": "0",
+    "params": {"pretrain.mask_ratio": 0.65},
+}
+
+
+@pytest.fixture
+def told(home):
+    """A home folder with a finished trial that MLflow was told of."""
+    made = trial()
+    execute(home, made)
+    write_trial(home, made)
+    sync(home)
+    return home
+
+
+def runs(client, experiment):
+    return list(client.search_runs([client.get_experiment_by_name(experiment).experiment_id]))
+
+
+def tags_of(client, name):
+    return client.get_experiment_by_name(name).tags
+
+
+def test_accuracy_per_hour_is_that_of_every_slot_and_of_the_shown_ranking_only():
+    metrics = {
+        "row_hours.pretrain": (0.5, 7.0),
+        "msrvtt.t2v.r1": (25.0, 9.0),
+        "didemo.t2v.r1": (10.0, 5.0),
+        "msrvtt.t2v.r5": (50.0, 9.0),
+        "msrvtt.contrast.t2v.r1": (40.0, 9.0),
+    }
+    assert per_hour(metrics) == {"msrvtt.t2v.r1_per_hour": (50.0, 9.0), "didemo.t2v.r1_per_hour": (20.0, 7.0)}
+
+
+@pytest.mark.parametrize("metrics", [{"msrvtt.t2v.r1": (25.0, 9.0)}, {"row_hours.pretrain": (0.0, 1.0)}])
+def test_nothing_is_divided_by_hours_that_are_not_there(metrics):
+    assert per_hour({"msrvtt.t2v.r1": (25.0, 9.0)} | metrics) == {}
+
+
+def test_a_row_tells_its_settings_and_links_to_its_stages():
+    note = trial_note(DOCUMENT, {"pretrain": "abc"}, "1")
+    assert "`65%`, to be compared with `50%`: a row of Table 4: Masking ratios." in note
+    assert "`pretrain.mask_ratio = 0.65`" in note and "[pretrain](#/experiments/1/runs/abc)" in note
+    assert "`50%`, the baseline" in trial_note(DOCUMENT | {"variant": "50%"}, {}, "1")
+
+
+def test_processor_hours_are_never_called_gpu_hours():
+    for note in (sweep_note(DOCUMENT), STAGES_NOTE):
+        assert "`CPU h` are processor hours" in note
+
+
+def test_what_nobody_changed_is_renewed_and_what_somebody_changed_stays():
+    old, new = signed("old"), {NOTE: signed("new")}
+    assert to_write({}, new) == to_write({NOTE: ""}, new) == to_write({NOTE: old}, new) == new
+    assert to_write(new, new) == {}
+    for changed in ("mine", old.replace("old", "older"), "mine, and " + old, old + "\n\nand mine"):
+        assert to_write({NOTE: changed}, new) == {}
+
+
+def test_a_view_that_somebody_saved_over_stays():
+    (key, value), new = *sweep_view(DOCUMENT).items(), sweep_view(DOCUMENT | {"params": {"seed": 1}})
+    assert key in new and to_write({key: value}, new) == new
+    view = json.loads(value)
+    for change in ({"state": "{}"}, {"name": "Mine"}, {"smaug": None}):
+        assert to_write({key: json.dumps(view | change)}, new) == {}
+    assert to_write({key: "deflate;abc"}, new) == {}
+
+
+def test_each_scale_has_a_view_of_its_own():
+    tiny, paper = sweep_view(DOCUMENT), sweep_view(DOCUMENT | {"scale": "paper"})
+    assert tiny.keys().isdisjoint(paper) and "`smaug.scale` = 'paper'" in json.loads(*paper.values())["state"]
+    assert sweep_view(DOCUMENT | {"report": {"row": "r", "columns": ["pretrain.hours"]}}) == {}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_mlflow_takes_the_tags_of_every_sweep(path):
+    sweep = load_sweep(path, load_scale("tiny"))
+    params = {key: None for variant in sweep.variants.values() for key in variant}
+    columns = list(sweep.report.columns)
+    document = DOCUMENT | {"report": {"row": sweep.report.row, "columns": columns}, "params": params}
+    long = document | {"title": "t" * 9000, "params": {f"pretrain_video.an_option_{n}": n for n in range(60)}}
+    for tags in (sweep_view(document), sweep_view(long), stages_view()):
+        assert all(len(value) < 5000 for value in tags.values()) and tags
+    assert len(signed(sweep_note(long))) < 5000
+
+
+def test_experiments_and_rows_are_described_once(told, client, monkeypatch):
+    (run,), stages = runs(client, "smaug/masking_ratio"), tags_of(client, STAGES)
+    assert run.data.metrics["msrvtt.t2v.r1_per_hour"] == pytest.approx(25.0 / run.data.metrics["row_hours.pretrain"])
+    pretrain = json.loads(run.data.tags["smaug.stage_runs"])["pretrain"]
+    experiment = client.get_experiment_by_name(STAGES).experiment_id
+    assert f"[pretrain](#/experiments/{experiment}/runs/{pretrain})" in run.data.tags[NOTE]
+    assert stages[NOTE] == signed(STAGES_NOTE) and stages["mlflow.experimentKind"] == "custom_model_development"
+    assert [key for key in tags_of(client, "smaug/masking_ratio") if key.startswith(VIEW)]
+    monkeypatch.setattr(type(client), "set_experiment_tag", lambda *_: pytest.fail("told again"))
+    sync(told)
+
+
+def test_experiments_without_a_description_are_given_one(told, client):
+    identifier = client.get_experiment_by_name("smaug/masking_ratio").experiment_id
+    before = tags_of(client, "smaug/masking_ratio")
+    for key in before:
+        client.set_experiment_tag(identifier, key, "")
+    sync(told)
+    after = tags_of(client, "smaug/masking_ratio")
+    assert after[NOTE] == before[NOTE]
+    assert {k: v for k, v in after.items() if k.startswith(VIEW)} == {
+        k: v for k, v in before.items() if k.startswith(VIEW)
+    }
+
+
+def test_what_people_wrote_in_mlflow_stays_when_the_run_goes_on(home, client):
+    made = trial()
+    execute(home, made, stages=1)
+    write_trial(home, made)
+    sync(home)
+    (run,) = runs(client, "smaug/masking_ratio")
+    client.set_tag(run.info.run_id, NOTE, "look at this one again")
+    client.set_experiment_tag(run.info.experiment_id, NOTE, "ours since May")
+    execute(home, made)
+    sync(home)
+    (run,) = runs(client, "smaug/masking_ratio")
+    assert run.info.status == "FINISHED" and run.data.tags[NOTE] == "look at this one again"
+    assert tags_of(client, "smaug/masking_ratio")[NOTE] == "ours since May"
+
+
+def test_the_description_of_a_row_grows_with_its_stages(home, client):
+    made = trial()
+    execute(home, made, stages=1)
+    write_trial(home, made)
+    sync(home)
+    (run,) = runs(client, "smaug/masking_ratio")
+    assert "[pretrain]" in run.data.tags[NOTE] and "[evaluate" not in run.data.tags[NOTE]
+    execute(home, made)
+    sync(home)
+    (run,) = runs(client, "smaug/masking_ratio")
+    assert "[evaluate.msrvtt]" in run.data.tags[NOTE]
