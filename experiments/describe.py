@@ -84,6 +84,16 @@ def describe(scale: Scale, overrides: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def pretraining_step(scale: Scale) -> dict[str, Part]:
+    """What a training step on single frames consists of at a scale's own settings, for figures.
+
+    Raises:
+        SmaugError: the vocabulary is not here.
+    """
+    config = scale.base_config()
+    return step_cost(config.model, step_of(config.pretrain, vocabulary_size(config.model.tokenizer)))
+
+
 def with_rows(told: dict[str, Any], scale: Scale, published: PublishedHours) -> dict[str, Any]:
     """The same description with every row of the paper's tables of hours, and the rate they are predicted at."""
     table, row = published.default

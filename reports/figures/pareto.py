@@ -13,7 +13,7 @@ from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, shortened
 from reports.figures.figure import Data, Figure, figure_name
 from reports.figures.labels import Box, place_labels
 from reports.figures.svg import INK
-from reports.notes import INTERVALS
+from reports.notes import INTERVALS, MARKS
 from reports.samples import Samples, over_seeds
 from reports.wording import significant
 
@@ -233,7 +233,16 @@ def _caption(table: Table, column: Column, panels: Sequence[Panel]) -> str:
     found += [f"Bars: 95 % interval, {INTERVALS[kind]}." for kind in kinds]
     if any(panel.device for panel in panels):
         found.append("The front is that of the values; where bars overlap, it may be another one next time.")
-    return " ".join([*found, *_left_out(table, column, panels)])
+    return " ".join([*found, *_marks(table, column, panels), *_left_out(table, column, panels)])
+
+
+def _marks(table: Table, column: Column, panels: Sequence[Panel]) -> Iterator[str]:
+    """What keeps points from being read like their neighbours."""
+    slots = [own.slot for own in table.columns if own.is_hours] + [column.slot]
+    for row in [point.row for panel in panels if panel.device for point in panel.points]:
+        marks = dict.fromkeys(mark for slot in slots for mark in table.cell(row, slot).marks)
+        if marks:
+            yield f"Row {row}: {'; '.join(f'{mark} ({MARKS[mark]})' if mark in MARKS else mark for mark in marks)}."
 
 
 def _left_out(table: Table, column: Column, panels: Sequence[Panel]) -> Iterator[str]:

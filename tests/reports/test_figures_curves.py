@@ -83,7 +83,7 @@ def test_a_table_whose_stages_are_drawn_elsewhere_has_no_figure_of_its_own():
     masking = [trial("50%", "a"), trial("10%", "b")]
     (shown,) = figures([*masking, rate("0.8", "a", 2)])
     assert shown.title.startswith("Tables 4, 5, scale tiny")
-    assert "Rows are named as in 4" in shown.caption
+    assert "Rows are named as in Table 4; those of 5 need no other stages." in shown.caption
     apart = figures([*masking, rate("0.8", "a", 2), rate("0.9", "c", 3)])
     assert [one.name for one in apart] == ["curves-4-tiny-pretrain", "curves-5-tiny-pretrain"]
 
