@@ -13,6 +13,7 @@ help:
 	@echo "make test    the tests          make slow   the proofs that take minutes"
 	@echo "make check   lint and types     make format lay the code out"
 	@echo "make tables  reports/out/       make report reports/out/index.html, all on one page"
+	@echo "             FROM=DIR: of portable records instead of what is recorded here"
 	@echo "make ui      MLflow on 127.0.0.1"
 	@echo "make test-tools   Chromium, LaTeX and axe, without which some tests are skipped"
 	@echo "make bench   measure speeds     make clean  remove everything that was made"
@@ -49,10 +50,10 @@ format: setup
 	$(BIN)/ruff format .
 
 tables: setup
-	$(BIN)/smaug report tables
+	$(BIN)/smaug report tables $(if $(FROM),--from $(FROM))
 
 report: setup
-	$(BIN)/smaug report page
+	$(BIN)/smaug report page $(if $(FROM),--from $(FROM))
 
 ui: setup
 	$(BIN)/smaug ui
@@ -60,6 +61,7 @@ ui: setup
 bench: setup
 	$(BIN)/python -m tests.benchmarks.step
 	$(BIN)/python -m tests.benchmarks.orchestration
+	$(BIN)/python -m tests.benchmarks.reports
 
 clean:
 	rm -rf .venv .smaug reports/out .pytest_cache .mypy_cache .ruff_cache .hypothesis smaug.egg-info tests/browser/node_modules

@@ -84,8 +84,12 @@ def describe(scale: Scale, overrides: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def default_step(scale: Scale) -> dict[str, Part]:
-    """Each part's share of a step of single-frame pre-training with the default settings of a scale."""
+def pretraining_step(scale: Scale) -> dict[str, Part]:
+    """What a training step on single frames consists of at a scale's own settings, for figures.
+
+    Raises:
+        SmaugError: the vocabulary is not here.
+    """
     config = scale.base_config()
     return step_cost(config.model, step_of(config.pretrain, vocabulary_size(config.model.tokenizer)))
 

@@ -124,7 +124,8 @@ class Trained:
 
     def _told(self, item: "Item") -> str:
         what = "picture" if item.is_image else "clip"
-        return f"a {self.split} {what} of {self.source}, “{item.caption}”"
+        split = "training" if self.split == "train" else self.split
+        return f"a {split} {what} of {self.source}, “{item.caption}”"
 
 
 def leave_pictures(stage: Mapping[str, Any], directory: Path, *, data_root: Path, device: str) -> None:

@@ -44,6 +44,18 @@ def tables(
 
 
 @report.command()
+def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
+    """Write index.html: all tables, with cells that open, what was spent, claims and figures; it needs no network."""
+    from experiments.reading import Ledger
+    from reports.page import make_page
+
+    found, folder, problems = _read(home, records)
+    path, more = make_page(found, Ledger(folder), out, steps=_steps(found), serve=_serve(folder))
+    typer.echo(os.path.relpath(path))
+    _end_with(dict.fromkeys([*problems, *more]))
+
+
+@report.command()
 def claims(json_: Json = False, records: Records = None, home: Home = None) -> None:
     """Judge the paper's statements by its own tables and by what was measured, at each scale."""
     from reports.claims import load_claims
@@ -98,25 +110,13 @@ def export(
     _end_with(problems)
 
 
-@report.command()
-def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
-    """Write index.html: all tables, with cells that open, what was spent, claims and figures; it needs no network."""
-    from experiments.reading import Ledger
-    from reports.page import make_page
-
-    found, folder, problems = _read(home, records)
-    path, more = make_page(found, Ledger(folder), out, steps=_steps(found), serve=_serve(folder))
-    typer.echo(os.path.relpath(path))
-    _end_with(dict.fromkeys([*problems, *more]))
-
-
 def _steps(found: "Report") -> dict[str, dict[str, "Part"]]:
     """What a step of pre-training consists of, at the paper's scale and at those that were measured and have a file."""
-    from experiments.describe import PAPER_SCALE, default_step
+    from experiments.describe import PAPER_SCALE, pretraining_step
     from experiments.scale import load_scale, scale_names
 
     names = dict.fromkeys([PAPER_SCALE, *(table.scale for table in found.tables)])
-    return {name: default_step(load_scale(name)) for name in names if name in scale_names()}
+    return {name: pretraining_step(load_scale(name)) for name in names if name in scale_names()}
 
 
 def _serve(home: Path) -> str:

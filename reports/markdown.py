@@ -37,13 +37,12 @@ def pages_of(tracking_uri: str) -> str:
 
 
 def place_of(tracking_uri: str) -> str:
-    """A ledger's address as it may be shown: a server without password, a database by its file's name alone."""
+    """Which ledger it is, fit to be shown to anybody: without user, password, options and folders of a machine."""
     where = urlsplit(tracking_uri)
-    if where.scheme in ("http", "https"):
-        return pages_of(tracking_uri)
-    if where.hostname:
-        return f"{where.scheme}://{where.hostname}{where.path}"
-    return where.path.rsplit("/", 1)[-1]
+    if where.scheme == "sqlite":
+        return f"the SQLite file {where.path.rsplit('/', 1)[-1]} of the home folder"
+    port = "" if where.port is None else f":{where.port}"
+    return f"{where.scheme}://{where.hostname or ''}{port}{where.path}"
 
 
 def run_link(ui: str, run: Run) -> str:

@@ -1,7 +1,7 @@
 """Training curves of pre-training: a panel for the loss and for each of its parts, a line for each row of a table."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, floor, isfinite, log10, nan
 from statistics import fmean
@@ -107,10 +107,14 @@ def groups_of(tables: Sequence[Table], stages: Mapping[str, StageRow]) -> list[G
             whole.append(group)
         else:
             other = whole[place]
-            whole[place] = Group(
-                tables=(*other.tables, *group.tables), kind=other.kind, rows=other.rows, others=other.others
-            )
-    return sorted(whole, key=lambda group: found.index(next(g for g in found if g.rows == group.rows)))
+            whole[place] = replace(other, tables=(*other.tables, *group.tables))
+    order = {(table.name, table.scale): place for place, table in enumerate(tables)}
+
+    def place_of(table: Table) -> int:
+        return order[table.name, table.scale]
+
+    ordered = [replace(one, tables=(one.tables[0], *sorted(one.tables[1:], key=place_of))) for one in whole]
+    return sorted(ordered, key=lambda one: (place_of(one.tables[0]), list(KINDS).index(one.kind)))
 
 
 def thinned(curve: Curve, most: int = MOST_POINTS) -> list[tuple[int, float]]:
@@ -188,7 +192,7 @@ def _figure(group: Group, stages: Mapping[str, StageRow], read: CurveReader) -> 
 
 
 def _titles(group: Group) -> str:
-    names = [table.name for table in group.tables]
+    names = sorted((table.name for table in group.tables), key=lambda name: (len(name), name))
     numbered = "Table" if len(names) == 1 else "Tables"
     return f"{numbered} {', '.join(names)}" if group.tables[0].source else ", ".join(names)
 
@@ -264,8 +268,9 @@ def _caption(group: Group, lines: Sequence[Line], untold: Sequence[str]) -> str:
         " different tasks: they show that training converges, not which row is better.",
     ]
     if len(group.tables) > 1:
+        named = "Table " if table.source else ""
         others = ", ".join(other.name for other in group.tables[1:])
-        found.append(f"Rows are named as in {table.name}; those of {others} need no other stages.")
+        found.append(f"Rows are named as in {named}{table.name}; those of {others} need no other stages.")
     if shared := [line.label for line in lines if len(line.rows) > 1]:
         found.append(f"Trained once for several rows: {'; '.join(shared)}.")
     if any(len({trial.seed for trial in table.trials if trial.variant == row}) > 1 for row in table.rows):

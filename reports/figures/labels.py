@@ -24,6 +24,10 @@ class Box:
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(0.0, width) * max(0.0, height)
 
+    def nearest(self, x: float, y: float) -> tuple[float, float]:
+        """Its point that is nearest to another."""
+        return min(max(x, self.left), self.right), min(max(y, self.bottom), self.top)
+
     def outside(self, other: "Box") -> float:
         """The area that the other one does not cover."""
         return (self.right - self.left) * (self.top - self.bottom) - self.overlap(other)
@@ -61,7 +65,7 @@ def place_labels(
 def _around(x: float, y: float, width: float, height: float) -> list[Box]:
     """Places for a label, the best first: right, left, above, below, corners, then the same farther away."""
     found = []
-    for gap in (6.0, 13.0, 22.0):
+    for gap in (6.0, 13.0, 22.0, 34.0, 48.0):
         for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
             left = x + gap if across > 0 else x - gap - width if across < 0 else x - width / 2
             bottom = y + gap - 2 if up > 0 else y - gap + 2 - height if up < 0 else y - height / 2

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import dist
 from typing import cast
 
 from matplotlib.axes import Axes
@@ -12,14 +13,16 @@ from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, shortened
 from reports.figures.figure import Data, Figure, figure_name
 from reports.figures.labels import Box, place_labels
 from reports.figures.svg import INK
-from reports.notes import INTERVALS
+from reports.notes import INTERVALS, MARKS
 from reports.samples import Samples, over_seeds
 from reports.wording import significant
 
 TOTAL_HOURS = frozenset({"10"})
 """Tables whose rows share their pre-training and print no hours: those of fine-tuning are added."""
-PANEL, GAP, LEFT, RIGHT = 158.0, 52.0, 44.0, 10.0
+PANEL, GAP, LEFT, RIGHT = 158.0, 52.0, 44.0, 16.0
 """Height of a panel, between panels, and beside them, in points."""
+FAR = 9.0
+"""From a label that stands farther from its point a line leads there, in points."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,9 +199,14 @@ def _labels(axes: Axes, points: Sequence[Point], front: Sequence[int]) -> None:
     ends = axes.get_window_extent()
     frame = Box(ends.x0, ends.y0, ends.x1, ends.y1)
     texts = [shortened(point.row, 34) for point in points]
-    for box, text in zip(place_labels(spots, texts, bars, frame, SMALL), texts, strict=True):
-        across, up = axes.transData.inverted().transform(((box.left + box.right) / 2, (box.bottom + box.top) / 2))
+    to_data = axes.transData.inverted().transform
+    for (x, y), box, text in zip(spots, place_labels(spots, texts, bars, frame, SMALL), texts, strict=True):
+        across, up = to_data(((box.left + box.right) / 2, (box.bottom + box.top) / 2))
         axes.text(across, up, text, fontsize=SMALL, color=INK, ha="center", va="center")
+        near = box.nearest(x, y)
+        if dist(near, (x, y)) > FAR:
+            (left, low), (right, high) = to_data(near), to_data((x, y))
+            axes.plot([left, right], [low, high], color=INK, linewidth=0.5, linestyle=":")
 
 
 def _caption(table: Table, column: Column, panels: Sequence[Panel]) -> str:
@@ -225,7 +233,16 @@ def _caption(table: Table, column: Column, panels: Sequence[Panel]) -> str:
     found += [f"Bars: 95 % interval, {INTERVALS[kind]}." for kind in kinds]
     if any(panel.device for panel in panels):
         found.append("The front is that of the values; where bars overlap, it may be another one next time.")
-    return " ".join([*found, *_left_out(table, column, panels)])
+    return " ".join([*found, *_marks(table, column, panels), *_left_out(table, column, panels)])
+
+
+def _marks(table: Table, column: Column, panels: Sequence[Panel]) -> Iterator[str]:
+    """What keeps points from being read like their neighbours."""
+    slots = [own.slot for own in table.columns if own.is_hours] + [column.slot]
+    for row in [point.row for panel in panels if panel.device for point in panel.points]:
+        marks = dict.fromkeys(mark for slot in slots for mark in table.cell(row, slot).marks)
+        if marks:
+            yield f"Row {row}: {'; '.join(f'{mark} ({MARKS[mark]})' if mark in MARKS else mark for mark in marks)}."
 
 
 def _left_out(table: Table, column: Column, panels: Sequence[Panel]) -> Iterator[str]:

@@ -247,12 +247,16 @@ def say(what: str, measured: str, aim: str) -> None:
 
 def described(size: Size) -> dict[str, Any]:
     """The machine, the versions, and how much was measured."""
+    return described_machine() | {"size": asdict(size)}
+
+
+def described_machine() -> dict[str, Any]:
+    """The machine, the day and the versions."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "device": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} CPUs",
         "python": platform.python_version(),
         **{name: version(name) for name in ("ray", "optuna", "mlflow")},
-        "size": asdict(size),
     }
 
 

@@ -23,15 +23,20 @@ OPTIONS = (
 HERE = "127.0.0.1"
 
 
+def program() -> str | None:
+    """Where Chromium is; none if it is not installed."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """One browser; every context made of it has a new, empty profile. Skips the test where there is none."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
+    path = program()
+    if path is None:
         pytest.skip("Chromium is not installed: make test-tools")
     # Playwright keeps an event loop running in this thread until it ends: no test outside may find it there.
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(OPTIONS), headless=True)
+        browser = playwright.chromium.launch(executable_path=path, args=list(OPTIONS), headless=True)
         try:
             yield browser
         finally:

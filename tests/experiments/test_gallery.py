@@ -24,6 +24,7 @@ from experiments.records import stage_facts, write_trial
 from experiments.store import Store
 from experiments.tracking import Tracker, sync
 from tests.experiments.made_trials import execute, trial
+from tests.mlflow_servers import server
 
 
 def picture(value: int) -> bytes:
@@ -266,6 +267,17 @@ def test_pictures_that_have_changed_are_told_again_and_others_cost_no_call(new_h
     assert [list(files) for files in given] == [[f"{FOLDER}/{CHOSEN.file}"]]
     assert Ledger(home).examples(row_of(home)) == [CHOSEN]
     assert row_of(home).examples == "1 pictures"
+
+
+@pytest.mark.slow
+def test_pictures_go_through_a_server_that_keeps_files_itself(tmp_path, monkeypatch):
+    with server(tmp_path / "server") as kept:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", kept.uri)
+        pictured(tmp_path / "home")
+        sync(tmp_path / "home")
+        row = row_of(tmp_path / "home")
+        assert row.artifacts.startswith("mlflow-artifacts:")
+        assert Ledger(tmp_path / "home").examples(row) == [REBUILT, CHOSEN]
 
 
 def test_a_stage_that_is_not_done_tells_no_pictures(tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from experiments import pictures, worker
 from experiments.attempt import read_json, write_json
+from experiments.code import code_digest
 from experiments.expand import expand
 from experiments.gallery import FOLDER, LIST, stored_gallery
 from experiments.garbage import find_garbage
@@ -26,6 +27,7 @@ from experiments.worker import DONE, run_stage
 from smaug_core.config import DataConfig, from_settings
 from smaug_core.data.corpora import prepare
 from smaug_core.errors import SmaugError
+from smaug_core.stages import KINDS
 from tests.experiments.smoke import ROOT, Smoke
 from tests.quick_stage import quick_stage
 
@@ -116,6 +118,11 @@ def test_pictures_are_no_part_of_the_result_and_other_stages_leave_none(trained)
     assert len(facts.gallery.examples) == 6 and facts.gallery.failed == ""
     directory = run(smoke.folder / "quick", quick_stage())
     assert not (directory / FOLDER).exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_how_pictures_are_made_is_no_part_of_what_makes_a_result(kind):
+    assert not {"smaug_core/examples.py", "smaug_core/strips.py"} & set(code_digest(kind))
 
 
 def test_a_model_that_hides_nothing_and_selects_nothing_has_no_pictures(trained, tmp_path):
@@ -237,6 +244,20 @@ def test_what_pretrain_writes_is_as_good_as_a_stage_and_the_data_is_rendered(tra
     made = by_hand("reconstruction", alone, tmp_path / "out", tmp_path / "new home").examples
     assert [example.entry() for example in made] == listed(tmp_path / "out")["examples"]
     assert clips_of(tmp_path / "new home")[1] and len(made) == 6
+
+
+def test_where_nothing_is_held_out_the_first_of_the_corpus_is_shown_and_said_to_be_trained_on(trained, tmp_path):
+    smoke, _, folders = trained
+    stage = read_json(folders["pretrain"] / "stage.json")
+    stage["settings"]["data"]["train_stills"] = 3
+    stage["settings"]["pretrain"]["corpus"] = ["moving_shapes/stills"]
+    folder = tmp_path / "stills"
+    shutil.copytree(folders["pretrain"] / "model", folder / "model")
+    write_json(folder / "stage.json", stage)
+    made = by_hand("reconstruction", folder, tmp_path / "out", tmp_path / "home").examples
+    assert [example.file for example in made] == [f"reconstruction-{n}.png" for n in (1, 2, 3)]
+    assert {(example.source, example.split) for example in made} == {("moving_shapes/stills", "train")}
+    assert all(f"a training picture of moving_shapes/stills, “{example.caption}”" in example.alt for example in made)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from experiments.attempt import read_attempts
 from experiments.chain import cut_stages
 from experiments.driver import prepare_data
+from experiments.gallery import stored_gallery
 from experiments.scale import load_scale
 from experiments.store import Store, read_curve
 from tests.experiments.smoke import ROOT, SCALE
@@ -51,3 +52,6 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     for name, tensor in weights[0].items():
         assert (tensor - weights[1][name]).abs().max() < 1e-3, name
     assert results[0]["files"].keys() == results[1]["files"].keys()
+    galleries = [stored_gallery(Store(tmp_path / name).directory(stage)) for name in ("1", "2")]
+    for gallery in galleries:
+        assert gallery is not None and gallery.summary == "6 pictures"

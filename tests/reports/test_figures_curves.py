@@ -83,7 +83,7 @@ def test_a_table_whose_stages_are_drawn_elsewhere_has_no_figure_of_its_own():
     masking = [trial("50%", "a"), trial("10%", "b")]
     (shown,) = figures([*masking, rate("0.8", "a", 2)])
     assert shown.title.startswith("Tables 4, 5, scale tiny")
-    assert "Rows are named as in 4" in shown.caption
+    assert "Rows are named as in Table 4; those of 5 need no other stages." in shown.caption
     apart = figures([*masking, rate("0.8", "a", 2), rate("0.9", "c", 3)])
     assert [one.name for one in apart] == ["curves-4-tiny-pretrain", "curves-5-tiny-pretrain"]
 
@@ -108,6 +108,11 @@ def test_a_stage_that_the_ledger_lacks_is_told():
     (shown,) = figures([trial("50%", "a"), trial("10%", "gone")])
     assert "Not drawn: row 10% (the ledger has no run of its stage)." in shown.caption
     assert {cells[0] for cells in shown.data.rows} == {"50%"}
+
+
+def test_a_table_that_misses_a_stage_says_so_itself():
+    found = figures([trial("50%", "a"), trial("10%", "b"), rate("0.8", "a", 2), rate("0.9", "gone", 3)])
+    assert ["row 0.9 (the ledger has no run" in one.caption for one in found] == [False, True]
 
 
 def test_a_stage_without_a_curve_is_told_and_nothing_looks_like_zero():

@@ -120,5 +120,11 @@ def test_a_row_that_cannot_be_drawn_is_told():
     assert "both claim seed 0" in figure("4", faulty).caption
 
 
+def test_marks_are_told_with_what_they_mean():
+    shown = figure("4", [ROWS[0], row("10%", hours=0.03, r1=21.5, code="other")])
+    assert "Row 10%: other code (made by other code than the baseline row)." in shown.caption
+    assert "Row 50%:" not in shown.caption
+
+
 def test_tables_without_hours_have_no_such_figure():
     assert pareto_figure(table("2", [])) is None

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.describe import pretraining_step
 from experiments.scale import load_scale
 from experiments.workload import vocabulary_size
 from reports.figures.shares import hours_by_use, hours_figures, step_figure
@@ -100,7 +101,7 @@ def test_a_table_that_nobody_measured_has_no_hours():
 def test_the_papers_step_has_the_counts_of_the_model_document():
     base = load_scale("paper").base_config()
     shape = step_of(base.pretrain, vocabulary_size(base.model.tokenizer))
-    shown = step_figure({"paper": step_cost(base.model, shape)})
+    shown = step_figure({"paper": pretraining_step(load_scale("paper"))})
     assert shown is not None
     gmac = {cells[1]: float(cells[2]) for cells in shown.data.rows}
     written = {"vision encoder": 6.65, "decoder": 1.57, "text encoder": 4.11, "fusion encoder": 3.99}

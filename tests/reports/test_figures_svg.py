@@ -125,3 +125,9 @@ def test_overlap_by_hand():
     assert Box(0, 0, 4, 4).overlap(Box(2, 3, 9, 9)) == 2
     assert Box(0, 0, 4, 4).overlap(Box(4, 0, 9, 9)) == 0
     assert Box(0, 0, 4, 4).outside(Box(0, 0, 2, 9)) == 8
+
+
+def test_nearest_point_by_hand():
+    assert Box(0, 0, 4, 4).nearest(6, 2) == (4, 2)
+    assert Box(0, 0, 4, 4).nearest(1, 9) == (1, 4)
+    assert Box(0, 0, 4, 4).nearest(2, 3) == (2, 3)

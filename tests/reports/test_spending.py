@@ -4,7 +4,7 @@ import pytest
 
 from reports.spending import spend
 from tests.reports.rows import row
-from tests.reports.stage_rows import stage
+from tests.reports.stage_rows import paid
 
 
 def trial(variant, stages, *, total=None, r1=20.0, **changes):
@@ -17,9 +17,9 @@ def trial(variant, stages, *, total=None, r1=20.0, **changes):
 
 def test_a_shared_stage_is_counted_once_and_saved_once_for_each_further_row():
     stages = [
-        stage("pre", useful=4.0, hours={"useful": 4.0, "lost": 1.0, "overhead": 0.5}, attempts=3),
-        stage("tune-a", "finetune", useful=1.0),
-        stage("tune-b", "finetune", useful=2.0, hours={"useful": 2.0, "overhead": 0.25}),
+        paid("pre", useful=4.0, lost=1.0, overhead=0.5, attempts=3),
+        paid("tune-a", "finetune", useful=1.0),
+        paid("tune-b", "finetune", useful=2.0, overhead=0.25),
     ]
     trials = [trial("10%", ["pre", "tune-a"], total=5.0), trial("50%", ["pre", "tune-b"], total=6.0)]
     found = spend(trials, stages)
@@ -32,9 +32,9 @@ def test_a_shared_stage_is_counted_once_and_saved_once_for_each_further_row():
 
 def test_what_two_sweeps_share_is_in_both_of_them_and_once_in_the_total():
     stages = [
-        stage("pre", useful=4.0),
-        stage("tune-a", "finetune", useful=1.0),
-        stage("tune-b", "finetune", useful=2.0),
+        paid("pre", useful=4.0),
+        paid("tune-a", "finetune", useful=1.0),
+        paid("tune-b", "finetune", useful=2.0),
     ]
     trials = [
         trial("50%", ["pre", "tune-a"], total=5.0),
@@ -50,9 +50,9 @@ def test_what_two_sweeps_share_is_in_both_of_them_and_once_in_the_total():
 
 def test_hours_of_two_units_are_never_added_up():
     stages = [
-        stage("pre", useful=1.0, unit="H200 GPU h", device="NVIDIA H200"),
-        stage("tune", "finetune", useful=3.0),
-        stage("alone", useful=5.0),
+        paid("pre", useful=1.0, unit="H200 GPU h", device="NVIDIA H200"),
+        paid("tune", "finetune", useful=3.0),
+        paid("alone", useful=5.0),
     ]
     trials = [trial("10%", ["pre", "tune"], unit="H200 GPU h"), trial("50%", ["alone"], total=5.0)]
     found = spend(trials, stages)
@@ -64,7 +64,7 @@ def test_hours_of_two_units_are_never_added_up():
 
 
 def test_unfinished_trials_are_counted_and_have_nothing_to_save():
-    stages = [stage("pre", useful=2.0), stage("tune", "finetune", useful=1.0), stage("half", useful=0.5)]
+    stages = [paid("pre", useful=2.0), paid("tune", "finetune", useful=1.0), paid("half", useful=0.5)]
     trials = [
         trial("10%", ["pre", "tune"], total=3.0),
         trial("25%", ["half"], r1=None),
@@ -79,19 +79,19 @@ def test_unfinished_trials_are_counted_and_have_nothing_to_save():
 
 
 def test_stages_of_no_current_trial_were_paid_for_too():
-    found = spend([trial("50%", ["pre"], total=2.0)], [stage("pre", useful=2.0), stage("old", useful=7.0)])
+    found = spend([trial("50%", ["pre"], total=2.0)], [paid("pre", useful=2.0), paid("old", useful=7.0)])
     assert [one.billed for one in found.total] == [2.0]
     assert [(one.billed, one.saved) for one in found.unused] == [(7.0, None)]
 
 
 def test_estimated_stages_are_counted():
-    found = spend([trial("50%", ["pre"])], [stage("pre", useful=2.0, estimated=True)])
+    found = spend([trial("50%", ["pre"])], [paid("pre", useful=2.0, estimated=True)])
     assert found.total[0].num_estimated == 1
 
 
 @pytest.mark.parametrize("part", ["useful", "lost", "overhead", "billed"])
 def test_a_stage_without_its_hours_is_told_and_left_out(part):
-    broken = stage("pre", useful=2.0)
+    broken = paid("pre", useful=2.0)
     del broken.hours[part]
     found = spend([trial("50%", ["pre"], total=2.0)], [broken])
     assert found.faults[0] == f"stage pretrain pre: its run pre lacks hours.{part}"
@@ -99,7 +99,7 @@ def test_a_stage_without_its_hours_is_told_and_left_out(part):
 
 
 def test_a_stage_that_the_ledger_lacks_is_told():
-    found = spend([trial("50%", ["pre", "gone"], total=2.0)], [stage("pre", useful=2.0)])
+    found = spend([trial("50%", ["pre", "gone"], total=2.0)], [paid("pre", useful=2.0)])
     assert found.faults == ("stages of current trials of which the ledger holds no hours: gone",)
     assert found.num_uncounted == 1 and found.total[0].saved is None
 
