@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.dashboard import per_hour, trial_note
+from experiments.dashboard import COLOR, NOTE, color, per_hour, signed, trial_note
 from experiments.facts import RunStatus, StageFacts, TrialFacts
 from experiments.records import identity
 
@@ -41,8 +41,8 @@ class Telling:
     tags: dict[str, str]
     files: dict[str, Any]
     """What each file holds, by name."""
-    note: str
-    """What MLflow shows as the run's description."""
+    shown: dict[str, str]
+    """Tags for MLflow's own pages, which people may change there."""
     curve: Callable[[], list[dict[str, Any]]]
     """`time`, `step`, `values` of all that was reported; it never changes without `files` changing too."""
 
@@ -54,7 +54,7 @@ class Telling:
     @property
     def digest(self) -> str:
         """Changes with whatever is told, status and end aside."""
-        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files, self.note])
+        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files, self.shown])
 
 
 def key_of(experiment: str, tags: Mapping[str, str], started: int) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def tell_stage(facts: StageFacts) -> Telling:
         params={},
         tags=_stage_tags(facts),
         files={"attempts.json": {"attempts": facts.account()}},
-        note="",
+        shown={},
         curve=facts.details.curve,
     )
 
@@ -115,7 +115,7 @@ def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, dr
         params={key: str(value) for key, value in document["params"].items()},
         tags=_trial_tags(facts, stage_runs),
         files={ranks_file(dataset): ranks for dataset, ranks in facts.ranks().items()},
-        note=trial_note(document, stage_runs, stages),
+        shown={NOTE: signed(trial_note(document, stage_runs, stages)), COLOR: color(document)},
         curve=list,
     )
 
