@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test test-tools slow check format tables report ui bench clean
+.PHONY: help setup sweep test test-tools screenshots slow check format tables report ui bench clean
 
 help:
 	@echo "make setup   create or refresh .venv (the others do so too, when it is needed)"
@@ -16,6 +16,7 @@ help:
 	@echo "             FROM=DIR: of portable records instead of what is recorded here"
 	@echo "make ui      MLflow on 127.0.0.1"
 	@echo "make test-tools   Chromium, LaTeX and axe, without which some tests are skipped"
+	@echo "make screenshots  the pages shown in docs/images/, taken by their tests"
 	@echo "make bench   measure speeds     make clean  remove everything that was made"
 
 setup: $(INSTALLED)
@@ -36,6 +37,9 @@ test: setup
 
 test-tools:
 	tests/tools.sh
+
+screenshots: setup test-tools
+	SMAUG_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser -m browser
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

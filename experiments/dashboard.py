@@ -12,6 +12,10 @@ from typing import Any
 
 NOTE = "mlflow.note.content"
 """Tag of a run or an experiment that MLflow shows as its description."""
+COLOR = "mlflow.runColor"
+"""Tag of a run; where it lacks one, MLflow draws by chance, and two rows of a table may look the same."""
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000", "#f0e442")
+"""Okabe and Ito's, which colour-blind people tell apart."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of an experiment that holds trainings, not conversations."""
 VIEW = "mlflow.sharedViewState."
@@ -64,11 +68,14 @@ def trial_note(document: Mapping[str, Any], stage_runs: Mapping[str, str], stage
     baseline = document["baseline"]
     beside = "the baseline" if document["variant"] == baseline else f"to be compared with `{baseline}`"
     return f"""`{document["variant"]}`, {beside}: a row of {_of_table(document)}{document["title"]}.
-Seed {document["seed"]}, scale {document["scale"]}.
+Seed {document["seed"]}, scale {document["scale"]}. Stages: {", ".join(links) or "none has begun"}.
 
-Settings: {", ".join(settings) or "those of the scale"}.
+Settings: {", ".join(settings) or "those of the scale"}."""
 
-Stages: {", ".join(links) or "none has begun"}."""
+
+def color(document: Mapping[str, Any]) -> str:
+    """Of a trial in MLflow's charts: the same for all seeds and scales of a variant."""
+    return COLORS[document["position"] % len(COLORS)]
 
 
 def sweep_view(document: Mapping[str, Any]) -> dict[str, str]:
@@ -78,12 +85,8 @@ def sweep_view(document: Mapping[str, Any]) -> dict[str, str]:
         return {}
     scale, params = document["scale"], list(document["params"])[:PARAMS_SHOWN]
     numbers = [name for r1 in accuracies for name in (r1 + PER_HOUR, r1)]
-    charts = [
-        chart
-        for r1 in accuracies
-        for chart in (_scatter(f"{r1} against hours", HOURS, r1), _bar(f"{r1} per hour", r1 + PER_HOUR))
-    ]
-    charts.append(_parallel("Settings, hours, R@1", params, [HOURS, *accuracies]))
+    charts = [chart for r1 in accuracies for chart in (_scatter(HOURS, r1), _bar(r1 + PER_HOUR))]
+    charts.append(_parallel(params, [HOURS, *accuracies]))
     return _view(
         f"smaug-{hashlib.sha256(scale.encode()).hexdigest()[:8]}",
         f"Best per hour ({scale})",
@@ -103,7 +106,7 @@ def stages_view() -> dict[str, str]:
         search=COUNTS,
         sort=hours[0],
         columns=[*_named("metrics", hours), *_named("tags", ["smaug.unit", "smaug.kind", "smaug.attempts"])],
-        charts=[_bar("Hours billed", hours[0]), _line("Loss", "loss")],
+        charts=[_bar(hours[0]), _line("loss")],
     )
 
 
@@ -174,9 +177,8 @@ def _view(key: str, name: str, *, search: str, sort: str, columns: list[str], ch
     return {VIEW + key: json.dumps(value, separators=(",", ":"))}
 
 
-def _chart(kind: str, title: str, **more: Any) -> dict[str, Any]:
+def _chart(kind: str, **more: Any) -> dict[str, Any]:
     every = {
-        "displayName": title,
         "runsCountToCompare": 100,
         "metricSectionId": "smaug",
         "deleted": False,
@@ -185,20 +187,20 @@ def _chart(kind: str, title: str, **more: Any) -> dict[str, Any]:
     return {"type": kind} | every | more
 
 
-def _scatter(title: str, x: str, y: str) -> dict[str, Any]:
-    return _chart("SCATTER", title, xaxis={"key": x, "type": "METRIC"}, yaxis={"key": y, "type": "METRIC"})
+def _scatter(x: str, y: str) -> dict[str, Any]:
+    return _chart("SCATTER", xaxis={"key": x, "type": "METRIC"}, yaxis={"key": y, "type": "METRIC"})
 
 
-def _bar(title: str, name: str) -> dict[str, Any]:
-    return _chart("BAR", title, metricKey=name)
+def _bar(name: str) -> dict[str, Any]:
+    return _chart("BAR", metricKey=name)
 
 
-def _line(title: str, name: str) -> dict[str, Any]:
-    return _chart("LINE", title, metricKey=name, selectedMetricKeys=[name])
+def _line(name: str) -> dict[str, Any]:
+    return _chart("LINE", metricKey=name, selectedMetricKeys=[name])
 
 
-def _parallel(title: str, params: list[str], metrics: list[str]) -> dict[str, Any]:
-    return _chart("PARALLEL", title, selectedParams=params, selectedMetrics=metrics, showAllRuns=False)
+def _parallel(params: list[str], metrics: list[str]) -> dict[str, Any]:
+    return _chart("PARALLEL", selectedParams=params, selectedMetrics=metrics, showAllRuns=False)
 
 
 def _named(kind: str, names: Iterable[str]) -> list[str]:

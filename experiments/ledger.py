@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.dashboard import per_hour, trial_note
+from experiments.dashboard import COLOR, NOTE, color, per_hour, signed, trial_note
 from experiments.facts import RunStatus, StageFacts, TrialFacts
 from experiments.gallery import FOLDER as EXAMPLES
 from experiments.gallery import LIST, Example
@@ -43,8 +43,8 @@ class Telling:
     tags: dict[str, str]
     files: dict[str, Any]
     """What each file holds, by name."""
-    note: str
-    """What MLflow shows as the run's description."""
+    shown: dict[str, str]
+    """Tags for MLflow's own pages, which people may change there."""
     examples: Sequence[Example]
     """Pictures; `files` changes with them, for it holds their list."""
     curve: Callable[[], list[dict[str, Any]]]
@@ -58,7 +58,7 @@ class Telling:
     @property
     def digest(self) -> str:
         """Changes with whatever is told, status and end aside."""
-        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files, self.note])
+        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files, self.shown])
 
 
 def key_of(experiment: str, tags: Mapping[str, str], started: int) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def tell_stage(facts: StageFacts) -> Telling:
         tags=_stage_tags(facts) | ({} if gallery is None else {"smaug.examples": gallery.summary[:5000]}),
         files={"attempts.json": {"attempts": facts.account()}}
         | ({} if gallery is None else {f"{EXAMPLES}/{LIST}": gallery.listing()}),
-        note="",
+        shown={},
         examples=() if gallery is None else gallery.examples,
         curve=facts.details.curve,
     )
@@ -121,7 +121,7 @@ def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, dr
         params={key: str(value) for key, value in document["params"].items()},
         tags=_trial_tags(facts, stage_runs),
         files={ranks_file(task): ranks for task, ranks in facts.ranks().items()},
-        note=trial_note(document, stage_runs, stages),
+        shown={NOTE: signed(trial_note(document, stage_runs, stages)), COLOR: color(document)},
         examples=(),
         curve=list,
     )

@@ -265,9 +265,7 @@ class Tracker:
         params = {key: value for key, value in telling.params.items() if key not in data.params}
         tags = telling.tags | {FILES: files, TOLD: digest} | ({CURVE_STEP: str(points[-1]["step"])} if points else {})
         new_tags = {key: value for key, value in tags.items() if data.tags.get(key) != value}
-        if telling.note:
-            new_tags |= to_write(data.tags, {NOTE: signed(telling.note)})
-        write(self.client, run_id, metrics, params, new_tags)
+        write(self.client, run_id, metrics, params, new_tags | to_write(data.tags, telling.shown))
 
     def _set_status(self, run: Run, telling: Telling) -> None:
         run_id, ended = run.info.run_id, _end_of(telling)

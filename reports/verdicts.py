@@ -10,8 +10,8 @@ from reports.published import Published
 from reports.statistics import student_interval
 
 HOURS_REPEAT = 0.05
-"""What the hours of one training may differ by when it is measured again, beside other work: an assumption, not an
-interval. `make sweep` took 7 % more than a probe of its own steps had said, minutes before on the same machine."""
+"""What the hours of one training may differ by when it is measured again: an assumption, not an interval. The default
+row's pre-training at tiny took 0.0501 and 0.0482 CPU h in two runs, 4 % apart (docs/tiny.md)."""
 FULL_SEEDS = 3
 """As many as it takes for an interval over seeds, and so for `supported`."""
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from experiments.dashboard import (
+    COLOR,
     NOTE,
     STAGES_NOTE,
     VIEW,
+    color,
     per_hour,
     signed,
     stages_view,
@@ -33,6 +35,7 @@ DOCUMENT = {
     "scale": "tiny",
     "variant": "65%",
     "baseline": "50%",
+    "position": 3,
     "seed": "0",
     "params": {"pretrain.mask_ratio": 0.65},
 }
@@ -77,6 +80,11 @@ def test_a_row_tells_its_settings_and_links_to_its_stages():
     assert "`65%`, to be compared with `50%`: a row of Table 4: Masking ratios." in note
     assert "`pretrain.mask_ratio = 0.65`" in note and "[pretrain](#/experiments/1/runs/abc)" in note
     assert "`50%`, the baseline" in trial_note(DOCUMENT | {"variant": "50%"}, {}, "1")
+
+
+def test_the_rows_of_every_table_have_colors_of_their_own():
+    most = max(len(load_sweep(path, load_scale("tiny")).variants) for path in SWEEPS)
+    assert len({color(DOCUMENT | {"position": place}) for place in range(most)}) == most
 
 
 def test_processor_hours_are_never_called_gpu_hours():
@@ -151,11 +159,13 @@ def test_what_people_wrote_in_mlflow_stays_when_the_run_goes_on(home, client):
     sync(home)
     (run,) = runs(client, "smaug/masking_ratio")
     client.set_tag(run.info.run_id, NOTE, "look at this one again")
+    client.set_tag(run.info.run_id, COLOR, "#ff0000")
     client.set_experiment_tag(run.info.experiment_id, NOTE, "ours since May")
     execute(home, made)
     sync(home)
     (run,) = runs(client, "smaug/masking_ratio")
     assert run.info.status == "FINISHED" and run.data.tags[NOTE] == "look at this one again"
+    assert run.data.tags[COLOR] == "#ff0000"
     assert tags_of(client, "smaug/masking_ratio")[NOTE] == "ours since May"
 
 
