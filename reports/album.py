@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from experiments.gallery import Example
 from experiments.reading import StageRow, TrackingError, TrialRow
 from reports.cells import Run
+from reports.grid import slug
 from reports.markdown import run_link
 
 LIMIT = 300_000
@@ -98,7 +99,7 @@ def _importance(trials: Sequence[TrialRow]) -> bool:
 
 def _album(stage: StageRow, examples: Sequence[Example], trials: Sequence[TrialRow], ui: str) -> Album:
     return Album(
-        key=f"pictures-{stage.fingerprint[:12]}",
+        key=slug(f"pictures-{stage.fingerprint[:12]}"),
         title=_title(stage, examples),
         rows=tuple(dict.fromkeys(_row(trial) for trial in trials)),
         link=run_link(ui, Run(run_id=stage.run_id, experiment_id=stage.experiment_id)),

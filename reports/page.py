@@ -129,10 +129,8 @@ def make_page(
 def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS, serve: str = "smaug ui") -> Page:
     """What the page shows of a report and of the ledger that it was read from."""
     stages, unread = _stages(report, ledger)
-    every = {
-        trial.run_id: trial for table in report.tables if table.measured_by == table.name for trial in table.trials
-    }
-    trials = in_paper_order(every.values())
+    own = [table for table in report.tables if table.measured_by == table.name]
+    trials = in_paper_order({trial.run_id: trial for table in own for trial in table.trials}.values())
     files, scales = sweep_files(), measured_scales(report.tables)
     claims = claim_rows(load_claims(), load_published(), comparer(report.tables), scales)
     spending, albums = spend(trials, stages), albums_of(trials, stages, ledger.examples, report.ui)

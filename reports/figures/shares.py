@@ -148,7 +148,10 @@ def _unusable(trials: Sequence[TrialRow], units: Collection[str], stages: Mappin
         return "the ledger does not have all its stages"
     if len(units) > 1:
         return f"in several units: {', '.join(sorted(units))}"
-    return "the ledger names no stage of it" if trials and not units else ""
+    if trials and not units:
+        return "the ledger names no stage of it"
+    spent = [hours for trial in trials for hours in hours_by_use(trial, stages).values()]
+    return "no hours yet" if trials and not any(spent) else ""
 
 
 def _hours_title(table: Table) -> str:

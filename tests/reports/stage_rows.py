@@ -26,3 +26,11 @@ def stage(run_id: str, kind: str = "pretrain", **changes: Any) -> StageRow:
         "metrics": {"loss": 1.0, "vtc": 0.5, "mlm": 0.4},
     }
     return StageRow(**told | changes)
+
+
+def paid(
+    run_id: str, kind: str = "pretrain", *, useful: float, lost: float = 0.0, overhead: float = 0.0, **changes: Any
+):
+    """A stage that took these hours."""
+    hours = {"useful": useful, "lost": lost, "overhead": overhead, "billed": useful + lost + overhead}
+    return stage(run_id, kind, hours=hours, **changes)

@@ -1,0 +1,120 @@
+"""What was spent is added up as it would be by hand, and never across units."""
+
+import pytest
+
+from reports.spending import spend
+from tests.reports.rows import row
+from tests.reports.stage_rows import paid
+
+
+def trial(variant, stages, *, total=None, r1=20.0, **changes):
+    """A trial of these stage runs; `total`: its hours as if trained alone."""
+    made = row(variant, r1=r1, stage_runs={f"stage {place}": run for place, run in enumerate(stages)}, **changes)
+    if total is not None:
+        made.metrics["row_hours.total"] = total
+    return made
+
+
+def test_a_shared_stage_is_counted_once_and_saved_once_for_each_further_row():
+    stages = [
+        paid("pre", useful=4.0, lost=1.0, overhead=0.5, attempts=3),
+        paid("tune-a", "finetune", useful=1.0),
+        paid("tune-b", "finetune", useful=2.0, overhead=0.25),
+    ]
+    trials = [trial("10%", ["pre", "tune-a"], total=5.0), trial("50%", ["pre", "tune-b"], total=6.0)]
+    found = spend(trials, stages)
+    (total,) = found.total
+    assert (total.unit, total.devices, total.num_stages, total.num_attempts) == ("CPU h", ("Xeon",), 3, 5)
+    assert (total.useful, total.lost, total.overhead, total.billed) == (7.0, 1.0, 0.75, 8.75)
+    assert (total.alone, total.saved) == (11.0, 4.0)
+    assert found.unused == () and found.faults == () and found.num_uncounted == 0
+
+
+def test_what_two_sweeps_share_is_in_both_of_them_and_once_in_the_total():
+    stages = [
+        paid("pre", useful=4.0),
+        paid("tune-a", "finetune", useful=1.0),
+        paid("tune-b", "finetune", useful=2.0),
+    ]
+    trials = [
+        trial("50%", ["pre", "tune-a"], total=5.0),
+        trial("0.8", ["pre", "tune-b"], total=6.0, sweep="keeping_rate", table="5"),
+    ]
+    found = spend(trials, stages)
+    assert [(one.sweep, one.spent[0].useful, one.spent[0].saved) for one in found.sweeps] == [
+        ("masking_ratio", 5.0, 0.0),
+        ("keeping_rate", 6.0, 0.0),
+    ]
+    assert (found.total[0].useful, found.total[0].saved) == (7.0, 4.0)
+
+
+def test_hours_of_two_units_are_never_added_up():
+    stages = [
+        paid("pre", useful=1.0, unit="H200 GPU h", device="NVIDIA H200"),
+        paid("tune", "finetune", useful=3.0),
+        paid("alone", useful=5.0),
+    ]
+    trials = [trial("10%", ["pre", "tune"], unit="H200 GPU h"), trial("50%", ["alone"], total=5.0)]
+    found = spend(trials, stages)
+    assert {one.unit: (one.useful, one.alone, one.saved) for one in found.total} == {
+        "CPU h": (8.0, 5.0, 0.0),
+        "H200 GPU h": (1.0, None, None),
+    }
+    assert found.num_uncounted == 1
+
+
+def test_unfinished_trials_are_counted_and_have_nothing_to_save():
+    stages = [paid("pre", useful=2.0), paid("tune", "finetune", useful=1.0), paid("half", useful=0.5)]
+    trials = [
+        trial("10%", ["pre", "tune"], total=3.0),
+        trial("25%", ["half"], r1=None),
+        trial("50%", ["pre"], r1=None, scale="paper"),
+    ]
+    found = spend(trials, stages)
+    assert [(one.scale, one.num_finished, one.num_unfinished) for one in found.sweeps] == [
+        ("paper", 0, 1),
+        ("tiny", 1, 1),
+    ]
+    assert (found.total[0].billed, found.total[0].saved, found.num_uncounted) == (3.5, 0.0, 2)
+
+
+def test_stages_of_no_current_trial_were_paid_for_too():
+    found = spend([trial("50%", ["pre"], total=2.0)], [paid("pre", useful=2.0), paid("old", useful=7.0)])
+    assert [one.billed for one in found.total] == [2.0]
+    assert [(one.billed, one.saved) for one in found.unused] == [(7.0, None)]
+
+
+def test_estimated_stages_are_counted():
+    found = spend([trial("50%", ["pre"])], [paid("pre", useful=2.0, estimated=True)])
+    assert found.total[0].num_estimated == 1
+
+
+@pytest.mark.parametrize("part", ["useful", "lost", "overhead", "billed"])
+def test_a_stage_without_its_hours_is_told_and_left_out(part):
+    broken = paid("pre", useful=2.0)
+    del broken.hours[part]
+    found = spend([trial("50%", ["pre"], total=2.0)], [broken])
+    assert found.faults[0] == f"stage pretrain pre: its run pre lacks hours.{part}"
+    assert found.total == () and found.num_uncounted == 1
+
+
+def test_a_stage_that_the_ledger_lacks_is_told():
+    found = spend([trial("50%", ["pre", "gone"], total=2.0)], [paid("pre", useful=2.0)])
+    assert found.faults == ("stages of current trials of which the ledger holds no hours: gone",)
+    assert found.num_uncounted == 1 and found.total[0].saved is None
+
+
+def test_sweeps_stand_in_the_order_of_their_tables():
+    trials = [
+        trial("a", [], sweep="frame_resolution", table="10"),
+        trial("b", [], sweep="own", table=None),
+        trial("c", [], sweep="masking_ratio", table="4"),
+        trial("d", [], sweep="zero_shot", table="2"),
+    ]
+    order = [one.sweep for one in spend(trials, []).sweeps]
+    assert order == ["zero_shot", "masking_ratio", "frame_resolution", "own"]
+
+
+def test_nothing_recorded_is_nothing_spent():
+    found = spend([], [])
+    assert (found.sweeps, found.total, found.unused, found.faults) == ((), (), (), ())
