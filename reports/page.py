@@ -16,13 +16,13 @@ from reports.claims import load_claims
 from reports.comparing import comparer, measured_scales
 from reports.contradictions import Contradiction, load_contradictions
 from reports.environment import Environment, environment_of
-from reports.figures.all import NO_STEPS, make_figures
+from reports.figures.all import NO_STEPS, make_figures, write_figures
 from reports.figures.figure import Figure
 from reports.files import write_text
 from reports.grid import Grid, grids_of
 from reports.judgement import Judgement, judgement_of
 from reports.markdown import LOCAL_UI
-from reports.published import load_published, sweep_files
+from reports.published import PublishedSettings, load_published, load_settings, sweep_files
 from reports.render import Report
 from reports.spending import Spending, Spent, in_paper_order, spend
 from reports.verdicts import claim_rows
@@ -68,6 +68,7 @@ class Page:
     """Why nothing is measured, and what would change it; of interest where that is so."""
     spending: Spending
     grids: list[Grid]
+    settings: tuple[PublishedSettings, ...]
     judgement: Judgement
     contradictions: tuple[Contradiction, ...]
     figures: tuple[Figure, ...]
@@ -110,7 +111,7 @@ class Page:
 def make_page(
     report: Report, ledger: Ledger, out: Path, *, steps: Steps = NO_STEPS, serve: str = "smaug ui"
 ) -> tuple[Path, tuple[str, ...]]:
-    """Write `index.html`; give its path and all that is wrong with what was recorded.
+    """Write `index.html`, and its figures for print; give its path and all that is wrong with what was recorded.
 
     Args:
         report: to be shown.
@@ -123,6 +124,7 @@ def make_page(
         ReportError: the folder cannot be written.
     """
     page = page_of(report, ledger, steps=steps, serve=serve)
+    write_figures(page.figures, out)
     return write_text(out / FILE, to_html(page)), page.faults
 
 
@@ -142,6 +144,7 @@ def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS, serve: s
         nothing=f"No sweep has a result in it yet; {_first_command(files)} measures the first table.",
         spending=spending,
         grids=grids_of(report.tables, files, report.ui),
+        settings=tuple(load_settings().values()),
         judgement=judgement_of(claims),
         contradictions=load_contradictions().contradictions,
         figures=tuple(figures),

@@ -148,5 +148,5 @@ def _spent(unit: str, stages: Sequence[StageRow], trials: Sequence[TrialRow], by
         overhead=sum(stage.hours["overhead"] for stage in stages),
         billed=sum(stage.hours["billed"] for stage in stages),
         alone=alone,
-        saved=None if alone is None else alone - shared,
+        saved=None if alone is None else max(0.0, alone - shared),  # of equal sums, floats may leave a trace
     )
