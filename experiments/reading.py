@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ from experiments.connection import (
     experiments_named,
     faults_told,
     runs_untagged,
+    runs_with,
 )
 from experiments.connection import TrackingError as TrackingError
 from experiments.gallery import FOLDER as EXAMPLES
@@ -128,9 +129,16 @@ class Ledger:
 
     def stages(self) -> list[StageRow]:
         """Every stage that is not superseded, by kind and fingerprint."""
+        return self._stages(runs_untagged)
+
+    def set_aside(self) -> list[StageRow]:
+        """Every stage that was set aside and begun anew since, by kind and fingerprint: its hours were spent too."""
+        return self._stages(runs_with)
+
+    def _stages(self, having: Callable[[MlflowClient, list[str], str], Iterator[Run]]) -> list[StageRow]:
         with self._read() as client, _without_garbage_collection():
             ids = [found.experiment_id for found in experiments_named(client, STAGES) if found.name == STAGES]
-            runs = list(runs_untagged(client, ids, SUPERSEDED)) if ids else []
+            runs = list(having(client, ids, SUPERSEDED)) if ids else []
         rows = [_stage(run) for run in runs if "smaug.kind" in run.data.tags]
         return sorted(rows, key=lambda row: (row.kind, row.fingerprint, row.run_id))
 

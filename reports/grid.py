@@ -68,14 +68,6 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Note:
-    """A piece of a note."""
-
-    text: str
-    is_code: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
     """A table, ready to be shown."""
 
@@ -90,7 +82,8 @@ class Grid:
     num_cited: int
     has_measured: bool
     faults: tuple[str, ...]
-    notes: tuple[tuple[Note, ...], ...]
+    notes: tuple[str, ...]
+    """With backticks around commands."""
 
     @property
     def width(self) -> int:
@@ -137,7 +130,7 @@ def _grid(table: Table, key: str, files: Mapping[str, str], ui: str) -> Grid:
         num_cited=sum(line.is_cited for line in lines),
         has_measured=any(entry.card is not None for entry in entries),
         faults=tuple(map(str, table.faults())),
-        notes=tuple(tuple(_pieces(note)) for note in notes(table, files)),
+        notes=tuple(notes(table, files)),
     )
 
 
@@ -189,10 +182,3 @@ def _entry(key: str, column: Column, cell: Cell, marks: Mapping[str, str], card:
         measured_value=cell.measured,
         card=card,
     )
-
-
-def _pieces(note: str) -> Iterable[Note]:
-    """A note cut at its backticks."""
-    for place, text in enumerate(note.split("`")):
-        if text:
-            yield Note(text=text, is_code=place % 2 == 1)

@@ -93,7 +93,11 @@ class Page:
 
     def hours(self, spent: Spent) -> dict[str, str]:
         """Each part of what was spent, with as many decimals as the least of its unit needs."""
-        every = [*self.spending.unused, *(one for sweep in self.spending.sweeps for one in sweep.spent)]
+        every = [
+            *self.spending.unused,
+            *self.spending.set_aside,
+            *(one for sweep in self.spending.sweeps for one in sweep.spent),
+        ]
         decimals = max((decimals_of(one.billed) for one in every if one.unit == spent.unit), default=0)
         parts = {name: getattr(spent, name) for name in ("billed", "useful", "lost", "overhead", "alone", "saved")}
         return {name: "" if value is None else f"{value:.{decimals}f}" for name, value in parts.items()}
@@ -130,12 +134,12 @@ def make_page(
 
 def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS, serve: str = "smaug ui") -> Page:
     """What the page shows of a report and of the ledger that it was read from."""
-    stages, unread = _stages(report, ledger)
+    stages, set_aside, unread = _stages(report, ledger)
     own = [table for table in report.tables if table.measured_by == table.name]
     trials = in_paper_order({trial.run_id: trial for table in own for trial in table.trials}.values())
     files, scales = sweep_files(), measured_scales(report.tables)
     claims = claim_rows(load_claims(), load_published(), comparer(report.tables), scales)
-    spending, albums = spend(trials, stages), albums_of(trials, stages, ledger.examples, report.ui)
+    spending, albums = spend(trials, stages, set_aside), albums_of(trials, stages, ledger.examples, report.ui)
     figures, undrawn = _figures(report, ledger, steps)
     return Page(
         origin=report.origin,
@@ -162,7 +166,7 @@ def to_html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"breakable": breakable, "drawn": drawn}
+    templates.filters |= {"breakable": breakable, "coded": coded, "drawn": drawn}
     style, script = (_source(name) for name in ("page.css", "page.js"))
     return templates.get_template("page.html.j2").render(
         page=page,
@@ -179,19 +183,25 @@ def breakable(text: str) -> Markup:
     return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
 
 
+def coded(text: str) -> Markup:
+    """A sentence whose parts in backticks are code."""
+    pieces = enumerate(text.split("`"))
+    return Markup("").join(Markup("<code>{}</code>").format(piece) if place % 2 else piece for place, piece in pieces)
+
+
 def drawn(figure: Figure) -> Markup:
     """A figure's SVG as it stands: `reports.figures` writes it by way of an XML tree, so no text of it is markup."""
     return Markup(figure.svg)
 
 
-def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[str]]:
-    """All stages, or why there are none."""
+def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[StageRow], list[str]]:
+    """All stages that count, those set aside, or why there are none."""
     if report.unreadable or not ledger.exists:
-        return [], []
+        return [], [], []
     try:
-        return ledger.stages(), []
+        return ledger.stages(), ledger.set_aside(), []
     except TrackingError as error:
-        return [], [f"what was spent could not be read: {error}"]
+        return [], [], [f"what was spent could not be read: {error}"]
 
 
 def _figures(report: Report, ledger: Ledger, steps: Steps) -> tuple[list[Figure], list[str]]:

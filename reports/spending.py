@@ -1,7 +1,7 @@
 """What was run, and what it took: hours by sweep, scale and unit, and what sharing stages saved."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.reading import StageRow, TrialRow
@@ -55,24 +55,26 @@ class Spending:
     """Every stage of a current trial once."""
     unused: tuple[Spent, ...]
     """Stages that no current trial uses, e.g. of settings that were changed since."""
+    set_aside: tuple[Spent, ...]
+    """Stages that were begun anew since, e.g. for newer code."""
     num_uncounted: int
     """Trials that `saved` leaves out: unfinished, or on devices whose hours have no sum."""
     faults: tuple[str, ...]
     """What is missing in the ledger."""
 
 
-def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow]) -> Spending:
+def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow], set_aside: Iterable[StageRow] = ()) -> Spending:
     """Add up what the ledger tells of trials and stages.
 
     A stage without its hours, and one that a trial names and the ledger lacks, is told as a fault and left out.
+
+    Args:
+        trials: those that count.
+        stages: those that count, of any trial.
+        set_aside: those that were begun anew since.
     """
     faults: list[str] = []
-    by_run: dict[str, StageRow] = {}
-    for stage in stages:
-        if lacking := [part for part in PARTS if part not in stage.hours]:
-            faults.append(f"stage {stage.name}: its run {stage.run_id} lacks hours.{', hours.'.join(lacking)}")
-        else:
-            by_run[stage.run_id] = stage
+    by_run = {stage.run_id: stage for stage in _with_hours(stages, faults)}
     current = in_paper_order(trials)
     told_of = {run for trial in current for run in trial.stage_runs.values()}
     if missing := sorted(told_of - by_run.keys()):
@@ -84,9 +86,19 @@ def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow]) -> Spending:
         sweeps=tuple(_sweep(group, by_run) for group in groups.values()),
         total=_by_unit(_used(current, by_run), current, by_run),
         unused=_by_unit([stage for run, stage in by_run.items() if run not in told_of], (), by_run),
+        set_aside=_by_unit(list(_with_hours(set_aside, faults)), (), by_run),
         num_uncounted=sum(not _counts(trial, by_run) for trial in current),
         faults=tuple(faults),
     )
+
+
+def _with_hours(stages: Iterable[StageRow], faults: list[str]) -> Iterator[StageRow]:
+    """Those whose hours are all there; the others become faults."""
+    for stage in stages:
+        if lacking := [part for part in PARTS if part not in stage.hours]:
+            faults.append(f"stage {stage.name}: its run {stage.run_id} lacks hours.{', hours.'.join(lacking)}")
+        else:
+            yield stage
 
 
 def in_paper_order(trials: Iterable[TrialRow]) -> list[TrialRow]:

@@ -40,11 +40,14 @@ class MadeLedger:
 
     uri, exists = "sqlite:////home/jane/.smaug/mlflow.db", True
 
-    def __init__(self, stages=(), examples=()):
-        self.held, self.pictures = list(stages), list(examples)
+    def __init__(self, stages=(), examples=(), aside=()):
+        self.held, self.pictures, self.aside = list(stages), list(examples), list(aside)
 
     def stages(self):
         return self.held
+
+    def set_aside(self):
+        return self.aside
 
     def examples(self, stage):
         return self.pictures if stage.examples else []
@@ -157,9 +160,22 @@ def test_rows_that_quote_others_can_be_hidden_and_are_told_apart(page):
 
 def test_what_was_spent_is_told_with_its_unit(page):
     text = page.one("div", class_="sum").text
-    assert "CPU h 0.0620 billed, in 1 attempts at 1 stages, on Xeon" in text
+    assert "0.0620 CPU h billed, in 1 attempts at 1 stages, on Xeon" in text
     assert "0.0500 useful 0.0100 lost 0.0020 overhead 0.0524 saved by sharing" in text
     assert "GPU" not in text
+
+
+def test_what_was_spent_in_vain_is_told_too():
+    stages = [PAID, paid("old", useful=0.5)]
+    tree = parse(to_html(page_of(report_of(TRIALS), MadeLedger(stages, aside=[paid("stale", useful=0.25)]))))
+    lines = [line for line in tree.all("tr") if line.all("th", scope="row") and line.all("td", class_="unit")]
+    rows = {line.one("th").text: line.one("b").text for line in lines}
+    assert rows == {"masking_ratio Table 4": "0.0620", "in no current trial": "0.5000", "begun anew since": "0.2500"}
+    assert "0.0620 CPU h billed" in tree.one("div", class_="sum").text
+
+
+def test_commands_in_notes_are_code(page):
+    assert f"python sweeps/run.py {sweep_files()['5']}" in [one.text for one in page.all("code")]
 
 
 def test_claims_and_contradictions_are_there_with_their_verdicts(page):

@@ -84,6 +84,15 @@ def test_stages_of_no_current_trial_were_paid_for_too():
     assert [(one.billed, one.saved) for one in found.unused] == [(7.0, None)]
 
 
+def test_stages_that_were_begun_anew_were_paid_for_too():
+    broken = paid("broken", useful=1.0)
+    del broken.hours["lost"]
+    found = spend([trial("50%", ["pre"])], [paid("pre", useful=2.0)], [paid("stale", useful=3.0), broken])
+    assert [(one.billed, one.num_stages) for one in found.set_aside] == [(3.0, 1)]
+    assert found.total[0].billed == 2.0
+    assert found.faults == ("stage pretrain broken: its run broken lacks hours.lost",)
+
+
 def test_estimated_stages_are_counted():
     found = spend([trial("50%", ["pre"])], [paid("pre", useful=2.0, estimated=True)])
     assert found.total[0].num_estimated == 1
