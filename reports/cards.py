@@ -15,6 +15,9 @@ from reports.wording import (
     significant,
 )
 
+MOST_LINKS = 20
+"""To runs, for one cell: hundreds of seeds in every cell would make a page of many megabytes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fact:
@@ -56,6 +59,8 @@ class Card:
     marks: tuple[Lettered, ...]
     faults: tuple[Lettered, ...]
     links: tuple[Link, ...]
+    num_more: int
+    """Runs besides, for which there is no room."""
 
 
 def card_of(table: Table, row: str, column: Column, letters: Mapping[str, str], ui: str) -> Card | None:
@@ -71,6 +76,7 @@ def card_of(table: Table, row: str, column: Column, letters: Mapping[str, str], 
     cell = table.cell(row, column.slot)
     if cell.measured is None and not (cell.faults or cell.marks or cell.runs):
         return None
+    shown = cell.runs[:MOST_LINKS]
     seeds = {trial.run_id: trial.seed for trial in table.trials}
     return Card(
         row=row,
@@ -82,8 +88,9 @@ def card_of(table: Table, row: str, column: Column, letters: Mapping[str, str], 
         marks=tuple(Lettered(letter=letters[what], what=what, note=MARKS.get(what, "")) for what in cell.marks),
         faults=tuple(Lettered(letter=letters[what], what=what) for what in cell.faults),
         links=tuple(
-            Link(text=f"seed {seeds[run.run_id]}, run {run.run_id[:8]}", address=run_link(ui, run)) for run in cell.runs
+            Link(text=f"seed {seeds[run.run_id]}, run {run.run_id[:8]}", address=run_link(ui, run)) for run in shown
         ),
+        num_more=len(cell.runs) - len(shown),
     )
 
 

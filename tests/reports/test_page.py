@@ -138,6 +138,12 @@ def test_a_cell_opens_to_all_that_is_known_of_it(page):
     assert link.text == "seed 0, run run-10%-"
 
 
+def test_a_cell_of_many_seeds_links_some_of_its_runs_and_counts_the_others():
+    seeds = [row("50%", hours=0.02, r1=20.0, seed=str(seed), run_id=f"run{seed:03}") for seed in range(23)]
+    dialog = card(shown(seeds, tables=["4"]), "20.0")
+    assert len(dialog.all("a")) == 20 and "and 3 more in cells.csv" in dialog.text
+
+
 def test_hours_have_a_ratio_and_no_p(page):
     told = facts(card(page, "0.0312"))
     assert told["Measured"] == "0.0312 CPU h" and told["Published"] == "70.8 A6000 GPU h"
