@@ -121,9 +121,14 @@ def _steps(found: "Report") -> dict[str, dict[str, "Part"]]:
 
 def _serve(home: Path) -> str:
     """The command that shows MLflow's pages of a home folder; reports hold no paths of a machine."""
+    from experiments.recorded import LEDGERS
+
     if home == home_folder(None):
         return "smaug ui"
-    return f"smaug ui --home {home.relative_to(ROOT) if home.is_relative_to(ROOT) else home.name}"
+    if home.is_relative_to(ROOT):
+        return f"smaug ui --home {home.relative_to(ROOT)}"
+    within = home.parts[-3:] if home.parent.name == LEDGERS else home.parts[-1:]
+    return f"smaug ui --home .../{'/'.join(within)}"
 
 
 def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list[str]]:
