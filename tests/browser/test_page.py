@@ -259,3 +259,11 @@ def test_a_cell_leads_to_its_run_in_mlflow(reference, address, context, page, tm
     expect(run.get_by_text("10% seed 0 tiny").first).to_be_visible(timeout=PATIENCE_MS)
     metric = run.get_by_role("row", name=re.compile(r"^msrvtt\.t2v\.r1 "))
     assert f"{float(metric.inner_text().split()[-1]):.1f}" == value
+
+
+def test_table_4_as_the_readme_shows_it(opened, picture):
+    opened.emulate_media(color_scheme="light", reduced_motion="reduce")
+    opened.set_viewport_size({"width": 1280, "height": 700})
+    opened.locator("#table-4-tiny").evaluate("heading => heading.scrollIntoView()")
+    assert names(opened) == PAPER
+    picture(opened, "report")
