@@ -263,7 +263,7 @@ def test_a_cell_leads_to_its_run_in_mlflow(reference, address, context, page, tm
 
 def test_table_4_as_the_readme_shows_it(opened, picture):
     opened.emulate_media(color_scheme="light", reduced_motion="reduce")
-    opened.set_viewport_size({"width": 1280, "height": 700})
+    opened.set_viewport_size({"width": 1240, "height": 640})
     opened.locator("#table-4-tiny").evaluate("heading => heading.scrollIntoView()")
     assert names(opened) == PAPER
     picture(opened, "report")
