@@ -199,7 +199,8 @@ def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[StageR
     if report.unreadable or not ledger.exists:
         return [], [], []
     try:
-        return ledger.stages(), ledger.set_aside(), []
+        found = ledger.stages(), ledger.set_aside()
+        return *found, [f"run {run.run_id} cannot be read: {run.what}" for run in ledger.damaged.values()]
     except TrackingError as error:
         return [], [], [f"what was spent could not be read: {error}"]
 
