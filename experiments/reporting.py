@@ -50,7 +50,7 @@ def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
     from reports.page import make_page
 
     found, folder, problems = _read(home, records)
-    path, more = make_page(found, Ledger(folder), out, steps=_steps(found), serve=_serve(folder))
+    path, more = make_page(found, Ledger(folder), out, steps=_steps(found), serve=found.serve)
     typer.echo(os.path.relpath(path))
     _end_with(dict.fromkeys([*problems, *more]))
 
@@ -139,7 +139,7 @@ def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list
     source = recorded(home_folder(home), records)
     if source.notice:
         complain(source.notice)
-    found = read_report(source.home, origin=source.origin)
+    found = read_report(source.home, origin=source.origin, serve=_serve(source.home))
     problems = [*([source.problem] if source.problem else []), *map(str, found.faults)]
     return found, source.home, problems
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.reading import DamagedRun, Ledger, TrackingError, TrialRow
 from reports.cells import Fault, Table
-from reports.files import write_text
+from reports.files import file_name, write_text
 from reports.latex import to_latex
 from reports.markdown import pages_of, place_of, to_markdown
 from reports.published import ReportError, load_published, sweep_files
@@ -104,9 +104,9 @@ def make_tables(report: Report, out: Path, names: Sequence[str] | None = None) -
     for name in report.named(names):
         same = [table for table in report.tables if table.name == name]
         texts = {
-            "md": "\n".join(to_markdown(table, files, report.ui) for table in same),
+            "md": "\n".join(to_markdown(table, files, report.ui, report.serve) for table in same),
             "tex": "\n".join(to_latex(table, files) for table in same),
             "csv": to_csv(same),
         }
-        paths += [write_text(out / f"table_{name}.{kind}", text) for kind, text in texts.items()]
+        paths += [write_text(out / f"table_{file_name(name)}.{kind}", text) for kind, text in texts.items()]
     return [*paths, write_text(out / "cells.csv", cells_csv(report.tables))]
