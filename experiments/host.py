@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -71,6 +72,36 @@ def _cpu_seconds_of(process: psutil.Process) -> float:
     """CPU time of a process, and of its children that have ended."""
     used = process.cpu_times()
     return float(used.user + used.system + used.children_user + used.children_system)
+
+
+def oom_kills() -> dict[str, int]:
+    """How many processes the kernel has killed for want of memory, by the file that tells; empty where none does.
+
+    The own control group's count where there is one, else that of the whole machine.
+    """
+    try:
+        own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        own = "/"
+    groups = Path("/sys/fs/cgroup")
+    for path in (groups / own.lstrip("/") / "memory.events", groups / "memory.events", Path("/proc/vmstat")):
+        if (count := _oom_kills_in(path)) is not None:
+            return {str(path): count}
+    return {}
+
+
+def oom_kills_since(before: Mapping[str, int]) -> int:
+    """How many more there are now than `before`, on the same machine."""
+    now = ((path, _oom_kills_in(Path(path))) for path in before)
+    return sum(max(0, count - before[path]) for path, count in now if count is not None)
+
+
+def _oom_kills_in(path: Path) -> int | None:
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return None
+    return next((int(line[1]) for line in lines if line and line[0] == "oom_kill"), None)
 
 
 def describe_device(device: str) -> dict[str, Any]:

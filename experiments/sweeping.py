@@ -95,7 +95,7 @@ def run(
     elif not outcome.told:
         complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
     _show_end(outcome, store, console, names, as_json=json_)
-    held_only = outcome.summary.held and not outcome.summary.failed
+    held_only = outcome.summary.held and not (outcome.summary.failed or outcome.summary.paused)
     raise typer.Exit(DONE if outcome.summary.complete else OVER_BUDGET if held_only else FAILED)
 
 
@@ -274,6 +274,8 @@ def _complain_of(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -
         complain(f"{names[stage.fingerprint]} cancelled {message}")
     for stage, message in summary.held:
         complain(f"{names[stage.fingerprint]} not started: {message}")
+    if summary.paused:
+        complain(f"paused: {summary.paused}")
     if summary.interrupted:
         complain("stopped; the same command continues")
 
@@ -317,6 +319,7 @@ def _told(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -> dict[
         "cancelled": with_reason(summary.cancelled),
         "held": with_reason(summary.held),
         "blocked": with_reason(summary.blocked),
+        "paused": summary.paused,
         "interrupted": summary.interrupted,
         "recorded": outcome.told,
         "seconds": outcome.seconds,
