@@ -18,6 +18,7 @@ from experiments.options import (
     Home,
     Json,
     MaxHours,
+    Notify,
     Only,
     ScaleName,
     Settings,
@@ -60,6 +61,7 @@ def run(
     retry_failed: Annotated[bool, typer.Option(help="try stages again that failed before")] = False,
     accept_stale: Annotated[bool, typer.Option(help="use results of older code, and mark them")] = False,
     rerun_stale: Annotated[bool, typer.Option(help="put results of older code aside and run them again")] = False,
+    notify: Notify = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
@@ -67,11 +69,13 @@ def run(
     if plan_:
         return plan(files, scale, set_, only, engine, address, max_hours, None, False, home, json_)
     from experiments.driver import Terms, drive
+    from experiments.notify import command_of, user_settings
     from experiments.plan import labels
     from experiments.store import Store
 
     if accept_stale and rerun_stale:
         raise SmaugError("--accept-stale --rerun-stale: one uses older results, the other replaces them; choose one")
+    command = command_of(notify, user_settings())
     request, console = _request(files, scale, set_, only, home, max_hours), new_console(to_stderr=json_)
     make_engine, store = _engine_maker(engine, request.home, address), Store(request.home)
     inventory = _inventory(make_engine, address)
@@ -86,7 +90,7 @@ def run(
     _show_plan(made, console)
     if limit is not None and made.to_spend() is None:
         complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
-    terms = Terms(limit=limit, retry_failed=retry_failed, published=_published_rate)
+    terms = Terms(limit=limit, retry_failed=retry_failed, notify=command, published=_published_rate)
     outcome = drive(made, store, make_engine, console, terms)
     names = labels(made.trials)
     _complain_of(outcome, store, names)
