@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from experiments.energy import energy_mj, joules_since, visible_gpus
 
 LIBRARIES = ("smaug", "torch", "timm", "transformers", "numpy", "av")
 """Packages whose versions may change a result."""
@@ -26,6 +28,8 @@ class Start:
     """The process whose tree's CPU time counts."""
     wall_from: float
     cpu_from: float
+    energy_from: dict[str, int] = field(default_factory=dict)
+    """Millijoules of each GPU; empty where nothing counts them."""
 
 
 class DeviceClock:
@@ -39,7 +43,12 @@ class DeviceClock:
     def __init__(self, gpus: float, start: Start | None = None) -> None:
         self._gpus = gpus
         pid = os.getpid()
-        self.start = start or Start(pid=pid, wall_from=time.monotonic(), cpu_from=_cpu_seconds_of_tree(pid))
+        self.start = start or Start(
+            pid=pid,
+            wall_from=time.monotonic(),
+            cpu_from=_cpu_seconds_of_tree(pid),
+            energy_from=energy_mj(visible_gpus(int(gpus))) if gpus >= 1 else {},
+        )
 
     def wall_s(self) -> float:
         """Seconds by the clock on the wall."""
@@ -52,6 +61,12 @@ class DeviceClock:
     def spent_s(self) -> float:
         """What is billed: GPUs held x time, or CPU time where no GPU is held."""
         return self.wall_s() * self._gpus if self._gpus else self.cpu_s()
+
+    def account(self) -> dict[str, float]:
+        """All three, and `joules` where the GPUs' energy is known."""
+        joules = joules_since(self.start.energy_from) if self.start.energy_from else None
+        told = {"spent_s": self.spent_s(), "wall_s": self.wall_s(), "cpu_s": self.cpu_s()}
+        return told if joules is None else told | {"joules": joules}
 
 
 def _cpu_seconds_of_tree(pid: int) -> float:

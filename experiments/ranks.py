@@ -120,8 +120,7 @@ class Ranks:
     def account(self) -> dict[str, Any]:
         """The first rank's last account, and the time until now."""
         told = read_json(self._lease.directory / "progress.json") or NOTHING_SPENT
-        now = {"spent_s": self._clock.spent_s(), "wall_s": self._clock.wall_s(), "cpu_s": self._clock.cpu_s()}
-        return {key: told[key] for key in NOTHING_SPENT} | now
+        return {key: told[key] for key in NOTHING_SPENT} | self._clock.account()
 
 
 def ended_as(notes: list[dict[str, Any]], code: int, oom_kills: int = 0) -> Ending:
