@@ -1,5 +1,6 @@
 """Classes of failures and what is done about each: by hand, and with real faults in real workers."""
 
+import io
 import itertools
 import json
 import os
@@ -9,18 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from safetensors.torch import load_file
 
+from experiments import overview
 from experiments.attempt import claim, read_attempts, write_json
+from experiments.chain import cut_stages
+from experiments.driver import prepare_data
 from experiments.engines import Engine, Job, JobState
 from experiments.engines.inline import InlineEngine
 from experiments.events import Event, Summary
+from experiments.facts import RECOMPUTED
 from experiments.failures import POLICIES, FailureClass, Seen, Tries, classify, signature
 from experiments.host import oom_kills, oom_kills_since
+from experiments.logs import read_log
 from experiments.postmortem import checkpoint_step, largest_batch
 from experiments.ranks import ended_as
+from experiments.records import stage_facts, trial_facts, write_trial
+from experiments.scale import load_scale
 from experiments.scheduler import Scheduler
 from experiments.stage import Stage
+from experiments.standing import Observer
+from experiments.stop import StopFlag
 from experiments.store import Store
+from experiments.worker import DONE, run_stage
+from tests.experiments.made_trials import trial
+from tests.experiments.smoke import SCALE
 from tests.process_engine import ProcessEngine
 from tests.quick_stage import quick_stage
 
@@ -262,6 +277,68 @@ def test_a_kill_is_noted_beside_the_attempt_and_told_by_status(store: Store, pro
     assert summary.failed == [(stage, "stopped 2 times, no further than step 2: killed by SIGKILL")]
     assert failures(store, stage) == [("killed", "tried again"), ("killed", "not tried again")]
     assert checkpoint_step(store.directory(stage)) == 2
+
+
+def shown(store: Store) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    overview.show(Observer(store.home).look(), console, store.home)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_failure_is_told_by_status_logs_and_the_attempts_account(store: Store, processes: ProcessEngine) -> None:
+    made = trial(pretrain={"kill_at": 2, "kills": 2})
+    first = made.stages[0]
+    write_trial(store.home, made)
+    run(store, processes, *made.stages)
+    line = "killed: killed by SIGKILL; not tried again"
+    assert f"stopped\n  masking_ratio/50%/pretrain: {line}\n    {store.directory(first)}\n" in shown(store)
+    log = read_log(store.directory(first))
+    assert log.ending().endswith(f")\n{line}\n")
+    assert log.to_json()["failure"]["class"] == "killed"
+    facts = stage_facts(store.home, first.kind, first.fingerprint)
+    assert facts is not None
+    told = [account["failure"] for account in facts.account()]
+    assert [(each["class"], each["done"]) for each in told] == [
+        ("killed", "tried again"),
+        ("killed", "not tried again"),
+    ]
+    run(store, processes, *made.stages)
+    assert "stopped" not in shown(store) and line not in shown(store)
+
+
+def test_a_row_with_recomputed_layers_is_marked(store: Store) -> None:
+    made = trial(pretrain={"no_gpu_memory_at": 2, "until_recomputed": True})
+    document = json.loads(write_trial(store.home, made).read_text())
+    assert run(store, InlineEngine(), *made.stages)[0].complete
+    assert trial_facts(store.home, document).marks == [RECOMPUTED]
+
+
+def test_a_process_of_several_that_lacks_gpu_memory_is_told_and_recomputes_in_the_next_try(store: Store) -> None:
+    stage = quick_stage(no_gpu_memory_at=2, until_recomputed=True, rank=1, hold_at=2)
+    directory = store.prepare(stage)
+    options: dict[str, Any] = {"data_root": store.home, "device": "cpu", "stop": StopFlag(), "processes": 2}
+    run_stage(directory, **options)
+    (directory / "go").touch()
+    (attempt,) = read_attempts(directory)
+    assert (attempt.state, attempt.failed_as) == ("failed", "gpu_memory")
+    assert run_stage(directory, **options, recompute_layers=True) == DONE
+
+
+@pytest.mark.slow
+def test_a_real_training_with_recomputed_layers_gives_the_same_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "smoke.yaml"
+    file.write_text(SCALE)
+    scale = load_scale(str(file))
+    prepare_data([scale.base_config()], tmp_path / "data", Console(quiet=True))
+    stage = next(stage for stage in cut_stages(scale.base_config(), scale.resources, 0, 0) if stage.kind == "pretrain")
+    weights = []
+    for wanted in (False, True):
+        store = Store(tmp_path / str(wanted))
+        directory = store.prepare(stage)
+        options: dict[str, Any] = {"data_root": tmp_path / "data", "device": "cpu", "stop": StopFlag()}
+        assert run_stage(directory, **options, recompute_layers=wanted) == DONE
+        weights.append(load_file(directory / "model" / "model.safetensors"))
+    assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_sigterm_to_a_worker_is_a_preemption(store: Store, processes: ProcessEngine) -> None:
