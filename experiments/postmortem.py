@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.attempt import FAILURE, Attempt, StoreError, this_process, write_json
 from experiments.engines import JobState
-from experiments.failures import POLICIES, FailureClass, Seen, classify
+from experiments.failures import POLICIES, FailureClass, Policy, Seen, classify
 from experiments.host import oom_kills_since
 from experiments.stage import Stage
 from experiments.store import StageRecord, Store
@@ -129,14 +129,34 @@ def is_owed_a_try(stage: Stage, attempts: Sequence[Attempt]) -> bool:
     """Whether a driver that was ended before it could would have tried a failed stage again."""
     newest = attempts[-1].failed_as
     kind = next((kind for kind in POLICIES if kind == newest), None)
-    if kind is None or not POLICIES[kind].ever or (POLICIES[kind].recompute and not keeps_layers(stage)):
+    if kind is None or not POLICIES[kind].ever or not helps(POLICIES[kind], stage):
         return False
     return alike(attempts, kind) <= (POLICIES[kind].retries or 0)
 
 
-def keeps_layers(stage: Stage) -> bool:
-    """Whether a stage has a backward pass, for which layers could be computed again."""
-    return stage.kind != "evaluate"
+def helps(policy: Policy, stage: Stage) -> bool:
+    """Whether another try could end otherwise: an evaluation has no layers to compute again."""
+    return not policy.recompute or stage.kind != "evaluate"
+
+
+def next_try(failure: Failure) -> str:
+    """How the next try differs from this one; empty if it does not."""
+    if POLICIES[failure.kind].recompute:
+        return " with layers computed again in the backward pass"
+    if POLICIES[failure.kind].elsewhere and failure.host:
+        return f", away from {failure.host} where the engine can"
+    return ""
+
+
+def given_up(failure: Failure, store: Store, stage: Stage, newest: Attempt | None, *, tries: int, saved: int) -> str:
+    """Why a stage is not tried again: after so many tries of this run, with a checkpoint of step `saved`."""
+    policy = POLICIES[failure.kind]
+    if policy.resumable:
+        times = f"{tries} time{'s' if tries > 1 else ''}"
+        return f"stopped {times}, no further than step {saved}: {failure.words}"
+    if policy.recompute and helps(policy, stage) and newest is not None:
+        return f"{failure.words}; {largest_batch(store, stage, newest)}"
+    return failure.words
 
 
 def checkpoint_step(directory: Path) -> int:

@@ -22,9 +22,10 @@ from experiments.postmortem import (
     alike,
     checkpoint_step,
     examine,
+    given_up,
+    helps,
     is_owed_a_try,
-    keeps_layers,
-    largest_batch,
+    next_try,
     pause_of,
     write_down,
 )
@@ -226,7 +227,7 @@ class Scheduler:
         task.phase, task.seen, task.saved = "submitted", len(record.attempts), checkpoint_step(directory)
         self._submitted[task.stage.fingerprint] = task
         self._tell(Event(kind="queued", stage=task.stage))
-        recompute = any(POLICIES["gpu_memory"].recompute and a.failed_as == "gpu_memory" for a in record.attempts)
+        recompute = any(attempt.failed_as == "gpu_memory" for attempt in record.attempts)
         job = worker_job(task.stage, directory, self._data_root, recompute_layers=recompute, exclude=task.lost_on)
         self._engine.submit(job)
 
@@ -282,26 +283,17 @@ class Scheduler:
         policy, saved = POLICIES[failure.kind], checkpoint_step(record.directory)
         recorded = alike(record.attempts[:-1], failure.kind) + 1 if newest else 0
         again = task.tries.again(failure.kind, before=task.saved, saved=saved, alike=recorded)
-        if again and (keeps_layers(task.stage) or not policy.recompute):
-            done = "tried again"
-            if policy.recompute:
-                done += " with layers computed again in the backward pass"
+        if again and helps(policy, task.stage):
             if policy.elsewhere and failure.host:
                 task.lost_on = tuple(dict.fromkeys([*task.lost_on, failure.host]))
-                done += f", away from {failure.host} where the engine can"
-            write_down(newest, failure, done)
-            special = f"; {done}" if policy.recompute or policy.elsewhere and failure.host else ""
-            self._tell(Event(kind="retry", stage=task.stage, message=failure.words + special))
+            how = next_try(failure)
+            write_down(newest, failure, f"tried again{how}")
+            message = failure.words + (f"; tried again{how}" if how else "")
+            self._tell(Event(kind="retry", stage=task.stage, message=message))
             self._make_ready(task)
             return
-        message = failure.words
-        if policy.resumable:
-            count, furthest = task.tries.total, f", no further than step {saved}"
-            message = f"stopped {count} time{'s' if count > 1 else ''}{furthest}: {message}"
-        elif failure.kind == "gpu_memory" and newest is not None and keeps_layers(task.stage):
-            message += f"; {largest_batch(self._store, task.stage, newest)}"
         write_down(newest, failure, "not tried again")
-        self._fail(task, message)
+        self._fail(task, given_up(failure, self._store, task.stage, newest, tries=task.tries.total, saved=saved))
         if policy.pauses:
             self._note_error(task, failure)
 

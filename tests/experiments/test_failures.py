@@ -182,10 +182,11 @@ def test_without_gpu_memory_a_stage_is_tried_once_more_with_layers_recomputed(st
 
 
 def test_without_gpu_memory_for_recomputed_layers_it_fails_and_names_the_batch(store: Store, engine: Engine) -> None:
-    smaller = quick_stage(batch_size=4)
-    run(store, engine, smaller, quick_stage(batch_size=2), quick_stage(batch_size=6, other=1))
+    like = [quick_stage(batch_size=size) for size in (2, 4, 8, 16)]
+    run(store, engine, *like, quick_stage(batch_size=6, other=1))
     stage = quick_stage(batch_size=8, no_gpu_memory_at=2)
-    write_like(store, smaller, stage)
+    for done in like:
+        write_like(store, done, stage)
     summary, _ = run(store, engine, stage)
     ((_, message),) = summary.failed
     assert message.startswith("GPU out of memory: OutOfMemoryError: CUDA out of memory.")

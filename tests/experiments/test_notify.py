@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from experiments.attempt import NOTHING_SPENT, claim
@@ -89,6 +90,17 @@ def test_a_command_that_fails_is_told_and_harms_nothing(command: list[str], told
         notifier.tell("end", "the run ended")
     assert time.monotonic() - started < 30
     assert len(complaints) == (told is not None) and all(text.endswith(told or "") for text in complaints)
+
+
+def test_a_command_that_is_ended_leaves_no_process(tmp_path: Path) -> None:
+    command = ["sh", "-c", f"sleep 60 & echo $! > '{tmp_path}/pid'; wait"]
+    with Notifier(command, {}, print, timeout_s=1.0) as notifier:
+        notifier.tell("end", "the run ended")
+    pid = int((tmp_path / "pid").read_text())
+    until = time.monotonic() + 30
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until, "it outlives the command"
+        time.sleep(0.05)
 
 
 def test_the_command_comes_from_the_option_or_the_users_settings(
