@@ -19,6 +19,8 @@ MARKS = {
     "other test set": "asked other questions than the baseline row, so no difference is given",
     "partial schedule": "trained for fewer epochs than the scale says",
     "estimated hours": "an attempt died, and when it ended is estimated; useful hours leave it out",
+    "layers recomputed": "a training ran out of GPU memory and computed layers again instead of keeping what they made:"
+    " the same numbers in more hours",
 }
 INTERVALS = {
     "full seeds": "Student's t over seeds of pre-training; it covers training anew",

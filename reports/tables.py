@@ -12,7 +12,7 @@ from reports.statistics import Numbers, bootstrap_mean, holm, sign_flip_p
 METRIC_OF_SLOT = {HOURS: "row_hours.pretrain"}
 """Where a slot's metric has another name than the slot."""
 HEADERS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "MdR"}
-OF_HOURS = {"several devices", "estimated hours"}
+OF_HOURS = {"several devices", "estimated hours", "layers recomputed"}
 """Marks that say nothing of what was learnt."""
 NOT_COMPARABLE = {"other device", "other test set", "several devices"}
 
