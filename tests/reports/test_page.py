@@ -192,6 +192,14 @@ def test_what_was_spent_is_told_with_its_unit(page):
     assert "GPU" not in text
 
 
+def test_attempts_without_a_result_and_unfinished_trials_are_told():
+    trials = [*TRIALS, row("25%", stage_runs={"pretrain": "pre"})]
+    tree = parse(to_html(page_of(report_of(trials), MadeLedger([paid("pre", useful=0.05, attempts=3)]))))
+    assert "in 3 attempts (2 ended without a result) at 1 stages" in tree.one("div", class_="sum").text
+    (line,) = [line for line in tree.all("tr") if line.all("td", class_="unit")]
+    assert line.all("td", class_="number")[0].text == "2 of 3"
+
+
 def test_what_was_spent_in_vain_is_told_too():
     stages = [PAID, paid("old", useful=0.5)]
     tree = parse(to_html(page_of(report_of(TRIALS), MadeLedger(stages, aside=[paid("stale", useful=0.25)]))))
