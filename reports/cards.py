@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from reports.cells import Cell, Column, Interval, Table
 from reports.markdown import run_link
 from reports.notes import INTERVALS, MARKS
+from reports.samples import has_ranks
 from reports.wording import (
     interval_text,
     measured_number,
@@ -17,6 +18,9 @@ from reports.wording import (
 
 MOST_LINKS = 20
 """To runs, for one cell: hundreds of seeds in every cell would make a page of many megabytes."""
+
+ALIKE = "{}, so resampling them says nothing"
+"""Why a bootstrap over queries has no interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +101,8 @@ def card_of(table: Table, row: str, column: Column, letters: Mapping[str, str], 
 def _facts(table: Table, column: Column, cell: Cell) -> Iterable[Fact]:
     if cell.interval is not None:
         yield _interval("95 % interval", interval_text(column, cell.interval), cell.interval)
+    elif cell.measured is not None and has_ranks(column.slot) and not cell.faults:
+        yield Fact(name="95 % interval", text="none", note=ALIKE.format("all queries score alike"))
     yield from _compared(table, column, cell)
     if cell.difference is not None:
         paper, here = column.published_dataset, column.measured_dataset
@@ -131,6 +137,9 @@ def _compared(table: Table, column: Column, cell: Cell) -> Iterable[Fact]:
     if cell.delta_interval is not None:
         ends = ", ".join(signed(column, end) for end in (cell.delta_interval.low, cell.delta_interval.high))
         yield _interval("95 % interval of the difference", f"[{ends}]", cell.delta_interval)
+    elif cell.p_raw is not None:
+        why = "all queries differ alike" if cell.delta else f"no query scores otherwise than in {base}"
+        yield Fact(name="95 % interval of the difference", text="none", note=ALIKE.format(why))
     if cell.p is not None and cell.p_raw is not None:
         yield Fact(name="p, corrected", text=p_text(cell.p), note="Holm's correction over the column")
         yield Fact(name="p, uncorrected", text=p_text(cell.p_raw), note=f"of the difference to {base}, over queries")

@@ -20,6 +20,9 @@ from reports.wording import (
     text_headers,
 )
 
+MOST_COLUMNS = 12
+"""Beside each other on an A4 page, in type of the usual size."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
@@ -89,6 +92,11 @@ class Grid:
     def width(self) -> int:
         """How many columns it has."""
         return 1 + len(self.text_headers) + len(self.heads) * (2 if self.has_measured else 1)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it fits on paper in smaller type alone."""
+        return self.width > MOST_COLUMNS
 
 
 def grids_of(tables: Iterable[Table], files: Mapping[str, str], ui: str) -> list[Grid]:

@@ -32,6 +32,7 @@ from smaug_core.cost import Part
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 TITLE = "SMAUG, published and measured"
 FILE = "index.html"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 Steps = Mapping[str, Mapping[str, Part]]
 """By scale, what a step of pre-training consists of."""
@@ -166,7 +167,7 @@ def to_html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"breakable": breakable, "coded": coded, "drawn": drawn}
+    templates.filters |= {"breakable": breakable, "coded": coded, "drawn": drawn, "unbroken": unbroken}
     style, script = (_source(name) for name in ("page.css", "page.js"))
     return templates.get_template("page.html.j2").render(
         page=page,
@@ -187,6 +188,11 @@ def coded(text: str) -> Markup:
     """A sentence whose parts in backticks are code."""
     pieces = enumerate(text.split("`"))
     return Markup("").join(Markup("<code>{}</code>").format(piece) if place % 2 else piece for place, piece in pieces)
+
+
+def unbroken(text: str) -> str:
+    """An interval or a comparison that may be broken into lines behind its comma alone: a p stays with its value."""
+    return text.replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
 
 
 def drawn(figure: Figure) -> Markup:

@@ -19,6 +19,8 @@ class Spent:
     devices: tuple[str, ...]
     num_stages: int
     num_attempts: int
+    num_without_result: int
+    """Attempts that ended without a result; those after them may have gone on from where they stopped."""
     num_estimated: int
     """Stages of which an attempt died, so that when it ended is estimated."""
     useful: float
@@ -137,6 +139,11 @@ def _counts(trial: TrialRow, by_run: Mapping[str, StageRow]) -> bool:
     return TOTAL in trial.metrics and all(stage is not None and stage.unit == trial.unit for stage in stages)
 
 
+def _without_result(stage: StageRow) -> int:
+    """How many attempts at a stage ended without a result: all but the one that made it, or that still runs."""
+    return max(0, stage.attempts - (stage.status in ("FINISHED", "RUNNING")))
+
+
 def _by_unit(
     stages: Sequence[StageRow], trials: Sequence[TrialRow], by_run: Mapping[str, StageRow]
 ) -> tuple[Spent, ...]:
@@ -154,6 +161,7 @@ def _spent(unit: str, stages: Sequence[StageRow], trials: Sequence[TrialRow], by
         devices=tuple(sorted(devices)),
         num_stages=len(stages),
         num_attempts=sum(stage.attempts for stage in stages),
+        num_without_result=sum(map(_without_result, stages)),
         num_estimated=sum(stage.estimated for stage in stages),
         useful=sum(stage.hours["useful"] for stage in stages),
         lost=sum(stage.hours["lost"] for stage in stages),

@@ -1,6 +1,9 @@
 """The page of the committed measurements in a real browser: by mouse, by keyboard, on a phone and on paper."""
 
 import re
+import shutil
+import subprocess
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -53,6 +56,32 @@ def header(page, name):
 
 def scrolls_sideways(page):
     return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+
+
+def too_wide(page):
+    """Tables that are wider than their boxes, by what names these; those below figures are not open yet."""
+    return page.locator("section > .scroll, .table > .scroll, .printed > .scroll").evaluate_all(
+        """boxes => boxes.filter(box => box.scrollWidth > box.clientWidth)
+        .map(box => box.getAttribute("aria-labelledby") ?? box.ariaLabel)"""
+    )
+
+
+def printed(page, folder):
+    """By page of the PDF, its words, and those that are not within it."""
+    if shutil.which("pdftotext") is None:
+        pytest.skip("pdftotext is not installed: make test-tools")
+    path = folder / "page.pdf"
+    page.pdf(path=path, prefer_css_page_size=True)
+    told = subprocess.run(
+        ["pdftotext", "-bbox", path, "-"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    words, outside = [], []
+    for sheet in told.split("<page ")[1:]:
+        width = float(re.match(r'width="([\d.]+)"', sheet)[1])
+        found = re.findall(r'<word xMin="([-\d.]+)" .*?xMax="([-\d.]+)" .*?>(.*?)</word>', sheet)
+        words.append([word for _, _, word in found])
+        outside += [word for left, right, word in found if float(left) < 0 or float(right) > width]
+    return words, outside
 
 
 def computed(page, selector, what):
@@ -217,6 +246,54 @@ def test_paper_shows_what_is_written_and_nothing_to_press(opened):
     assert computed(opened, "html", "colorScheme") == "light"
     expect(opened.locator("[data-card=table-4-tiny-1-2] .value")).to_be_visible()
     assert computed(opened, "[role=region][aria-labelledby=table-4-tiny]", "overflowX") == "visible"
+
+
+def test_paper_holds_every_number_of_every_table(opened, tmp_path):
+    opened.emulate_media(media="print")
+    shown = Counter(
+        number
+        for text in opened.locator(".paired td.published, .paired td.measured").all_inner_texts()
+        for number in re.findall(r"\d+\.\d+", text)
+    )
+    words, outside = printed(opened, tmp_path)
+    on_paper = Counter(number for sheet in words for word in sheet for number in re.findall(r"\d+\.\d+", word))
+    assert shown["86.8"] == 3 and len(shown) > 300
+    assert {number: count for number, count in shown.items() if on_paper[number] < count} == {}
+    assert outside == []
+
+
+def test_paper_keeps_words_whole_and_repeats_the_whole_header(opened, tmp_path):
+    table = opened.locator("[aria-labelledby=table-1-tiny] > table")
+    row = table.get_by_role("row", name=re.compile("^Singularity 5M"))
+    row.evaluate("row => { row.style.breakBefore = 'page'; }")
+    words, _ = printed(opened, tmp_path)
+    first = next(place for place, sheet in enumerate(words) if "SupportSet" in sheet)
+    again = next(place for place, sheet in enumerate(words) if "Singularity" in sheet and "baseline" in sheet)
+    assert again > first
+    for sheet in (words[first], words[again]):
+        assert sheet.count("published") >= 9 and sheet.count("measured") >= 9
+
+
+def test_on_paper_no_value_is_smaller_than_its_interval(opened):
+    opened.emulate_media(media="print")
+    for table in ("table-1-tiny", "table-4-tiny"):
+        sizes = [
+            float(computed(opened, f"[aria-labelledby={table}] > table {part}", "fontSize").removesuffix("px"))
+            for part in ("td.published", ".open .value", ".open .more", "th .sub")
+        ]
+        assert min(sizes[:2]) > max(sizes[2:]) and min(sizes) > 7
+
+
+def test_on_a_laptop_only_the_widest_tables_scroll(opened):
+    assert too_wide(opened) == ["table-1-tiny", "table-2-tiny", "table-9-tiny"]
+
+
+def test_whoever_skips_to_the_results_goes_on_from_there(opened):
+    opened.keyboard.press("Tab")
+    opened.keyboard.press("Enter")
+    expect(opened.locator("main")).to_be_focused()
+    opened.keyboard.press("Tab")
+    expect(opened.get_by_role("region", name="Spending by sweep and scale")).to_be_focused()
 
 
 def test_nothing_moves_for_those_who_do_not_want_it(opened):

@@ -144,6 +144,27 @@ def test_a_cell_of_many_seeds_links_some_of_its_runs_and_counts_the_others():
     assert len(dialog.all("a")) == 20 and "and 3 more in cells.csv" in dialog.text
 
 
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        (100.0, "no query scores otherwise than in the row 50%, so resampling them says nothing"),
+        (0.0, "all queries differ alike, so resampling them says nothing"),
+    ],
+)
+def test_a_cell_without_an_interval_says_why(base, says):
+    tree = shown([row("50%", hours=0.02, r1=base), row("10%", hours=0.03, r1=100.0)], tables=["4"])
+    told = {key: tree.one("dialog", id=f"table-4-tiny-{key}") for key in ("1-1", "1-2", "3-2")}
+    assert facts(told["1-2"])["95 % interval"] == facts(told["1-2"])["95 % interval of the difference"] == "none"
+    assert "all queries score alike, so resampling them says nothing" in told["1-2"].text and says in told["1-2"].text
+    assert facts(told["3-2"])["95 % interval"] == "none" and "of the difference" not in told["3-2"].text
+    assert "95 % interval" not in told["1-1"].text
+
+
+def test_a_cell_whose_ranks_are_missing_does_not_call_them_alike():
+    tree = shown(TRIALS, ranks=no_ranks)
+    assert "no interval and no test" in card(tree, "21.5").text and "score alike" not in card(tree, "21.5").text
+
+
 def test_hours_have_a_ratio_and_no_p(page):
     told = facts(card(page, "0.0312"))
     assert told["Measured"] == "0.0312 CPU h" and told["Published"] == "70.8 A6000 GPU h"
@@ -169,6 +190,14 @@ def test_what_was_spent_is_told_with_its_unit(page):
     assert "0.0620 CPU h billed, in 1 attempts at 1 stages, on Xeon" in text
     assert "0.0500 useful 0.0100 lost 0.0020 overhead 0.0524 saved by sharing" in text
     assert "GPU" not in text
+
+
+def test_attempts_without_a_result_and_unfinished_trials_are_told():
+    trials = [*TRIALS, row("25%", stage_runs={"pretrain": "pre"})]
+    tree = parse(to_html(page_of(report_of(trials), MadeLedger([paid("pre", useful=0.05, attempts=3)]))))
+    assert "in 3 attempts (2 ended without a result) at 1 stages" in tree.one("div", class_="sum").text
+    (line,) = [line for line in tree.all("tr") if line.all("td", class_="unit")]
+    assert line.all("td", class_="number")[0].text == "2 of 3"
 
 
 def test_what_was_spent_in_vain_is_told_too():

@@ -30,6 +30,19 @@ def test_a_shared_stage_is_counted_once_and_saved_once_for_each_further_row():
     assert found.unused == () and found.faults == () and found.num_uncounted == 0
 
 
+def test_attempts_that_ended_without_a_result_are_told_apart():
+    stages = [
+        paid("pre", useful=4.0, attempts=3),
+        paid("tune", "finetune", useful=1.0, attempts=2, status="RUNNING"),
+        paid("dead", useful=0.5, attempts=2, status="FAILED"),
+        paid("none", useful=0.0, attempts=0, status="KILLED"),
+        paid("once", useful=0.1),
+    ]
+    found = spend([trial("10%", ["pre", "tune"]), trial("50%", ["dead"]), trial("65%", ["none"])], stages)
+    assert (found.total[0].num_attempts, found.total[0].num_without_result) == (7, 2 + 1 + 2)
+    assert [one.num_without_result for one in found.unused] == [0]
+
+
 def test_what_two_sweeps_share_is_in_both_of_them_and_once_in_the_total():
     stages = [
         paid("pre", useful=4.0),
