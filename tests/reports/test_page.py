@@ -38,7 +38,7 @@ PAID = paid(
 class MadeLedger:
     """Holds what it is given."""
 
-    uri, exists = "sqlite:////home/jane/.smaug/mlflow.db", True
+    uri, exists, damaged = "sqlite:////home/jane/.smaug/mlflow.db", True, {}
 
     def __init__(self, stages=(), examples=(), aside=()):
         self.held, self.pictures, self.aside = list(stages), list(examples), list(aside)
