@@ -1,0 +1,39 @@
+"""The Slurm on this machine that `make slurm-up` starts, as tests see it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.conformance.drivers import Site
+
+ROOT = Path(__file__).parents[1]
+PROFILE = ROOT / "slurm" / "one_machine" / "profile.yaml"
+UP = "SMAUG_ONE_MACHINE_SLURM=1 make slurm-up"
+
+
+class OneMachine:
+    """Two nodes of eight CPUs and four GPUs that are none."""
+
+    def __init__(self) -> None:
+        self.base = Path(os.environ.get("SMAUG_SLURM_BASE", "/tmp/smaug-slurm"))
+        self.environment = {"SLURM_CONF": str(self.base / "slurm.conf")}
+        self.site = Site(name=f"slurm@{PROFILE}", environment=self.environment, cpus=8, outlives=True)
+
+    def missing(self) -> str | None:
+        """Why the tests on it cannot run, and what to do; none if they can."""
+        if not (self.base / ".smaug-one-machine").exists():
+            return f"no one-machine Slurm is up; {UP}"
+        ping = self.ask("scontrol", "ping", check=False)
+        return None if "UP" in ping else f"the one-machine Slurm does not answer; make slurm-down, then {UP}"
+
+    def ask(self, *command: str, check: bool = True) -> str:
+        """What one of Slurm's commands answers."""
+        ran = subprocess.run(
+            command, env=os.environ | self.environment, capture_output=True, text=True, timeout=60, check=check
+        )
+        return ran.stdout
+
+    def jobs(self) -> dict[str, str]:
+        """State of every job that waits or runs, by id."""
+        rows = self.ask("squeue", "--noheader", "--array", "--format=%i %T").split("\n")
+        return dict(row.split() for row in rows if row)
