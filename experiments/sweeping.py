@@ -199,7 +199,7 @@ def _profile(file: Path | None) -> "Cluster":
 
 
 def _inventory(make_engine: "Callable[[], Engine]", address: str | None, cluster: Path | None) -> "Inventory":
-    """What there is to run on: a Ray cluster is asked, a profile tells of a Slurm cluster, this machine is looked at."""
+    """What there is to run on: a Ray cluster is asked, a profile tells of a Slurm one, this machine is looked at."""
     from experiments.engines import Inventory, local_inventory
 
     if cluster is not None:
