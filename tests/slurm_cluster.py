@@ -1,9 +1,14 @@
 """The Slurm on this machine that `make slurm-up` starts, as tests see it."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
+import psutil
+
+from experiments.stage import Stage
+from experiments.store import Store
 from tests.conformance.drivers import Site
 
 ROOT = Path(__file__).parents[1]
@@ -37,3 +42,30 @@ class OneMachine:
         """State of every job that waits or runs, by id."""
         rows = self.ask("squeue", "--noheader", "--array", "--format=%i %T").split("\n")
         return dict(row.split() for row in rows if row)
+
+    def job_of(self, store: Store, stage: Stage) -> str:
+        """Id of the one job that was ever submitted for a stage."""
+        told = [json.loads(file.read_text()) for file in store.home.glob("slurm/*/placed-*.json")]
+        ids = [ids[stage.fingerprint] for ids in told if stage.fingerprint in ids]
+        assert len(ids) == 1, f"{stage.name} was submitted {len(ids)} times"
+        return str(ids[0])
+
+    def end_daemon(self, name: str) -> None:
+        """Kill the slurmd of `node1` or `node2` without a word, or have `slurmctld` end, as for a restart."""
+        file = self.base / "run" / f"{name}.pid"
+        process = psutil.Process(int(file.read_text()))
+        process.terminate() if name == "slurmctld" else process.kill()
+        process.wait(30)
+
+    def lacks(self, name: str) -> bool:
+        """Whether that process is gone."""
+        return not psutil.pid_exists(int((self.base / "run" / f"{name}.pid").read_text()))
+
+    def start_daemon(self, name: str) -> None:
+        """Start it again."""
+        self.ask(*(("slurmctld",) if name == "slurmctld" else ("slurmd", "-N", name)))
+
+    def resume_nodes(self) -> None:
+        """Take back nodes that Slurm has given up."""
+        if "drain" in (told := self.ask("sinfo", "--noheader", "--format=%T")) or "down" in told:
+            self.ask("scontrol", "update", "NodeName=node[1-2]", "State=RESUME", check=False)

@@ -23,7 +23,7 @@ from typing import Self
 from experiments.attempt import read_json, write_json
 from experiments.engines import Inventory, Job, JobState
 from experiments.engines.cluster import Cluster
-from experiments.engines.slurm_job import FOLDER, run
+from experiments.engines.slurm_job import FOLDER, in_folder, run
 from experiments.engines.slurm_queue import Look, SlurmQueue
 from experiments.work import BAD_INPUT, INTERRUPTED
 from smaug_core.errors import SmaugError
@@ -61,9 +61,14 @@ class _Placed:
     """Monotonic time when we knew of it first."""
     cancelled: bool = False
 
+    @property
+    def file(self) -> str:
+        """Name of its files in the folders `cancel` and `ended`."""
+        return in_folder(self.id, self.job.directory)
+
     def exit_code(self) -> int | None:
         """Its worker's, once its supervisor has told."""
-        told = read_json(self.folder / "ended" / f"{self.id}.json")
+        told = read_json(self.folder / "ended" / self.file)
         return None if told is None else int(told["exit_code"])
 
 
@@ -120,7 +125,7 @@ class SlurmEngine:
         if self._waiting.pop(name, None) is not None:
             self._states[name] = JobState(True, INTERRUPTED, "cancelled before it started")
         if (placed := self._placed.get(name)) is not None:
-            (placed.folder / "cancel" / placed.id).touch()
+            (placed.folder / "cancel" / placed.file).touch()
             placed.cancelled = True
             self._seen = -1.0  # so that the next poll takes it out of the queue, with all others in one call
 
@@ -193,7 +198,7 @@ class SlurmEngine:
     def _look_for_ends(self, look: Look) -> None:
         listed = {folder: set(os.listdir(folder / "ended")) for folder in {p.folder for p in self._placed.values()}}
         for name, placed in list(self._placed.items()):
-            code = placed.exit_code() if f"{placed.id}.json" in listed[placed.folder] else None
+            code = placed.exit_code() if placed.file in listed[placed.folder] else None
             ended = _end_of(placed, code, look)
             if ended is not None:
                 del self._placed[name]

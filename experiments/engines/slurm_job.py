@@ -1,7 +1,7 @@
 """The side of the Slurm engine that runs in a job: starts a stage's worker, passes signals on, and says how it ended.
 
 A job's folder, shared with the driver, holds `jobs/` (what to run), `cancel/` (marks that ask a job to end), and
-`ended/` (how jobs ended, by Slurm's id).
+`ended/` (how jobs ended).
 """
 
 import os
@@ -44,12 +44,17 @@ def slurm_id(environment: Any) -> str:
     return f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else str(environment["SLURM_JOB_ID"])
 
 
+def in_folder(job: str, directory: Path) -> str:
+    """A name for a stage's job: by id and stage, for a controller that has lost its memory gives ids again."""
+    return f"{job}-{directory.name}.json"
+
+
 class _Supervisor:
     def __init__(self, directory: Path, folder: Path, job: str) -> None:
         self._directory, self._job = directory, job
         self._told = folder / "jobs" / f"{directory.name}.json"
-        self._mark = folder / "cancel" / job
-        self._ended = folder / "ended" / f"{job}.json"
+        name = in_folder(job, directory)
+        self._mark, self._ended = folder / "cancel" / name, folder / "ended" / name
         self._near_limit = False
         self._asked = False
 
