@@ -133,6 +133,11 @@ class SlurmEngine:
         """A node as the profile tells it."""
         return Inventory((self._cluster.node,))
 
+    @property
+    def queries(self) -> int:
+        """How often Slurm was asked about jobs."""
+        return self._queue.queries
+
     def close(self) -> None:
         """Leave: what still waits or runs goes on, and the next driver takes it over."""
 
