@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test test-tools screenshots slow check format tables report ui bench clean
+.PHONY: help setup sweep test test-tools slurm-up slurm-down screenshots slow check format tables report ui bench clean
 
 help:
 	@echo "make setup   create or refresh .venv (the others do so too, when it is needed)"
@@ -16,6 +16,7 @@ help:
 	@echo "             FROM=DIR: of portable records instead of what is recorded here"
 	@echo "make ui      MLflow on 127.0.0.1"
 	@echo "make test-tools   Chromium, LaTeX and axe, without which some tests are skipped"
+	@echo "make slurm-up     a real Slurm on this machine for its tests; make slurm-down undoes it"
 	@echo "make screenshots  the pages shown in docs/images/, taken by their tests"
 	@echo "make bench   measure speeds     make clean  remove everything that was made"
 
@@ -37,6 +38,12 @@ test: setup
 
 test-tools:
 	tests/tools.sh
+
+slurm-up:
+	slurm/one_machine/up.sh
+
+slurm-down:
+	slurm/one_machine/down.sh
 
 screenshots: setup test-tools
 	SMAUG_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser -m browser

@@ -26,9 +26,12 @@ Home = Annotated[
     typer.Option(envvar="SMAUG_HOME", help="folder of data, results and records (default: .smaug beside the code)"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="answer in JSON")]
-EngineName = Annotated[str, typer.Option(help="where stages run: ray or inline")]
+EngineName = Annotated[str, typer.Option(help="where stages run: ray, inline or slurm")]
 Address = Annotated[
     str | None, typer.Option(help="HOST:PORT of a Ray cluster to run on, or auto: the one on this machine")
+]
+ClusterFile = Annotated[
+    Path | None, typer.Option("--cluster", metavar="FILE", help="profile of the Slurm cluster, e.g. slurm/a6000.yaml")
 ]
 MaxHours = Annotated[float | None, typer.Option(min=0, help="refuse (exit 3) what would take more device hours")]
 Notify = Annotated[

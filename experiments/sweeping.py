@@ -14,6 +14,7 @@ from experiments.options import (
     REFUSED,
     ROOT,
     Address,
+    ClusterFile,
     EngineName,
     Home,
     Json,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from experiments.describe import PublishedHours
     from experiments.driver import Drive
     from experiments.engines import Engine, Inventory
+    from experiments.engines.cluster import Cluster
     from experiments.plan import Plan
     from experiments.prices import Rate
     from experiments.request import Request
@@ -56,6 +58,7 @@ def run(
     only: Only = [],  # noqa: B006
     engine: EngineName = "ray",
     address: Address = None,
+    cluster: ClusterFile = None,
     plan_: Annotated[bool, typer.Option("--plan", help="only say what would be done")] = False,
     max_hours: MaxHours = None,
     retry_failed: Annotated[bool, typer.Option(help="try stages again that failed before")] = False,
@@ -67,7 +70,7 @@ def run(
 ) -> None:
     """Run sweeps, or continue them where they stopped, and show their tables."""
     if plan_:
-        return plan(files, scale, set_, only, engine, address, max_hours, None, False, home, json_)
+        return plan(files, scale, set_, only, engine, address, cluster, max_hours, None, False, home, json_)
     from experiments.driver import Terms, drive
     from experiments.notify import command_of, user_settings
     from experiments.plan import labels
@@ -77,8 +80,8 @@ def run(
         raise SmaugError("--accept-stale --rerun-stale: one uses older results, the other replaces them; choose one")
     command = command_of(notify, user_settings())
     request, console = _request(files, scale, set_, only, home, max_hours), new_console(to_stderr=json_)
-    make_engine, store = _engine_maker(engine, request.home, address), Store(request.home)
-    inventory = _inventory(make_engine, address)
+    make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
+    inventory = _inventory(make_engine, address, cluster)
     made, limit = _planned(request, inventory)
     _refuse_problems(made, request.home)
     if limit is not None and made.to_spend() is None:
@@ -111,6 +114,7 @@ def plan(
     only: Only = [],  # noqa: B006
     engine: EngineName = "ray",
     address: Address = None,
+    cluster: ClusterFile = None,
     max_hours: MaxHours = None,
     why: Annotated[
         str | None, typer.Option(metavar="FINGERPRINT", help="say what differs from the nearest finished stage")
@@ -123,8 +127,8 @@ def plan(
     from experiments.store import Store
 
     request = _request(files, scale, set_, only, home, max_hours)
-    make_engine, store = _engine_maker(engine, request.home, address), Store(request.home)
-    inventory = _inventory(make_engine, address)
+    make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
+    inventory = _inventory(make_engine, address, cluster)
     made, limit = _planned(request, inventory)
     if probe and not made.problems:
         _probe(made, store, make_engine, new_console(to_stderr=True))
@@ -156,21 +160,32 @@ def _request(
 ) -> "Request":
     from experiments.request import Request
 
-    # The files of that name beside the code, where there are none here: the commands in the docs work from any folder.
-    found = [ROOT / file if not file.exists() and (ROOT / file).exists() else file for file in files]
+    found = [_found(file) for file in files]
     return Request(files=found, scale=scale, set_=set_, only=only, home=home_folder(home), max_hours=max_hours)
+
+
+def _found(file: Path) -> Path:
+    """The file, or the one of that name beside the code: the commands in the docs work from any folder."""
+    return ROOT / file if not file.exists() and (ROOT / file).exists() else file
 
 
 def _planned(request: "Request", inventory: "Inventory") -> "tuple[Plan, float | None]":
     return request.plan(inventory, _published_rate)
 
 
-def _engine_maker(name: str, home: Path, address: str | None = None) -> "Callable[[], Engine]":
-    if name not in ("inline", "ray"):
-        raise SmaugError(f"--engine {name}: is unknown; right would be ray or inline")
+def _engine_maker(name: str, home: Path, address: str | None, cluster: Path | None) -> "Callable[[], Engine]":
+    if name not in ("inline", "ray", "slurm"):
+        raise SmaugError(f"--engine {name}: is unknown; right would be ray, inline or slurm")
+    if address is not None and name != "ray":
+        raise SmaugError(f"--address {address}: is a Ray cluster's, and --engine {name} uses none")
+    if cluster is not None and name != "slurm":
+        raise SmaugError(f"--cluster {cluster}: is of a Slurm cluster, and --engine {name} uses none")
+    if name == "slurm":
+        from experiments.engines.slurm import SlurmEngine
+
+        profile = _profile(cluster)
+        return lambda: SlurmEngine(home, profile)
     if name == "inline":
-        if address is not None:
-            raise SmaugError(f"--address {address}: is a Ray cluster's, and --engine inline runs in this process")
         from experiments.engines.inline import InlineEngine
 
         return InlineEngine
@@ -179,10 +194,20 @@ def _engine_maker(name: str, home: Path, address: str | None = None) -> "Callabl
     return lambda: RayEngine(home, address)
 
 
-def _inventory(make_engine: "Callable[[], Engine]", address: str | None) -> "Inventory":
-    """What there is to run on; a cluster is asked, this machine is looked at."""
-    from experiments.engines import local_inventory
+def _profile(file: Path | None) -> "Cluster":
+    from experiments.engines.cluster import load_cluster
 
+    if file is None:
+        raise SmaugError("--engine slurm: --cluster FILE is missing; right would be a profile, e.g. slurm/a6000.yaml")
+    return load_cluster(_found(file))
+
+
+def _inventory(make_engine: "Callable[[], Engine]", address: str | None, cluster: Path | None) -> "Inventory":
+    """What there is to run on: a Ray cluster is asked, a profile tells of a Slurm one, this machine is looked at."""
+    from experiments.engines import Inventory, local_inventory
+
+    if cluster is not None:
+        return Inventory((_profile(cluster).node,))
     if address is None:
         return local_inventory()
     with closing(make_engine()) as engine:

@@ -2,8 +2,8 @@
 
 `python -m tests.quick_driver HOME ENGINE CHAINS`, where CHAINS is JSON: a list of chains, each a list of stages that
 build on one another, each a list of a kind and the arguments of `tests.quick_stage`. Without CHAINS it reads a line
-`[HOME, CHAINS]` after the other, and runs them all on one engine. ENGINE is `inline`, `process`, `ray` or
-`ray@HOST:PORT`.
+`[HOME, CHAINS]` after the other, and runs them all on one engine. ENGINE is `inline`, `process`, `ray`,
+`ray@HOST:PORT` or `slurm@PROFILE`.
 """
 
 import json
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engines import Engine
+from experiments.engines.cluster import load_cluster
 from experiments.engines.inline import InlineEngine
 from experiments.engines.ray_tune import RayEngine
+from experiments.engines.slurm import SlurmEngine
 from experiments.events import Event
 from experiments.scheduler import Scheduler
 from experiments.stage import Stage
@@ -47,6 +49,8 @@ def make_engine(name: str, home: Path) -> Engine:
     kind, _, address = name.partition("@")
     if kind == "ray":
         return RayEngine(home, address or None)
+    if kind == "slurm":
+        return SlurmEngine(home, load_cluster(Path(address)))
     return InlineEngine() if kind == "inline" else ProcessEngine()
 
 

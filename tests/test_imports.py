@@ -13,8 +13,12 @@ FORBIDDEN = {
     "experiments": set(),
     "reports": {"ray", "mlflow", "torch", "smaug_core.model", "smaug_core.training"},
 }
-ONLY_IN = {"mlflow": "experiments/connection.py", "ray": "experiments/engines/ray_tune.py"}
-HEAVY = {"torch", "ray", "mlflow", "timm", "transformers"}
+ONLY_IN = {
+    "mlflow": "experiments/connection.py",
+    "ray": "experiments/engines/ray_tune.py",
+    "submitit": "experiments/engines/slurm.py",
+}
+HEAVY = {"torch", "ray", "submitit", "mlflow", "timm", "transformers"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -76,7 +76,7 @@ class Engine(Protocol):
         """What this engine has."""
 
     def close(self) -> None:
-        """End what still runs and give back what the engine holds; may be called twice."""
+        """Give back what the engine holds, and end what runs, unless its jobs outlive drivers; may be called twice."""
 
 
 def local_inventory() -> Inventory:

@@ -10,6 +10,7 @@ from experiments.engines import local_cpus
 from experiments.store import Store
 from tests.conformance.drivers import Driver, Site
 from tests.ray_cluster import RayCluster
+from tests.slurm_cluster import OneMachine
 
 
 @pytest.fixture
@@ -27,12 +28,23 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def one_machine() -> OneMachine:
+    """The Slurm of this machine that `make slurm-up` started."""
+    cluster = OneMachine()
+    if (why := cluster.missing()) is not None:
+        pytest.skip(why)
+    return cluster
+
+
 @pytest.fixture(scope="module")
 def site(request: pytest.FixtureRequest) -> Site:
     """Where an engine runs, by the name that a test is parametrised with."""
     if request.param == "ray cluster":
         cluster = request.getfixturevalue("ray_cluster")
         return Site(name=f"ray@{cluster.address}", environment=cluster.environment, cpus=2)
+    if request.param == "slurm":
+        return request.getfixturevalue("one_machine").site
     return Site(name=request.param, environment={}, cpus=local_cpus())
 
 

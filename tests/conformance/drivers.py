@@ -28,6 +28,8 @@ class Site:
     environment: dict[str, str]
     cpus: int
     """The most that one machine has."""
+    outlives: bool = False
+    """Whether its workers go on when their driver is killed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,7 +51,7 @@ def test_a_bad_sweep_is_told_whole_and_nothing_is_made(fresh):
         (["plan", SWEEP, "--only", "55%"], "--only 55%: variant '55%' is unknown; did you mean '65%'?"),
         (["plan", SWEEP, "--set", "data.sede=1"], "--set data.sede=1: setting 'data.sede' is unknown; did you mean"),
         (["plan", SWEEP, "--set", "pretrain.mask_ratio=0.3"], "--set pretrain.mask_ratio=0.3: pretrain.mask_ratio is"),
-        (["run", SWEEP, "--engine", "slurn"], "--engine slurn: is unknown; right would be ray or inline"),
+        (["run", SWEEP, "--engine", "slurn"], "--engine slurn: is unknown; right would be ray, inline or slurm"),
         (
             ["pretrain", "--out", "x", "--set", "pretrain.epochs=0"],
             "--set pretrain.epochs=0: pretrain.epochs: 0 is not",

@@ -1,0 +1,106 @@
+"""A cluster profile: what Slurm calls its things at a place, and what a node has; checked before anything is asked."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from experiments.engines import Node
+from experiments.load import Form, SweepError, form_faults, read_document
+
+ALWAYS_EXPORTED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SLURM_CONF")
+"""Variables that jobs get. Slurm keeps a job's environment on its own disks, and nobody's tokens belong there."""
+
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@%+=/&|()\[\]*-]+$")]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""Without control characters: a line of the script that sbatch reads cannot begin another one."""
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class _ClusterForm(Form):
+    cluster: str = Field(pattern=r"^[a-z0-9_]+$")
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
+    time_minutes: int = Field(ge=1)
+    signal_seconds: int = Field(ge=1, le=65535)
+    cpus_per_node: int = Field(ge=1)
+    memory_gb_per_node: float = Field(gt=0)
+    gpus_per_node: int = Field(ge=0)
+    accelerator: Word | None = None
+    gres_type: Word | None = None
+    setup: list[Line] = []
+    export: list[Variable] = []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """A checked profile."""
+
+    name: str
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    time_minutes: int
+    """Limit of one job."""
+    signal_seconds: int
+    """So long before the limit a stage is asked to save; Slurm may ask up to a minute earlier."""
+    cpus_per_node: int
+    memory_gb_per_node: float
+    gpus_per_node: int
+    accelerator: str | None
+    """The GPUs' type as scales name it."""
+    gres_type: str | None
+    """The same as Slurm names it."""
+    setup: tuple[str, ...]
+    """Lines of a job's script before Python starts."""
+    export: tuple[str, ...]
+    """Names of the variables that a job gets from the driver's environment."""
+
+    @property
+    def node(self) -> Node:
+        """What one of its machines has; they are alike."""
+        types = () if self.accelerator is None else (self.accelerator,)
+        return Node(cpus=self.cpus_per_node, gpus=self.gpus_per_node, accelerators=types)
+
+    def memory_mb(self, cpus: int, gpus: int) -> int:
+        """A job's share of a node's memory: by its CPUs or its GPUs, whichever is larger."""
+        share = max(cpus / self.cpus_per_node, gpus / self.gpus_per_node if gpus else 0.0)
+        return max(1, int(self.memory_gb_per_node * share * 1024))
+
+    def gres(self, gpus: int) -> str | None:
+        """How Slurm is asked for GPUs of the cluster's type."""
+        kind = "gpu" if self.gres_type is None else f"gpu:{self.gres_type}"
+        return f"{kind}:{gpus}" if gpus else None
+
+
+def load_cluster(path: Path) -> Cluster:
+    """Read and check a profile.
+
+    Raises:
+        SweepError: every fault of the file.
+    """
+    document = read_document(path)
+    faults = form_faults(document, _ClusterForm)
+    minutes, seconds = document.held(int, "time_minutes"), document.held(int, "signal_seconds")
+    if minutes and seconds >= 60 * minutes:
+        message = f"signal_seconds: {seconds} is the whole time_minutes ({minutes}); a stage would only save"
+        faults.append(document.fault(("signal_seconds",), message))
+    if document.held(int, "gpus_per_node") == 0:
+        for key in ("accelerator", "gres_type"):
+            if document.held(str, key):
+                message = f"{key}: is a type of GPU, and gpus_per_node is 0; drop it, or say how many there are"
+                faults.append(document.fault((key,), message))
+    if faults:
+        raise SweepError(faults)
+    told = _ClusterForm.model_validate_json(json.dumps(document.value))
+    return Cluster(
+        name=told.cluster,
+        **told.model_dump(exclude={"cluster", "setup", "export"}),
+        setup=tuple(told.setup),
+        export=tuple(dict.fromkeys([*ALWAYS_EXPORTED, *told.export])),
+    )

@@ -1,0 +1,103 @@
+"""What Slurm says of jobs: one query for all of them, seldom, and never in the way of whoever asks."""
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+
+QUERY_EVERY_S = 5.0
+"""At most one query in so long, however many jobs there are: a site's scheduler is everybody's."""
+QUERY_LIMIT_S = 60.0
+
+ENDED = frozenset(
+    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
+)
+"""States that a job leaves only by being queued again. Slurm says PREEMPTED of what it has not queued again."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a job stands in Slurm's words."""
+
+    state: str
+    reason: str
+    """Why it waits, or `None`."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.state in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """An answer of Slurm."""
+
+    asked: float = -1.0
+    """Monotonic time of the question."""
+    jobs: dict[str, Standing] = field(default_factory=dict)
+    """By id; `7_1` in an array."""
+
+
+class SlurmQueue:
+    """Asks for all jobs of a name.
+
+    Args:
+        name: the jobs' name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name, self._environment = name, dict(os.environ)
+        self._latest = Look()
+        self._asking: threading.Thread | None = None
+        self._asked = -QUERY_EVERY_S
+        self._complained = ""
+        self.queries = 0
+        """Asked so far."""
+
+    def look(self) -> Look:
+        """The latest answer; asks anew beside, if it is time."""
+        now = time.monotonic()
+        if now - self._asked >= QUERY_EVERY_S and (self._asking is None or not self._asking.is_alive()):
+            self._asked = now
+            self.queries += 1
+            self._asking = threading.Thread(target=self._ask, args=(now,), name="squeue", daemon=True)
+            self._asking.start()
+        return self._latest
+
+    def _ask(self, now: float) -> None:
+        # Not by ids: Slurm refuses a list of which it knows none, and it may be long.
+        command = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}"]
+        try:
+            ran = subprocess.run(
+                [*command, f"--name={self._name}", "--format=%i|%T|%r"],
+                capture_output=True,
+                text=True,
+                timeout=QUERY_LIMIT_S,
+                env=self._environment,  # this process's is changed for a moment whenever jobs are submitted
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self._complain(str(error))
+            return
+        if ran.returncode != 0:
+            self._complain(ran.stderr.strip())
+            return
+        self._complain("")
+        self._latest = Look(now, read_squeue(ran.stdout))
+
+    def _complain(self, why: str) -> None:
+        """Tell once that Slurm does not answer, and once that it does again; jobs go on meanwhile."""
+        if bool(why) != bool(self._complained):
+            _log.warning("Slurm %s", f"does not answer ({why}); it is asked again" if why else "answers again")
+        self._complained = why
+
+
+def read_squeue(text: str) -> dict[str, Standing]:
+    """The jobs of squeue's answer, of which each line is `ID|STATE|REASON`."""
+    rows = (line.strip().split("|", 2) for line in text.splitlines() if line.count("|") >= 2)
+    return {job: Standing(state, reason) for job, state, reason in rows}

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# A real Slurm on this machine, for the tests: munged, slurmctld and two slurmd with four fake GPUs each, all in one
+# folder of their own. Run it as `make slurm-up`; `make slurm-down` undoes all of it. It needs root and Debian's
+# packages slurm-wlm and munge (SMAUG_SLURM_INSTALL=1 lets it install them).
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+base=${SMAUG_SLURM_BASE:-/tmp/smaug-slurm}
+nodes=(node1 node2)
+host=$(hostname -s)
+
+refuse() { echo "slurm/one_machine: $1" >&2; exit 2; }
+
+# Whether a process that we started, by its pid file, still runs.
+ours() { [[ -s $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }
+
+[[ ${SMAUG_ONE_MACHINE_SLURM:-} == 1 ]] || refuse \
+  "starts system services as root; say SMAUG_ONE_MACHINE_SLURM=1 if this machine may have them"
+[[ $EUID -eq 0 ]] || refuse "needs root, to make device files and to lead Slurm's processes"
+if [[ -d $base ]]; then
+  [[ -f $base/.smaug-one-machine && -O $base ]] || refuse "$base: is there and not ours; remove it, or say SMAUG_SLURM_BASE"
+  if ours "$base/run/slurmctld.pid"; then
+    echo "it runs already: export SLURM_CONF=$base/slurm.conf"
+    exit 0
+  fi
+  refuse "$base: an earlier one was not taken down whole; make slurm-down"
+fi
+for file in /etc/slurm/*.conf /etc/slurm-llnl/*.conf; do
+  # Debian's package brings an empty plugstack.conf
+  [[ ! -e $file || $(basename "$file") == plugstack.conf ]] || refuse "$file: this machine has a Slurm already"
+done
+for name in slurmctld slurmd slurmdbd munged; do
+  if pid=$(pgrep -x "$name" | head -1) && [[ -n $pid ]]; then
+    refuse "$name runs already (process $pid), and is not ours"
+  fi
+done
+
+if ! command -v slurmctld slurmd munged sbatch >/dev/null; then
+  [[ ${SMAUG_SLURM_INSTALL:-} == 1 ]] || refuse "apt-get install --no-install-recommends slurm-wlm munge comes first"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends slurm-wlm munge >/dev/null
+fi
+
+umask 022
+mkdir -p "$base"/{ctld,log,run,gpu} "${nodes[@]/#/$base/}"
+touch "$base/.smaug-one-machine"
+chmod 755 "$base"
+
+# Slurm takes only devices for GPUs; these are copies of the null device, and the number becomes the GPU's index.
+for gpu in 0 1 2 3; do mknod "$base/gpu/nvidia$gpu" c 1 3; done
+
+# The nodes' names must resolve, for torchrun's rendezvous. Each line says whose it is; slurm-down takes them out.
+for node in "${nodes[@]}"; do
+  grep -qE "[[:space:]]$node([[:space:]]|\$)" /etc/hosts && continue
+  echo "127.0.0.1 $node # smaug one-machine slurm" >>/etc/hosts
+done
+
+# A key and a socket of its own: /etc/munge is not touched.
+(umask 077; head -c 1024 /dev/urandom >"$base/munge.key"; mkdir -p "$base/munge")
+chmod 711 "$base/munge"
+munged --key-file="$base/munge.key" --socket="$base/munge/socket" --pid-file="$base/munge/pid" \
+  --log-file="$base/munge/log" --seed-file="$base/munge/seed"
+
+# Job ids start from the clock: a fresh Slurm would give old ones again, and their files would be taken for new.
+sed -e "s#@BASE@#$base#g" -e "s#@HOST@#$host#g" -e "s#@FIRST@#$(($(date +%s) % 60000000))#" \
+  "$here/slurm.conf.in" >"$base/slurm.conf"
+sed -e "s#@BASE@#$base#g" "$here/gres.conf.in" >"$base/gres.conf"
+echo "CgroupAutomount=no" >"$base/cgroup.conf"
+
+export SLURM_CONF=$base/slurm.conf
+slurmctld -i
+for node in "${nodes[@]}"; do slurmd -N "$node"; done
+for _ in $(seq 200); do
+  [[ $(sinfo -h -t idle -o %D 2>/dev/null) == "${#nodes[@]}" ]] && break
+  sleep 0.1
+done
+[[ $(sinfo -h -t idle -o %D) == "${#nodes[@]}" ]] || refuse "the nodes do not come up; see $base/log"
+echo "up: export SLURM_CONF=$base/slurm.conf"

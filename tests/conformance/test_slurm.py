@@ -1,0 +1,216 @@
+"""What a cluster does to jobs, on a real Slurm: nothing is lost, nothing runs twice, nothing is submitted twice."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.attempt import read_attempts
+from experiments.stage import Stage
+from experiments.store import Store
+from tests.conformance.drivers import Driver, Site, states, trail, wait_until
+from tests.conformance.test_engines import assert_every_attempt_is_billed_once
+from tests.quick_driver import make_stages
+from tests.slurm_cluster import PROFILE, OneMachine
+
+pytestmark = pytest.mark.slurm
+
+Start = Callable[[Site, list[Any]], Driver]
+LONG: dict[str, Any] = {"steps": 4, "hold_at": 2}
+
+
+@pytest.fixture
+def whole(one_machine: OneMachine) -> Iterator[OneMachine]:
+    """A cluster that a test may damage; it is mended and emptied afterwards."""
+    yield one_machine
+    for name in ("slurmctld", "node1", "node2"):
+        if one_machine.lacks(name):
+            one_machine.start_daemon(name)
+    one_machine.ask("scontrol", "update", "PartitionName=gpu", "State=UP")
+    one_machine.resume_nodes()
+    one_machine.ask("scancel", f"--user={os.getuid()}")
+    wait_until(lambda: not one_machine.jobs())
+
+
+def begin(one_machine: OneMachine, drive: Start, store: Store, **own: Any) -> tuple[Driver, Stage, list[Any]]:
+    """A driver whose one stage has come to where it holds."""
+    chains = [[("pretrain", LONG | own)]]
+    (stage,) = make_stages(chains)
+    driver = drive(one_machine.site, chains)
+    driver.wait_until(lambda: trail(store, stage) == [1, 2])
+    return driver, stage, chains
+
+
+def let_go(store: Store, stage: Stage) -> None:
+    (store.directory(stage) / "go").touch()
+
+
+def assert_done(driver: Driver, store: Store, stage: Stage, attempts: list[str]) -> None:
+    ended = driver.finish()
+    assert (ended["done"], ended["failed"]) == ([stage.fingerprint], [])
+    assert trail(store, stage) == [1, 2, 3, 4], "each step was taken once"
+    assert states(store, stage) == attempts
+    assert_every_attempt_is_billed_once(store, stage)
+
+
+def test_a_job_that_is_queued_again_goes_on(whole: OneMachine, drive: Start, store: Store) -> None:
+    driver, stage, _ = begin(whole, drive, store)
+    whole.ask("scontrol", "requeue", whole.job_of(store, stage))
+    wait_until(lambda: states(store, stage) == ["interrupted"])
+    let_go(store, stage)
+    assert_done(driver, store, stage, ["interrupted", "done"])
+    whole.job_of(store, stage)
+
+
+def test_near_the_time_limit_a_job_saves_and_queues_itself_again(whole: OneMachine, drive: Start, store: Store) -> None:
+    driver, stage, _ = begin(whole, drive, store)
+    whole.ask("scancel", "--signal=USR2", whole.job_of(store, stage))
+    wait_until(lambda: states(store, stage) == ["interrupted"])
+    let_go(store, stage)
+    assert_done(driver, store, stage, ["interrupted", "done"])
+    whole.job_of(store, stage)
+
+
+@pytest.mark.slow
+def test_a_real_time_limit_ends_nothing(whole: OneMachine, drive: Start, store: Store, tmp_path: Path) -> None:
+    """About two minutes: Slurm knows no limit below one, and looks at it twice a minute."""
+    short = PROFILE.read_text().replace("time_minutes: 30", "time_minutes: 1").replace(": 60", ": 20")
+    (tmp_path / "short.yaml").write_text(short)
+    site = Site(name=f"slurm@{tmp_path / 'short.yaml'}", environment=whole.environment, cpus=8, outlives=True)
+    chains = [[("pretrain", {"steps": 90, "step_s": 1.0})]]
+    (stage,) = make_stages(chains)
+    ended = drive(site, chains).finish()
+    assert (ended["done"], ended["failed"]) == ([stage.fingerprint], [])
+    assert trail(store, stage) == list(range(1, 91))
+    assert states(store, stage)[:2] == ["interrupted", "done"] or set(states(store, stage)[:-1]) == {"interrupted"}
+    whole.job_of(store, stage)
+
+
+def test_a_running_job_that_somebody_cancels_is_saved_and_tried_again(
+    whole: OneMachine, drive: Start, store: Store
+) -> None:
+    driver, stage, _ = begin(whole, drive, store)
+    whole.ask("scancel", whole.job_of(store, stage))
+    wait_until(lambda: states(store, stage) == ["interrupted"])
+    let_go(store, stage)
+    assert_done(driver, store, stage, ["interrupted", "done"])
+
+
+def test_a_node_whose_slurmd_dies(whole: OneMachine, drive: Start, store: Store) -> None:
+    """Slurm gives the job to the other node, where it finds that the first one still runs, and leaves it alone."""
+    driver, stage, _ = begin(whole, drive, store)
+    job = whole.job_of(store, stage)
+    node = whole.ask("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
+    whole.end_daemon(node)
+    wait_until(lambda: whole.ask("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip() != node)
+    let_go(store, stage)
+    assert_done(driver, store, stage, ["done"])
+
+
+def test_a_controller_that_is_started_anew(whole: OneMachine, drive: Start, store: Store) -> None:
+    """The job that runs is told to be done by its files; what builds on it waits for the controller."""
+    chains = [[("pretrain", LONG), ("finetune", {})]]
+    first, second = make_stages(chains)
+    driver = drive(whole.site, chains)
+    driver.wait_until(lambda: trail(store, first) == [1, 2])
+    whole.end_daemon("slurmctld")
+    let_go(store, first)
+    driver.wait_until(lambda: store.record(first).state == "done")
+    whole.start_daemon("slurmctld")
+    ended = driver.finish()
+    assert (ended["done"], ended["failed"]) == ([first.fingerprint, second.fingerprint], [])
+    assert (trail(store, first), trail(store, second)) == ([1, 2, 3, 4], [1, 2, 3])
+
+
+def test_jobs_of_a_killed_driver_are_taken_over_by_the_next(whole: OneMachine, drive: Start, store: Store) -> None:
+    """Three stages as large as a node: two run, one waits. All go on, and none is submitted again."""
+    chains = [[("pretrain", LONG | {"cpus": 8, "seed": seed})] for seed in range(3)]
+    stages = make_stages(chains)
+    driver = drive(whole.site, chains)
+    driver.wait_until(lambda: sum(trail(store, stage) == [1, 2] for stage in stages) == 2)
+    driver.process.kill()
+    driver.process.wait()
+    before = whole.jobs()
+    assert sorted(before.values()) == ["PENDING", "RUNNING", "RUNNING"]
+    driver = drive(whole.site, chains)
+    assert driver.process.stdout is not None
+    while '"waiting"' not in (line := driver.process.stdout.readline()):  # it has seen those that run
+        assert line, "the driver ended"
+    for stage in stages:
+        store.prepare(stage)
+        let_go(store, stage)
+    ended = driver.finish()
+    assert sorted(ended["done"]) == sorted(stage.fingerprint for stage in stages)
+    for stage in stages:
+        assert whole.job_of(store, stage) in before
+        assert (trail(store, stage), states(store, stage)) == ([1, 2, 3, 4], ["done"])
+
+
+def test_gpus_that_are_all_busy_are_waited_for_and_each_is_given_once(
+    whole: OneMachine, drive: Start, store: Store
+) -> None:
+    chains = [[("pretrain", LONG | {"gpus": 1, "accelerator": "A6000", "seed": seed})] for seed in range(9)]
+    stages = make_stages(chains)
+    driver = drive(whole.site, chains)
+    driver.wait_until(lambda: sum(trail(store, stage) == [1, 2] for stage in stages) == 8)
+    assert sorted(whole.jobs().values()) == ["PENDING"] + ["RUNNING"] * 8
+    given = whole.ask("scontrol", "show", "job", "--details")
+    for stage in stages:
+        store.prepare(stage)
+        let_go(store, stage)
+    assert len(driver.finish()["done"]) == 9
+    assert given.count("GRES=gpu:a6000:1(IDX:") == 8
+    assert {read_attempts(store.directory(stage))[0].owner["gpus"] for stage in stages} == {1}
+
+
+def test_a_partition_that_is_down_is_told_and_waited_for(whole: OneMachine, drive: Start, store: Store) -> None:
+    chains: list[Any] = [[("pretrain", {})]]
+    (stage,) = make_stages(chains)
+    whole.ask("scontrol", "update", "PartitionName=gpu", "State=DOWN")
+    driver = drive(whole.site, chains)
+    wait_until(lambda: "PENDING" in whole.jobs().values())
+    assert driver.process.stderr is not None
+    while "PartitionDown" not in (line := driver.process.stderr.readline()):
+        assert line, "the driver ended"
+    assert "Slurm holds job" in line
+    whole.ask("scontrol", "update", "PartitionName=gpu", "State=UP")
+    assert driver.finish()["done"] == [stage.fingerprint]
+
+
+def test_what_sbatch_refuses_for_good_is_told_in_its_words(
+    whole: OneMachine, drive: Start, store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "wrong.yaml").write_text(PROFILE.read_text().replace("partition: gpu", "partition: cpu"))
+    chains: list[Any] = [[("pretrain", {})]]
+    (stage,) = make_stages(chains)
+    site = Site(name=f"slurm@{tmp_path / 'wrong.yaml'}", environment=whole.environment, cpus=8)
+    ((failed, why),) = drive(site, chains).finish()["failed"]
+    assert failed == stage.fingerprint
+    assert "invalid partition specified: cpu" in why
+
+
+def test_several_processes_share_the_gpus_of_one_job(whole: OneMachine, drive: Start, store: Store) -> None:
+    chains = [[("pretrain", {"gpus": 2, "cpus": 2, "accelerator": "A6000"})]]
+    (stage,) = make_stages(chains)
+    assert drive(whole.site, chains).finish()["done"] == [stage.fingerprint]
+    assert (store.directory(stage) / "ranks.txt").read_text() == "1 of 2\n"
+
+
+def test_folders_are_closed_and_hold_no_environment(
+    whole: OneMachine, drive: Start, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-secret-5f2c")
+    chains: list[Any] = [[("pretrain", {})]]
+    (stage,) = make_stages(chains)
+    driver = drive(whole.site, chains)
+    assert driver.finish()["done"] == [stage.fingerprint]
+    (folder,) = (store.home / "slurm").iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    kept = [path for root in (store.home, whole.base / "ctld") for path in root.rglob("*") if path.is_file()]
+    assert len(kept) > 10
+    assert not [path for path in kept if b"a-secret-5f2c" in path.read_bytes()]
+    (pickle,) = folder.glob("slurm/*_submitted.pkl")
+    assert len(pickle.read_bytes()) < 1000

@@ -1,0 +1,58 @@
+"""Cluster profiles: what comes with the project is right, and every fault of another is told with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.engines import Node
+from experiments.engines.cluster import load_cluster
+from experiments.load import SweepError
+
+ROOT = Path(__file__).parents[2]
+A6000 = ROOT / "slurm" / "a6000.yaml"
+
+
+def faults_of(folder: Path, *changes: tuple[str, str]) -> list[str]:
+    text = A6000.read_text()
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "c.yaml").write_text(text)
+    with pytest.raises(SweepError) as told:
+        load_cluster(folder / "c.yaml")
+    return [str(fault).removeprefix(f"{folder}/") for fault in told.value.faults]
+
+
+def test_the_papers_nodes() -> None:
+    cluster = load_cluster(A6000)
+    assert cluster.node == Node(cpus=64, gpus=4, accelerators=("RTX-A6000",))
+    assert (cluster.gres(4), cluster.gres(0)) == ("gpu:a6000:4", None)
+    assert "HF_HOME" not in cluster.export and "PATH" in cluster.export
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "share"), [(32, 4, 1.0), (8, 1, 0.25), (32, 1, 0.5), (1, 0, 1 / 64)], ids=str)
+def test_a_job_gets_its_share_of_the_memory(cpus: int, gpus: int, share: float) -> None:
+    assert load_cluster(A6000).memory_mb(cpus, gpus) == int(480 * 1024 * share)
+
+
+def test_an_unknown_key_is_told_with_its_line_and_the_nearest(tmp_path: Path) -> None:
+    line = A6000.read_text().split("\npartition")[0].count("\n") + 2
+    (told,) = faults_of(tmp_path, ("partition: gpu", "partion: gpu"))
+    assert told == f"c.yaml:{line}:1: key 'partion' is unknown; did you mean 'partition'?"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("time_minutes: 1440 ", "# ", "time_minutes is missing"),
+        ("time_minutes: 1440 ", "time_minutes: 5 ", "signal_seconds: 300 is the whole time_minutes (5)"),
+        ("time_minutes: 1440 ", "time_minutes: a day ", "time_minutes: 'a day' is not allowed"),
+        ("gpus_per_node: 4", "gpus_per_node: 0", "accelerator: is a type of GPU, and gpus_per_node is 0"),
+        ("partition: gpu", "partition: gpu --uid=0", "partition: 'gpu --uid=0' is not allowed"),
+        ("partition: gpu", 'partition: "gpu\\n#SBATCH --uid=0"', "partition: 'gpu\\n#SBATCH --uid=0' is not allowed"),
+        ("# setup:", 'setup: ["true\\nrm -r ."]  #', "setup.0: 'true\\nrm -r .' is not allowed"),
+        ("# export: [HF_HOME]", "export: ['A,B=1']", "export.0: 'A,B=1' is not allowed"),
+    ],
+)
+def test_what_is_wrong_is_told(tmp_path: Path, before: str, after: str, told: str) -> None:
+    assert any(f": {told}" in fault for fault in faults_of(tmp_path, (before, after)))

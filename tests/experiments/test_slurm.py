@@ -1,0 +1,193 @@
+"""The Slurm engine against commands that answer as told: what is an end, what is another try, what is no text."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.engines import Job, JobState
+from experiments.engines.cluster import load_cluster
+from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, SubmissionError, _end_of, _Placed
+from experiments.engines.slurm_queue import Look, Standing
+from experiments.work import BAD_INPUT, DONE, INTERRUPTED
+from smaug_core.errors import SmaugError
+from tests.conformance.drivers import wait_until
+from tests.slurm_cluster import PROFILE
+
+
+@pytest.fixture
+def placed(tmp_path: Path) -> _Placed:
+    job = Job(name="f" * 64, command=("true",), directory=tmp_path / "f", cpus=1, gpus=0)
+    return _Placed(job, "7_1", tmp_path, since=100.0)
+
+
+def look(state: str, asked: float = 101.0) -> Look:
+    return Look(asked, {"7_1": Standing(state, "None")})
+
+
+def test_what_a_worker_says_is_its_end_unless_it_was_interrupted(placed: _Placed) -> None:
+    assert _end_of(placed, DONE, Look()) == JobState(True, DONE)
+    assert _end_of(placed, BAD_INPUT, look("RUNNING")) == JobState(True, BAD_INPUT)
+    for state in ("RUNNING", "COMPLETING", "PENDING"):
+        assert _end_of(placed, INTERRUPTED, look(state)) is None, "it may be in the queue again"
+    assert _end_of(placed, INTERRUPTED, look("COMPLETED")) == JobState(True, INTERRUPTED)
+
+
+def test_slurm_tells_the_end_of_a_job_that_said_nothing(placed: _Placed) -> None:
+    assert _end_of(placed, None, look("PENDING")) is None
+    assert _end_of(placed, None, look("NODE_FAIL")) == JobState(True, None, "Slurm ended job 7_1: NODE_FAIL")
+    placed.cancelled = True
+    assert _end_of(placed, None, look("CANCELLED")) == JobState(True, INTERRUPTED, "cancelled before it started")
+
+
+def test_an_answer_to_an_older_question_says_nothing(placed: _Placed) -> None:
+    assert _end_of(placed, None, look("CANCELLED", asked=99.0)) is None
+
+
+def test_a_job_that_slurm_has_forgotten(placed: _Placed) -> None:
+    assert _end_of(placed, None, Look(100.0 + SHOWN_WITHIN_S / 2)) is None
+    forgotten = Look(100.0 + SHOWN_WITHIN_S)
+    assert _end_of(placed, None, forgotten) == JobState(True, None, "Slurm no longer knows job 7_1")
+    assert _end_of(placed, INTERRUPTED, forgotten) == JobState(True, INTERRUPTED)
+
+
+@pytest.mark.parametrize(
+    ("said", "passing"),
+    [
+        ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)", True),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", True),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", True),
+        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", False),
+        ("sbatch: error: invalid partition specified: cpu", False),
+    ],
+)
+def test_what_another_try_may_mend(said: str, passing: bool) -> None:
+    assert SubmissionError(said).passing is passing
+
+
+class Commands:
+    """Slurm's commands, which note how they were called and say what a test tells them to."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder / "bin"
+        self.folder.mkdir()
+        monkeypatch.setenv("PATH", str(self.folder), prepend=":")
+        for name in ("srun", "scancel", "squeue"):
+            self.say(name, "true")
+
+    def say(self, name: str, script: str) -> None:
+        path = self.folder / name
+        path.write_text(f'#!/bin/sh\necho "$*" >>{self.folder}/{name}.calls\n{script}\n')
+        path.chmod(0o755)
+
+    def calls(self, name: str) -> list[str]:
+        path = self.folder / f"{name}.calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    return Commands(tmp_path, monkeypatch)
+
+
+def job(folder: Path, number: int, **own: int) -> Job:
+    directory = folder / f"stage{number}"
+    directory.mkdir(exist_ok=True)
+    shape = {"cpus": 1, "gpus": 0} | own
+    return Job(name=f"name{number}", command=("true",), directory=directory, **shape, env={"PYTHONPATH": "/sources"})
+
+
+def test_one_array_for_each_shape_with_an_explicit_time(tmp_path: Path, commands: Commands) -> None:
+    commands.say("sbatch", f'cat "$1" >>{tmp_path}/scripts; echo "Submitted batch job $(wc -l <{tmp_path}/scripts)"')
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    for number in range(5):
+        engine.submit(job(tmp_path, number, cpus=1 if number < 3 else 4, gpus=0 if number < 3 else 2))
+    assert not any(state.ended for state in engine.poll().values())
+    assert len(commands.calls("sbatch")) == 2
+    script = (tmp_path / "scripts").read_text()
+    for line in ("--array=0-2%3", "--array=0-1%2", "--gres=gpu:a6000:2", "--time=30", "--signal=USR2@60", "--requeue"):
+        assert f"#SBATCH {line}\n" in script
+    assert "wckey" not in script
+    told = [json.loads(path.read_text()) for path in (tmp_path / "home").glob("slurm/*/placed-*.json")]
+    assert sorted(len(ids) for ids in told) == [2, 3]
+
+
+def test_while_the_controller_is_away_jobs_wait(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("experiments.engines.slurm.TRY_AGAIN_S", 0.2)
+    commands.say("sbatch", "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    wait_until(lambda: engine.poll() and len(commands.calls("sbatch")) == 2)
+    assert engine.poll() == {"name1": JobState(False)}
+    assert [m for m in caplog.messages if "takes no jobs now (sbatch: error: Unable to contact" in m] != []
+    commands.say("sbatch", "echo Submitted batch job 9")
+    wait_until(lambda: engine.poll() and any((tmp_path / "home").glob("slurm/*/placed-*.json")))
+
+
+def test_what_is_refused_ends_in_sbatchs_words(tmp_path: Path, commands: Commands) -> None:
+    commands.say("sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    told = "sbatch: error: invalid partition specified: gpu"
+    assert engine.poll() == {"name1": JobState(True, BAD_INPUT, told)}
+
+
+def test_ids_that_are_given_again_are_not_taken_for_ended(tmp_path: Path, commands: Commands) -> None:
+    """As by a controller that has lost its memory."""
+    commands.say("sbatch", "echo Submitted batch job 9")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    engine.poll()
+    (folder,) = (tmp_path / "home" / "slurm").iterdir()
+    (folder / "ended" / "9-stage1.json").write_text('{"exit_code": 0}')
+    assert engine.poll()["name1"] == JobState(True, DONE)
+    engine.submit(job(tmp_path, 2))
+    assert not engine.poll()["name2"].ended
+
+
+def test_a_waiting_job_that_is_cancelled_leaves_the_queue_with_all_others_in_one_call(
+    tmp_path: Path, commands: Commands
+) -> None:
+    commands.say("sbatch", "echo Submitted batch job 9")
+    commands.say("squeue", "echo '9_0|PENDING|Resources'; echo '9_1|PENDING|Resources'")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    for number in (1, 2):
+        engine.submit(job(tmp_path, number))
+    wait_until(lambda: engine.poll() and commands.calls("squeue"))
+    for number in (1, 2):
+        engine.cancel(f"name{number}")
+    wait_until(lambda: engine.poll() and commands.calls("scancel"))
+    assert commands.calls("scancel") == ["--state=PENDING 9_0 9_1"]
+
+
+def test_a_job_of_an_earlier_driver_is_taken_over_once_slurm_says_that_it_is_there(
+    tmp_path: Path, commands: Commands
+) -> None:
+    commands.say("sbatch", "echo Submitted batch job 9")
+    first = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    first.submit(job(tmp_path, 1))
+    first.poll()
+    commands.say("squeue", "sleep 0.3; echo '9|PENDING|Resources'")
+    second = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    for number in (1, 2):
+        second.submit(job(tmp_path, number))
+    second.poll()
+    assert len(commands.calls("sbatch")) == 1, "it waits for Slurm's first answer"
+    wait_until(lambda: second.poll() and len(commands.calls("sbatch")) == 2)
+    told = [json.loads(path.read_text()) for path in (tmp_path / "home").glob("slurm/*/placed-*.json")]
+    assert sorted(map(list, told)) == [["name1"], ["name2"]]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a%j"])
+def test_a_home_that_cannot_stand_in_a_script_is_refused(tmp_path: Path, commands: Commands, name: str) -> None:
+    commands.say("sbatch", "true")
+    with pytest.raises(SmaugError, match="--home"):
+        SlurmEngine(tmp_path / name, load_cluster(PROFILE))
+
+
+def test_without_slurm_here_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SmaugError, match="there is no sbatch here"):
+        SlurmEngine(tmp_path, load_cluster(PROFILE))

@@ -1,0 +1,120 @@
+"""What runs in a job of Slurm's, without Slurm: signals reach the worker, and how it ended is told."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.engines.slurm_job import FOLDER, slurm_id
+from experiments.scheduler import worker_job
+from experiments.stage import Stage
+from experiments.store import Store
+from experiments.work import DONE, FAILED, INTERRUPTED
+from tests.conformance.drivers import states, trail, wait_until
+from tests.quick_stage import quick_stage
+
+JOB = "from experiments.engines.slurm_job import run; import sys; run(sys.argv[1])"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def begin(store: Store, tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+    """Starts the job 12_3 for a stage; its `scontrol` notes what it is asked, and agrees or refuses."""
+    folder = tmp_path / "folder"
+    for name in ("jobs", "cancel", "ended"):
+        (folder / name).mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+
+    def start(stage: Stage, scontrol: int = 0) -> subprocess.Popen[bytes]:
+        directory = store.prepare(stage)
+        job = worker_job(stage, directory, tmp_path / "data")
+        told = {"command": list(job.command), "env": dict(job.env)}
+        (folder / "jobs" / f"{directory.name}.json").write_text(json.dumps(told))
+        (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\nexit {scontrol}\n')
+        (tmp_path / "bin" / "scontrol").chmod(0o755)
+        slurm = {"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", FOLDER: str(folder)}
+        environment = os.environ | slurm | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        return subprocess.Popen([sys.executable, "-c", JOB, str(directory)], env=environment, stderr=subprocess.PIPE)
+
+    return start
+
+
+def ended(store: Store, stage: Stage) -> Any:
+    """The exit code that was told; none if none was."""
+    path = store.home / "folder" / "ended" / f"12_3-{store.directory(stage).name}.json"
+    return json.loads(path.read_text())["exit_code"] if path.exists() else None
+
+
+def asked(store: Store) -> str:
+    path = store.home / "asked"
+    return path.read_text() if path.exists() else ""
+
+
+def test_an_id_is_the_one_that_squeue_prints() -> None:
+    assert slurm_id({"SLURM_JOB_ID": "15"}) == "15"
+    assert slurm_id({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "0"}) == "12_0"
+
+
+@pytest.mark.parametrize(("own", "code"), [({}, DONE), ({"fail_at": 2}, FAILED)], ids=["done", "failed"])
+def test_how_a_worker_ended_is_told_and_is_the_jobs_end(store: Store, begin: Any, own: Any, code: int) -> None:
+    stage = quick_stage(**own)
+    assert begin(stage).wait(60) == code
+    assert ended(store, stage) == code
+
+
+def test_a_worker_that_was_killed(store: Store, begin: Any) -> None:
+    stage = quick_stage(kill_at=2)
+    assert begin(stage).wait(60) == 128 + signal.SIGKILL
+    assert ended(store, stage) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("number", "held_at", "refused", "requeued", "told"),
+    [
+        (signal.SIGUSR2, 2, 0, True, None),
+        (signal.SIGUSR2, 2, 1, True, INTERRUPTED),
+        (signal.SIGTERM, 2, 0, False, INTERRUPTED),
+    ],
+    ids=["near the limit", "near the limit, and Slurm refuses", "ended"],
+)
+def test_a_signal_saves(
+    store: Store, begin: Any, number: signal.Signals, held_at: int, refused: int, requeued: bool, told: int | None
+) -> None:
+    stage = quick_stage(hold_at=held_at)
+    job = begin(stage, refused)
+    wait_until(lambda: trail(store, stage) == [1, 2])
+    job.send_signal(number)
+    assert job.wait(60) == INTERRUPTED
+    assert states(store, stage) == ["interrupted"]
+    assert asked(store) == ("requeue 12_3\n" if requeued else "")
+    assert ended(store, stage) == told
+
+
+def test_a_stage_that_does_not_get_on_is_not_queued_again(store: Store, begin: Any) -> None:
+    """It has lost its checkpoints, and comes no further before the limit than the first time."""
+    stage = quick_stage(hold_at=2)
+    for time in (1, 2):
+        job = begin(stage)
+        wait_until(lambda: trail(store, stage) == [1, 2] * time)  # noqa: B023
+        job.send_signal(signal.SIGUSR2)
+        assert job.wait(60) == INTERRUPTED
+        shutil.rmtree(store.directory(stage) / "checkpoints")
+    assert (asked(store), ended(store, stage)) == ("requeue 12_3\n", INTERRUPTED)
+
+
+def test_a_job_that_was_cancelled_starts_nothing(store: Store, begin: Any) -> None:
+    stage = quick_stage()
+    (store.home / "folder" / "cancel" / f"12_3-{store.directory(stage).name}.json").touch()
+    assert begin(stage).wait(60) == INTERRUPTED
+    assert (states(store, stage), ended(store, stage)) == ([], INTERRUPTED)
