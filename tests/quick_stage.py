@@ -21,10 +21,10 @@ class QuickStage(Stage):
 
     Its own settings: `steps`, each of `step_s` seconds; `checkpoint_every` so many steps; `hold_at` a step until the
     file `go` appears in its folder; `kill_at` a step, in as many attempts as `kills` says, or a list with a step for
-    each attempt; `fail_at`, `refuse_at`, `diverge_at` a step; `no_gpu_memory_at`, `no_host_memory_at` a step, in as
-    many attempts as `times` says, and on the GPU only as long as layers are not recomputed if it is `until_recomputed`;
-    `rank`, which of several processes misbehaves. The first process writes; each of the others notes that it was there
-    in `ranks.txt`.
+    each attempt; `fail_at`, `refuse_at`, `diverge_at` a step; `eat_at` a step, 4 GiB of memory; `no_gpu_memory_at`,
+    `no_host_memory_at` a step, in as many attempts as `times` says, and on the GPU only as long as layers are not
+    recomputed if it is `until_recomputed`; `rank`, which of several processes misbehaves. The first process writes;
+    each of the others notes that it was there in `ranks.txt`.
     """
 
     def document(self) -> dict[str, Any]:
@@ -147,6 +147,9 @@ def _misbehave(own: Mapping[str, Any], step: int, out: Path, recomputed: bool) -
             import torch  # takes a second
 
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+    if own.get("eat_at") == step:
+        eaten = [b"a" * 2**24 for _ in range(2**8)]
+        raise RuntimeError(f"{len(eaten)} x 16 MiB were there")
     if own.get("no_host_memory_at") == step and attempt <= own.get("times", 9):
         raise MemoryError("told to want too much")
     kill_at = own.get("kill_at", [])

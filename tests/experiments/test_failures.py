@@ -1,5 +1,6 @@
 """Classes of failures and what is done about each: by hand, and with real faults in real workers."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -260,6 +261,42 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_told_by_the_kernels_count
     seen = "killed by SIGKILL; the kernel killed 1 for want of memory meanwhile"
     assert summary.failed == [(stage, f"stopped 2 times, no further than step 0: host out of memory: {seen}")]
     assert [failure and failure[0] for failure in failures(store, stage)] == ["host_memory"] * 2
+
+
+@pytest.fixture
+def narrow() -> Iterator[Path]:
+    """A control group whose processes get 512 MiB."""
+    folder = Path("/sys/fs/cgroup/memory") if Path("/sys/fs/cgroup/memory").is_dir() else Path("/sys/fs/cgroup")
+    group = folder / f"smaug-test-{os.getpid()}"
+    limit = "memory.limit_in_bytes" if folder.name == "memory" else "memory.max"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here ({error.strerror}): run as root, with /sys/fs/cgroup writable")
+    try:
+        if not (group / limit).exists():
+            pytest.skip(f"{group}: has no {limit}; the memory controller is not passed on here")
+        (group / limit).write_text(str(2**29))
+        yield group
+    finally:
+        group.rmdir()
+
+
+def test_a_worker_that_the_kernel_really_kills_for_memory(
+    store: Store, processes: ProcessEngine, narrow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = processes.submit
+
+    def submit_there(job: Job) -> None:
+        inside = ("sh", "-c", f'echo $$ > {narrow}/cgroup.procs; exec "$@"', "sh")
+        submit(dataclasses.replace(job, command=inside + job.command))
+
+    monkeypatch.setattr(processes, "submit", submit_there)
+    stage = quick_stage(eat_at=2)
+    summary, told = run(store, processes, stage)
+    seen = "host out of memory: killed by SIGKILL; the kernel killed 1 for want of memory meanwhile"
+    assert told[0] == ("retry", seen)
+    assert summary.failed == [(stage, f"stopped 2 times, no further than step 0: {seen}")]
 
 
 def test_the_kernels_count_is_read_where_it_was_read_before(tmp_path: Path) -> None:
