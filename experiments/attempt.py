@@ -26,6 +26,9 @@ HEARTBEAT_S = 15.0
 SILENT_S = 120.0
 """An attempt on another machine that gave no sign of life for so long is dead; clocks must agree to a minute."""
 
+FAILURE = "failure.json"
+"""In an attempt's folder: why it ended without a result, and what was done about it."""
+
 AttemptState = Literal["running", "dead", "done", "failed", "diverged", "interrupted", "cancelled"]
 
 
@@ -109,6 +112,14 @@ class Attempt:
     """The last sign of life: time, hours so far, step."""
     end: dict[str, Any] | None
     """How it ended; none while it runs, and for ever if it was killed."""
+    failure: dict[str, Any] | None = None
+    """What a driver made of an ending without a result: `class`, `seen`, `done`; none if there was no driver."""
+
+    @property
+    def failed_as(self) -> str | None:
+        """Class of its failure, in the words of `experiments.failures`; none if it has none or nobody could tell."""
+        told: str | None = (self.failure or {}).get("class") or (self.end or {}).get("failure")
+        return told
 
     @property
     def state(self) -> AttemptState:
@@ -141,9 +152,14 @@ def _read_attempt(directory: Path) -> Attempt:
         raise StoreError(
             f"{directory}: owner.json or progress.json is missing; delete the stage {directory.parent.parent}"
         )
-    end = read_json(directory / "end.json")
-    number = int(directory.name)
-    return Attempt(number=number, directory=directory, owner=owner, progress=progress, end=end)
+    return Attempt(
+        number=int(directory.name),
+        directory=directory,
+        owner=owner,
+        progress=progress,
+        end=read_json(directory / "end.json"),
+        failure=read_json(directory / FAILURE),
+    )
 
 
 def this_process() -> dict[str, Any]:
@@ -205,9 +221,17 @@ class Lease:
         self.check()
         write_json(self.directory / "progress.json", {"time": time.time(), **account})
 
-    def end(self, outcome: AttemptState, account: dict[str, Any], message: str, details: str = "") -> None:
-        """Give the stage back, saying how the attempt ended."""
+    def end(
+        self,
+        outcome: AttemptState,
+        account: dict[str, Any],
+        message: str,
+        details: str = "",
+        failure: str | None = None,
+    ) -> None:
+        """Give the stage back, saying how the attempt ended, and of what class a failure is."""
         end = {"time": time.time(), "class": outcome, "message": message, "traceback": details}
+        end |= {} if failure is None else {"failure": failure}
         write_json(self.directory / "end.json", end | account, durable=True)
 
 

@@ -35,6 +35,7 @@ class Budget:
         self._store, self._prices, self.limit = store, prices, limit
         self._promised: dict[str, float] = {}
         self._billed_before: dict[str, float] = {}
+        self._running: dict[str, float] = {}
         self._compared: list[tuple[float, float, str]] = []
         self.spent = 0.0
         """Device hours billed to attempts that this run started and that ended."""
@@ -44,11 +45,17 @@ class Budget:
         """Device hours that running stages are expected to take; those they have spent, where that is more."""
         return sum(self._promised.values())
 
+    @property
+    def used(self) -> float:
+        """Device hours spent so far, by running stages too."""
+        return self.spent + sum(self._running.values())
+
     def observe(self, stage: Stage, record: StageRecord) -> None:
         """Note what a running stage has spent so far."""
         name = stage.fingerprint
         if name in self._promised:
-            self._promised[name] = max(self._promised[name], record.hours.billed - self._billed_before[name])
+            self._running[name] = record.hours.billed - self._billed_before[name]
+            self._promised[name] = max(self._promised[name], self._running[name])
 
     def admit(self, stage: Stage) -> str | None:
         """Promise a stage its hours, unless that would exceed the limit: then say so."""
@@ -70,11 +77,13 @@ class Budget:
     def withdraw(self, stage: Stage) -> None:
         """Forget a promise: another driver has the stage, and pays for it."""
         self._promised.pop(stage.fingerprint, None)
+        self._running.pop(stage.fingerprint, None)
 
     def settle(self, stage: Stage) -> None:
         """Replace a promise by what the store says was spent; the stage ended, however it did."""
         if self._promised.pop(stage.fingerprint, None) is None:
             return  # another driver's, or never started
+        self._running.pop(stage.fingerprint, None)
         record = self._store.record(stage)
         self.spent += record.hours.billed - self._billed_before.pop(stage.fingerprint)
         if record.result is None:

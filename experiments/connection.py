@@ -114,6 +114,12 @@ def runs_untagged(client: MlflowClient, experiment_ids: list[str], tag: str) -> 
     return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
 
 
+def runs_with(client: MlflowClient, experiment_ids: list[str], tag: str) -> Iterator[Run]:
+    """All runs that have a tag, whatever its value, in the order of their start."""
+    wanted, order = f"tags.`{tag}` IS NOT NULL", ["attributes.start_time ASC", "attributes.run_id ASC"]
+    return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
+
+
 def artifact(client: MlflowClient, run_id: str, artifacts: str, name: str) -> bytes:
     """What a file of a run holds; one of this machine is read where it lies.
 

@@ -12,6 +12,7 @@ ENDINGS = {
     "cached": "done before",
     "done": "done",
     "failed": "[red]failed[/red]",
+    "paused": "[red]paused[/red]",
     "cancelled": "[yellow]cancelled[/yellow]",
     "held": "[yellow]held back[/yellow]",
     "blocked": "[yellow]not started[/yellow]",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +18,7 @@ from experiments.engines import Engine
 from experiments.events import Event, Summary
 from experiments.expand import Trial
 from experiments.mirror import Mirror
+from experiments.notify import Notifier
 from experiments.plan import Plan, distinct_stages, labels
 from experiments.prices import Prices, Rate
 from experiments.records import write_trials
@@ -29,6 +31,9 @@ STALE_ACCEPTED = "stale code accepted"
 """Mark of a table's row that holds results of other code than there is now."""
 PARTIAL_SCHEDULE = "partial schedule"
 """Mark of a table's row that was trained for fewer epochs than the scale says."""
+
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+"""For text that is no markup."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +59,8 @@ class Terms:
     """Most device hours to spend; none: as many as it takes."""
     retry_failed: bool = False
     """Try stages again that failed in an earlier run."""
+    notify: tuple[str, ...] = ()
+    """Command to run at the end, at a pause and when most of the limit is spent; empty runs none."""
     published: Callable[[], Rate] | None = None
     """Gives the rate that the paper's hours imply, for work that nothing else tells the price of."""
 
@@ -79,6 +86,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
     with (
         driver_at_work(store.home, (stage.fingerprint for stage in stages)),
         Mirror(store.home, plan.trials) as mirror,
+        Notifier(terms.notify, _about(plan, store), lambda text: console.print(text, **PLAIN)) as notifier,
     ):
         if all(planned.is_done for planned in plan.stages):
             summary.cached = stages
@@ -91,6 +99,8 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
                 def tell(event: Event) -> None:
                     display(event)
                     mirror(event)
+                    notifier(event)
+                    notifier.budget(budget.used, terms.limit)
 
                 summary = Scheduler(
                     stages,
@@ -103,6 +113,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
                     room_problem=lambda stage: room_problem(stage, store.directory(stage)),
                     cancellations=lambda: cancel.asked(store.home),
                 ).run()
+        notifier.tell("end", _end_of(summary), complete=summary.complete, counts=_counts(summary))
     if mirror.fault is not None:
         console.print(f"[yellow]not recorded:[/yellow] {mirror.fault}", highlight=False)
     return Drive(
@@ -112,6 +123,23 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
         spent=budget.spent,
         comparison=budget.compared(),
     )
+
+
+def _about(plan: Plan, store: Store) -> dict[str, Any]:
+    """What every notification names."""
+    sweeps = list(dict.fromkeys(trial.sweep.name for trial in plan.trials))
+    return {"sweeps": sweeps, "scale": plan.trials[0].scale, "home": str(store.home)}
+
+
+def _counts(summary: Summary) -> dict[str, int]:
+    names = ("done", "cached", "failed", "cancelled", "held", "blocked")
+    return {name: len(getattr(summary, name)) for name in names}
+
+
+def _end_of(summary: Summary) -> str:
+    counts = ", ".join(f"{count} {name}" for name, count in _counts(summary).items() if count)
+    how = "complete" if summary.complete else "paused" if summary.paused else "not complete"
+    return f"the run ended, {how}: {counts or 'nothing was done'}"
 
 
 def _marks(trial: Trial, stale: Collection[str]) -> list[str]:

@@ -7,7 +7,18 @@ from experiments.attempt import Attempt
 from experiments.stage import Stage
 
 EventKind = Literal[
-    "cached", "queued", "waiting", "started", "progress", "retry", "done", "failed", "cancelled", "held", "blocked"
+    "cached",
+    "queued",
+    "waiting",
+    "started",
+    "progress",
+    "retry",
+    "done",
+    "failed",
+    "paused",
+    "cancelled",
+    "held",
+    "blocked",
 ]
 
 
@@ -38,10 +49,12 @@ class Summary:
     """Not started, because the budget does not allow it; with the account."""
     blocked: list[tuple[Stage, str]] = field(default_factory=list)
     """Not started, because a stage they build on was not finished; with its name."""
+    paused: str = ""
+    """Why nothing new was started any more, though nobody asked to stop; empty if that was not so."""
     interrupted: bool = False
     """A stop was requested; the same command continues."""
 
     @property
     def complete(self) -> bool:
         """Whether every stage is done."""
-        return not (self.failed or self.cancelled or self.held or self.blocked or self.interrupted)
+        return not (self.failed or self.cancelled or self.held or self.blocked or self.paused or self.interrupted)

@@ -16,6 +16,9 @@ RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 ESTIMATED = "estimated hours"
 """Mark of a trial of which an attempt died: when it ended is estimated."""
 
+RECOMPUTED = "layers recomputed"
+"""Mark of a trial of which a training computed layers again to fit into the memory: its hours are more for that."""
+
 STATUS_OF_STATE: dict[str, RunStatus] = {
     "done": "FINISHED",
     "running": "RUNNING",
@@ -95,7 +98,11 @@ class StageFacts:
 
     def account(self) -> list[dict[str, Any]]:
         """An account of every attempt, for people and programs."""
-        return [{"number": a.number, "state": a.state, "owner": a.owner, "last": a.last} for a in self.attempts]
+        return [
+            {"number": a.number, "state": a.state, "owner": a.owner, "last": a.last}
+            | ({} if a.failure is None else {"failure": a.failure})
+            for a in self.attempts
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +161,9 @@ class TrialFacts:
     def marks(self) -> list[str]:
         """What a reader of the table must know of the results: as the driver said, and of their hours."""
         estimated = any(facts is not None and facts.hours.estimated for _, facts in self.stages)
-        return [*self.document["marks"], *([ESTIMATED] if estimated else [])]
+        results = [facts.result for _, facts in self.stages if facts is not None and facts.result is not None]
+        found = {ESTIMATED: estimated, RECOMPUTED: any(result.get("recompute_layers") for result in results)}
+        return [*self.document["marks"], *(mark for mark, holds in found.items() if holds)]
 
     @property
     def pretrained_on(self) -> StageFacts | None:

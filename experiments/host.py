@@ -5,13 +5,16 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from experiments.energy import energy_mj, joules_since, visible_gpus
 
 LIBRARIES = ("smaug", "torch", "timm", "transformers", "numpy", "av")
 """Packages whose versions may change a result."""
@@ -25,6 +28,8 @@ class Start:
     """The process whose tree's CPU time counts."""
     wall_from: float
     cpu_from: float
+    energy_from: dict[str, int] = field(default_factory=dict)
+    """Millijoules of each GPU; empty where nothing counts them."""
 
 
 class DeviceClock:
@@ -38,7 +43,12 @@ class DeviceClock:
     def __init__(self, gpus: float, start: Start | None = None) -> None:
         self._gpus = gpus
         pid = os.getpid()
-        self.start = start or Start(pid=pid, wall_from=time.monotonic(), cpu_from=_cpu_seconds_of_tree(pid))
+        self.start = start or Start(
+            pid=pid,
+            wall_from=time.monotonic(),
+            cpu_from=_cpu_seconds_of_tree(pid),
+            energy_from=energy_mj(visible_gpus(int(gpus))) if gpus >= 1 else {},
+        )
 
     def wall_s(self) -> float:
         """Seconds by the clock on the wall."""
@@ -51,6 +61,12 @@ class DeviceClock:
     def spent_s(self) -> float:
         """What is billed: GPUs held x time, or CPU time where no GPU is held."""
         return self.wall_s() * self._gpus if self._gpus else self.cpu_s()
+
+    def account(self) -> dict[str, float]:
+        """All three, and `joules` where the GPUs' energy is known."""
+        joules = joules_since(self.start.energy_from) if self.start.energy_from else None
+        told = {"spent_s": self.spent_s(), "wall_s": self.wall_s(), "cpu_s": self.cpu_s()}
+        return told if joules is None else told | {"joules": joules}
 
 
 def _cpu_seconds_of_tree(pid: int) -> float:
@@ -71,6 +87,36 @@ def _cpu_seconds_of(process: psutil.Process) -> float:
     """CPU time of a process, and of its children that have ended."""
     used = process.cpu_times()
     return float(used.user + used.system + used.children_user + used.children_system)
+
+
+def oom_kills() -> dict[str, int]:
+    """How many processes the kernel has killed for want of memory, by the file that tells; empty where none does.
+
+    The own control group's count where there is one, else that of the whole machine.
+    """
+    try:
+        own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        own = "/"
+    groups = Path("/sys/fs/cgroup")
+    for path in (groups / own.lstrip("/") / "memory.events", groups / "memory.events", Path("/proc/vmstat")):
+        if (count := _oom_kills_in(path)) is not None:
+            return {str(path): count}
+    return {}
+
+
+def oom_kills_since(before: Mapping[str, int]) -> int:
+    """How many more there are now than `before`, on the same machine."""
+    now = ((path, _oom_kills_in(Path(path))) for path in before)
+    return sum(max(0, count - before[path]) for path, count in now if count is not None)
+
+
+def _oom_kills_in(path: Path) -> int | None:
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return None
+    return next((int(line[1]) for line in lines if line and line[0] == "oom_kill"), None)
 
 
 def describe_device(device: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.attempt import Attempt, read_attempts
+from experiments.failures import in_words
 from smaug_core.errors import SmaugError
 
 LOOK_EVERY_S = 0.5
@@ -29,9 +30,14 @@ class Log:
         return _read(self.directory / LAUNCH if self.attempt is None else self.attempt.directory / LOG)
 
     def ending(self) -> str:
-        """How the attempt ended, unless its log says so already; empty while it runs."""
+        """How the attempt ended, unless its log says so already, and what was done; empty while it runs."""
         if self.attempt is None:
             return ""
+        failure = self.attempt.failure
+        return self._last_words() + ("" if failure is None else f"{in_words(failure)}\n")
+
+    def _last_words(self) -> str:
+        assert self.attempt is not None
         if self.attempt.end is None:
             dead = self.attempt.state == "dead"
             return f"died without a word (process {self.attempt.owner['pid']})\n" if dead else ""
@@ -42,13 +48,14 @@ class Log:
     def to_json(self) -> dict[str, Any]:
         """All of it in plain values."""
         if self.attempt is None:
-            return {"attempt": None, "state": None, "owner": None, "end": None, "log": self.text}
+            return {"attempt": None, "state": None, "owner": None, "end": None, "failure": None, "log": self.text}
         made = self.attempt
         return {
             "attempt": made.number,
             "state": made.state,
             "owner": made.owner,
             "end": made.end,
+            "failure": made.failure,
             "log": self.text,
         }
 

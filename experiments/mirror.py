@@ -77,7 +77,7 @@ class Mirror:
     def __call__(self, event: Event) -> None:
         """Note that a stage has something new to tell."""
         name, now = event.stage.fingerprint, time.monotonic()
-        if event.kind in ("queued", "waiting", "held", "blocked"):
+        if event.kind in ("queued", "waiting", "held", "blocked", "paused"):
             return
         if event.kind == "progress" and now - self._seen.get(name, 0.0) < CURVE_EVERY_S:
             return

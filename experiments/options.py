@@ -34,6 +34,10 @@ ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", metavar="FILE", help="profile of the Slurm cluster, e.g. slurm/a6000.yaml")
 ]
 MaxHours = Annotated[float | None, typer.Option(min=0, help="refuse (exit 3) what would take more device hours")]
+Notify = Annotated[
+    str | None,
+    typer.Option(metavar="CMD", help="run this at the end, at a pause, at 80 % of the budget, with JSON on its input"),
+]
 Out = Annotated[Path, typer.Option(help="folder to write to; the same one again continues")]
 From = Annotated[Path, typer.Option("--from", help="the --out folder of the training to start from")]
 Trained = Annotated[Path, typer.Option("--from", help="the folder of a training: its --out, or a stage in the store")]

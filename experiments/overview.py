@@ -27,8 +27,9 @@ def lines_of(standing: Standing, *, finished: bool = True) -> Iterator[str]:
         for trial in trials:
             if finished or trial.state != "done":
                 yield f"  {_row(trial)}"
-    for title, states in (("failed", ("failed", "unreadable")), ("running", ("running",))):
-        found = [stage for stage in standing.stages.values() if stage.state in states]
+    given_up = [s for s in standing.in_state("new", "resume") if s.failure and not s.driven]
+    failed, running = standing.in_state("failed", "unreadable"), standing.in_state("running")
+    for title, found in (("failed", list(failed)), ("stopped", given_up), ("running", list(running))):
         if found:
             yield f"[bold]{title}[/bold]"
         for stage in found:
@@ -159,7 +160,7 @@ def _told(standing: Standing, stage: StageStanding) -> Iterator[str]:
         ending = ", asked to end" if stage.asked_to_end else ""
         yield f"  {label}: {steps}{rate}{left}; {where}{ending}"
     else:
-        yield f"  {label}: {_coloured('failed', escape(stage.message))}"
+        yield f"  {label}: {_coloured('failed' if stage.state == 'failed' else 'stopped', escape(stage.message))}"
         yield f"    {escape(str(stage.folder))}"
 
 

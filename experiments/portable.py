@@ -28,8 +28,8 @@ FORMAT = "smaug stage 1"
 """What a stage's record says of itself; another number where it is to be read in another way."""
 POINTS = 100
 """Of a longer curve so many are kept."""
-OF_THE_MACHINE = ("boot", "pid", "process_started")
-"""What an attempt's owner holds only to tell whether it lives."""
+OF_THE_MACHINE = ("boot", "pid", "process_started", "oom_kills")
+"""What an attempt's owner holds only to tell whether it lives, and why it may have died."""
 FOLDERS = re.compile(r"(?:file:/{2,3}|(?<![\w./])(?<!:/)~?/)(?:[^\s/:;,'\"()\[\]{}]+/)+")
 """The folders of an absolute path, in any text; addresses like https://host/page are none."""
 
@@ -217,7 +217,8 @@ def _attempt_body(attempt: Attempt) -> dict[str, Any]:
     owner = {key: value for key, value in attempt.owner.items() if key not in OF_THE_MACHINE}
     owner["host"] = _host_told(owner["host"])
     end = None if attempt.end is None else attempt.end | {"traceback": ""}
-    return {"number": attempt.number, "owner": owner, "progress": attempt.progress, "end": end}
+    body = {"number": attempt.number, "owner": owner, "progress": attempt.progress, "end": end}
+    return body if attempt.failure is None else body | {"failure": attempt.failure}
 
 
 def _host_told(host: str) -> str:

@@ -24,7 +24,8 @@ from typing import Any, Self
 import psutil
 
 from experiments.attempt import HEARTBEAT_S, NOTHING_SPENT, Lease, StoreError, read_json, write_json
-from experiments.host import DeviceClock, Start
+from experiments.failures import FailureClass
+from experiments.host import DeviceClock, Start, oom_kills_since
 from experiments.stop import StopFlag, end_with
 from experiments.watch import StageWatch
 from experiments.work import DONE, FAILED, INTERRUPTED, EndedError, Ending, call_entry, ending_of
@@ -49,6 +50,8 @@ class Crew:
     device: str
     start: Start
     """Of the attempt's clock."""
+    recompute_layers: bool = False
+    """Spend time to save memory in training."""
 
 
 class Ranks:
@@ -100,7 +103,8 @@ class Ranks:
         notes = [read_json(folder / "ranks" / f"{rank}.json") or {} for rank in range(self._crew.processes)]
         if (outcome := notes[0].get("outcome")) is not None:
             return Outcome(**outcome)
-        raise EndedError(ended_as(notes, code))
+        owner = read_json(folder / "owner.json") or {}
+        raise EndedError(ended_as(notes, code, oom_kills_since(owner.get("oom_kills", {}))))
 
     def _ask_to_stop(self) -> None:
         try:
@@ -116,14 +120,14 @@ class Ranks:
     def account(self) -> dict[str, Any]:
         """The first rank's last account, and the time until now."""
         told = read_json(self._lease.directory / "progress.json") or NOTHING_SPENT
-        now = {"spent_s": self._clock.spent_s(), "wall_s": self._clock.wall_s(), "cpu_s": self._clock.cpu_s()}
-        return {key: told[key] for key in NOTHING_SPENT} | now
+        return {key: told[key] for key in NOTHING_SPENT} | self._clock.account()
 
 
-def ended_as(notes: list[dict[str, Any]], code: int) -> Ending:
+def ended_as(notes: list[dict[str, Any]], code: int, oom_kills: int = 0) -> Ending:
     """What became of an attempt without a result, from the ranks' notes and torchrun's exit code.
 
-    What one of them met comes first; else some were killed, and another try goes on from the checkpoint.
+    What one of them met comes first; else some were killed, and another try goes on from the checkpoint. `oom_kills`:
+    how many processes the kernel killed meanwhile for want of memory.
     """
     ends = sorted((note["end"] for note in notes if "end" in note), key=lambda end: end["time"])
     for end in ends:
@@ -133,11 +137,13 @@ def ended_as(notes: list[dict[str, Any]], code: int) -> Ending:
     if silent:
         who = f"processes {', '.join(map(str, silent))} of {len(notes)}" if len(silent) > 1 else f"process {silent[0]}"
         by = f", torchrun by {signal.Signals(-code).name}" if code < 0 else ""
-        return Ending(INTERRUPTED, "interrupted", f"killed without a word: {who}{by}")
+        why: FailureClass = "host_memory" if oom_kills else "killed"
+        return Ending(INTERRUPTED, "interrupted", f"killed without a word: {who}{by}", failure=why)
     for end in ends:
         if end["ending"]["code"] == INTERRUPTED:
             return Ending(**end["ending"])
-    return Ending(INTERRUPTED, "interrupted", f"torchrun ended with {code}, and no process says why")
+    said = f"torchrun ended with {code}, and no process says why"
+    return Ending(INTERRUPTED, "interrupted", said, failure="killed")
 
 
 class RankWatch:
@@ -195,7 +201,14 @@ class Rank:
         crew = Crew(**told | {"start": Start(**told["start"])})
         with self._watch(directory, crew) as watch:
             data_root = Path(crew.data_root)
-            outcome = call_entry(stage, directory, data_root=data_root, device=crew.device, watch=watch)
+            outcome = call_entry(
+                stage,
+                directory,
+                data_root=data_root,
+                device=crew.device,
+                watch=watch,
+                recompute_layers=crew.recompute_layers,
+            )
         if self._number == 0:
             self._note["outcome"] = asdict(outcome)
 

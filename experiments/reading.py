@@ -2,12 +2,11 @@
 
 import gc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from experiments.connection import (
     MlflowClient,
@@ -18,86 +17,22 @@ from experiments.connection import (
     experiments_named,
     faults_told,
     runs_untagged,
+    runs_with,
 )
 from experiments.connection import TrackingError as TrackingError
 from experiments.gallery import FOLDER as EXAMPLES
 from experiments.gallery import LIST, Example, GalleryError, read_gallery
-from experiments.ledger import FINGERPRINT, STAGES, SUPERSEDED, ranks_file
+from experiments.ledger import STAGES, SUPERSEDED, ranks_file
 from experiments.mounts import tracking_uri
+from experiments.rows import DamagedRun as DamagedRun
+from experiments.rows import RowError, own_tags, stage_row, trial_row
+from experiments.rows import StageRow as StageRow
+from experiments.rows import TrialRow as TrialRow
 
 READ_ADVICE = "see that it is up, and that MLFLOW_TRACKING_URI is right"
 TOLD_ANEW = "delete that run there, and `smaug sync` tells it anew"
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialRow:
-    """What MLflow holds of a trial: what a table is made of."""
-
-    run_id: str
-    experiment_id: str
-    artifacts: str
-    """Where its files are, as MLflow says it."""
-    status: str
-    sweep: str
-    title: str
-    table: str | None
-    row_label: str
-    columns: tuple[str, ...]
-    scale: str
-    variant: str
-    position: int
-    """Place among the sweep's variants, from 0."""
-    baseline: str
-    seed: str
-    """`0`, or `0/2` where fine-tuning has its own."""
-    metrics: dict[str, float]
-    evaluations: dict[str, dict[str, Any]]
-    """By slot: dataset, split, n_queries, n_clips, test_digest, ranking."""
-    device: str
-    """What pre-training ran on, e.g. `NVIDIA H200 x 4`; empty before it has begun."""
-    unit: str
-    """Of `row_hours.*`, e.g. `CPU h`."""
-    code: str
-    """Digest of the source that made the results."""
-    marks: tuple[str, ...]
-    stage_runs: dict[str, str]
-    """By the stage's name, e.g. `finetune.msrvtt`: its run."""
-
-    @property
-    def seeds(self) -> tuple[str, str]:
-        """Of pre-training and of fine-tuning."""
-        first, _, second = self.seed.partition("/")
-        return first, second or first
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageRow:
-    """What MLflow holds of a stage: the owner of the hours spent."""
-
-    run_id: str
-    experiment_id: str
-    artifacts: str
-    status: str
-    name: str
-    """E.g. `finetune.msrvtt 0123456789ab`."""
-    kind: str
-    fingerprint: str
-    hours: dict[str, float]
-    """`useful`, `lost`, `overhead`, `billed`, and `predicted` where somebody said."""
-    unit: str
-    device: str
-    versions: dict[str, str]
-    """Of Python and of the libraries that may change a result; empty where nobody told them."""
-    attempts: int
-    estimated: bool
-    """An attempt died, so when it ended is estimated."""
-    settings: str
-    """As JSON, possibly cut short."""
-    commit: str
-    examples: str
-    """How many example pictures its run holds, and what went wrong, in words; empty where none were to be made."""
-    metrics: dict[str, float]
-    """The last value of everything that was recorded."""
+Row = TypeVar("Row", TrialRow, StageRow)
 
 
 class Ledger:
@@ -109,6 +44,8 @@ class Ledger:
     def __init__(self, home: Path) -> None:
         """Nothing is opened yet, and nothing is ever made."""
         self.uri = tracking_uri(home)
+        self.damaged: dict[str, DamagedRun] = {}
+        """By run: those met so far that do not tell what they are, and so are no rows."""
 
     @property
     def exists(self) -> bool:
@@ -123,25 +60,49 @@ class Ledger:
         with self._read() as client, _without_garbage_collection():
             ids = [found.experiment_id for found in experiments_named(client, "smaug/") if found.name != STAGES]
             runs = list(runs_untagged(client, ids, SUPERSEDED)) if ids else []
-        rows = [_trial(run) for run in runs if "smaug.columns" in run.data.tags]
+        rows = self._told(runs, trial_row)
         return sorted(rows, key=lambda row: (row.sweep, row.scale, row.position, row.variant, row.seed, row.run_id))
 
     def stages(self) -> list[StageRow]:
         """Every stage that is not superseded, by kind and fingerprint."""
+        return self._stages(runs_untagged)
+
+    def set_aside(self) -> list[StageRow]:
+        """Every stage that was set aside and begun anew since, by kind and fingerprint: its hours were spent too."""
+        return self._stages(runs_with)
+
+    def _stages(self, having: Callable[[MlflowClient, list[str], str], Iterator[Run]]) -> list[StageRow]:
         with self._read() as client, _without_garbage_collection():
             ids = [found.experiment_id for found in experiments_named(client, STAGES) if found.name == STAGES]
-            runs = list(runs_untagged(client, ids, SUPERSEDED)) if ids else []
-        rows = [_stage(run) for run in runs if "smaug.kind" in run.data.tags]
+            runs = list(having(client, ids, SUPERSEDED)) if ids else []
+        rows = self._told(runs, stage_row)
         return sorted(rows, key=lambda row: (row.kind, row.fingerprint, row.run_id))
+
+    def _told(self, runs: Iterable[Run], read: Callable[[Run], Row]) -> list[Row]:
+        """The rows of runs that tell what they are; others of ours are kept as damaged, if nobody is writing them."""
+        rows = []
+        for run in runs:
+            tags = own_tags(run)
+            try:
+                rows.append(read(run))
+            except RowError as error:
+                if tags and run.info.status != "RUNNING":
+                    self.damaged[run.info.run_id] = DamagedRun(run_id=run.info.run_id, tags=tags, what=str(error))
+        return rows
 
     def ranks(self, trial: TrialRow, task: str) -> dict[str, int]:
         """The rank of each query's clip, from 1, by query id, in a trial's evaluation for a slot, e.g. `msrvtt`."""
-        text = self.text(trial, ranks_file(task))
-        ranks: dict[str, int] = json.loads(text)
+        name = ranks_file(task)
+        try:
+            ranks = json.loads(self.text(trial, name))
+        except ValueError:
+            ranks = None
+        if not ranks or not isinstance(ranks, dict) or not all(type(r) is int and r >= 1 for r in ranks.values()):
+            raise TrackingError(f"run {trial.run_id}: {name} is damaged; right would be {{query: rank from 1}}")
         return ranks
 
     def text(self, row: TrialRow | StageRow, name: str) -> str:
-        """What a file of a run holds, e.g. `attempts.json`."""
+        """What a file of a run holds, e.g. `attempts.json`; raises ValueError where it is no text."""
         with self._read(f"run {row.run_id} must hold {name}") as client:
             return artifact(client, row.run_id, row.artifacts, name).decode()
 
@@ -199,59 +160,3 @@ def _without_garbage_collection() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-def _tags(run: Run) -> Mapping[str, str]:
-    return {key.removeprefix("smaug."): value for key, value in run.data.tags.items() if key.startswith("smaug.")}
-
-
-def _trial(run: Run) -> TrialRow:
-    """A trial as its run tells it: the inverse of `ledger.tell_trial`."""
-    tags = _tags(run)
-    return TrialRow(
-        run_id=run.info.run_id,
-        experiment_id=run.info.experiment_id,
-        artifacts=run.info.artifact_uri,
-        status=run.info.status,
-        sweep=tags["sweep"],
-        title=tags["title"],
-        table=tags["table"] or None,
-        row_label=tags["row"],
-        columns=tuple(json.loads(tags["columns"])),
-        scale=tags["scale"],
-        variant=tags["variant"],
-        position=int(tags["position"]),
-        baseline=tags["baseline"],
-        seed=tags["seed"],
-        metrics=dict(run.data.metrics),
-        evaluations=json.loads(tags["evaluations"]),
-        device=tags["device"],
-        unit=tags["unit"],
-        code=tags["code"],
-        marks=tuple(json.loads(tags["marks"])),
-        stage_runs=json.loads(tags["stage_runs"]),
-    )
-
-
-def _stage(run: Run) -> StageRow:
-    """A stage as its run tells it: the inverse of `ledger.tell_stage`."""
-    tags, metrics = _tags(run), dict(run.data.metrics)
-    return StageRow(
-        run_id=run.info.run_id,
-        experiment_id=run.info.experiment_id,
-        artifacts=run.info.artifact_uri,
-        status=run.info.status,
-        name=run.info.run_name,
-        kind=tags["kind"],
-        fingerprint=run.data.tags[FINGERPRINT],
-        hours={name.removeprefix("hours."): value for name, value in metrics.items() if name.startswith("hours.")},
-        unit=tags["unit"],
-        device=tags["device"],
-        versions=json.loads(tags.get("versions", "{}")),
-        attempts=int(tags["attempts"]),
-        estimated=tags["hours_estimated"] == "true",
-        settings=tags["settings"],
-        commit=tags.get("commit", ""),
-        examples=tags.get("examples", ""),
-        metrics=metrics,
-    )

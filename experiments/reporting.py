@@ -50,7 +50,7 @@ def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
     from reports.page import make_page
 
     found, folder, problems = _read(home, records)
-    path, more = make_page(found, Ledger(folder), out, steps=_steps(found), serve=_serve(folder))
+    path, more = make_page(found, Ledger(folder), out, steps=_steps(found), serve=found.serve)
     typer.echo(os.path.relpath(path))
     _end_with(dict.fromkeys([*problems, *more]))
 
@@ -121,9 +121,14 @@ def _steps(found: "Report") -> dict[str, dict[str, "Part"]]:
 
 def _serve(home: Path) -> str:
     """The command that shows MLflow's pages of a home folder; reports hold no paths of a machine."""
+    from experiments.recorded import LEDGERS
+
     if home == home_folder(None):
         return "smaug ui"
-    return f"smaug ui --home {home.relative_to(ROOT) if home.is_relative_to(ROOT) else home.name}"
+    if home.is_relative_to(ROOT):
+        return f"smaug ui --home {home.relative_to(ROOT)}"
+    within = home.parts[-3:] if home.parent.name == LEDGERS else home.parts[-1:]
+    return f"smaug ui --home .../{'/'.join(within)}"
 
 
 def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list[str]]:
@@ -134,7 +139,7 @@ def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list
     source = recorded(home_folder(home), records)
     if source.notice:
         complain(source.notice)
-    found = read_report(source.home, origin=source.origin)
+    found = read_report(source.home, origin=source.origin, serve=_serve(source.home))
     problems = [*([source.problem] if source.problem else []), *map(str, found.faults)]
     return found, source.home, problems
 

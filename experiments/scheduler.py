@@ -2,40 +2,45 @@
 
 import heapq
 import os
-import shutil
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 from experiments.attempt import Attempt
 from experiments.budget import Budget
 from experiments.engines import Engine, Job, JobState
 from experiments.events import Event, Summary
+from experiments.failures import POLICIES, Tries, signature
 from experiments.plan import resource_problems
+from experiments.postmortem import (
+    Failure,
+    alike,
+    checkpoint_step,
+    examine,
+    given_up,
+    helps,
+    is_owed_a_try,
+    next_try,
+    pause_of,
+    write_down,
+)
 from experiments.stage import Stage
-from experiments.stop import StopFlag
+from experiments.stop import StopFlag, signals_call
 from experiments.store import StageRecord, Store
-from experiments.worker import HELD, INTERRUPTED
+from experiments.work import HELD
 from smaug_core.errors import SmaugError
 
 TICK_S = 0.1
 """Time between two looks at the store and the engine."""
 SLOW_TICK_S = 1.0
 """Time between two looks at what other drivers run, and at what people want cancelled."""
-MORE_TRIES = 2
-"""How often a killed stage is tried again in one run."""
 SUBMITTED_AT_ONCE = 512
 """So many jobs at most are in the hands of the engine: what it can run, and some to go on with."""
-
-ROOM_FOR_WORDS = 2**16
-"""On a disk with fewer bytes left a worker may have been unable to say what is wrong."""
 
 Phase = Literal["pending", "ready", "held", "submitted", "elsewhere", "done", "failed", "cancelled", "blocked"]
 
@@ -50,10 +55,13 @@ class _Task:
     """Parents that are not done."""
     children: list["_Task"] = field(default_factory=list)
     message: str = ""
-    tries: int = 0
-    """Submissions of this run that were killed."""
+    tries: Tries = field(default_factory=Tries)
     seen: int = 0
     """Number of the newest attempt before the submission."""
+    saved: int = 0
+    """Step of the newest checkpoint before the submission."""
+    lost_on: tuple[str, ...] = ()
+    """Machines that were lost under it."""
     sign: float = 0.0
     """Time of the last progress that was told."""
 
@@ -102,6 +110,8 @@ class Scheduler:
         self._elsewhere: dict[str, _Task] = {}
         self._unwanted: frozenset[str] = frozenset()
         self._slow_look = 0.0
+        self._errors: dict[str, _Task] = {}
+        """By what tells errors apart, the first stage that met it."""
         self._summary = Summary()
 
     def stop(self) -> None:
@@ -118,7 +128,7 @@ class Scheduler:
         """
         self._settle_finished()
         self._check_resources()
-        with _signals_call(self.stop), self._ears():
+        with signals_call(self.stop), self._ears():
             while self._step():
                 time.sleep(TICK_S)
         for task in self._held:
@@ -181,9 +191,13 @@ class Scheduler:
             self._slow_look = time.monotonic()
             for task in list(self._elsewhere.values()):
                 self._look_at_elsewhere(task)
-        while self._ready and not self._stop.is_set() and len(self._submitted) < SUBMITTED_AT_ONCE:
+        while self._ready and not self._starts_nothing and len(self._submitted) < SUBMITTED_AT_ONCE:
             self._start(heapq.heappop(self._ready)[1])
-        return bool(self._submitted) or (not stopping and bool(self._ready or self._elsewhere))
+        return bool(self._submitted) or (not self._starts_nothing and bool(self._ready or self._elsewhere))
+
+    @property
+    def _starts_nothing(self) -> bool:
+        return self._stop.is_set() or bool(self._summary.paused)
 
     def _start(self, task: _Task) -> None:
         record = self._store.record(task.stage)
@@ -193,11 +207,14 @@ class Scheduler:
             self._wait_for(task, record)
         elif task.stage.fingerprint in self._unwanted:
             self._cancel(task)
-        elif record.state == "failed" and task.tries == 0 and not self._retry_failed:
+        elif record.state == "failed" and not task.tries.total and not self._may_retry(task, record):
             message = record.attempts[-1].last["message"]
             self._fail(task, f"failed before ({message}); --retry-failed tries again")
         else:
             self._submit(task, record)
+
+    def _may_retry(self, task: _Task, record: StageRecord) -> bool:
+        return self._retry_failed or is_owed_a_try(task.stage, record.attempts)
 
     def _submit(self, task: _Task, record: StageRecord) -> None:
         directory = self._store.prepare(task.stage)
@@ -207,10 +224,12 @@ class Scheduler:
         if self._budget is not None and (refusal := self._budget.admit(task.stage)) is not None:
             self._hold(task, refusal)
             return
-        task.phase, task.seen = "submitted", len(record.attempts)
+        task.phase, task.seen, task.saved = "submitted", len(record.attempts), checkpoint_step(directory)
         self._submitted[task.stage.fingerprint] = task
         self._tell(Event(kind="queued", stage=task.stage))
-        self._engine.submit(worker_job(task.stage, directory, self._data_root))
+        recompute = any(attempt.failed_as == "gpu_memory" for attempt in record.attempts)
+        job = worker_job(task.stage, directory, self._data_root, recompute_layers=recompute, exclude=task.lost_on)
+        self._engine.submit(job)
 
     def _look_at_submitted(self, task: _Task, job: JobState) -> None:
         if not job.ended and not self._store.has_attempt(task.stage, task.seen + 1):
@@ -241,30 +260,51 @@ class Scheduler:
         if self._budget is not None and job.exit_code == HELD:
             self._budget.withdraw(task.stage)
         self._release(task)
-        ended = None if newest is None or newest.end is None else newest.end
         if job.exit_code == HELD:
             self._wait_for(task, record)
-        elif ended and ended["class"] in ("failed", "diverged", "cancelled"):
-            self._fail(task, ended["message"])
-        elif task.stage.fingerprint in self._unwanted:
+            return
+        failure = examine(job, record, newest)
+        if failure.kind == "cancelled":  # with the engine's own command
+            write_down(newest, failure, "the same command continues")
             self._cancel(task)
-        elif ended or job.exit_code in (None, INTERRUPTED) or job.exit_code < 0:
-            self._try_again(task, record, ended["message"] if ended else killed_by(job))
+            return
+        resumable = POLICIES[failure.kind].resumable
+        if resumable and task.stage.fingerprint in self._unwanted:
+            write_down(newest, replace(failure, kind="cancelled"), "cancelled, as asked; the same command continues")
+            self._cancel(task)
+        elif resumable and self._stop.is_set():
+            write_down(newest, replace(failure, kind="cancelled"), "stopped with the run; the same command continues")
+            self._make_ready(task)
         else:
-            self._fail(task, _last_words(record.directory, job))
+            self._treat(task, record, newest, failure)
 
-    def _try_again(self, task: _Task, record: StageRecord, cause: str) -> None:
-        if self._stop.is_set():
+    def _treat(self, task: _Task, record: StageRecord, newest: Attempt | None, failure: Failure) -> None:
+        """Do what the policy of a failure says."""
+        policy, saved = POLICIES[failure.kind], checkpoint_step(record.directory)
+        recorded = alike(record.attempts[:-1], failure.kind) + 1 if newest else 0
+        again = task.tries.again(failure.kind, before=task.saved, saved=saved, alike=recorded)
+        if again and helps(policy, task.stage):
+            if policy.elsewhere and failure.host:
+                task.lost_on = tuple(dict.fromkeys([*task.lost_on, failure.host]))
+            how = next_try(failure)
+            write_down(newest, failure, f"tried again{how}")
+            message = failure.words + (f"; tried again{how}" if how else "")
+            self._tell(Event(kind="retry", stage=task.stage, message=message))
             self._make_ready(task)
             return
-        task.tries += 1
-        steps = [attempt.last["step"] for attempt in record.attempts[-2:]]
-        advancing = task.tries == 1 or (len(steps) == 2 and steps[1] > steps[0])
-        if task.tries > MORE_TRIES or not advancing:
-            self._fail(task, f"stopped {task.tries} times, no further than step {max(steps, default=0)}: {cause}")
+        write_down(newest, failure, "not tried again")
+        self._fail(task, given_up(failure, self._store, task.stage, newest, tries=task.tries.total, saved=saved))
+        if policy.pauses:
+            self._note_error(task, failure)
+
+    def _note_error(self, task: _Task, failure: Failure) -> None:
+        """Start nothing new where a second stage fails of what the first one failed of."""
+        mark = signature(failure.cause, failure.traceback)
+        first = self._errors.setdefault(mark, task)
+        if first is task or self._summary.paused:
             return
-        self._tell(Event(kind="retry", stage=task.stage, message=cause))
-        self._make_ready(task)
+        self._summary.paused = pause_of(first.stage, task.stage, failure)
+        self._tell(Event(kind="paused", stage=task.stage, message=self._summary.paused))
 
     def _look_at_elsewhere(self, task: _Task) -> None:
         record = self._store.record(task.stage)
@@ -340,65 +380,31 @@ class Scheduler:
             self._held.clear()
 
 
-def worker_job(stage: Stage, directory: Path, data_root: Path) -> Job:
+def worker_job(
+    stage: Stage,
+    directory: Path,
+    data_root: Path,
+    *,
+    recompute_layers: bool = False,
+    exclude: tuple[str, ...] = (),
+) -> Job:
     """The command that runs a prepared stage, the same on every engine."""
     gpus = stage.resources["gpus"]
     command = (sys.executable, "-m", "experiments.worker", str(directory))
     options = ("--data-root", str(data_root), "--device", "cuda" if gpus else "cpu")
     several = ("--processes", str(gpus)) if gpus > 1 else ()
+    saving = ("--recompute-layers",) if recompute_layers else ()
     sources = str(Path(__file__).resolve().parent.parent)
     env = {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
     if not gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a job that asked for none
     return Job(
         name=stage.fingerprint,
-        command=command + options + several,
+        command=command + options + several + saving,
         directory=directory,
         cpus=stage.resources["cpus"],
         gpus=gpus,
         accelerator=stage.resources.get("accelerator"),
         env=env,
+        exclude=exclude,
     )
-
-
-def killed_by(job: JobState) -> str:
-    """Why a job ended without a word, as far as the engine knows."""
-    if job.message:
-        return job.message
-    if job.exit_code is not None and job.exit_code < 0:
-        return f"killed by {signal.Signals(-job.exit_code).name}"
-    return "asked to stop from outside"
-
-
-def _last_words(directory: Path, job: JobState) -> str:
-    """What a worker said that ended before it could claim its stage."""
-    try:
-        said = (directory / "launch.txt").read_text(errors="replace").strip()
-    except OSError:
-        said = ""
-    if not said and shutil.disk_usage(directory).free < ROOM_FOR_WORDS:
-        said = f"{directory}: the disk is full; free some space, then give the same command again"
-    return job.message or said[-2000:] or f"the worker ended with exit code {job.exit_code} and said nothing"
-
-
-@contextmanager
-def _signals_call(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGINT and SIGTERM request a stop; a second SIGINT interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's affair
-        return
-    asked = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
-            signal.default_int_handler(number, frame)
-        asked = True
-        stop()
-
-    previous: dict[int, Any] = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

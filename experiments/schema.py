@@ -204,6 +204,9 @@ def _variants_faults(document: Document, scale: Scale) -> Iterator[Fault]:
     conditions = dict(_conditions(document, tasks))
     yield from (document.fault(("require", n), found) for n, found in conditions.items() if isinstance(found, str))
     for variant, overrides in document.held(dict, "variants").items():
+        if isinstance(variant, str) and not (variant.isprintable() and variant.strip() == variant != ""):
+            what = f"variant {variant!r}: a row's name is one line of text without spaces around it"
+            yield document.fault(("variants", variant), what, at_key=True)
         if not isinstance(overrides, dict):
             continue  # the form says so
         found = override_faults(overrides, scale, tasks or scale.datasets)

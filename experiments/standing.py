@@ -12,6 +12,7 @@ from experiments.cancel import asked
 from experiments.catalog import Catalog, Named
 from experiments.drivers import Driver, living
 from experiments.facts import StageFacts
+from experiments.failures import in_words
 from experiments.records import stage_facts
 
 StageWord = Literal["new", "resume", "running", "failed", "done", "unreadable"]
@@ -43,6 +44,8 @@ class StageStanding:
     pid: int = 0
     message: str = ""
     """How the newest attempt ended, or what is wrong with the folder."""
+    failure: str = ""
+    """Class of the newest attempt's failure; empty if it has none."""
 
     @property
     def is_active(self) -> bool:
@@ -69,6 +72,7 @@ class StageStanding:
             "host": self.host,
             "pid": self.pid,
             "message": self.message,
+            "failure": self.failure,
             "folder": str(self.folder),
         }
 
@@ -192,8 +196,15 @@ def _standing(named: Named, facts: StageFacts, folder: Path, driven: bool, endin
         rate=recent_rate(attempt) if state == "running" else None,
         host=attempt.owner["host"],
         pid=attempt.owner["pid"],
-        message="" if state == "done" or attempt.end is None else attempt.end["message"],
+        message=_message(attempt) if state not in ("done", "running") else "",
+        failure=(attempt.failed_as or "") if state != "done" else "",
     )
+
+
+def _message(attempt: Attempt) -> str:
+    if attempt.failure is not None:
+        return in_words(attempt.failure)
+    return "" if attempt.end is None else str(attempt.end["message"])
 
 
 def recent_rate(attempt: Attempt) -> float | None:

@@ -4,6 +4,11 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 
 class StopFlag:
@@ -32,3 +37,26 @@ def end_with(parent: int, by: signal.Signals = signal.SIGTERM) -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, by)
     if os.getppid() != parent:
         os.kill(os.getpid(), by)
+
+
+@contextmanager
+def signals_call(stop: Callable[[], None]) -> Iterator[None]:
+    """Let SIGINT and SIGTERM request a stop; a second SIGINT interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's affair
+        return
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        asked = True
+        stop()
+
+    previous: dict[int, Any] = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

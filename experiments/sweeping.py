@@ -19,6 +19,7 @@ from experiments.options import (
     Home,
     Json,
     MaxHours,
+    Notify,
     Only,
     ScaleName,
     Settings,
@@ -63,6 +64,7 @@ def run(
     retry_failed: Annotated[bool, typer.Option(help="try stages again that failed before")] = False,
     accept_stale: Annotated[bool, typer.Option(help="use results of older code, and mark them")] = False,
     rerun_stale: Annotated[bool, typer.Option(help="put results of older code aside and run them again")] = False,
+    notify: Notify = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
@@ -70,11 +72,13 @@ def run(
     if plan_:
         return plan(files, scale, set_, only, engine, address, cluster, max_hours, None, False, home, json_)
     from experiments.driver import Terms, drive
+    from experiments.notify import command_of, user_settings
     from experiments.plan import labels
     from experiments.store import Store
 
     if accept_stale and rerun_stale:
         raise SmaugError("--accept-stale --rerun-stale: one uses older results, the other replaces them; choose one")
+    command = command_of(notify, user_settings())
     request, console = _request(files, scale, set_, only, home, max_hours), new_console(to_stderr=json_)
     make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
     inventory = _inventory(make_engine, address, cluster)
@@ -89,7 +93,7 @@ def run(
     _show_plan(made, console)
     if limit is not None and made.to_spend() is None:
         complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
-    terms = Terms(limit=limit, retry_failed=retry_failed, published=_published_rate)
+    terms = Terms(limit=limit, retry_failed=retry_failed, notify=command, published=_published_rate)
     outcome = drive(made, store, make_engine, console, terms)
     names = labels(made.trials)
     _complain_of(outcome, store, names)
@@ -98,7 +102,7 @@ def run(
     elif not outcome.told:
         complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
     _show_end(outcome, store, console, names, as_json=json_)
-    held_only = outcome.summary.held and not outcome.summary.failed
+    held_only = outcome.summary.held and not (outcome.summary.failed or outcome.summary.paused)
     raise typer.Exit(DONE if outcome.summary.complete else OVER_BUDGET if held_only else FAILED)
 
 
@@ -299,6 +303,8 @@ def _complain_of(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -
         complain(f"{names[stage.fingerprint]} cancelled {message}")
     for stage, message in summary.held:
         complain(f"{names[stage.fingerprint]} not started: {message}")
+    if summary.paused:
+        complain(f"paused: {summary.paused}")
     if summary.interrupted:
         complain("stopped; the same command continues")
 
@@ -342,6 +348,7 @@ def _told(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -> dict[
         "cancelled": with_reason(summary.cancelled),
         "held": with_reason(summary.held),
         "blocked": with_reason(summary.blocked),
+        "paused": summary.paused,
         "interrupted": summary.interrupted,
         "recorded": outcome.told,
         "seconds": outcome.seconds,

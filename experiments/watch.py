@@ -95,11 +95,7 @@ class StageWatch:
     def account(self) -> dict[str, Any]:
         """Time spent so far, and the step."""
         with self._lock:
-            return self._account | {
-                "spent_s": self._clock.spent_s(),
-                "wall_s": self._clock.wall_s(),
-                "cpu_s": self._clock.cpu_s(),
-            }
+            return self._account | self._clock.account()
 
     def _note_training(self, spent_s: float) -> None:
         if self._training_from is not None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.attempt import AttemptState, StoreError, SupersededError
+from experiments.failures import DIVERGED_CODE, STOPPED_CODE, FailureClass, Seen, classify
 from smaug_core.errors import DivergedError, SmaugError
 from smaug_core.stages import Interrupted, Outcome, Watch
 
-DONE, FAILED, BAD_INPUT, DIVERGED, HELD, INTERRUPTED = 0, 1, 2, 71, 73, 75
+DONE, FAILED, BAD_INPUT, DIVERGED, HELD, INTERRUPTED = 0, 1, 2, DIVERGED_CODE, 73, STOPPED_CODE
 """Exit codes of a worker; 75 asks for another try, which continues from the checkpoint."""
 
 
@@ -27,6 +28,8 @@ class Ending:
     message: str = ""
     details: str = ""
     """The traceback, where the message alone would not do."""
+    failure: FailureClass | None = None
+    """Why there is no result; none if there is one."""
 
 
 class EndedError(Exception):
@@ -44,26 +47,37 @@ def ending_of(work: Callable[[], object]) -> Ending:
     except EndedError as told:
         return told.ending
     except Interrupted as stopped:
-        return Ending(INTERRUPTED, "interrupted", str(stopped))
+        return Ending(INTERRUPTED, "interrupted", str(stopped), failure="preempted")
     except KeyboardInterrupt:  # only where a stage runs in the process of a person who does not want to wait
-        return Ending(INTERRUPTED, "interrupted", "stopped at once, without a checkpoint")
+        return Ending(INTERRUPTED, "interrupted", "stopped at once, without a checkpoint", failure="preempted")
     except SupersededError as lost:
-        return Ending(HELD, "cancelled", str(lost))
+        return Ending(HELD, "cancelled", str(lost), failure="cancelled")
     except StoreError as error:  # no fault of the stage: the same command tries again
-        return Ending(BAD_INPUT, "cancelled", str(error))
+        return Ending(BAD_INPUT, "cancelled", str(error), failure="storage")
     except DivergedError as error:
-        return Ending(DIVERGED, "diverged", str(error))
+        return Ending(DIVERGED, "diverged", str(error), failure="diverged")
     except SmaugError as error:
-        return Ending(BAD_INPUT, "failed", str(error))
+        return Ending(BAD_INPUT, "failed", str(error), failure="user_error")
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a stage raises is recorded as its end
         message, full = f"{type(error).__name__}: {error}", os.strerror(errno.ENOSPC)
         if full in message:  # libraries have their own classes for it
-            return Ending(BAD_INPUT, "cancelled", f"{message}; free some space, then give the same command again")
-        return Ending(FAILED, "failed", message, traceback.format_exc())
+            advice = f"{message}; free some space, then give the same command again"
+            return Ending(BAD_INPUT, "cancelled", advice, failure="storage")
+        names = tuple(each.__name__ for each in type(error).__mro__)
+        failure = classify(Seen(exceptions=names, message=message))
+        return Ending(FAILED, "failed", message, traceback.format_exc(), failure)
     return Ending(DONE, "done", "published")
 
 
-def call_entry(stage: Mapping[str, Any], directory: Path, *, data_root: Path, device: str, watch: Watch) -> Outcome:
+def call_entry(
+    stage: Mapping[str, Any],
+    directory: Path,
+    *,
+    data_root: Path,
+    device: str,
+    watch: Watch,
+    recompute_layers: bool = False,
+) -> Outcome:
     """Do the work that a prepared stage's document tells, in its folder.
 
     Raises:
@@ -81,6 +95,7 @@ def call_entry(stage: Mapping[str, Any], directory: Path, *, data_root: Path, de
         data_root=data_root,
         device=device,
         watch=watch,
+        **({"recompute_layers": True} if recompute_layers else {}),
     )
 
 

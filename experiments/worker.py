@@ -28,7 +28,7 @@ from experiments.attempt import (
     write_json,
 )
 from experiments.code import code_digest
-from experiments.host import DeviceClock, describe_device, library_versions, source_commit
+from experiments.host import DeviceClock, describe_device, library_versions, oom_kills, source_commit
 from experiments.pictures import leave_pictures
 from experiments.ranks import Crew, Ranks
 from experiments.stop import StopFlag, end_with
@@ -58,6 +58,7 @@ def run_stage(
     device: str,
     stop: StopFlag,
     processes: int = 1,
+    recompute_layers: bool = False,
     log: bool = False,
 ) -> int:
     """Run the stage prepared in `directory` to its end unless it is done already, and give the exit code.
@@ -68,6 +69,7 @@ def run_stage(
         device: as torch names it, `cpu` or `cuda`.
         stop: set from outside to ask for a checkpoint and an early end.
         processes: that share the work; more than one are started by torchrun, with a GPU each if there are any.
+        recompute_layers: spend time to save memory in training; the same numbers.
         log: send everything that is printed from now on to the attempt's log.txt.
 
     Raises:
@@ -81,8 +83,9 @@ def run_stage(
         return DONE
     cpus, gpus = stage["resources"]["cpus"], stage["resources"]["gpus"]
     host = describe_device(device) | {"cpus": cpus, "gpus": gpus, "versions": library_versions()}
+    host |= {"recompute_layers": True} if recompute_layers else {}
     clock = DeviceClock(gpus)
-    lease = claim(directory, host)
+    lease = claim(directory, host | {"oom_kills": oom_kills()})
     if (directory / "result.json").exists():  # published by an attempt that ended between our look and our claim
         lease.end("cancelled", NOTHING_SPENT, "another worker finished the stage meanwhile")
         return DONE
@@ -93,17 +96,32 @@ def run_stage(
     publication = _Publication(stage, lease, host | {"processes": processes}, pictures)
     if processes == 1:
         with StageWatch(lease, clock, stop) as watch:
-            call = partial(call_entry, stage, directory, data_root=data_root, device=device, watch=watch)
+            call = partial(
+                call_entry,
+                stage,
+                directory,
+                data_root=data_root,
+                device=device,
+                watch=watch,
+                recompute_layers=recompute_layers,
+            )
             ending = ending_of(lambda: publication.make(call, watch))
             account = watch.account
     else:
-        crew = Crew(processes=processes, gpus=gpus, data_root=str(data_root), device=device, start=clock.start)
+        crew = Crew(
+            processes=processes,
+            gpus=gpus,
+            data_root=str(data_root),
+            device=device,
+            start=clock.start,
+            recompute_layers=recompute_layers,
+        )
         with Ranks(lease, crew, clock, stop) as ranks:
             ending = ending_of(lambda: publication.make(ranks.run, ranks))
             account = ranks.account
     if log:
         _say(f"{ending.details}{ending.state}: {ending.message}")
-    lease.end(ending.state, account(), ending.message, ending.details)
+    lease.end(ending.state, account(), ending.message, ending.details, ending.failure)
     return ending.code
 
 
@@ -187,6 +205,7 @@ def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--probe", action="store_true", help="only time some steps, and leave rate.json in the folder")
     parser.add_argument("--processes", type=int, default=1, help="that share the work, each with one of its GPUs")
+    parser.add_argument("--recompute-layers", action="store_true", help="spend time to save memory in training")
     parser.add_argument("--parent", type=int, help="process id to stop with, should it die")
     given = parser.parse_args(arguments)
     if given.parent is not None:
@@ -200,7 +219,13 @@ def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple
             time_steps(directory, data_root=data_root, device=given.device, stop=stop)
             return DONE, ""
         code = run_stage(
-            directory, data_root=data_root, device=given.device, stop=stop, processes=given.processes, log=log
+            directory,
+            data_root=data_root,
+            device=given.device,
+            stop=stop,
+            processes=given.processes,
+            recompute_layers=given.recompute_layers,
+            log=log,
         )
     except HeldError as error:
         return HELD, str(error)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from reports.cells import Cell, Column, Interval, Table
 from reports.markdown import run_link
 from reports.notes import INTERVALS, MARKS
+from reports.samples import has_ranks
 from reports.wording import (
     interval_text,
     measured_number,
@@ -14,6 +15,12 @@ from reports.wording import (
     ratio_text,
     significant,
 )
+
+MOST_LINKS = 20
+"""To runs, for one cell: hundreds of seeds in every cell would make a page of many megabytes."""
+
+ALIKE = "{}, so resampling them says nothing"
+"""Why a bootstrap over queries has no interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +63,8 @@ class Card:
     marks: tuple[Lettered, ...]
     faults: tuple[Lettered, ...]
     links: tuple[Link, ...]
+    num_more: int
+    """Runs besides, for which there is no room."""
 
 
 def card_of(table: Table, row: str, column: Column, letters: Mapping[str, str], ui: str) -> Card | None:
@@ -71,6 +80,7 @@ def card_of(table: Table, row: str, column: Column, letters: Mapping[str, str], 
     cell = table.cell(row, column.slot)
     if cell.measured is None and not (cell.faults or cell.marks or cell.runs):
         return None
+    shown = cell.runs[:MOST_LINKS]
     seeds = {trial.run_id: trial.seed for trial in table.trials}
     return Card(
         row=row,
@@ -82,14 +92,17 @@ def card_of(table: Table, row: str, column: Column, letters: Mapping[str, str], 
         marks=tuple(Lettered(letter=letters[what], what=what, note=MARKS.get(what, "")) for what in cell.marks),
         faults=tuple(Lettered(letter=letters[what], what=what) for what in cell.faults),
         links=tuple(
-            Link(text=f"seed {seeds[run.run_id]}, run {run.run_id[:8]}", address=run_link(ui, run)) for run in cell.runs
+            Link(text=f"seed {seeds[run.run_id]}, run {run.run_id[:8]}", address=run_link(ui, run)) for run in shown
         ),
+        num_more=len(cell.runs) - len(shown),
     )
 
 
 def _facts(table: Table, column: Column, cell: Cell) -> Iterable[Fact]:
     if cell.interval is not None:
         yield _interval("95 % interval", interval_text(column, cell.interval), cell.interval)
+    elif cell.measured is not None and has_ranks(column.slot) and not cell.faults:
+        yield Fact(name="95 % interval", text="none", note=ALIKE.format("all queries score alike"))
     yield from _compared(table, column, cell)
     if cell.difference is not None:
         paper, here = column.published_dataset, column.measured_dataset
@@ -124,6 +137,9 @@ def _compared(table: Table, column: Column, cell: Cell) -> Iterable[Fact]:
     if cell.delta_interval is not None:
         ends = ", ".join(signed(column, end) for end in (cell.delta_interval.low, cell.delta_interval.high))
         yield _interval("95 % interval of the difference", f"[{ends}]", cell.delta_interval)
+    elif cell.p_raw is not None:
+        why = "all queries differ alike" if cell.delta else f"no query scores otherwise than in {base}"
+        yield Fact(name="95 % interval of the difference", text="none", note=ALIKE.format(why))
     if cell.p is not None and cell.p_raw is not None:
         yield Fact(name="p, corrected", text=p_text(cell.p), note="Holm's correction over the column")
         yield Fact(name="p, uncorrected", text=p_text(cell.p_raw), note=f"of the difference to {base}, over queries")

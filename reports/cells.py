@@ -150,6 +150,8 @@ class Table:
     """What was measured, by row and slot, where anything was."""
     unreadable: str
     """Why no measurement could be read at all; empty if they could."""
+    troubles: tuple[str, ...]
+    """What else is wrong with the whole of it."""
 
     def faults(self) -> list[Fault]:
         """All that is wrong with it, each once: a fault that all rows share is one of the column."""
@@ -161,7 +163,10 @@ class Table:
             for column, cell in zip(self.columns, cells, strict=True)
             for what in cell.faults
         }
-        return [Fault(table=self.name, scale=self.scale, row=row, column=slot, what=what) for row, slot, what in found]
+        return [
+            *(Fault(table=self.name, scale=self.scale, row="", column="", what=what) for what in self.troubles),
+            *(Fault(table=self.name, scale=self.scale, row=row, column=slot, what=what) for row, slot, what in found),
+        ]
 
     def cell(self, row: str, slot: str) -> Cell:
         """The cell of a row and a column.

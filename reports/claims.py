@@ -82,10 +82,11 @@ class Check:
         return over <= 0 if self.at_least is None else over >= 0
 
     def number(self, value: float) -> str:
-        """A value with as many digits as it takes to see on which side of the bound it is."""
+        """A value with as many digits as it takes to see on which side of the bound it is, and that it is not on it."""
         for decimals in range(DECIMALS[self.measure], ROUNDING + 1):
             text = f"{value:.{decimals}f}"
-            if self.holds(float(text)) == self.holds(value):
+            at_bound = float(text) == self.bound and round(value, ROUNDING) != self.bound
+            if self.holds(float(text)) == self.holds(value) and not at_bound:
                 break
         return text
 

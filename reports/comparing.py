@@ -27,6 +27,8 @@ def comparer(tables: Sequence[Table]) -> Callable[[Check, str], Comparison | Non
 
     def compared(check: Check, scale: str) -> Comparison | None:
         for table in tables:
+            if table.unreadable and table.name == check.table:
+                return Comparison(pairs=(), interval=None, problems=(table.unreadable,), unit="", device="")
             rows = {trial.variant for trial in table.trials}
             if (table.name, table.scale) == (check.table, scale) and {check.row, check.against} <= rows:
                 return _comparison(table, check)

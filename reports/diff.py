@@ -57,7 +57,10 @@ def load_cells(path: Path) -> Cells:
         ) from error
     if missing := [name for name in ("measured", *KEY) if name not in names]:
         raise ReportError(f"{file}: has no column {missing[0]!r}, so it is no cells.csv; it has {', '.join(names)}")
-    return {tuple(line[name] or "" for name in KEY): line for line in lines}
+    for number, line in enumerate(lines, start=2):
+        if None in line or None in line.values():
+            raise ReportError(f"{file}: line {number} is cut, or has too much; write the file anew")
+    return {tuple(line[name] for name in KEY): line for line in lines}
 
 
 def differences(a: Cells, b: Cells) -> list[Change]:

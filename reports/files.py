@@ -1,5 +1,8 @@
 """Files of a report: whole or not there."""
 
+import re
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 from reports.published import ReportError
@@ -17,5 +20,13 @@ def write_text(path: Path, text: str) -> Path:
         partial.write_text(text, encoding="utf-8")
         partial.rename(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise ReportError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
     return path
+
+
+def file_name(name: str) -> str:
+    """A name as part of a file's: itself if it is plain, else what is plain of it and a digest of all."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
+    return name if plain == name else f"{plain}-{sha256(name.encode()).hexdigest()[:6]}"

@@ -20,6 +20,9 @@ from reports.wording import (
     text_headers,
 )
 
+MOST_COLUMNS = 12
+"""Beside each other on an A4 page, in type of the usual size."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
@@ -68,14 +71,6 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Note:
-    """A piece of a note."""
-
-    text: str
-    is_code: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
     """A table, ready to be shown."""
 
@@ -90,12 +85,18 @@ class Grid:
     num_cited: int
     has_measured: bool
     faults: tuple[str, ...]
-    notes: tuple[tuple[Note, ...], ...]
+    notes: tuple[str, ...]
+    """With backticks around commands."""
 
     @property
     def width(self) -> int:
         """How many columns it has."""
         return 1 + len(self.text_headers) + len(self.heads) * (2 if self.has_measured else 1)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it fits on paper in smaller type alone."""
+        return self.width > MOST_COLUMNS
 
 
 def grids_of(tables: Iterable[Table], files: Mapping[str, str], ui: str) -> list[Grid]:
@@ -137,7 +138,7 @@ def _grid(table: Table, key: str, files: Mapping[str, str], ui: str) -> Grid:
         num_cited=sum(line.is_cited for line in lines),
         has_measured=any(entry.card is not None for entry in entries),
         faults=tuple(map(str, table.faults())),
-        notes=tuple(tuple(_pieces(note)) for note in notes(table, files)),
+        notes=tuple(notes(table, files)),
     )
 
 
@@ -189,10 +190,3 @@ def _entry(key: str, column: Column, cell: Cell, marks: Mapping[str, str], card:
         measured_value=cell.measured,
         card=card,
     )
-
-
-def _pieces(note: str) -> Iterable[Note]:
-    """A note cut at its backticks."""
-    for place, text in enumerate(note.split("`")):
-        if text:
-            yield Note(text=text, is_code=place % 2 == 1)

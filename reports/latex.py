@@ -12,6 +12,7 @@ from reports.wording import (
     interval_text,
     letters,
     measured_number,
+    one_line,
     published_number,
     published_text,
     ratio_text,
@@ -108,8 +109,8 @@ def _float(table: Table, block: _Block, files: Mapping[str, str], *, last: bool)
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return _SPECIAL.sub(lambda found: SPECIAL[found[0]], text)
+    """Text that LaTeX prints as it stands, in one line."""
+    return _SPECIAL.sub(lambda found: SPECIAL[found[0]], one_line(text))
 
 
 def _rows(table: Table, block: _Block, extra: list[str]) -> Iterable[str]:
@@ -161,7 +162,7 @@ def _notes(table: Table, files: Mapping[str, str]) -> str:
 def _runs(table: Table) -> Iterable[str]:
     for row, cells in table.rows.items():
         if runs := dict.fromkeys(run.run_id for cell in cells for run in cell.runs):
-            yield f"% runs of {row}: {' '.join(runs)}"
+            yield f"% runs of {one_line(row)}: {' '.join(map(one_line, runs))}"
 
 
 def _line(texts: Iterable[str]) -> str:

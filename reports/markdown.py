@@ -5,26 +5,27 @@ from urllib.parse import urlsplit
 
 from reports.cells import Run, Table
 from reports.notes import notes
-from reports.wording import headers, heading, letters, measured_text, published_text, text_headers
+from reports.wording import headers, heading, letters, measured_text, one_line, published_text, text_headers
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `smaug ui` serves MLflow's pages."""
 
 
-def to_markdown(table: Table, files: Mapping[str, str], ui: str) -> str:
+def to_markdown(table: Table, files: Mapping[str, str], ui: str, serve: str = "smaug ui") -> str:
     """A table as Markdown.
 
     Args:
         table: to be shown.
         files: by table, the sweep file that measures it.
         ui: address of MLflow's pages.
+        serve: the command that serves them, where the ledger is no server.
     """
     grid = _grid(table)
-    lines = [f"## {heading(table)}", "", *(_row(texts) for texts in grid)]
+    lines = [f"## {one_line(heading(table))}", "", *(_row(texts) for texts in grid)]
     labels = 1 + len(text_headers(table))
     lines.insert(3, _row([*["---"] * labels, *["---:"] * (len(grid[0]) - labels)]))
-    told = [*notes(table, files), *_runs(table, ui)]
-    return "\n".join([*lines, "", *(f"- {note}" for note in told), ""])
+    told = [*notes(table, files), *_runs(table, ui, serve)]
+    return "\n".join([*lines, "", *(f"- {one_line(note)}" for note in told), ""])
 
 
 def pages_of(tracking_uri: str) -> str:
@@ -64,7 +65,9 @@ def _grid(table: Table) -> list[list[str]]:
     return rows
 
 
-def _runs(table: Table, ui: str) -> Iterable[str]:
+def _runs(table: Table, ui: str, serve: str) -> Iterable[str]:
+    if ui == LOCAL_UI and any(cell.runs for cells in table.rows.values() for cell in cells):
+        yield f"The pages of the runs are there while `{serve}` runs."
     for row, cells in table.rows.items():
         if runs := dict.fromkeys(run for cell in cells for run in cell.runs):
             links = ", ".join(f"[{run.run_id[:8]}]({run_link(ui, run)})" for run in runs)
@@ -72,4 +75,4 @@ def _runs(table: Table, ui: str) -> Iterable[str]:
 
 
 def _row(texts: Iterable[str]) -> str:
-    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
+    return f"| {' | '.join(one_line(text).replace('|', chr(92) + '|') for text in texts)} |"

@@ -19,6 +19,8 @@ MARKS = {
     "other test set": "asked other questions than the baseline row, so no difference is given",
     "partial schedule": "trained for fewer epochs than the scale says",
     "estimated hours": "an attempt died, and when it ended is estimated; useful hours leave it out",
+    "layers recomputed": "a training ran out of GPU memory and computed layers again instead of keeping what they made:"
+    " the same numbers in more hours",
 }
 INTERVALS = {
     "full seeds": "Student's t over seeds of pre-training; it covers training anew",
@@ -105,6 +107,13 @@ def _intervals(table: Table) -> list[str]:
     ]
     if untold := [slot for slot in without if not has_ranks(slot)]:
         found.append(f"No interval for {', '.join(untold)}: fewer than three seeds, and no score of each query.")
+    alike = any(
+        cell.measured is not None and cell.interval is None and has_ranks(column.slot) and not cell.faults
+        for cells in table.rows.values()
+        for column, cell in zip(table.columns, cells, strict=True)
+    )
+    if alike:
+        found.append("A percentage without an interval: all its queries score alike, and resampling them says nothing.")
     return found
 
 
@@ -113,9 +122,18 @@ def _tests(table: Table) -> list[str]:
         return []
     return [
         f"p: two-sided, by flipping signs of the queries' differences to the row {table.baseline}, averaged over seeds"
-        " (10,000 flips, fixed seed), with Holm's correction over the column; whether these weights differ on other"
-        " queries, not whether training anew would. None for hours."
+        f" (10,000 flips, fixed seed), with Holm's correction over the {_tested(table)} of the column; whether these"
+        " weights differ on other queries, not whether training anew would. None for hours."
     ]
+
+
+def _tested(table: Table) -> str:
+    """How many rows a column's correction runs over: fewer where something is wrong with a row."""
+    counts = {
+        sum(cells[place].p is not None for cells in table.rows.values()) for place in range(len(table.columns))
+    } - {0}
+    number = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+    return f"{number} tested {'row' if counts == {1} else 'rows'}"
 
 
 def _differences(table: Table) -> list[str]:

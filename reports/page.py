@@ -16,13 +16,13 @@ from reports.claims import load_claims
 from reports.comparing import comparer, measured_scales
 from reports.contradictions import Contradiction, load_contradictions
 from reports.environment import Environment, environment_of
-from reports.figures.all import NO_STEPS, make_figures
+from reports.figures.all import NO_STEPS, make_figures, write_figures
 from reports.figures.figure import Figure
 from reports.files import write_text
 from reports.grid import Grid, grids_of
 from reports.judgement import Judgement, judgement_of
 from reports.markdown import LOCAL_UI
-from reports.published import load_published, sweep_files
+from reports.published import PublishedSettings, load_published, load_settings, sweep_files
 from reports.render import Report
 from reports.spending import Spending, Spent, in_paper_order, spend
 from reports.verdicts import claim_rows
@@ -32,6 +32,7 @@ from smaug_core.cost import Part
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 TITLE = "SMAUG, published and measured"
 FILE = "index.html"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 Steps = Mapping[str, Mapping[str, Part]]
 """By scale, what a step of pre-training consists of."""
@@ -68,6 +69,7 @@ class Page:
     """Why nothing is measured, and what would change it; of interest where that is so."""
     spending: Spending
     grids: list[Grid]
+    settings: tuple[PublishedSettings, ...]
     judgement: Judgement
     contradictions: tuple[Contradiction, ...]
     figures: tuple[Figure, ...]
@@ -92,7 +94,11 @@ class Page:
 
     def hours(self, spent: Spent) -> dict[str, str]:
         """Each part of what was spent, with as many decimals as the least of its unit needs."""
-        every = [*self.spending.unused, *(one for sweep in self.spending.sweeps for one in sweep.spent)]
+        every = [
+            *self.spending.unused,
+            *self.spending.set_aside,
+            *(one for sweep in self.spending.sweeps for one in sweep.spent),
+        ]
         decimals = max((decimals_of(one.billed) for one in every if one.unit == spent.unit), default=0)
         parts = {name: getattr(spent, name) for name in ("billed", "useful", "lost", "overhead", "alone", "saved")}
         return {name: "" if value is None else f"{value:.{decimals}f}" for name, value in parts.items()}
@@ -110,7 +116,7 @@ class Page:
 def make_page(
     report: Report, ledger: Ledger, out: Path, *, steps: Steps = NO_STEPS, serve: str = "smaug ui"
 ) -> tuple[Path, tuple[str, ...]]:
-    """Write `index.html`; give its path and all that is wrong with what was recorded.
+    """Write `index.html`, and its figures for print; give its path and all that is wrong with what was recorded.
 
     Args:
         report: to be shown.
@@ -123,17 +129,18 @@ def make_page(
         ReportError: the folder cannot be written.
     """
     page = page_of(report, ledger, steps=steps, serve=serve)
+    write_figures(page.figures, out)
     return write_text(out / FILE, to_html(page)), page.faults
 
 
 def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS, serve: str = "smaug ui") -> Page:
     """What the page shows of a report and of the ledger that it was read from."""
-    stages, unread = _stages(report, ledger)
+    stages, set_aside, unread = _stages(report, ledger)
     own = [table for table in report.tables if table.measured_by == table.name]
     trials = in_paper_order({trial.run_id: trial for table in own for trial in table.trials}.values())
     files, scales = sweep_files(), measured_scales(report.tables)
     claims = claim_rows(load_claims(), load_published(), comparer(report.tables), scales)
-    spending, albums = spend(trials, stages), albums_of(trials, stages, ledger.examples, report.ui)
+    spending, albums = spend(trials, stages, set_aside), albums_of(trials, stages, ledger.examples, report.ui)
     figures, undrawn = _figures(report, ledger, steps)
     return Page(
         origin=report.origin,
@@ -142,6 +149,7 @@ def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS, serve: s
         nothing=f"No sweep has a result in it yet; {_first_command(files)} measures the first table.",
         spending=spending,
         grids=grids_of(report.tables, files, report.ui),
+        settings=tuple(load_settings().values()),
         judgement=judgement_of(claims),
         contradictions=load_contradictions().contradictions,
         figures=tuple(figures),
@@ -159,7 +167,7 @@ def to_html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"breakable": breakable, "drawn": drawn}
+    templates.filters |= {"breakable": breakable, "coded": coded, "drawn": drawn, "unbroken": unbroken}
     style, script = (_source(name) for name in ("page.css", "page.js"))
     return templates.get_template("page.html.j2").render(
         page=page,
@@ -176,19 +184,31 @@ def breakable(text: str) -> Markup:
     return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
 
 
+def coded(text: str) -> Markup:
+    """A sentence whose parts in backticks are code."""
+    pieces = enumerate(text.split("`"))
+    return Markup("").join(Markup("<code>{}</code>").format(piece) if place % 2 else piece for place, piece in pieces)
+
+
+def unbroken(text: str) -> str:
+    """An interval or a comparison that may be broken into lines behind its comma alone: a p stays with its value."""
+    return text.replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
+
+
 def drawn(figure: Figure) -> Markup:
     """A figure's SVG as it stands: `reports.figures` writes it by way of an XML tree, so no text of it is markup."""
     return Markup(figure.svg)
 
 
-def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[str]]:
-    """All stages, or why there are none."""
+def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[StageRow], list[str]]:
+    """All stages that count, those set aside, or why there are none."""
     if report.unreadable or not ledger.exists:
-        return [], []
+        return [], [], []
     try:
-        return ledger.stages(), []
+        found = ledger.stages(), ledger.set_aside()
+        return *found, [f"run {run.run_id} cannot be read: {run.what}" for run in ledger.damaged.values()]
     except TrackingError as error:
-        return [], [f"what was spent could not be read: {error}"]
+        return [], [], [f"what was spent could not be read: {error}"]
 
 
 def _figures(report: Report, ledger: Ledger, steps: Steps) -> tuple[list[Figure], list[str]]:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import fmean
 from typing import Literal
 
@@ -124,15 +125,20 @@ class Samples:
         return {seeds: 1 / (len(tuned) * tuned[seeds[0]]) for seeds in self.values}
 
 
+def has_spread(values: Sequence[float]) -> bool:
+    """Whether values differ; where they do not, as R@10 of 100 for every seed, nothing is known of their spread."""
+    return max(values) - min(values) > ROUNDING
+
+
 def over_seeds(values: Mapping[Seeds, float]) -> tuple[tuple[float, float], IntervalKind] | None:
-    """95 % interval over seeds and its kind; none where there are too few of them.
+    """95 % interval over seeds and its kind; none where there are too few of them, or all gave the same number.
 
     Seeds of pre-training go first: their spread holds that of fine-tuning.
     """
-    means = Samples(values, {}, "").means()
-    if len(means) >= ENOUGH_SEEDS:
-        return student_interval(list(means.values())), "full seeds"
-    if len(means) == 1 and len(values) >= ENOUGH_SEEDS:
+    means = list(Samples(values, {}, "").means().values())
+    if len(means) >= ENOUGH_SEEDS and has_spread(means):
+        return student_interval(means), "full seeds"
+    if len(means) == 1 and len(values) >= ENOUGH_SEEDS and has_spread(list(values.values())):
         return student_interval(list(values.values())), "fine-tuning seeds"
     return None
 
@@ -167,7 +173,7 @@ def collect(slot: str, metric: str, trials: Sequence[TrialRow], book: RankBook) 
         trials: of one row, some perhaps unfinished.
         book: gives ranks.
     """
-    faults = [*_doubles(trials), *_missing(metric, trials)]
+    faults = [*_doubles(trials), *_missing(metric, trials), *_impossible(slot, metric, trials)]
     task = slot.split(".")[0]
     having = [trial for trial in trials if metric in trial.metrics]
     digests = {trial.evaluations[task]["test_digest"] for trial in having if task in trial.evaluations}
@@ -198,6 +204,17 @@ def _missing(metric: str, trials: Sequence[TrialRow]) -> Iterator[str]:
         if trial.status == "FINISHED" and metric not in trial.metrics:
             known = ", ".join(sorted(trial.metrics))
             yield f"run {trial.run_id} is finished and has no metric {metric!r}; it has {known}"
+
+
+def _impossible(slot: str, metric: str, trials: Sequence[TrialRow]) -> Iterator[str]:
+    """Values that no run can have measured; `slot` tells what they count."""
+    kind = slot.rsplit(".", 1)[-1]
+    low, high = (0.0, inf) if kind == "hours" else (1.0, inf) if kind == MEDIAN_RANK else (0.0, 100.0)
+    for trial in trials:
+        value = trial.metrics.get(metric, high)
+        possible = low <= value <= high and (value < inf or metric not in trial.metrics)
+        if not possible or (kind == "hours" and value == 0):
+            yield f"run {trial.run_id}: its metric {metric} is {value:g}, which cannot have been measured"
 
 
 def _scores(

@@ -1,7 +1,7 @@
 """What was run, and what it took: hours by sweep, scale and unit, and what sharing stages saved."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.reading import StageRow, TrialRow
@@ -19,6 +19,8 @@ class Spent:
     devices: tuple[str, ...]
     num_stages: int
     num_attempts: int
+    num_without_result: int
+    """Attempts that ended without a result; those after them may have gone on from where they stopped."""
     num_estimated: int
     """Stages of which an attempt died, so that when it ended is estimated."""
     useful: float
@@ -55,24 +57,26 @@ class Spending:
     """Every stage of a current trial once."""
     unused: tuple[Spent, ...]
     """Stages that no current trial uses, e.g. of settings that were changed since."""
+    set_aside: tuple[Spent, ...]
+    """Stages that were begun anew since, e.g. for newer code."""
     num_uncounted: int
     """Trials that `saved` leaves out: unfinished, or on devices whose hours have no sum."""
     faults: tuple[str, ...]
     """What is missing in the ledger."""
 
 
-def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow]) -> Spending:
+def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow], set_aside: Iterable[StageRow] = ()) -> Spending:
     """Add up what the ledger tells of trials and stages.
 
     A stage without its hours, and one that a trial names and the ledger lacks, is told as a fault and left out.
+
+    Args:
+        trials: those that count.
+        stages: those that count, of any trial.
+        set_aside: those that were begun anew since.
     """
     faults: list[str] = []
-    by_run: dict[str, StageRow] = {}
-    for stage in stages:
-        if lacking := [part for part in PARTS if part not in stage.hours]:
-            faults.append(f"stage {stage.name}: its run {stage.run_id} lacks hours.{', hours.'.join(lacking)}")
-        else:
-            by_run[stage.run_id] = stage
+    by_run = {stage.run_id: stage for stage in _with_hours(stages, faults)}
     current = in_paper_order(trials)
     told_of = {run for trial in current for run in trial.stage_runs.values()}
     if missing := sorted(told_of - by_run.keys()):
@@ -84,9 +88,19 @@ def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow]) -> Spending:
         sweeps=tuple(_sweep(group, by_run) for group in groups.values()),
         total=_by_unit(_used(current, by_run), current, by_run),
         unused=_by_unit([stage for run, stage in by_run.items() if run not in told_of], (), by_run),
+        set_aside=_by_unit(list(_with_hours(set_aside, faults)), (), by_run),
         num_uncounted=sum(not _counts(trial, by_run) for trial in current),
         faults=tuple(faults),
     )
+
+
+def _with_hours(stages: Iterable[StageRow], faults: list[str]) -> Iterator[StageRow]:
+    """Those whose hours are all there; the others become faults."""
+    for stage in stages:
+        if lacking := [part for part in PARTS if part not in stage.hours]:
+            faults.append(f"stage {stage.name}: its run {stage.run_id} lacks hours.{', hours.'.join(lacking)}")
+        else:
+            yield stage
 
 
 def in_paper_order(trials: Iterable[TrialRow]) -> list[TrialRow]:
@@ -125,6 +139,11 @@ def _counts(trial: TrialRow, by_run: Mapping[str, StageRow]) -> bool:
     return TOTAL in trial.metrics and all(stage is not None and stage.unit == trial.unit for stage in stages)
 
 
+def _without_result(stage: StageRow) -> int:
+    """How many attempts at a stage ended without a result: all but the one that made it, or that still runs."""
+    return max(0, stage.attempts - (stage.status in ("FINISHED", "RUNNING")))
+
+
 def _by_unit(
     stages: Sequence[StageRow], trials: Sequence[TrialRow], by_run: Mapping[str, StageRow]
 ) -> tuple[Spent, ...]:
@@ -142,6 +161,7 @@ def _spent(unit: str, stages: Sequence[StageRow], trials: Sequence[TrialRow], by
         devices=tuple(sorted(devices)),
         num_stages=len(stages),
         num_attempts=sum(stage.attempts for stage in stages),
+        num_without_result=sum(map(_without_result, stages)),
         num_estimated=sum(stage.estimated for stage in stages),
         useful=sum(stage.hours["useful"] for stage in stages),
         lost=sum(stage.hours["lost"] for stage in stages),

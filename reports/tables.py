@@ -1,9 +1,9 @@
 """Published and measured numbers joined into tables; pure functions of what was read."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from experiments.reading import TrialRow
+from experiments.reading import DamagedRun, TrialRow
 from reports.cells import HOURS, Cell, Column, Interval, Run, Table
 from reports.published import Published
 from reports.samples import IntervalKind, RankBook, RankReader, Samples, collect, over_seeds
@@ -12,13 +12,18 @@ from reports.statistics import Numbers, bootstrap_mean, holm, sign_flip_p
 METRIC_OF_SLOT = {HOURS: "row_hours.pretrain"}
 """Where a slot's metric has another name than the slot."""
 HEADERS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "MdR"}
-OF_HOURS = {"several devices", "estimated hours"}
+OF_HOURS = {"several devices", "estimated hours", "layers recomputed"}
 """Marks that say nothing of what was learnt."""
 NOT_COMPARABLE = {"other device", "other test set", "several devices"}
 
 
 def build_tables(
-    published: Mapping[str, Published], trials: Iterable[TrialRow], read: RankReader, *, unreadable: str = ""
+    published: Mapping[str, Published],
+    trials: Iterable[TrialRow],
+    read: RankReader,
+    *,
+    damaged: Iterable[DamagedRun] = (),
+    unreadable: str = "",
 ) -> list[Table]:
     """Every table: the paper's in their order, then those of sweeps that rebuild none.
 
@@ -26,19 +31,20 @@ def build_tables(
         published: the paper's tables, by number.
         trials: all that are recorded.
         read: gives a trial's ranks.
+        damaged: runs of trials that do not tell what they are; the rows that they may belong to have no number.
         unreadable: why the trials could not be read, if they could not.
     """
-    book = RankBook(read)
+    told = _Told(book=RankBook(read), damaged=tuple(damaged), unreadable=unreadable)
     groups: dict[tuple[str, str, str], list[TrialRow]] = {}
     for trial in trials:
         groups.setdefault((trial.table or trial.sweep, trial.sweep, trial.scale), []).append(trial)
-    for name, told in published.items():
-        groups |= _same_runs(name, told, groups)
+    for name, paper in published.items():
+        groups |= _same_runs(name, paper, groups)
     names = [*published, *sorted({key[0] for key in groups} - published.keys())]
     tables = []
     for name in names:
         found = [group for key, group in sorted(groups.items()) if key[0] == name]
-        tables += [_table(name, published.get(name), group, book, unreadable) for group in found or [[]]]
+        tables += [_table(name, published.get(name), group, told) for group in found or [[]]]
     return tables
 
 
@@ -66,6 +72,15 @@ def _same_runs(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Told:
+    """What all tables are made of, beside their trials."""
+
+    book: RankBook
+    damaged: tuple[DamagedRun, ...]
+    unreadable: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Row:
     """What a table needs of one row to make its cells."""
 
@@ -74,18 +89,24 @@ class _Row:
     published: Mapping[str, float | None]
 
 
-def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], book: RankBook, unreadable: str) -> Table:
+def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], told: "_Told") -> Table:
     columns = _columns(paper, trials)
     # Of a table that is partly measured, the baseline is the sweep's; the paper's default row else.
     baseline = trials[0].baseline if trials else paper.default if paper else None
     rows = _rows(paper, trials)
+    concerned = {row.name: _concerning(told.damaged, name, trials, row.name) for row in rows}
     by_column: list[list[Cell]] = []
     samples: dict[tuple[str, str], Samples] = {}
     for column in columns:
-        found = {row.name: collect(column.slot, metric_of(column.slot), row.trials, book) for row in rows}
+        found = {
+            row.name: (None, concerned[row.name])
+            if concerned[row.name]
+            else collect(column.slot, metric_of(column.slot), row.trials, told.book)
+            for row in rows
+        }
         samples |= {(row, column.slot): measured for row, (measured, _) in found.items() if measured is not None}
         base = next((row for row in rows if row.name == baseline), None)
-        join = _Join(column=column, base=base, collected=found, unreadable=unreadable)
+        join = _Join(column=column, base=base, collected=found, unreadable=told.unreadable)
         by_column.append(_column_cells(join, rows))
     return Table(
         name=name,
@@ -103,8 +124,29 @@ def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], book:
         cannot_tell=paper.cannot_tell if paper else (),
         trials=tuple(trials),
         samples=samples,
-        unreadable=unreadable,
+        unreadable=told.unreadable,
+        troubles=_troubles(baseline, rows),
     )
+
+
+def _troubles(baseline: str | None, rows: Sequence[_Row]) -> tuple[str, ...]:
+    """What is wrong with the whole table."""
+    if baseline in {None, "", *(row.name for row in rows)}:
+        return ()
+    return (f"its runs name the baseline row {baseline!r}, which it has not: no difference, no test, no ratio",)
+
+
+def _concerning(damaged: Sequence[DamagedRun], table: str, trials: Sequence[TrialRow], row: str) -> list[str]:
+    """What is wrong with runs that may be of a row: whatever such a run still tells must fit."""
+    known = {"table": {table, ""}, "variant": {row}}
+    if trials:
+        known |= {"sweep": {trials[0].sweep}, "scale": {trials[0].scale}}
+    return [
+        f"run {run.run_id} cannot be read: {run.what}"
+        for run in damaged
+        if all(run.tags.get(name, next(iter(values))) in values for name, values in known.items())
+        and (trials or run.tags.get("table") == table)
+    ]
 
 
 def _rows(paper: Published | None, trials: Sequence[TrialRow]) -> list[_Row]:
@@ -217,7 +259,18 @@ class _Join:
             faults = [fault for fault in faults if metric_of(HOURS) not in fault]  # never added up: the mark says so
         if "other test set" in marks:
             faults = [*faults, "asked other questions than the baseline row: no difference and no test"]
-        return tuple(faults)
+        return (*faults, *self.unpaired(row, marks))
+
+    def unpaired(self, row: _Row, marks: Collection[str]) -> Iterator[str]:
+        """What else keeps it from being compared with the baseline row."""
+        base = None if self.base is None or row is self.base else self.samples(self.base)
+        samples = self.samples(row)
+        if samples is None or base is None or "other test set" in marks:
+            return
+        if not samples.values.keys() & base.values.keys():
+            yield "has no seed in common with the baseline row: no difference and no test"
+        elif samples.scores and base.scores and not same_queries(samples, base):
+            yield "ranked other queries than the baseline row under one digest: no test"
 
     def published_ratio(self, row: _Row) -> float | None:
         """To the baseline row, in the paper."""
@@ -264,9 +317,15 @@ def _paired(here: Samples, there: Samples) -> Numbers | None:
     scores = [*here.scores.values(), *there.scores.values()]
     if not here.scores or not there.scores or here.digest != there.digest or any(one.is_rank for one in scores):
         return None
-    if any(one.queries != scores[0].queries for one in scores):
+    if not same_queries(here, there):
         return None
     return here.by_query() - there.by_query()
+
+
+def same_queries(here: Samples, there: Samples) -> bool:
+    """Whether both have scores of the same queries."""
+    queries = {scores.queries for scores in (*here.scores.values(), *there.scores.values())}
+    return len(queries) == 1
 
 
 def _interval(samples: Samples) -> Interval | None:

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from reports.claims import UNITS, Check, Claim, Comparison, PublishedCheck, judge_published
 from reports.published import Published
+from reports.samples import has_spread
 from reports.statistics import student_interval
 
 HOURS_REPEAT = 0.05
@@ -119,7 +120,7 @@ def judge_check(check: Check, found: Comparison | None, scale: str) -> MeasuredC
     if problems:
         return _judged(check, scale, Verdict.CANNOT_TELL, "; ".join(problems), found)
     interval: Interval | None = None
-    if len(values) >= FULL_SEEDS:
+    if len(values) >= FULL_SEEDS and has_spread(values):
         interval = student_interval(values)
         verdict = _by_interval(check, interval, Verdict.SUPPORTED)
         reason = f"the 95 % interval over {len(values)} full seeds {_lies(verdict)}"

@@ -26,6 +26,11 @@ def heading(table: Table) -> str:
     return f"{name}{table.title}{scale}"
 
 
+def one_line(text: str) -> str:
+    """Text without line breaks, whatever a name holds."""
+    return " ".join(text.split())
+
+
 def headers(column: Column) -> tuple[str, str]:
     """Of the published and of the measured half of a column, with unit or dataset."""
     published = column.published_unit if column.is_hours else column.published_dataset

@@ -21,8 +21,10 @@ class QuickStage(Stage):
 
     Its own settings: `steps`, each of `step_s` seconds; `checkpoint_every` so many steps; `hold_at` a step until the
     file `go` appears in its folder; `kill_at` a step, in as many attempts as `kills` says, or a list with a step for
-    each attempt; `fail_at`, `refuse_at`, `diverge_at` a step; `rank`, which of several processes misbehaves. The first
-    process writes; each of the others notes that it was there in `ranks.txt`.
+    each attempt; `fail_at`, `refuse_at`, `diverge_at` a step; `eat_at` a step, 4 GiB of memory; `no_gpu_memory_at`,
+    `no_host_memory_at` a step, in as many attempts as `times` says, and on the GPU only as long as layers are not
+    recomputed if it is `until_recomputed`; `rank`, which of several processes misbehaves. The first process writes;
+    each of the others notes that it was there in `ranks.txt`.
     """
 
     def document(self) -> dict[str, Any]:
@@ -61,15 +63,16 @@ def run(
     data_root: Path,
     device: str,
     watch: Watch,
+    recompute_layers: bool = False,
 ) -> Outcome:
     own, rank = settings[kind], int(os.environ.get("RANK", "0"))
     steps, (first, useful_before, loss) = own["steps"], _resume(out)
     spent_before = watch.spent() - useful_before
     if rank > 0:
-        return _follow(own, rank, range(first + 1, steps + 1), out, watch)
+        return _follow(own, rank, range(first + 1, steps + 1), out, watch, recompute_layers)
     for step in range(first + 1, steps + 1):
         if own.get("rank", 0) == 0:
-            _misbehave(own, step, out)
+            _misbehave(own, step, out, recompute_layers)
         time.sleep(own.get("step_s", 0.0))
         loss = 1.0 / (1.0 / loss + 1.0)  # 1 / step, but only where every step before was taken, and once
         with (out / "trail.txt").open("a") as trail:
@@ -92,7 +95,9 @@ def run(
     )
 
 
-def _follow(own: Mapping[str, Any], rank: int, steps: Sequence[int], out: Path, watch: Watch) -> Outcome:
+def _follow(
+    own: Mapping[str, Any], rank: int, steps: Sequence[int], out: Path, watch: Watch, recomputed: bool
+) -> Outcome:
     """What another process than the first does: it comes to each step after the first has."""
     with (out / "ranks.txt").open("a") as ranks:
         ranks.write(f"{rank} of {os.environ['WORLD_SIZE']}\n")
@@ -100,7 +105,7 @@ def _follow(own: Mapping[str, Any], rank: int, steps: Sequence[int], out: Path, 
         while not watch.stop_requested() and str(step) not in _trail(out):
             time.sleep(0.01)
         if own.get("rank", 0) == rank:
-            _misbehave(own, step, out)
+            _misbehave(own, step, out, recomputed)
         while own.get("hold_at") == step and not (out / "go").exists() and not watch.stop_requested():
             time.sleep(0.01)
         if watch.stop_requested():
@@ -129,14 +134,25 @@ def _resume(out: Path) -> tuple[int, float, float]:
     return int(found[-1].name.removeprefix("step-")), useful_s, loss
 
 
-def _misbehave(own: Mapping[str, Any], step: int, out: Path) -> None:
+def _misbehave(own: Mapping[str, Any], step: int, out: Path, recomputed: bool) -> None:
     if own.get("fail_at") == step:
         raise RuntimeError(f"told to fail at step {step}")
     if own.get("refuse_at") == step:
         raise SmaugError(f"clip 000007.mp4: told to refuse at step {step}")
     if own.get("diverge_at") == step:
         raise DivergedError(f"step {step}: the loss is not finite")
-    attempt, kill_at = len(list((out / "attempts").glob("0*"))), own.get("kill_at", [])
+    attempt = len(list((out / "attempts").glob("0*")))
+    if own.get("no_gpu_memory_at") == step and attempt <= own.get("times", 9):
+        if not (recomputed and own.get("until_recomputed")):
+            import torch  # takes a second
+
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+    if own.get("eat_at") == step:
+        eaten = [b"a" * 2**24 for _ in range(2**8)]
+        raise RuntimeError(f"{len(eaten)} x 16 MiB were there")
+    if own.get("no_host_memory_at") == step and attempt <= own.get("times", 9):
+        raise MemoryError("told to want too much")
+    kill_at = own.get("kill_at", [])
     steps = kill_at if isinstance(kill_at, list) else [kill_at] * own.get("kills", 1)
     if steps[attempt - 1 : attempt] == [step]:
         os.kill(os.getpid(), signal.SIGKILL)

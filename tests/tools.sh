@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs what some tests need and pip cannot give: Chromium, LaTeX with booktabs, axe-core. Run it as `make test-tools`.
+# Installs what some tests need and pip cannot give: Chromium, pdftotext, LaTeX with booktabs, axe-core. Run it as `make test-tools`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=()
 command -v chromium chromium-browser google-chrome >/dev/null || packages+=(chromium)
+command -v pdftotext >/dev/null || packages+=(poppler-utils)
 command -v npm >/dev/null || packages+=(npm)
 command -v pdflatex >/dev/null || packages+=(texlive-latex-base)
 kpsewhich booktabs.sty >/dev/null 2>&1 || packages+=(texlive-latex-recommended)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from experiments.failures import FailureClass
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
@@ -24,6 +26,8 @@ class Job:
     """The type its GPUs must be of, as a node names it; none: any."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment the engine gives."""
+    exclude: tuple[str, ...] = ()
+    """Host names of machines that were lost under it; engines that choose machines keep it away from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class JobState:
     """Once ended: the command's, negative for the signal that killed it; none where the engine lost the job."""
     message: str = ""
     """Why the engine lost it, or could not start it."""
+    reason: FailureClass | None = None
+    """The class of that in the engine's own word, where it has one: `timeout`, `preempted`, `node_lost`..."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ class _Board:
         """Tune has ended: so has everything else."""
         with self.changed:
             self.closed = True
-            lost = {name: JobState(True, None, message) for name, s in self.states.items() if not s.ended}
+            lost = {name: JobState(True, None, message, "killed") for name, s in self.states.items() if not s.ended}
             self.states |= lost
 
 
@@ -366,7 +366,7 @@ def tune_jobs(board: _Board, folder: Path) -> None:
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             if error or not result:
-                board.end(trial_id, JobState(True, None, "Ray lost the process that supervised it"))
+                board.end(trial_id, JobState(True, None, "Ray lost the process that supervised it", "node_lost"))
             else:
                 board.end(trial_id, JobState(True, result["exit_code"]))
 

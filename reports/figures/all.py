@@ -29,9 +29,10 @@ def make_figures(report: Report, ledger: Ledger, steps: Mapping[str, Mapping[str
     """
     readable = not report.unreadable and ledger.exists
     stages: dict[str, StageRow] = {stage.run_id: stage for stage in ledger.stages()} if readable else {}
-    found = [pareto_figure(table) for table in report.tables]
-    found += curve_figures(report.tables, stages, ledger.curve)
-    found += [figure for table in report.tables for figure in hours_figures(table, stages)]
+    tables = [table for table in report.tables if table.measured_by == table.name]  # else its rows are another's
+    found = [pareto_figure(table) for table in tables]
+    found += curve_figures(tables, stages, ledger.curve)
+    found += [figure for table in tables for figure in hours_figures(table, stages)]
     found.append(step_figure(steps))
     return [figure for figure in found if figure is not None]
 

@@ -14,6 +14,7 @@
     if (theme === "automatic") root.removeAttribute("data-theme");
     else root.dataset.theme = theme;
   }
+  root.dataset.scripted = "";
   show(remembered()); // before anything is drawn
 
   function offerThemes() {

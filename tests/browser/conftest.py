@@ -1,15 +1,24 @@
 """A browser for each file of tests, an empty profile for each test. Mark such tests `browser`."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from experiments.tracking import sync
 from tests.browser.axe import violations
 from tests.browser.chromium import Watched, chromium
+from tests.mlflow_servers import free_port
 
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "reports" / "measurements" / "tiny"
 LARGEST = 200_000
 """Bytes of a picture: they are committed."""
 
@@ -58,3 +67,42 @@ def picture(tmp_path: Path) -> Callable[[Page, str], Path]:
         return path
 
     return taken
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder that holds the committed measurements."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        sync(home, records=REFERENCE)
+    return home
+
+
+@pytest.fixture(scope="session")
+def address(reference: Path) -> Iterator[str]:
+    """Where `smaug ui` shows them."""
+    port = free_port()
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    command = [sys.executable, "-m", "experiments.cli", "ui", "--port", str(port), "--home", str(reference)]
+    with (reference / "ui.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        give_up = time.monotonic() + 240
+        while not _answers(f"http://127.0.0.1:{port}/health"):
+            assert server.poll() is None and time.monotonic() < give_up, (reference / "ui.log").read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

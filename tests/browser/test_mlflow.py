@@ -1,24 +1,15 @@
 """MLflow's real pages answer "which mask ratio is best per hour" from the committed measurements."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
 from experiments.portable import read_records
-from experiments.tracking import sync
-from tests.mlflow_servers import free_port
+from tests.browser.conftest import REFERENCE
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = ROOT / "reports" / "measurements" / "tiny"
 SEARCH = "tags.`smaug.scale` = 'tiny' and attributes.status = 'FINISHED'"
 PATIENCE_MS = 60_000
 """MLflow's page has megabytes of scripts, and two cores may be busy."""
@@ -53,38 +44,6 @@ def best_first(measured):
 @pytest.fixture(scope="module")
 def most_accurate_first(measured):
     return sorted(measured, key=lambda name: measured[name][0], reverse=True)
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """`smaug ui` on a home folder that holds the committed measurements."""
-    home, port = tmp_path_factory.mktemp("home"), free_port()
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        sync(home, records=REFERENCE)
-    command = [sys.executable, "-m", "experiments.cli", "ui", "--port", str(port), "--home", str(home)]
-    with (home / "ui.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        give_up = time.monotonic() + 240
-        while not _answers(f"http://127.0.0.1:{port}/health"):
-            assert server.poll() is None and time.monotonic() < give_up, (home / "ui.log").read_text()
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _answers(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
 
 
 @pytest.fixture

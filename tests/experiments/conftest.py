@@ -1,6 +1,5 @@
 """A home folder with a ledger, the connection to it, and the command line on it."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -14,10 +13,25 @@ from experiments.tracking import Tracker
 @pytest.fixture(scope="module")
 def empty_ledger(tmp_path_factory):
     """A new database, which takes seconds to make; tests take a copy."""
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
     home = tmp_path_factory.mktemp("ledger")
-    assert Tracker(home).client is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert Tracker(home).client is not None
     return home / "mlflow.db"
+
+
+@pytest.fixture
+def new_home(empty_ledger, tmp_path, monkeypatch):
+    """Makes home folders with an empty ledger."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def make(name: str) -> Path:
+        home = tmp_path / name
+        home.mkdir()
+        shutil.copy(empty_ledger, home / "mlflow.db")
+        return home
+
+    return make
 
 
 @pytest.fixture

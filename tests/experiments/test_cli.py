@@ -204,14 +204,6 @@ def test_tables_of_a_home_show_published_and_measured_numbers(swept):
     assert cell["published"] == "39.3"
 
 
-def test_tables_of_an_empty_home_hold_what_was_published(fresh):
-    ran = fresh("report", "tables", "--out", "out")
-    assert ran.returncode == 0, ran.stderr
-    cells = list(csv.DictReader((fresh.folder / "out" / "cells.csv").open()))
-    assert len(cells) > 20 and not any(cell["measured"] for cell in cells)
-    assert any(cell["published"] for cell in cells)
-
-
 def test_an_unknown_table_is_refused(swept):
     ran = swept("report", "tables", "99", "--out", "none")
     assert ran.returncode == 2 and "table '99' is unknown" in ran.stderr

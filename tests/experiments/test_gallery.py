@@ -22,7 +22,7 @@ from experiments.portable import RecordError, read_records, write_records
 from experiments.reading import Ledger
 from experiments.records import stage_facts, write_trial
 from experiments.store import Store
-from experiments.tracking import Tracker, sync
+from experiments.tracking import sync
 from tests.experiments.made_trials import execute, trial
 from tests.mlflow_servers import server
 
@@ -61,30 +61,6 @@ CHOSEN = Example(
     png=base64.b64decode("/home/jane/secret/weights/of/the/model+/and/more/of/it//"),
 )
 GALLERY = Gallery(examples=(REBUILT, CHOSEN), unreadable={"/data/jane/x.mp4": "/data/jane/x.mp4: truncated"})
-
-
-@pytest.fixture(scope="module")
-def empty_ledger(tmp_path_factory):
-    """A new database, which takes seconds to make; tests take a copy."""
-    home = tmp_path_factory.mktemp("ledger")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert Tracker(home).client is not None
-    return home / "mlflow.db"
-
-
-@pytest.fixture
-def new_home(empty_ledger, tmp_path, monkeypatch):
-    """Makes home folders with an empty ledger."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-    def make(name: str) -> Path:
-        home = tmp_path / name
-        home.mkdir()
-        shutil.copy(empty_ledger, home / "mlflow.db")
-        return home
-
-    return make
 
 
 def pictured(home: Path, gallery: Gallery = GALLERY) -> Path:

@@ -17,16 +17,6 @@ from experiments.tracking import Tracker
 from tests.experiments.made_trials import execute, trial
 
 
-@pytest.fixture(scope="module")
-def empty_ledger(tmp_path_factory):
-    """A new database, which takes seconds to make; tests take a copy."""
-    home = tmp_path_factory.mktemp("ledger")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert Tracker(home).client is not None
-    return home / "mlflow.db"
-
-
 @pytest.fixture
 def home(empty_ledger: Path, tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

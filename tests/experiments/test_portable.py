@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,36 +15,12 @@ from experiments.portable import RecordError, read_records, write_records
 from experiments.reading import Ledger, read_trials
 from experiments.records import stage_facts, trial_documents, write_trial
 from experiments.store import Store
-from experiments.tracking import Tracker, sync
+from experiments.tracking import sync
 from reports.render import make_tables, read_report
 from tests.experiments.made_trials import execute, ranks_of, trial
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLD_OF_THE_MACHINE = ("smaug.host", "smaug.files", "smaug.told", "smaug.made", "smaug.stage_runs")
-
-
-@pytest.fixture(scope="module")
-def empty_ledger(tmp_path_factory):
-    """A new database, which takes seconds to make; tests take a copy."""
-    home = tmp_path_factory.mktemp("ledger")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert Tracker(home).client is not None
-    return home / "mlflow.db"
-
-
-@pytest.fixture
-def new_home(empty_ledger, tmp_path, monkeypatch):
-    """Makes home folders with an empty ledger."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-    def make(name: str) -> Path:
-        home = tmp_path / name
-        home.mkdir()
-        shutil.copy(empty_ledger, home / "mlflow.db")
-        return home
-
-    return make
 
 
 def finished(home: Path, *variants: str) -> list:

@@ -125,3 +125,59 @@ def test_diff_says_what_differs_by_its_exit_code_too(smaug, measured, tmp_path):
     changes = json.loads(smaug("report", "diff", str(tmp_path / "a"), str(REFERENCE), "--json")[1])
     assert {"only in B", "differs"} <= {change["kind"] for change in changes}
     assert smaug("report", "diff", str(tmp_path / "a"), str(tmp_path / "none"))[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        *(
+            (name, None)
+            for name in ("columns", "title", "position", "baseline", "device", "code", "marks", "stage_runs")
+        ),
+        ("position", "x"),
+        ("evaluations", "{broken"),
+        ("columns", "7"),
+    ],
+)
+def test_a_run_with_a_damaged_tag_is_told_and_all_else_is_shown(smaug, measured, client, tmp_path, tag, value):
+    (measured / "store").rename(measured / "elsewhere")
+    run = run_of(client, "10%")
+    if value is None:
+        client.delete_tag(run.info.run_id, f"smaug.{tag}")
+    else:
+        client.set_tag(run.info.run_id, f"smaug.{tag}", value)
+    code, _, err = smaug("report", "tables", "--out", str(tmp_path / "out"))
+    assert code == 1 and f"run {run.info.run_id} cannot be read: its tag smaug.{tag}" in err
+    found = cells(tmp_path / "out")
+    assert found["4", "50%", "msrvtt.t2v.r1"]["measured"] == "25.0"
+    assert found["4", "10%", "msrvtt.t2v.r1"]["measured"] == ""
+    assert "cannot be read" in found["4", "10%", "msrvtt.t2v.r1"]["faults"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"null", b"[1, 2]", b"{}", b'{"q": "1"}', b'{"q": 0}', b'{"q": 1.5}', b"\xff"]
+)
+def test_a_damaged_file_of_ranks_is_told_with_the_value(smaug, measured, client, tmp_path, content):
+    run = run_of(client, "10%")
+    (measured / "artifacts" / run.info.run_id / "artifacts" / "ranks" / "msrvtt.json").write_bytes(content)
+    (measured / "store").rename(measured / "elsewhere")
+    code, _, err = smaug("report", "tables", "4", "--out", str(tmp_path / "out"))
+    assert code == 1 and "ranks/msrvtt.json is damaged" in err
+    cell = cells(tmp_path / "out")["4", "10%", "msrvtt.t2v.r1"]
+    assert (cell["measured"], cell["p"]) == ("30.0", "")
+
+
+def test_a_stage_with_a_damaged_tag_is_told_by_the_page(smaug, measured, client, tmp_path):
+    (measured / "store").rename(measured / "elsewhere")
+    experiment = client.get_experiment_by_name("smaug/stages").experiment_id
+    run = client.search_runs([experiment])[0]
+    client.delete_tag(run.info.run_id, "smaug.device")
+    code, _, err = smaug("report", "page", "--out", str(tmp_path / "out"))
+    assert code == 1 and f"run {run.info.run_id} cannot be read: its tag smaug.device is missing" in err
+    assert "cannot be read" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_cut_file_of_cells_is_refused_with_its_line(smaug, tmp_path):
+    (tmp_path / "cut.csv").write_bytes((REFERENCE / "cells.csv").read_bytes()[:3000])
+    code, _, err = smaug("report", "diff", str(tmp_path / "cut.csv"), str(REFERENCE))
+    assert code == 2 and "cut.csv: line " in err and "is cut" in err

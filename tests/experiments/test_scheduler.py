@@ -16,8 +16,9 @@ from experiments.budget import Budget
 from experiments.engines import JobState
 from experiments.engines.inline import InlineEngine
 from experiments.events import Event, Summary
+from experiments.postmortem import killed_by
 from experiments.prices import Prices
-from experiments.scheduler import Scheduler, killed_by, worker_job
+from experiments.scheduler import Scheduler, worker_job
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
 from smaug_core.errors import SmaugError
@@ -185,7 +186,7 @@ def test_a_worker_that_somebody_stops_is_started_again(store: Store, engine: Pro
 
     summary, told = schedule(store, engine, stage, on_event=stop_it_once)
     assert summary.done == [stage]
-    assert ("retry", "pretrain", "stopped after step 2 of 4") in told
+    assert ("retry", "pretrain", "preempted: stopped after step 2 of 4") in told
     assert trail(store, stage) == [1, 2, 3, 4]
 
 

@@ -284,3 +284,11 @@ def test_values_that_change_are_told_or_taken_and_never_crash(tiny, text):
 @settings(max_examples=150, deadline=None)
 def test_characters_that_change_are_told_or_taken_and_never_crash(tiny, at, cut, put):
     load_and_expand(MASKING[:at] + put + MASKING[at + cut :], tiny)
+
+
+@pytest.mark.parametrize("name", ["a\\nb", "\\t", " 50%", "50% ", "a\\u200bb"])
+def test_a_row_s_name_is_one_printable_line(tmp_path, name):
+    text = (SWEEPS / "masking_ratio.yaml").read_text().replace('"10%":', f'"{name}":')
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(SweepError, match="a row's name is one line of text without spaces around it"):
+        load_sweep(tmp_path / "odd.yaml", load_scale("tiny"))

@@ -229,6 +229,23 @@ def test_a_trial_with_another_fingerprint_supersedes_the_old_one_and_back(home, 
     assert client.get_run(second).data.tags["smaug.superseded_by"] == first
 
 
+def test_a_stage_that_was_begun_anew_still_tells_its_hours(home):
+    made = trial()
+    for _ in range(2):
+        execute(home, made)
+        write_trial(home, made)
+        sync(home)
+        Store(home).set_aside(made.stages[0])
+    execute(home, made)
+    sync(home)
+    ledger = Ledger(home)
+    aside = ledger.set_aside()
+    assert [stage.kind for stage in ledger.stages()] == ["evaluate", "finetune", "pretrain"]
+    assert [(stage.kind, stage.fingerprint) for stage in aside] == [("pretrain", made.stages[0].fingerprint)] * 2
+    assert all(stage.hours["billed"] > 0 and stage.versions["torch"] for stage in aside)
+    assert len({stage.run_id for stage in (*aside, *ledger.stages())}) == 5
+
+
 def test_a_lost_database_is_made_again_from_the_home_folder(home, empty_ledger):
     old, new, other = trial(r1=25.0), trial(r1=26.0), trial("10%", r1=30.0)
     for made in (old, new, other):

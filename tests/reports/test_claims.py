@@ -47,7 +47,7 @@ def test_a_value_has_the_digits_that_show_on_which_side_of_the_bound_it_is():
     assert speed_up.number(1.89999) == "1.89999"
     assert check(at_least=-1.2).number(-1.2) == "-1.2"
     assert check(at_least=-1.2).number(-1.23) == "-1.23"
-    assert check(at_least=-1.2).number(-1.17) == "-1.2"
+    assert check(at_least=-1.2).number(-1.17) == "-1.17", "it is not on the bound"
 
 
 def test_a_check_says_what_it_compares_and_its_bound():

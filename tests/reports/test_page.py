@@ -38,13 +38,16 @@ PAID = paid(
 class MadeLedger:
     """Holds what it is given."""
 
-    uri, exists = "sqlite:////home/jane/.smaug/mlflow.db", True
+    uri, exists, damaged = "sqlite:////home/jane/.smaug/mlflow.db", True, {}
 
-    def __init__(self, stages=(), examples=()):
-        self.held, self.pictures = list(stages), list(examples)
+    def __init__(self, stages=(), examples=(), aside=()):
+        self.held, self.pictures, self.aside = list(stages), list(examples), list(aside)
 
     def stages(self):
         return self.held
+
+    def set_aside(self):
+        return self.aside
 
     def examples(self, stage):
         return self.pictures if stage.examples else []
@@ -135,6 +138,33 @@ def test_a_cell_opens_to_all_that_is_known_of_it(page):
     assert link.text == "seed 0, run run-10%-"
 
 
+def test_a_cell_of_many_seeds_links_some_of_its_runs_and_counts_the_others():
+    seeds = [row("50%", hours=0.02, r1=20.0, seed=str(seed), run_id=f"run{seed:03}") for seed in range(23)]
+    dialog = card(shown(seeds, tables=["4"]), "20.0")
+    assert len(dialog.all("a")) == 20 and "and 3 more in cells.csv" in dialog.text
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        (100.0, "no query scores otherwise than in the row 50%, so resampling them says nothing"),
+        (0.0, "all queries differ alike, so resampling them says nothing"),
+    ],
+)
+def test_a_cell_without_an_interval_says_why(base, says):
+    tree = shown([row("50%", hours=0.02, r1=base), row("10%", hours=0.03, r1=100.0)], tables=["4"])
+    told = {key: tree.one("dialog", id=f"table-4-tiny-{key}") for key in ("1-1", "1-2", "3-2")}
+    assert facts(told["1-2"])["95 % interval"] == facts(told["1-2"])["95 % interval of the difference"] == "none"
+    assert "all queries score alike, so resampling them says nothing" in told["1-2"].text and says in told["1-2"].text
+    assert facts(told["3-2"])["95 % interval"] == "none" and "of the difference" not in told["3-2"].text
+    assert "95 % interval" not in told["1-1"].text
+
+
+def test_a_cell_whose_ranks_are_missing_does_not_call_them_alike():
+    tree = shown(TRIALS, ranks=no_ranks)
+    assert "no interval and no test" in card(tree, "21.5").text and "score alike" not in card(tree, "21.5").text
+
+
 def test_hours_have_a_ratio_and_no_p(page):
     told = facts(card(page, "0.0312"))
     assert told["Measured"] == "0.0312 CPU h" and told["Published"] == "70.8 A6000 GPU h"
@@ -157,9 +187,30 @@ def test_rows_that_quote_others_can_be_hidden_and_are_told_apart(page):
 
 def test_what_was_spent_is_told_with_its_unit(page):
     text = page.one("div", class_="sum").text
-    assert "CPU h 0.0620 billed, in 1 attempts at 1 stages, on Xeon" in text
+    assert "0.0620 CPU h billed, in 1 attempts at 1 stages, on Xeon" in text
     assert "0.0500 useful 0.0100 lost 0.0020 overhead 0.0524 saved by sharing" in text
     assert "GPU" not in text
+
+
+def test_attempts_without_a_result_and_unfinished_trials_are_told():
+    trials = [*TRIALS, row("25%", stage_runs={"pretrain": "pre"})]
+    tree = parse(to_html(page_of(report_of(trials), MadeLedger([paid("pre", useful=0.05, attempts=3)]))))
+    assert "in 3 attempts (2 ended without a result) at 1 stages" in tree.one("div", class_="sum").text
+    (line,) = [line for line in tree.all("tr") if line.all("td", class_="unit")]
+    assert line.all("td", class_="number")[0].text == "2 of 3"
+
+
+def test_what_was_spent_in_vain_is_told_too():
+    stages = [PAID, paid("old", useful=0.5)]
+    tree = parse(to_html(page_of(report_of(TRIALS), MadeLedger(stages, aside=[paid("stale", useful=0.25)]))))
+    lines = [line for line in tree.all("tr") if line.all("th", scope="row") and line.all("td", class_="unit")]
+    rows = {line.one("th").text: line.one("b").text for line in lines}
+    assert rows == {"masking_ratio Table 4": "0.0620", "in no current trial": "0.5000", "begun anew since": "0.2500"}
+    assert "0.0620 CPU h billed" in tree.one("div", class_="sum").text
+
+
+def test_commands_in_notes_are_code(page):
+    assert f"python sweeps/run.py {sweep_files()['5']}" in [one.text for one in page.all("code")]
 
 
 def test_claims_and_contradictions_are_there_with_their_verdicts(page):

@@ -11,7 +11,7 @@ from experiments.records import write_trial
 from experiments.tracking import sync
 from reports.markdown import LOCAL_UI, to_markdown
 from reports.published import ReportError, load_published
-from reports.render import make_tables, read_report
+from reports.render import Report, make_tables, read_report
 from reports.spreadsheet import CELL_COLUMNS, cells_csv, to_csv
 from reports.tables import build_tables
 from reports.terminal import to_terminal
@@ -57,7 +57,7 @@ def test_the_notes_say_what_the_numbers_are():
     assert "ranking match: the matching logit" in text
     assert "Seeds for each row: 1" in text
     assert "In square brackets: 95 % interval, bootstrap over queries, 10,000 resamples" in text
-    assert "not training anew" in text and "Holm's correction over the column" in text
+    assert "not training anew" in text and "Holm's correction over the 1 tested row of the column" in text
     assert "rows 25%, 65%): not measured; `python sweeps/run.py sweeps/masking_ratio.yaml` fills them." in text
 
 
@@ -152,3 +152,23 @@ def test_a_sweep_recorded_in_mlflow_becomes_its_table_the_same_every_time(tmp_pa
     sync(tmp_path)
     assert {path: path.read_text() for path in make_tables(read_report(tmp_path), tmp_path / "out", ["4"])} == first
     assert sorted(os.listdir(tmp_path / "out")) == ["cells.csv", "table_4.csv", "table_4.md", "table_4.tex"]
+
+
+def test_a_name_with_line_breaks_or_folders_in_it_breaks_no_file(tmp_path):
+    name = "a\nb | c\n# h"
+    trials = [row("50%", hours=0.02, r1=20.0), row(name, hours=0.02, r1=20.0)]
+    other = row("x", hours=0.02, r1=20.0, sweep="../../up\n", table=None, title=name, baseline="x")
+    made = build_tables({"4": load_published()["4"]}, [*trials, other], made_ranks)
+    report = Report(tables=made, ui=LOCAL_UI, origin="here", unreadable="")
+    paths = make_tables(report, tmp_path / "out")
+    assert {path.parent for path in paths} == {tmp_path / "out"} and len({path.name for path in paths}) == 7
+    text = (tmp_path / "out" / "table_4.md").read_text()
+    assert "| a b \\| c # h |" in text and "\n# h" not in text
+    assert "% runs of a b | c # h: run-a b | c # h-0\n" in (tmp_path / "out" / "table_4.tex").read_text()
+
+
+def test_the_notes_say_over_how_many_rows_p_is_corrected_and_who_serves_the_runs():
+    text = to_markdown(table_4([*TRIALS, row("25%", hours=0.02, r1=100.0)]), FILES, LOCAL_UI, "smaug ui --home x")
+    assert "Holm's correction over the 2 tested rows of the column" in text
+    assert "all its queries score alike" in text
+    assert "The pages of the runs are there while `smaug ui --home x` runs." in text

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments.reading import DamagedRun
 from reports.published import load_published
 from reports.samples import RankBook, collect, has_ranks, over_seeds, scores_of
 from reports.tables import build_tables
@@ -107,11 +108,11 @@ def test_holm_runs_over_the_rows_of_a_column_and_hours_have_no_p():
 
 def test_a_difference_over_three_shared_seeds_is_paired_by_seed():
     trials = []
-    for seed, base, gain in (("0", 40.0, 2.0), ("1", 30.0, 2.0), ("2", 20.0, 2.0)):
+    for seed, base, gain in (("0", 40.0, 2.0), ("1", 30.0, 2.1), ("2", 20.0, 1.9)):
         trials += [row("50%", hours=1.0, r1=base, seed=seed), row("10%", hours=1.0, r1=base + gain, seed=seed)]
     cell = only_table(trials).cell("10%", SLOT)
     assert cell.delta == pytest.approx(2.0) and cell.delta_interval.kind == "full seeds"
-    assert cell.delta_interval.high - cell.delta_interval.low == pytest.approx(0.0, abs=1e-9)
+    assert cell.delta_interval.high - cell.delta_interval.low == pytest.approx(2 * 0.24841, abs=1e-4)
     assert cell.interval.high - cell.interval.low > 20, "the seeds themselves differ much"
 
 
@@ -194,3 +195,64 @@ def test_medians_over_seeds_are_resampled_query_by_query():
     low, high = samples.over_queries()
     assert (low, high) == (1.0, 6.0)
     assert np.isfinite([low, high]).all()
+
+
+def test_seeds_that_all_agree_have_no_interval_of_their_own():
+    trials = [row("50%", hours=1.0, r1=40.0, seed=seed) for seed in ("0", "1", "2")]
+    table = only_table(trials)
+    assert table.cell("50%", SLOT).interval.kind == "queries"
+    assert table.cell("50%", "pretrain.hours").interval is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [(SLOT, float("nan")), (SLOT, -1.0), (SLOT, 100.5), ("row_hours.pretrain", 0.0), ("row_hours.pretrain", -1.0)],
+)
+def test_a_number_that_cannot_have_been_measured_is_never_shown(metric, value):
+    trials = [row("50%", hours=1.0, r1=40.0), row("10%", hours=1.0, r1=41.0)]
+    ranks = {trial.run_id: list(made_ranks(trial, "msrvtt").values()) for trial in trials}
+    trials[0].metrics[metric] = value
+    table = only_table(trials, ranks_by_run(ranks))
+    slot = "pretrain.hours" if "hours" in metric else SLOT
+    assert table.cell("50%", slot).measured is None
+    assert f"run run-50%-0: its metric {metric} is {value:g}, which cannot have been measured" in table.faults()[0].what
+    other = table.cell("10%", slot)
+    assert other.measured is not None and (other.delta, other.ratio, other.p) == (None, None, None)
+
+
+def test_a_baseline_that_is_no_row_is_told():
+    table = only_table([row("50%", hours=1.0, r1=40.0, baseline="51%")])
+    (fault,) = table.faults()
+    assert "its runs name the baseline row '51%', which it has not" in str(fault)
+    assert table.cell("50%", SLOT).measured == 40.0
+
+
+def test_rows_without_a_common_seed_say_why_they_do_not_compare():
+    table = only_table([row("50%", hours=1.0, r1=40.0), row("10%", hours=1.0, r1=41.0, seed="7")])
+    cell = table.cell("10%", SLOT)
+    assert (cell.measured, cell.delta) == (41.0, None)
+    assert "has no seed in common with the baseline row" in cell.faults[0]
+
+
+def test_other_queries_under_one_digest_are_a_fault():
+    ranks = {"run-50%-0": [1, 9], "run-10%-0": [1, 1, 9, 9]}
+    trials = [row("50%", hours=1.0, r1=50.0), row("10%", hours=1.0, r1=50.0)]
+    for trial in trials:
+        trial.metrics.update({"msrvtt.t2v.r5": 50.0, "msrvtt.t2v.r10": 100.0})
+    cell = only_table(trials, ranks_by_run(ranks)).cell("10%", SLOT)
+    assert cell.p is None and "ranked other queries than the baseline row" in cell.faults[0]
+
+
+def test_a_damaged_run_takes_its_row_s_numbers_not_the_table():
+    broken = DamagedRun(
+        run_id="broken",
+        tags={"table": "4", "sweep": "masking_ratio", "scale": "tiny", "variant": "10%"},
+        what="its tag smaug.columns is missing",
+    )
+    trials = [row("50%", hours=1.0, r1=40.0), row("10%", hours=1.0, r1=41.0, seed="1")]
+    (table,) = build_tables(ONLY_4, trials, made_ranks, damaged=[broken])
+    assert table.cell("10%", SLOT).measured is None and table.cell("50%", SLOT).measured == 40.0
+    assert "run broken cannot be read: its tag smaug.columns is missing" in str(table.faults()[0])
+    elsewhere = DamagedRun(run_id="broken", tags={**broken.tags, "scale": "paper"}, what="x")
+    (table,) = build_tables(ONLY_4, trials, made_ranks, damaged=[elsewhere])
+    assert table.cell("10%", SLOT).measured == 41.0

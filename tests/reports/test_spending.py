@@ -30,6 +30,19 @@ def test_a_shared_stage_is_counted_once_and_saved_once_for_each_further_row():
     assert found.unused == () and found.faults == () and found.num_uncounted == 0
 
 
+def test_attempts_that_ended_without_a_result_are_told_apart():
+    stages = [
+        paid("pre", useful=4.0, attempts=3),
+        paid("tune", "finetune", useful=1.0, attempts=2, status="RUNNING"),
+        paid("dead", useful=0.5, attempts=2, status="FAILED"),
+        paid("none", useful=0.0, attempts=0, status="KILLED"),
+        paid("once", useful=0.1),
+    ]
+    found = spend([trial("10%", ["pre", "tune"]), trial("50%", ["dead"]), trial("65%", ["none"])], stages)
+    assert (found.total[0].num_attempts, found.total[0].num_without_result) == (7, 2 + 1 + 2)
+    assert [one.num_without_result for one in found.unused] == [0]
+
+
 def test_what_two_sweeps_share_is_in_both_of_them_and_once_in_the_total():
     stages = [
         paid("pre", useful=4.0),
@@ -82,6 +95,15 @@ def test_stages_of_no_current_trial_were_paid_for_too():
     found = spend([trial("50%", ["pre"], total=2.0)], [paid("pre", useful=2.0), paid("old", useful=7.0)])
     assert [one.billed for one in found.total] == [2.0]
     assert [(one.billed, one.saved) for one in found.unused] == [(7.0, None)]
+
+
+def test_stages_that_were_begun_anew_were_paid_for_too():
+    broken = paid("broken", useful=1.0)
+    del broken.hours["lost"]
+    found = spend([trial("50%", ["pre"])], [paid("pre", useful=2.0)], [paid("stale", useful=3.0), broken])
+    assert [(one.billed, one.num_stages) for one in found.set_aside] == [(3.0, 1)]
+    assert found.total[0].billed == 2.0
+    assert found.faults == ("stage pretrain broken: its run broken lacks hours.lost",)
 
 
 def test_estimated_stages_are_counted():

@@ -1,0 +1,171 @@
+"""Why an attempt ended without a result, by classes, and what is done about each: a table, and no more than that."""
+
+import re
+import signal
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FailureClass = Literal[
+    "gpu_memory",
+    "host_memory",
+    "node_lost",
+    "preempted",
+    "timeout",
+    "killed",
+    "diverged",
+    "user_error",
+    "storage",
+    "cancelled",
+]
+
+DIVERGED_CODE, STOPPED_CODE = 71, 75
+"""Exit codes of a worker that met a loss that is no number, and of one that was asked to stop."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """What is done about a class of failures."""
+
+    words: str
+    """What people call it."""
+    retries: int | None = 0
+    """How often a stage is tried again for this reason in one run; none: as often as its checkpoint advances."""
+    stalls: int | None = None
+    """How many tries in a row may leave the checkpoint where it was; none: that does not matter."""
+    must_save: bool = False
+    """Even the first try of a run must have saved something; else that one is free."""
+    ever: bool = False
+    """`retries` counts over all runs: another run would meet the same."""
+    recompute: bool = False
+    """The next try computes layers again in the backward pass: less memory, the same numbers."""
+    elsewhere: bool = False
+    """The next try is kept away from the machine, by engines that can."""
+    pauses: bool = False
+    """The same in two stages pauses the sweep: it would be the same in all of them."""
+    resumable: bool = False
+    """No fault of the stage: asked for or not, it goes on from its checkpoint another time."""
+
+
+POLICIES: dict[FailureClass, Policy] = {
+    "gpu_memory": Policy(words="GPU out of memory", retries=1, ever=True, recompute=True),
+    "host_memory": Policy(words="host out of memory", retries=1, ever=True, resumable=True),
+    "node_lost": Policy(words="node lost", retries=3, elsewhere=True, resumable=True),
+    "preempted": Policy(words="preempted", retries=None, stalls=2, resumable=True),
+    "timeout": Policy(words="out of time", retries=None, stalls=0, must_save=True, resumable=True),
+    "killed": Policy(words="killed", retries=2, stalls=0, resumable=True),
+    "diverged": Policy(words="diverged"),
+    "user_error": Policy(words="error", pauses=True),
+    "storage": Policy(words="storage"),
+    "cancelled": Policy(words="cancelled", resumable=True),
+}
+"""`killed`: by a signal that nobody explains. `storage`: a full disk and the like; the same command tries again."""
+
+GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED")
+HOST_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (can't allocate|not enough) memory|Cannot allocate memory"
+    r"|DataLoader worker \(pid.*\) is killed by signal: (Killed|Bus error)"
+)
+NODE_LOST = re.compile(r"uncorrectable ECC error|fallen off the bus|NCCL error.*system error", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What there is to see of an attempt's ending."""
+
+    exit_code: int | None = None
+    """The worker's, negative for the signal that killed it; none where the engine lost it."""
+    engine: FailureClass | None = None
+    """The engine's own word."""
+    told: FailureClass | None = None
+    """The worker's own word."""
+    exceptions: tuple[str, ...] = ()
+    """Names of the class of what was raised, and of the classes it derives from."""
+    message: str = ""
+    """The exception's."""
+    oom_kills: int = 0
+    """How many processes the kernel killed for want of memory while the attempt ran, where it tells."""
+
+
+def classify(seen: Seen) -> FailureClass:
+    """The class of an ending that left no result."""
+    if seen.exceptions:
+        return _of_exception(seen.exceptions, seen.message)
+    if seen.told not in (None, "preempted", "killed"):
+        return seen.told
+    if seen.engine is not None:
+        return seen.engine
+    if seen.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL) and seen.oom_kills:
+        return "host_memory"
+    if seen.told is not None:
+        return seen.told
+    return _of_code(seen.exit_code)
+
+
+def _of_exception(names: tuple[str, ...], message: str) -> FailureClass:
+    if "DivergedError" in names:
+        return "diverged"
+    if "OutOfMemoryError" in names or GPU_MEMORY.search(message):  # torch's; its subclass for CUDA has the same name
+        return "gpu_memory"
+    if "MemoryError" in names or HOST_MEMORY.search(message):
+        return "host_memory"
+    return "node_lost" if NODE_LOST.search(message) else "user_error"
+
+
+def _of_code(code: int | None) -> FailureClass:
+    if code is None:
+        return "node_lost"
+    if code == STOPPED_CODE:
+        return "preempted"
+    if code == DIVERGED_CODE:
+        return "diverged"
+    return "killed" if code < 0 or code > 128 else "user_error"
+
+
+@dataclass(slots=True)
+class Tries:
+    """What one run has tried at a stage, and whether it may try again."""
+
+    counts: Counter[FailureClass] = field(default_factory=Counter)
+    saved: int = -1
+    """Step of the newest checkpoint after the last try; -1 before the first."""
+    fruitless: int = 0
+    """Tries in a row that saved nothing new."""
+
+    @property
+    def total(self) -> int:
+        """How often the stage ended without a result in this run."""
+        return self.counts.total()
+
+    def again(self, kind: FailureClass, *, before: int, saved: int, alike: int) -> bool:
+        """Note another ending; gives whether the stage is tried again.
+
+        Args:
+            kind: why it ended.
+            before: step of the newest checkpoint when it was started.
+            saved: step of the newest checkpoint now; 0 without one.
+            alike: how many of its newest attempts, in all runs, ended for this reason, this one with them.
+        """
+        policy = POLICIES[kind]
+        furthest = before if policy.must_save and not self.total else self.saved
+        self.counts[kind] += 1
+        self.fruitless = 0 if saved > furthest else self.fruitless + 1
+        self.saved = max(self.saved, saved)
+        count = max(alike, 1) if policy.ever else self.counts[kind]
+        within = policy.retries is None or count <= policy.retries
+        return within and (policy.stalls is None or self.fruitless <= policy.stalls)
+
+
+def signature(message: str, traceback: str) -> str:
+    """Equal for the same error in different stages: where it was raised and its type; without a traceback, all of it.
+
+    Its words are left out where there is a traceback: they may hold a step, a path or an address.
+    """
+    frames = re.findall(r'^ +File ".*", line \d+, in .*$', traceback, re.MULTILINE)
+    return "\n".join([*frames, message.partition(":")[0]]) if frames else message
+
+
+def in_words(failure: Mapping[str, Any]) -> str:
+    """A failure as a driver wrote it down, in a line: its class, what was seen, what was done."""
+    return f"{POLICIES[failure['class']].words}: {failure['seen']}; {failure['done']}"
