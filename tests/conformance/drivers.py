@@ -86,9 +86,9 @@ class Driver:
         if self.process.poll() is not None:
             raise AssertionError(f"the driver ended early: {self.process.communicate()}")
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """Wait for its end; gives how it ended."""
-        told, complaints = self.process.communicate(timeout=PATIENCE_S)
+        told, complaints = self.process.communicate(timeout=patience_s)
         assert self.process.returncode == 0, complaints
         return dict(json.loads([line for line in told.splitlines() if line.startswith("{")][-1]))
 

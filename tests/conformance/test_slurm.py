@@ -76,16 +76,17 @@ def test_near_the_time_limit_a_job_saves_and_queues_itself_again(whole: OneMachi
 
 @pytest.mark.slow
 def test_a_real_time_limit_ends_nothing(whole: OneMachine, drive: Start, store: Store, tmp_path: Path) -> None:
-    """About two minutes: Slurm knows no limit below one, and looks at it twice a minute."""
+    """Two or three minutes: Slurm knows no limit below one, and may look at it only twice a minute."""
     short = PROFILE.read_text().replace("time_minutes: 30", "time_minutes: 1").replace(": 60", ": 20")
     (tmp_path / "short.yaml").write_text(short)
     site = Site(name=f"slurm@{tmp_path / 'short.yaml'}", environment=whole.environment, cpus=8, outlives=True)
-    chains = [[("pretrain", {"steps": 90, "step_s": 1.0})]]
+    chains = [[("pretrain", {"steps": 70, "step_s": 1.0})]]
     (stage,) = make_stages(chains)
-    ended = drive(site, chains).finish()
+    ended = drive(site, chains).finish(patience_s=400)
     assert (ended["done"], ended["failed"]) == ([stage.fingerprint], [])
-    assert trail(store, stage) == list(range(1, 91))
-    assert states(store, stage)[:2] == ["interrupted", "done"] or set(states(store, stage)[:-1]) == {"interrupted"}
+    assert trail(store, stage) == list(range(1, 71))
+    *limited, last = states(store, stage)
+    assert (set(limited), last) == ({"interrupted"}, "done")
     whole.job_of(store, stage)
 
 
