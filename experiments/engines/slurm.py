@@ -13,18 +13,20 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from experiments.attempt import read_json, write_json
 from experiments.engines import Inventory, Job, JobState
 from experiments.engines.cluster import Cluster
 from experiments.engines.slurm_job import FOLDER, in_folder, run
 from experiments.engines.slurm_queue import Look, SlurmQueue
+from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, INTERRUPTED
 from smaug_core.errors import SmaugError
 
@@ -41,6 +43,17 @@ BUSY = re.compile(
     re.IGNORECASE,
 )
 """What sbatch says when another try may do: a controller that is away, a limit on jobs, a partition that is down."""
+
+REASONS: dict[str, FailureClass] = {
+    "BOOT_FAIL": "node_lost",
+    "CANCELLED": "cancelled",
+    "DEADLINE": "timeout",
+    "NODE_FAIL": "node_lost",
+    "OUT_OF_MEMORY": "host_memory",
+    "PREEMPTED": "preempted",
+    "TIMEOUT": "timeout",
+}
+"""What Slurm's states say about an end; FAILED and COMPLETED only repeat the worker."""
 
 WORTH_TELLING = re.compile(r"Partition|ReqNodeNotAvail|Nodes?Down|Held|Assoc|QOS|Bad|Account|Reservation|Licenses")
 """Reasons for which a job waits that somebody may have to do something about."""
@@ -64,12 +77,11 @@ class _Placed:
     @property
     def file(self) -> str:
         """Name of its files in the folders `cancel` and `ended`."""
-        return in_folder(self.id, self.job.directory)
+        return in_folder(self.id, self.job.name)
 
-    def exit_code(self) -> int | None:
-        """Its worker's, once its supervisor has told."""
-        told = read_json(self.folder / "ended" / self.file)
-        return None if told is None else int(told["exit_code"])
+    def told(self) -> dict[str, Any] | None:
+        """What its supervisor told at its end."""
+        return read_json(self.folder / "ended" / self.file)
 
 
 class SlurmEngine:
@@ -93,6 +105,7 @@ class SlurmEngine:
         self._folder: Path | None = None
         self._name = "smaug-" + hashlib.sha256(str(self._root).encode()).hexdigest()[:10]
         self._queue = SlurmQueue(self._name)
+        self._lock = threading.Lock()  # cancellations come from another thread
         self._arrays = 0
         self._waiting: dict[str, Job] = {}
         self._placed: dict[str, _Placed] = {}
@@ -106,28 +119,35 @@ class SlurmEngine:
 
     def submit(self, job: Job) -> None:
         """Take a job; those taken together are submitted as one array for each shape at the next poll."""
-        self._states[job.name] = JobState(False)
-        self._waiting[job.name] = job
+        with self._lock:
+            self._states[job.name] = JobState(False)
+            self._waiting[job.name] = job
 
     def poll(self) -> Mapping[str, JobState]:
         """The state of every job ever submitted."""
-        if self._waiting or self._placed:
-            look = self._queue.look()
-            self._place(look)
-            self._look_for_ends(look)
-            if look.asked > self._seen:
-                self._seen = look.asked
-                self._look_at_waiting(look)
-        return dict(self._states)
+        with self._lock:
+            if self._waiting or self._placed:
+                look = self._queue.look()
+                self._place(look)
+                self._look_for_ends(look)
+                if look.asked > self._seen:
+                    self._seen = look.asked
+                    self._look_at_waiting(look)
+            return dict(self._states)
 
     def cancel(self, name: str) -> None:
         """Ask a job to end, by a mark that its supervisor looks for; what has not started leaves Slurm's queue."""
-        if self._waiting.pop(name, None) is not None:
-            self._states[name] = JobState(True, INTERRUPTED, "cancelled before it started")
-        if (placed := self._placed.get(name)) is not None:
-            (placed.folder / "cancel" / placed.file).touch()
-            placed.cancelled = True
-            self._seen = -1.0  # so that the next poll takes it out of the queue, with all others in one call
+        with self._lock:
+            if self._waiting.pop(name, None) is not None:
+                self._states[name] = JobState(True, INTERRUPTED, "cancelled before it started")
+            elif (placed := self._placed.get(name)) is not None:
+                (placed.folder / "cancel" / placed.file).touch()
+                placed.cancelled = True
+                self._seen = -1.0  # so that the next poll takes it out of the queue, with all others in one call
+            elif name not in self._states:
+                self._read_placed()
+                for job_id, folder in self._submitted_before(name):  # it runs since an earlier driver submitted it
+                    (folder / "cancel" / in_folder(job_id, name)).touch()
 
     def inventory(self) -> Inventory:
         """A node as the profile tells it."""
@@ -151,36 +171,39 @@ class SlurmEngine:
         """Follow the jobs of earlier drivers that are still there, and submit the rest."""
         if not self._waiting or time.monotonic() < self._not_before:
             return
-        candidates = list(self._submitted_before())
+        self._read_placed()
+        candidates = [(name, *found) for name in self._waiting for found in self._submitted_before(name)]
         if candidates and look.asked < 0:
             return  # Slurm's first answer tells which of them live
         for name, job_id, folder in candidates:
             standing = look.jobs.get(job_id)
             if name in self._waiting and standing is not None and not standing.ended:
                 placed = _Placed(self._waiting[name], job_id, folder, time.monotonic())
-                if placed.exit_code() in (None, INTERRUPTED):
+                if not is_final(placed.told()):
                     del self._waiting[name]
                     self._placed[name] = placed
-        shapes: dict[tuple[int, int, str | None], list[Job]] = {}
+        shapes: dict[tuple[object, ...], list[Job]] = {}
         for job in self._waiting.values():
-            shapes.setdefault((job.cpus, job.gpus, job.env.get("PYTHONPATH")), []).append(job)
+            shapes.setdefault((job.cpus, job.gpus, job.exclude, job.env.get("PYTHONPATH")), []).append(job)
         for jobs in shapes.values():
             self._submit_array(jobs)
 
-    def _submitted_before(self) -> Iterator[tuple[str, str, Path]]:
-        """Name, id and folder of every job of this home for a stage that is waiting, the last submitted first."""
+    def _read_placed(self) -> None:
         for file in self._root.glob("*/placed-*.json"):
             if file not in self._earlier:
                 self._earlier[file] = read_json(file) or {}
+
+    def _submitted_before(self, name: str) -> Iterator[tuple[str, Path]]:
+        """Id and folder of every job of this home for a stage, as far as was read, the last submitted first."""
         for file in sorted(self._earlier, reverse=True):
-            for name in self._waiting.keys() & self._earlier[file].keys():
-                yield name, self._earlier[file][name], file.parent
+            if name in self._earlier[file]:
+                yield self._earlier[file][name], file.parent
 
     def _submit_array(self, jobs: list[Job]) -> None:
         """Submit jobs of one shape; what Slurm refuses for good ends with what it said."""
         folder = self._folder = self._folder or _new_folder(self._root, self._cluster.name)
         for job in jobs:
-            told = {"command": list(job.command), "env": dict(job.env)}
+            told = {"name": job.name, "command": list(job.command), "env": dict(job.env)}
             write_json(folder / "jobs" / f"{job.directory.name}.json", told)
         try:
             ids = _sbatch(jobs, folder, self._name, self._cluster)
@@ -203,8 +226,8 @@ class SlurmEngine:
     def _look_for_ends(self, look: Look) -> None:
         listed = {folder: set(os.listdir(folder / "ended")) for folder in {p.folder for p in self._placed.values()}}
         for name, placed in list(self._placed.items()):
-            code = placed.exit_code() if placed.file in listed[placed.folder] else None
-            ended = _end_of(placed, code, look)
+            told = placed.told() if placed.file in listed[placed.folder] else None
+            ended = _end_of(placed, told, look)
             if ended is not None:
                 del self._placed[name]
                 self._states[name] = ended
@@ -229,25 +252,31 @@ class SlurmEngine:
             _log.warning("%s", message)
 
 
-def _end_of(placed: _Placed, code: int | None, look: Look) -> JobState | None:
-    """How a job ended; none while it has not.
+def is_final(told: dict[str, Any] | None) -> bool:
+    """Whether a supervisor's word is the end of its job.
 
-    One that was interrupted may be in the queue again: Slurm must say that it is not.
+    One whose worker was interrupted or killed may be in the queue again, and Slurm may know more of why.
     """
-    if code not in (None, INTERRUPTED):
+    return told is not None and told["exit_code"] >= 0 and told["exit_code"] != INTERRUPTED
+
+
+def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobState | None:
+    """How a job ended, by what its supervisor told and Slurm says; none while it has not."""
+    code = None if told is None else int(told["exit_code"])
+    reason = None if told is None else told.get("reason")
+    if is_final(told):
         return JobState(True, code)
     standing = look.jobs.get(placed.id) if look.asked > placed.since else None
     if standing is None:
         if look.asked - placed.since < SHOWN_WITHIN_S:
             return None
-        return JobState(True, code, "" if code else f"Slurm no longer knows job {placed.id}")
+        return JobState(True, code, "" if told else f"Slurm no longer knows job {placed.id}", reason)
     if not standing.ended:
         return None
-    if code is not None:
-        return JobState(True, code)
     if placed.cancelled:
-        return JobState(True, INTERRUPTED, "cancelled before it started")
-    return JobState(True, None, f"Slurm ended job {placed.id}: {standing.state}")
+        return JobState(True, INTERRUPTED, "" if told else "cancelled before it started")
+    message = f"Slurm ended job {placed.id}: {standing.state}" if standing.state in REASONS or told is None else ""
+    return JobState(True, code, message, REASONS.get(standing.state, reason))
 
 
 def _sbatch(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> list[str]:
@@ -268,6 +297,7 @@ def _sbatch(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> list[
         ntasks_per_node=1,
         cpus_per_task=cpus,
         gres=cluster.gres(gpus),
+        exclude=",".join(_nodes_of(jobs[0].exclude)) or None,
         mem=f"{cluster.memory_mb(cpus, gpus)}M",
         partition=cluster.partition,
         account=cluster.account,
@@ -292,6 +322,24 @@ def _sbatch(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> list[
         return [job.job_id for job in taken]
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         raise SubmissionError(_what_sbatch_said(str(error))) from error
+
+
+def _nodes_of(hosts: tuple[str, ...]) -> list[str]:
+    """Those of some machines that Slurm knows by that name; it refuses a job that is to be kept from others."""
+    if not hosts:
+        return []
+    try:
+        told = subprocess.run(
+            ["sinfo", "--noheader", "--Node", "--format=%N"],
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    short = {host.partition(".")[0] for host in hosts}
+    return sorted({node for node in told.stdout.split() if node in hosts or node.partition(".")[0] in short})
 
 
 @contextmanager
