@@ -1,8 +1,7 @@
-"""Runs stages as jobs of a Slurm cluster, submitted through submitit; the only importer of submitit.
+"""Runs stages as jobs of a Slurm cluster, submitted through submitit.
 
 Jobs outlive the driver. A driver that finds a job of an earlier one still waiting or running takes it over, and
-submits nothing twice. Only the name of a function and a stage's folder are pickled; how a job ended is a small JSON
-file beside it, so that no pickle is ever read here.
+submits nothing twice. How a job ended is a small JSON file beside it, and no pickle is ever read here.
 """
 
 import hashlib
@@ -10,13 +9,12 @@ import logging
 import os
 import re
 import secrets
-import shlex
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,25 +22,17 @@ from typing import Any, Self
 from experiments.attempt import read_json, write_json
 from experiments.engines import Inventory, Job, JobState
 from experiments.engines.cluster import Cluster
-from experiments.engines.slurm_job import FOLDER, in_folder, run
+from experiments.engines.slurm_job import in_folder
 from experiments.engines.slurm_queue import Look, SlurmQueue
+from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, checked, submit_array
 from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, INTERRUPTED
 from smaug_core.errors import SmaugError
 
 SHOWN_WITHIN_S = 10.0
 """A job that Slurm does not list so long after it was submitted is one it has forgotten."""
-COMMAND_S = 60.0
-"""A command of Slurm's that takes longer gets no answer."""
 TRY_AGAIN_S = 5.0
 """Time before jobs are submitted again that Slurm could not take just now."""
-
-BUSY = re.compile(
-    r"contact slurm controller|timed out|Connection refused|temporarily unable|not responding|Zero Bytes|"
-    r"temporarily unavailable|SubmitJob(PerUser)?Limit|JobsLimit|partition not available|slurm_persist_conn",
-    re.IGNORECASE,
-)
-"""What sbatch says when another try may do: a controller that is away, a limit on jobs, a partition that is down."""
 
 REASONS: dict[str, FailureClass] = {
     "BOOT_FAIL": "node_lost",
@@ -99,7 +89,7 @@ class SlurmEngine:
         if shutil.which("sbatch") is None:
             raise SmaugError("--engine slurm: there is no sbatch here; right would be a machine that submits jobs")
         self._root = home.resolve() / "slurm"
-        if "%" in _checked(str(self._root), "--home"):
+        if "%" in checked(str(self._root), "--home"):
             raise SmaugError(f"--home {home}: has a %, which Slurm takes for a pattern; choose another folder")
         self._cluster = cluster
         self._folder: Path | None = None
@@ -206,7 +196,7 @@ class SlurmEngine:
             told = {"name": job.name, "command": list(job.command), "env": dict(job.env)}
             write_json(folder / "jobs" / f"{job.directory.name}.json", told)
         try:
-            ids = _sbatch(jobs, folder, self._name, self._cluster)
+            ids = submit_array(jobs, folder, self._name, self._cluster)
         except SubmissionError as error:
             if error.passing:
                 self._not_before = time.monotonic() + TRY_AGAIN_S
@@ -279,110 +269,11 @@ def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobStat
     return JobState(True, code, message, REASONS.get(standing.state, reason))
 
 
-def _sbatch(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> list[str]:
-    """Submit jobs of one shape, as an array if they are several; gives their ids.
-
-    Raises:
-        SubmissionError: Slurm did not take them.
-    """
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    (cpus, gpus, sources) = jobs[0].cpus, jobs[0].gpus, jobs[0].env.get("PYTHONPATH", "")
-    executor = submitit.SlurmExecutor(folder=folder / "slurm")
-    executor.update_parameters(
-        job_name=name,
-        time=cluster.time_minutes,
-        nodes=1,
-        ntasks_per_node=1,
-        cpus_per_task=cpus,
-        gres=cluster.gres(gpus),
-        exclude=",".join(_nodes_of(jobs[0].exclude)) or None,
-        mem=f"{cluster.memory_mb(cpus, gpus)}M",
-        partition=cluster.partition,
-        account=cluster.account,
-        qos=cluster.qos,
-        constraint=cluster.constraint,
-        signal_delay_s=cluster.signal_seconds,
-        array_parallelism=len(jobs),
-        wckey=None,
-        stderr_to_stdout=True,
-        additional_parameters={"requeue": True, "export": ",".join(cluster.export)},
-        # Since 22.05 srun does not take over the number of CPUs, and else it would pass on what sbatch may only.
-        srun_args=["--export=ALL", f"--cpus-per-task={cpus}"],
-        setup=[
-            *cluster.setup,
-            f"export {FOLDER}={shlex.quote(_checked(str(folder), 'the home folder'))}",
-            f"export PYTHONPATH={shlex.quote(_checked(sources, 'PYTHONPATH'))}",
-        ],
-    )
-    try:
-        with _outside_of_jobs(), executor.batch():
-            taken = [executor.submit(run, str(job.directory)) for job in jobs]
-        return [job.job_id for job in taken]
-    except (FailedJobError, FailedSubmissionError, OSError) as error:
-        raise SubmissionError(_what_sbatch_said(str(error))) from error
-
-
-def _nodes_of(hosts: tuple[str, ...]) -> list[str]:
-    """Those of some machines that Slurm knows by that name; it refuses a job that is to be kept from others."""
-    if not hosts:
-        return []
-    try:
-        told = subprocess.run(
-            ["sinfo", "--noheader", "--Node", "--format=%N"],
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    short = {host.partition(".")[0] for host in hosts}
-    return sorted({node for node in told.stdout.split() if node in hosts or node.partition(".")[0] in short})
-
-
-@contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide what a job that we may be in would pass on to others; where Slurm's settings are is no such thing."""
-    from submitit.helpers import clean_env
-
-    settings = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
-    with clean_env():
-        os.environ.update(settings)
-        yield
-
-
-class SubmissionError(SmaugError):
-    """Slurm did not take a job."""
-
-    @property
-    def passing(self) -> bool:
-        """Whether another try may do."""
-        return BUSY.search(str(self)) is not None
-
-
-def _what_sbatch_said(text: str) -> str:
-    said = [line.strip() for line in text.splitlines() if line.strip().startswith("sbatch: ")]
-    return "; ".join(said) or text.strip()
-
-
 def _scancel_pending(ids: list[str]) -> None:
     """Take jobs out of the queue; where Slurm does not answer, their marks end them when they start."""
     command = ["scancel", "--state=PENDING", *ids]
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(command, capture_output=True, timeout=COMMAND_S, check=False)
-
-
-def _checked(text: str, what: str) -> str:
-    """A text that can stand in a script for sbatch.
-
-    Raises:
-        SmaugError: it has control characters.
-    """
-    if re.search(r"[\x00-\x1f\x7f]", text):
-        raise SmaugError(f"{what}: {text!r} has control characters, which a job's script may not have")
-    return text
 
 
 def _new_folder(root: Path, cluster: str) -> Path:

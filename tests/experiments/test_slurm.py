@@ -9,8 +9,9 @@ import pytest
 
 from experiments.engines import Job, JobState
 from experiments.engines.cluster import load_cluster
-from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, SubmissionError, _end_of, _Placed
+from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, _end_of, _Placed
 from experiments.engines.slurm_queue import Look, Standing
+from experiments.engines.slurm_submit import SubmissionError
 from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, DONE, INTERRUPTED
 from smaug_core.errors import SmaugError
