@@ -165,7 +165,7 @@ class Scheduler:
             while not ended.wait(SLOW_TICK_S):
                 self._unwanted = frozenset(self._cancellations())
                 for name in self._unwanted:
-                    if name in self._submitted and name not in passed_on:
+                    if (name in self._submitted or name in self._elsewhere) and name not in passed_on:
                         passed_on.add(name)
                         self._engine.cancel(name)
 

@@ -32,7 +32,8 @@ class ProcessEngine:
         return {name: JobState(code is not None, code) for name, code in codes.items()}
 
     def cancel(self, name: str) -> None:
-        self.processes[name].terminate()
+        if name in self.processes:
+            self.processes[name].terminate()
 
     def inventory(self) -> Inventory:
         return Inventory((Node(cpus=self._cpus),))

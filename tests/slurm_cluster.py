@@ -1,8 +1,11 @@
 """The Slurm on this machine that `make slurm-up` starts, as tests see it."""
 
+import fcntl
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -30,6 +33,13 @@ class OneMachine:
             return f"no one-machine Slurm is up; {UP}"
         ping = self.ask("scontrol", "ping", check=False)
         return None if "UP" in ping else f"the one-machine Slurm does not answer; make slurm-down, then {UP}"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other sessions of tests away: they count jobs, cancel them, and kill what runs them."""
+        with (self.base / ".tests").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def ask(self, *command: str, check: bool = True) -> str:
         """What one of Slurm's commands answers."""

@@ -16,7 +16,7 @@ FORBIDDEN = {
 ONLY_IN = {
     "mlflow": "experiments/connection.py",
     "ray": "experiments/engines/ray_tune.py",
-    "submitit": "experiments/engines/slurm.py",
+    "submitit": "experiments/engines/slurm_submit.py",
 }
 HEAVY = {"torch", "ray", "submitit", "mlflow", "timm", "transformers"}
 

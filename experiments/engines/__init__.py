@@ -70,7 +70,10 @@ class Engine(Protocol):
         """The state of every job ever submitted, by name, without waiting."""
 
     def cancel(self, name: str) -> None:
-        """Ask a job to end: SIGTERM to its command, SIGKILL after a time of grace; one not started never starts."""
+        """Ask a job to end: SIGTERM to its command, SIGKILL after a time of grace; one not started never starts.
+
+        A name that was never submitted may be a job of an earlier driver, where jobs outlive drivers.
+        """
 
     def inventory(self) -> Inventory:
         """What this engine has."""

@@ -1,8 +1,7 @@
-"""Runs stages as jobs of a Slurm cluster, submitted through submitit; the only importer of submitit.
+"""Runs stages as jobs of a Slurm cluster, submitted through submitit.
 
 Jobs outlive the driver. A driver that finds a job of an earlier one still waiting or running takes it over, and
-submits nothing twice. Only the name of a function and a stage's folder are pickled; how a job ended is a small JSON
-file beside it, so that no pickle is ever read here.
+submits nothing twice. How a job ended is a small JSON file beside it, and no pickle is ever read here.
 """
 
 import hashlib
@@ -10,37 +9,41 @@ import logging
 import os
 import re
 import secrets
-import shlex
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from experiments.attempt import read_json, write_json
 from experiments.engines import Inventory, Job, JobState
 from experiments.engines.cluster import Cluster
-from experiments.engines.slurm_job import FOLDER, in_folder, run
+from experiments.engines.slurm_job import in_folder
 from experiments.engines.slurm_queue import Look, SlurmQueue
+from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, checked, submit_array
+from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, INTERRUPTED
 from smaug_core.errors import SmaugError
 
 SHOWN_WITHIN_S = 10.0
 """A job that Slurm does not list so long after it was submitted is one it has forgotten."""
-COMMAND_S = 60.0
-"""A command of Slurm's that takes longer gets no answer."""
 TRY_AGAIN_S = 5.0
 """Time before jobs are submitted again that Slurm could not take just now."""
 
-BUSY = re.compile(
-    r"contact slurm controller|timed out|Connection refused|temporarily unable|not responding|Zero Bytes|"
-    r"temporarily unavailable|SubmitJob(PerUser)?Limit|JobsLimit|partition not available|slurm_persist_conn",
-    re.IGNORECASE,
-)
-"""What sbatch says when another try may do: a controller that is away, a limit on jobs, a partition that is down."""
+REASONS: dict[str, FailureClass] = {
+    "BOOT_FAIL": "node_lost",
+    "CANCELLED": "cancelled",
+    "DEADLINE": "timeout",
+    "NODE_FAIL": "node_lost",
+    "OUT_OF_MEMORY": "host_memory",
+    "PREEMPTED": "preempted",
+    "TIMEOUT": "timeout",
+}
+"""What Slurm's states say about an end; FAILED and COMPLETED only repeat the worker."""
 
 WORTH_TELLING = re.compile(r"Partition|ReqNodeNotAvail|Nodes?Down|Held|Assoc|QOS|Bad|Account|Reservation|Licenses")
 """Reasons for which a job waits that somebody may have to do something about."""
@@ -64,12 +67,11 @@ class _Placed:
     @property
     def file(self) -> str:
         """Name of its files in the folders `cancel` and `ended`."""
-        return in_folder(self.id, self.job.directory)
+        return in_folder(self.id, self.job.name)
 
-    def exit_code(self) -> int | None:
-        """Its worker's, once its supervisor has told."""
-        told = read_json(self.folder / "ended" / self.file)
-        return None if told is None else int(told["exit_code"])
+    def told(self) -> dict[str, Any] | None:
+        """What its supervisor told at its end."""
+        return read_json(self.folder / "ended" / self.file)
 
 
 class SlurmEngine:
@@ -87,12 +89,13 @@ class SlurmEngine:
         if shutil.which("sbatch") is None:
             raise SmaugError("--engine slurm: there is no sbatch here; right would be a machine that submits jobs")
         self._root = home.resolve() / "slurm"
-        if "%" in _checked(str(self._root), "--home"):
+        if "%" in checked(str(self._root), "--home"):
             raise SmaugError(f"--home {home}: has a %, which Slurm takes for a pattern; choose another folder")
         self._cluster = cluster
         self._folder: Path | None = None
         self._name = "smaug-" + hashlib.sha256(str(self._root).encode()).hexdigest()[:10]
         self._queue = SlurmQueue(self._name)
+        self._lock = threading.Lock()  # cancellations come from another thread
         self._arrays = 0
         self._waiting: dict[str, Job] = {}
         self._placed: dict[str, _Placed] = {}
@@ -106,28 +109,35 @@ class SlurmEngine:
 
     def submit(self, job: Job) -> None:
         """Take a job; those taken together are submitted as one array for each shape at the next poll."""
-        self._states[job.name] = JobState(False)
-        self._waiting[job.name] = job
+        with self._lock:
+            self._states[job.name] = JobState(False)
+            self._waiting[job.name] = job
 
     def poll(self) -> Mapping[str, JobState]:
         """The state of every job ever submitted."""
-        if self._waiting or self._placed:
-            look = self._queue.look()
-            self._place(look)
-            self._look_for_ends(look)
-            if look.asked > self._seen:
-                self._seen = look.asked
-                self._look_at_waiting(look)
-        return dict(self._states)
+        with self._lock:
+            if self._waiting or self._placed:
+                look = self._queue.look()
+                self._place(look)
+                self._look_for_ends(look)
+                if look.asked > self._seen:
+                    self._seen = look.asked
+                    self._look_at_waiting(look)
+            return dict(self._states)
 
     def cancel(self, name: str) -> None:
         """Ask a job to end, by a mark that its supervisor looks for; what has not started leaves Slurm's queue."""
-        if self._waiting.pop(name, None) is not None:
-            self._states[name] = JobState(True, INTERRUPTED, "cancelled before it started")
-        if (placed := self._placed.get(name)) is not None:
-            (placed.folder / "cancel" / placed.file).touch()
-            placed.cancelled = True
-            self._seen = -1.0  # so that the next poll takes it out of the queue, with all others in one call
+        with self._lock:
+            if self._waiting.pop(name, None) is not None:
+                self._states[name] = JobState(True, INTERRUPTED, "cancelled before it started")
+            elif (placed := self._placed.get(name)) is not None:
+                (placed.folder / "cancel" / placed.file).touch()
+                placed.cancelled = True
+                self._seen = -1.0  # so that the next poll takes it out of the queue, with all others in one call
+            elif name not in self._states:
+                self._read_placed()
+                for job_id, folder in self._submitted_before(name):  # it runs since an earlier driver submitted it
+                    (folder / "cancel" / in_folder(job_id, name)).touch()
 
     def inventory(self) -> Inventory:
         """A node as the profile tells it."""
@@ -151,39 +161,42 @@ class SlurmEngine:
         """Follow the jobs of earlier drivers that are still there, and submit the rest."""
         if not self._waiting or time.monotonic() < self._not_before:
             return
-        candidates = list(self._submitted_before())
+        self._read_placed()
+        candidates = [(name, *found) for name in self._waiting for found in self._submitted_before(name)]
         if candidates and look.asked < 0:
             return  # Slurm's first answer tells which of them live
         for name, job_id, folder in candidates:
             standing = look.jobs.get(job_id)
             if name in self._waiting and standing is not None and not standing.ended:
                 placed = _Placed(self._waiting[name], job_id, folder, time.monotonic())
-                if placed.exit_code() in (None, INTERRUPTED):
+                if not is_final(placed.told()):
                     del self._waiting[name]
                     self._placed[name] = placed
-        shapes: dict[tuple[int, int, str | None], list[Job]] = {}
+        shapes: dict[tuple[object, ...], list[Job]] = {}
         for job in self._waiting.values():
-            shapes.setdefault((job.cpus, job.gpus, job.env.get("PYTHONPATH")), []).append(job)
+            shapes.setdefault((job.cpus, job.gpus, job.exclude, job.env.get("PYTHONPATH")), []).append(job)
         for jobs in shapes.values():
             self._submit_array(jobs)
 
-    def _submitted_before(self) -> Iterator[tuple[str, str, Path]]:
-        """Name, id and folder of every job of this home for a stage that is waiting, the last submitted first."""
+    def _read_placed(self) -> None:
         for file in self._root.glob("*/placed-*.json"):
             if file not in self._earlier:
                 self._earlier[file] = read_json(file) or {}
+
+    def _submitted_before(self, name: str) -> Iterator[tuple[str, Path]]:
+        """Id and folder of every job of this home for a stage, as far as was read, the last submitted first."""
         for file in sorted(self._earlier, reverse=True):
-            for name in self._waiting.keys() & self._earlier[file].keys():
-                yield name, self._earlier[file][name], file.parent
+            if name in self._earlier[file]:
+                yield self._earlier[file][name], file.parent
 
     def _submit_array(self, jobs: list[Job]) -> None:
         """Submit jobs of one shape; what Slurm refuses for good ends with what it said."""
         folder = self._folder = self._folder or _new_folder(self._root, self._cluster.name)
         for job in jobs:
-            told = {"command": list(job.command), "env": dict(job.env)}
+            told = {"name": job.name, "command": list(job.command), "env": dict(job.env)}
             write_json(folder / "jobs" / f"{job.directory.name}.json", told)
         try:
-            ids = _sbatch(jobs, folder, self._name, self._cluster)
+            ids = submit_array(jobs, folder, self._name, self._cluster)
         except SubmissionError as error:
             if error.passing:
                 self._not_before = time.monotonic() + TRY_AGAIN_S
@@ -203,8 +216,8 @@ class SlurmEngine:
     def _look_for_ends(self, look: Look) -> None:
         listed = {folder: set(os.listdir(folder / "ended")) for folder in {p.folder for p in self._placed.values()}}
         for name, placed in list(self._placed.items()):
-            code = placed.exit_code() if placed.file in listed[placed.folder] else None
-            ended = _end_of(placed, code, look)
+            told = placed.told() if placed.file in listed[placed.folder] else None
+            ended = _end_of(placed, told, look)
             if ended is not None:
                 del self._placed[name]
                 self._states[name] = ended
@@ -229,94 +242,31 @@ class SlurmEngine:
             _log.warning("%s", message)
 
 
-def _end_of(placed: _Placed, code: int | None, look: Look) -> JobState | None:
-    """How a job ended; none while it has not.
+def is_final(told: dict[str, Any] | None) -> bool:
+    """Whether a supervisor's word is the end of its job.
 
-    One that was interrupted may be in the queue again: Slurm must say that it is not.
+    One whose worker was interrupted or killed may be in the queue again, and Slurm may know more of why.
     """
-    if code not in (None, INTERRUPTED):
+    return told is not None and told["exit_code"] >= 0 and told["exit_code"] != INTERRUPTED
+
+
+def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobState | None:
+    """How a job ended, by what its supervisor told and Slurm says; none while it has not."""
+    code = None if told is None else int(told["exit_code"])
+    reason = None if told is None else told.get("reason")
+    if is_final(told):
         return JobState(True, code)
     standing = look.jobs.get(placed.id) if look.asked > placed.since else None
     if standing is None:
         if look.asked - placed.since < SHOWN_WITHIN_S:
             return None
-        return JobState(True, code, "" if code else f"Slurm no longer knows job {placed.id}")
+        return JobState(True, code, "" if told else f"Slurm no longer knows job {placed.id}", reason)
     if not standing.ended:
         return None
-    if code is not None:
-        return JobState(True, code)
     if placed.cancelled:
-        return JobState(True, INTERRUPTED, "cancelled before it started")
-    return JobState(True, None, f"Slurm ended job {placed.id}: {standing.state}")
-
-
-def _sbatch(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> list[str]:
-    """Submit jobs of one shape, as an array if they are several; gives their ids.
-
-    Raises:
-        SubmissionError: Slurm did not take them.
-    """
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    (cpus, gpus, sources) = jobs[0].cpus, jobs[0].gpus, jobs[0].env.get("PYTHONPATH", "")
-    executor = submitit.SlurmExecutor(folder=folder / "slurm")
-    executor.update_parameters(
-        job_name=name,
-        time=cluster.time_minutes,
-        nodes=1,
-        ntasks_per_node=1,
-        cpus_per_task=cpus,
-        gres=cluster.gres(gpus),
-        mem=f"{cluster.memory_mb(cpus, gpus)}M",
-        partition=cluster.partition,
-        account=cluster.account,
-        qos=cluster.qos,
-        constraint=cluster.constraint,
-        signal_delay_s=cluster.signal_seconds,
-        array_parallelism=len(jobs),
-        wckey=None,
-        stderr_to_stdout=True,
-        additional_parameters={"requeue": True, "export": ",".join(cluster.export)},
-        # Since 22.05 srun does not take over the number of CPUs, and else it would pass on what sbatch may only.
-        srun_args=["--export=ALL", f"--cpus-per-task={cpus}"],
-        setup=[
-            *cluster.setup,
-            f"export {FOLDER}={shlex.quote(_checked(str(folder), 'the home folder'))}",
-            f"export PYTHONPATH={shlex.quote(_checked(sources, 'PYTHONPATH'))}",
-        ],
-    )
-    try:
-        with _outside_of_jobs(), executor.batch():
-            taken = [executor.submit(run, str(job.directory)) for job in jobs]
-        return [job.job_id for job in taken]
-    except (FailedJobError, FailedSubmissionError, OSError) as error:
-        raise SubmissionError(_what_sbatch_said(str(error))) from error
-
-
-@contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide what a job that we may be in would pass on to others; where Slurm's settings are is no such thing."""
-    from submitit.helpers import clean_env
-
-    settings = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
-    with clean_env():
-        os.environ.update(settings)
-        yield
-
-
-class SubmissionError(SmaugError):
-    """Slurm did not take a job."""
-
-    @property
-    def passing(self) -> bool:
-        """Whether another try may do."""
-        return BUSY.search(str(self)) is not None
-
-
-def _what_sbatch_said(text: str) -> str:
-    said = [line.strip() for line in text.splitlines() if line.strip().startswith("sbatch: ")]
-    return "; ".join(said) or text.strip()
+        return JobState(True, INTERRUPTED, "" if told else "cancelled before it started")
+    message = f"Slurm ended job {placed.id}: {standing.state}" if standing.state in REASONS or told is None else ""
+    return JobState(True, code, message, REASONS.get(standing.state, reason))
 
 
 def _scancel_pending(ids: list[str]) -> None:
@@ -324,17 +274,6 @@ def _scancel_pending(ids: list[str]) -> None:
     command = ["scancel", "--state=PENDING", *ids]
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(command, capture_output=True, timeout=COMMAND_S, check=False)
-
-
-def _checked(text: str, what: str) -> str:
-    """A text that can stand in a script for sbatch.
-
-    Raises:
-        SmaugError: it has control characters.
-    """
-    if re.search(r"[\x00-\x1f\x7f]", text):
-        raise SmaugError(f"{what}: {text!r} has control characters, which a job's script may not have")
-    return text
 
 
 def _new_folder(root: Path, cluster: str) -> Path:

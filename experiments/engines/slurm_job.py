@@ -44,16 +44,18 @@ def slurm_id(environment: Any) -> str:
     return f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else str(environment["SLURM_JOB_ID"])
 
 
-def in_folder(job: str, directory: Path) -> str:
-    """A name for a stage's job: by id and stage, for a controller that has lost its memory gives ids again."""
-    return f"{job}-{directory.name}.json"
+def in_folder(job: str, name: str) -> str:
+    """A name for a job's files: by id and stage, for a controller that has lost its memory gives ids again."""
+    return f"{job}-{name[:12]}.json"
 
 
 class _Supervisor:
     def __init__(self, directory: Path, folder: Path, job: str) -> None:
         self._directory, self._job = directory, job
-        self._told = folder / "jobs" / f"{directory.name}.json"
-        name = in_folder(job, directory)
+        told = read_json(folder / "jobs" / f"{directory.name}.json")
+        if told is None:
+            raise StoreError(f"{folder}: says nothing of {directory.name}; it must be there while its jobs run")
+        self._told, name = told, in_folder(job, told["name"])
         self._mark, self._ended = folder / "cancel" / name, folder / "ended" / name
         self._near_limit = False
         self._asked = False
@@ -65,7 +67,8 @@ class _Supervisor:
         code = INTERRUPTED if self._mark.exists() else self._run_worker()
         if code == INTERRUPTED and self._near_limit and not self._mark.exists() and self._gets_on():
             self._queue_again()
-        write_json(self._ended, {"exit_code": code, "time": time.time()})
+        reason = "timeout" if code == INTERRUPTED and self._near_limit else None
+        write_json(self._ended, {"exit_code": code, "reason": reason, "time": time.time()})
         return code
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
@@ -73,16 +76,13 @@ class _Supervisor:
         self._near_limit = self._near_limit or number == signal.SIGUSR2
 
     def _run_worker(self) -> int:
-        told = read_json(self._told)
-        if told is None:
-            raise StoreError(f"{self._told}: is missing; the folder of the submission must be there while its jobs run")
         with (self._directory / "launch.txt").open("wb") as output:
             child = subprocess.Popen(
-                [*told["command"], "--parent", str(os.getpid())],  # it stops should this process be killed
+                [*self._told["command"], "--parent", str(os.getpid())],  # it stops should this process be killed
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | told["env"],
+                env=os.environ | self._told["env"],
                 start_new_session=True,
             )
         asked_at: float | None = None

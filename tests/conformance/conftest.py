@@ -28,13 +28,14 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
         yield cluster
 
 
-@pytest.fixture(scope="session")
-def one_machine() -> OneMachine:
-    """The Slurm of this machine that `make slurm-up` started."""
+@pytest.fixture(scope="module")
+def one_machine() -> Iterator[OneMachine]:
+    """The Slurm of this machine that `make slurm-up` started; other sessions of tests wait until it is free."""
     cluster = OneMachine()
     if (why := cluster.missing()) is not None:
         pytest.skip(why)
-    return cluster
+    with cluster.alone():
+        yield cluster
 
 
 @pytest.fixture(scope="module")

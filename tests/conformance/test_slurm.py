@@ -90,14 +90,15 @@ def test_a_real_time_limit_ends_nothing(whole: OneMachine, drive: Start, store: 
     whole.job_of(store, stage)
 
 
-def test_a_running_job_that_somebody_cancels_is_saved_and_tried_again(
+def test_scancel_saves_and_cancels_and_the_same_command_continues(
     whole: OneMachine, drive: Start, store: Store
 ) -> None:
-    driver, stage, _ = begin(whole, drive, store)
+    driver, stage, chains = begin(whole, drive, store)
     whole.ask("scancel", whole.job_of(store, stage))
-    wait_until(lambda: states(store, stage) == ["interrupted"])
+    ended = driver.finish()
+    assert (ended["done"], ended["failed"], states(store, stage)) == ([], [], ["interrupted"])
     let_go(store, stage)
-    assert_done(driver, store, stage, ["interrupted", "done"])
+    assert_done(drive(whole.site, chains), store, stage, ["interrupted", "done"])
 
 
 def test_a_node_whose_slurmd_dies(whole: OneMachine, drive: Start, store: Store) -> None:

@@ -427,3 +427,25 @@ def test_no_more_jobs_are_submitted_at_once_than_an_engine_can_take(
     summary, _ = schedule(store, engine, *(quick_stage(seed=seed) for seed in range(5)), on_event=count)
     assert len(summary.done) == 5
     assert most <= 2
+
+
+def test_a_cancellation_reaches_the_engine_for_what_an_earlier_driver_started(
+    store: Store, engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where jobs outlive drivers, the engine knows it still."""
+    stage = quick_stage(hold_at=2)
+    worker = start_worker(store.prepare(stage))
+    while not store.has_attempt(stage, 1):
+        time.sleep(0.01)
+    monkeypatch.setattr(engine, "cancel", lambda name: name == stage.fingerprint and worker.terminate())
+    unwanted: set[str] = set()
+
+    def ask(event: Event) -> None:
+        if event.kind == "waiting":
+            unwanted.add(stage.fingerprint)
+
+    options: dict[str, Any] = {"data_root": store.home, "on_event": ask}
+    summary = Scheduler([stage], store, engine, cancellations=lambda: set(unwanted), **options).run()
+    worker.wait()
+    assert [cancelled for cancelled, _ in summary.cancelled] == [stage]
+    assert store.record(stage).state == "resume"

@@ -1,14 +1,18 @@
 """The Slurm engine against commands that answer as told: what is an end, what is another try, what is no text."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.engines import Job, JobState
 from experiments.engines.cluster import load_cluster
-from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, SubmissionError, _end_of, _Placed
+from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, _end_of, _Placed
 from experiments.engines.slurm_queue import Look, Standing
+from experiments.engines.slurm_submit import SubmissionError
+from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, DONE, INTERRUPTED
 from smaug_core.errors import SmaugError
 from tests.conformance.drivers import wait_until
@@ -21,23 +25,39 @@ def placed(tmp_path: Path) -> _Placed:
     return _Placed(job, "7_1", tmp_path, since=100.0)
 
 
+def told(code: int, reason: str | None = None) -> dict[str, Any]:
+    return {"exit_code": code, "reason": reason}
+
+
 def look(state: str, asked: float = 101.0) -> Look:
     return Look(asked, {"7_1": Standing(state, "None")})
 
 
 def test_what_a_worker_says_is_its_end_unless_it_was_interrupted(placed: _Placed) -> None:
-    assert _end_of(placed, DONE, Look()) == JobState(True, DONE)
-    assert _end_of(placed, BAD_INPUT, look("RUNNING")) == JobState(True, BAD_INPUT)
+    assert _end_of(placed, told(DONE), Look()) == JobState(True, DONE)
+    assert _end_of(placed, told(BAD_INPUT), look("RUNNING")) == JobState(True, BAD_INPUT)
     for state in ("RUNNING", "COMPLETING", "PENDING"):
-        assert _end_of(placed, INTERRUPTED, look(state)) is None, "it may be in the queue again"
-    assert _end_of(placed, INTERRUPTED, look("COMPLETED")) == JobState(True, INTERRUPTED)
+        assert _end_of(placed, told(INTERRUPTED), look(state)) is None, "it may be in the queue again"
+    assert _end_of(placed, told(INTERRUPTED), look("COMPLETED")) == JobState(True, INTERRUPTED)
 
 
 def test_slurm_tells_the_end_of_a_job_that_said_nothing(placed: _Placed) -> None:
     assert _end_of(placed, None, look("PENDING")) is None
-    assert _end_of(placed, None, look("NODE_FAIL")) == JobState(True, None, "Slurm ended job 7_1: NODE_FAIL")
+    lost = JobState(True, None, "Slurm ended job 7_1: NODE_FAIL", "node_lost")
+    assert _end_of(placed, None, look("NODE_FAIL")) == lost
+    assert _end_of(placed, None, look("FAILED")) == JobState(True, None, "Slurm ended job 7_1: FAILED")
     placed.cancelled = True
     assert _end_of(placed, None, look("CANCELLED")) == JobState(True, INTERRUPTED, "cancelled before it started")
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"), [("TIMEOUT", "timeout"), ("CANCELLED", "cancelled"), ("OUT_OF_MEMORY", "host_memory")]
+)
+def test_slurm_knows_why_a_worker_was_stopped_or_killed(placed: _Placed, state: str, reason: FailureClass) -> None:
+    for code in (INTERRUPTED, -9):
+        assert _end_of(placed, told(code), look("RUNNING")) is None
+        assert _end_of(placed, told(code), look(state)) == JobState(True, code, f"Slurm ended job 7_1: {state}", reason)
+    assert _end_of(placed, told(INTERRUPTED, "timeout"), look("FAILED")) == JobState(True, INTERRUPTED, "", "timeout")
 
 
 def test_an_answer_to_an_older_question_says_nothing(placed: _Placed) -> None:
@@ -48,7 +68,7 @@ def test_a_job_that_slurm_has_forgotten(placed: _Placed) -> None:
     assert _end_of(placed, None, Look(100.0 + SHOWN_WITHIN_S / 2)) is None
     forgotten = Look(100.0 + SHOWN_WITHIN_S)
     assert _end_of(placed, None, forgotten) == JobState(True, None, "Slurm no longer knows job 7_1")
-    assert _end_of(placed, INTERRUPTED, forgotten) == JobState(True, INTERRUPTED)
+    assert _end_of(placed, told(INTERRUPTED), forgotten) == JobState(True, INTERRUPTED)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +161,7 @@ def test_ids_that_are_given_again_are_not_taken_for_ended(tmp_path: Path, comman
     engine.submit(job(tmp_path, 1))
     engine.poll()
     (folder,) = (tmp_path / "home" / "slurm").iterdir()
-    (folder / "ended" / "9-stage1.json").write_text('{"exit_code": 0}')
+    (folder / "ended" / "9-name1.json").write_text('{"exit_code": 0}')
     assert engine.poll()["name1"] == JobState(True, DONE)
     engine.submit(job(tmp_path, 2))
     assert not engine.poll()["name2"].ended
@@ -178,6 +198,25 @@ def test_a_job_of_an_earlier_driver_is_taken_over_once_slurm_says_that_it_is_the
     wait_until(lambda: second.poll() and len(commands.calls("sbatch")) == 2)
     told = [json.loads(path.read_text()) for path in (tmp_path / "home").glob("slurm/*/placed-*.json")]
     assert sorted(map(list, told)) == [["name1"], ["name2"]]
+
+
+def test_a_job_of_an_earlier_driver_is_cancelled_unsubmitted(tmp_path: Path, commands: Commands) -> None:
+    commands.say("sbatch", "echo Submitted batch job 9")
+    first = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    first.submit(job(tmp_path, 1))
+    first.poll()
+    SlurmEngine(tmp_path / "home", load_cluster(PROFILE)).cancel("name1")
+    (mark,) = (tmp_path / "home").glob("slurm/*/cancel/*")
+    assert mark.name == "9-name1.json"
+
+
+def test_a_lost_machine_is_left_out_where_slurm_knows_it(tmp_path: Path, commands: Commands) -> None:
+    commands.say("sbatch", f'cat "$1" >>{tmp_path}/scripts; echo Submitted batch job 9')
+    commands.say("sinfo", "printf 'n1\\nn2\\n'")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(replace(job(tmp_path, 1), exclude=("n2.cluster.local", "elsewhere")))
+    engine.poll()
+    assert "#SBATCH --exclude=n2\n" in (tmp_path / "scripts").read_text()
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a%j"])

@@ -39,7 +39,7 @@ def begin(store: Store, tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]
     def start(stage: Stage, scontrol: int = 0) -> subprocess.Popen[bytes]:
         directory = store.prepare(stage)
         job = worker_job(stage, directory, tmp_path / "data")
-        told = {"command": list(job.command), "env": dict(job.env)}
+        told = {"name": stage.fingerprint, "command": list(job.command), "env": dict(job.env)}
         (folder / "jobs" / f"{directory.name}.json").write_text(json.dumps(told))
         (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\nexit {scontrol}\n')
         (tmp_path / "bin" / "scontrol").chmod(0o755)

@@ -1,0 +1,126 @@
+"""Submits jobs of one shape to Slurm, as an array if they are several; the only importer of submitit.
+
+Only the name of a function and a stage's folder are pickled.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.engines import Job
+from experiments.engines.cluster import Cluster
+from experiments.engines.slurm_job import FOLDER, run
+from smaug_core.errors import SmaugError
+
+COMMAND_S = 60.0
+"""A command of Slurm's that takes longer gets no answer."""
+
+BUSY = re.compile(
+    r"contact slurm controller|timed out|Connection refused|temporarily unable|not responding|Zero Bytes|"
+    r"temporarily unavailable|SubmitJob(PerUser)?Limit|JobsLimit|partition not available|slurm_persist_conn",
+    re.IGNORECASE,
+)
+"""What sbatch says when another try may do: a controller that is away, a limit on jobs, a partition that is down."""
+
+
+class SubmissionError(SmaugError):
+    """Slurm did not take a job."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether another try may do."""
+        return BUSY.search(str(self)) is not None
+
+
+def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> list[str]:
+    """Submit jobs of one shape, as an array if they are several; gives their ids.
+
+    Raises:
+        SubmissionError: Slurm did not take them.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    (cpus, gpus, sources) = jobs[0].cpus, jobs[0].gpus, jobs[0].env.get("PYTHONPATH", "")
+    executor = submitit.SlurmExecutor(folder=folder / "slurm")
+    executor.update_parameters(
+        job_name=name,
+        time=cluster.time_minutes,
+        nodes=1,
+        ntasks_per_node=1,
+        cpus_per_task=cpus,
+        gres=cluster.gres(gpus),
+        exclude=",".join(_nodes_of(jobs[0].exclude)) or None,
+        mem=f"{cluster.memory_mb(cpus, gpus)}M",
+        partition=cluster.partition,
+        account=cluster.account,
+        qos=cluster.qos,
+        constraint=cluster.constraint,
+        signal_delay_s=cluster.signal_seconds,
+        array_parallelism=len(jobs),
+        wckey=None,
+        stderr_to_stdout=True,
+        additional_parameters={"requeue": True, "export": ",".join(cluster.export)},
+        # Since 22.05 srun does not take over the number of CPUs, and else it would pass on what sbatch may only.
+        srun_args=["--export=ALL", f"--cpus-per-task={cpus}"],
+        setup=[
+            *cluster.setup,
+            f"export {FOLDER}={shlex.quote(checked(str(folder), 'the home folder'))}",
+            f"export PYTHONPATH={shlex.quote(checked(sources, 'PYTHONPATH'))}",
+        ],
+    )
+    try:
+        with _outside_of_jobs(), executor.batch():
+            taken = [executor.submit(run, str(job.directory)) for job in jobs]
+        return [job.job_id for job in taken]
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        raise SubmissionError(_what_sbatch_said(str(error))) from error
+
+
+def _nodes_of(hosts: tuple[str, ...]) -> list[str]:
+    """Those of some machines that Slurm knows by that name; it refuses a job that is to be kept from others."""
+    if not hosts:
+        return []
+    try:
+        told = subprocess.run(
+            ["sinfo", "--noheader", "--Node", "--format=%N"],
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    short = {host.partition(".")[0] for host in hosts}
+    return sorted({node for node in told.stdout.split() if node in hosts or node.partition(".")[0] in short})
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide what a job that we may be in would pass on to others; where Slurm's settings are is no such thing."""
+    from submitit.helpers import clean_env
+
+    settings = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    with clean_env():
+        os.environ.update(settings)
+        yield
+
+
+def _what_sbatch_said(text: str) -> str:
+    said = [line.strip() for line in text.splitlines() if line.strip().startswith("sbatch: ")]
+    return "; ".join(said) or text.strip()
+
+
+def checked(text: str, what: str) -> str:
+    """A text that can stand in a script for sbatch.
+
+    Raises:
+        SmaugError: it has control characters.
+    """
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise SmaugError(f"{what}: {text!r} has control characters, which a job's script may not have")
+    return text
