@@ -322,11 +322,11 @@ def _check_answers(address: str) -> str:
     """
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or "/" in host or not port.isdecimal():
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise SmaugError(f"--address {address}: is no address; right would be HOST:PORT, e.g. 10.0.0.1:6379, or auto")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise SmaugError(
             f"--address {address}: nobody answers ({error}); right would be HOST:PORT of a head node's"
             " `ray start --head`, usually port 6379"
