@@ -199,7 +199,7 @@ def test_only_what_blinks_is_gone_for_a_while_and_every_event_is_long_enough_for
 @given(seeds)
 @settings(deadline=None, max_examples=20)
 def test_two_events_show_two_objects_of_one_colour(seed):
-    pairs = [scene.events for scene in draw("sentence", "train", 60, seed) if len(scene.events) == 2]
+    pairs = [scene.events for scene in draw("sentence", "train", 600, seed) if len(scene.events) == 2]
     assert pairs
     for one, other in pairs:
         assert one.look != other.look and one.look[1] == other.look[1]
