@@ -6,7 +6,7 @@ from experiments.reading import TrialRow
 from reports.cells import Cell, Column, Table
 from reports.claims import Check, Comparison
 from reports.samples import Samples
-from reports.tables import compare
+from reports.tables import compare, unlike_hours
 
 SPOILS = {
     "unfinished": "a stage of it is not done",
@@ -15,6 +15,11 @@ SPOILS = {
     "stale code accepted": "it holds results of other code than there was when it was asked for",
 }
 """Marks with which a row is no evidence."""
+UNLIKE = {
+    "other device": "the two rows were measured on different devices",
+    "other steps": "one of the two rows computed layers again to save memory",
+}
+"""Why hours do not compare."""
 
 
 def measured_scales(tables: Iterable[Table]) -> list[str]:
@@ -75,8 +80,8 @@ def _problems(
     row, against = (_trials(table, name) for name in names)
     if {trial.code for trial in row} != {trial.code for trial in against}:
         yield "the two rows were made by different code"
-    if column.is_hours and {(t.device, t.unit) for t in row} != {(t.device, t.unit) for t in against}:
-        yield "the two rows were measured on different devices"
+    if column.is_hours and (unlike := unlike_hours(row, against)):
+        yield UNLIKE[unlike]
     if len({found.digest for found in samples if found is not None}) > 1:
         yield "the two rows were asked different questions"
 

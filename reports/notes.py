@@ -15,6 +15,7 @@ MARKS = {
     "unfinished": "a stage of the row is not done",
     "other code": "made by other code than the baseline row",
     "other device": "not on the device of the baseline row, so no ratio is given",
+    "other steps": "layers were computed again in this row or in the baseline row alone, so no ratio is given",
     "several devices": "measured on different devices, so no ratio is given",
     "other test set": "asked other questions than the baseline row, so no difference is given",
     "partial schedule": "trained for fewer epochs than the scale says",

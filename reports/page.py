@@ -141,7 +141,7 @@ def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS, serve: s
     files, scales = sweep_files(), measured_scales(report.tables)
     claims = claim_rows(load_claims(), load_published(), comparer(report.tables), scales)
     spending, albums = spend(trials, stages, set_aside), albums_of(trials, stages, ledger.examples, report.ui)
-    figures, undrawn = _figures(report, ledger, steps)
+    figures, undrawn = _figures(report, stages, ledger, steps)
     return Page(
         origin=report.origin,
         serve=serve if report.ui == LOCAL_UI else "",
@@ -211,10 +211,10 @@ def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[StageR
         return [], [], [f"what was spent could not be read: {error}"]
 
 
-def _figures(report: Report, ledger: Ledger, steps: Steps) -> tuple[list[Figure], list[str]]:
+def _figures(report: Report, stages: list[StageRow], ledger: Ledger, steps: Steps) -> tuple[list[Figure], list[str]]:
     """Every figure, or why there are none."""
     try:
-        return make_figures(report, ledger, steps), []
+        return make_figures(report, stages, ledger.curve, steps), []
     except TrackingError as error:
         return [], [f"figures could not be drawn: {error}"]
 

@@ -12,9 +12,10 @@ from reports.statistics import Numbers, bootstrap_mean, holm, sign_flip_p
 METRIC_OF_SLOT = {HOURS: "row_hours.pretrain"}
 """Where a slot's metric has another name than the slot."""
 HEADERS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "MdR"}
-OF_HOURS = {"several devices", "estimated hours", "layers recomputed"}
+RECOMPUTED = "layers recomputed"
+OF_HOURS = {"several devices", "estimated hours", RECOMPUTED}
 """Marks that say nothing of what was learnt."""
-NOT_COMPARABLE = {"other device", "other test set", "several devices"}
+NOT_COMPARABLE = {"other device", "other steps", "other test set", "several devices"}
 
 
 def build_tables(
@@ -365,14 +366,23 @@ def _marks(column: Column, trials: Sequence[TrialRow], base: Sequence[TrialRow])
     if base and {t.code for t in finished} - {t.code for t in base if t.status == "FINISHED"} and base[0] not in trials:
         marks.append("other code")
     if column.is_hours:
-        devices, base_devices = _devices(trials), _devices(base)
-        if len(devices) > 1:
+        if len(_devices(trials)) > 1:
             marks.append("several devices")
-        elif devices and base_devices and devices != base_devices:
-            marks.append("other device")
+        elif unlike := unlike_hours(trials, base):
+            marks.append(unlike)
     elif base and _digests(column, trials) - _digests(column, base):
         marks.append("other test set")
     return tuple(dict.fromkeys(marks))
+
+
+def unlike_hours(one: Sequence[TrialRow], other: Sequence[TrialRow]) -> str:
+    """The mark that says why hours of two rows do not compare; empty if they do, or one was not measured."""
+    if not _devices(one) or not _devices(other):
+        return ""
+    if _devices(one) != _devices(other):
+        return "other device"
+    recomputed = [{RECOMPUTED in trial.marks for trial in trials} for trials in (one, other)]
+    return "other steps" if recomputed[0] != recomputed[1] else ""
 
 
 def _devices(trials: Sequence[TrialRow]) -> set[tuple[str, str]]:

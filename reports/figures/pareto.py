@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import dist
 from typing import cast
 
@@ -188,7 +188,7 @@ def _labels(axes: Axes, points: Sequence[Point], front: Sequence[int]) -> None:
     right = float(axes.get_window_extent().x1)
     corners = [*(spots[place] for place in front), (right, spots[front[-1]][1])]
     bars = []
-    for (x, y), (next_x, next_y) in zip(corners, corners[1:], strict=False):
+    for (x, y), (next_x, next_y) in pairwise(corners):
         bars += [Box(x, y - 1.5, next_x, y + 1.5), Box(next_x - 1.5, y, next_x + 1.5, next_y)]
     for point, (x, _) in zip(points, spots, strict=True):
         if point.r1_interval is not None:

@@ -35,7 +35,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Ledger,
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         sync(home, records=REFERENCE)
         report, ledger = read_report(home), Ledger(home)
-        return report, ledger, make_figures(report, ledger, STEPS)
+        return report, ledger, make_figures(report, ledger.stages(), ledger.curve, STEPS)
 
 
 def kinds(figures: list[Figure]) -> dict[str, set[str]]:
@@ -81,7 +81,8 @@ def test_the_same_ledger_gives_the_same_bytes_in_another_process(reference):
     code = (
         "import sys, hashlib; from pathlib import Path; from experiments.reading import Ledger;"
         "from reports.figures.all import make_figures; from reports.render import read_report;"
-        "home = Path(sys.argv[1]); figures = make_figures(read_report(home), Ledger(home));"
+        "home = Path(sys.argv[1]); ledger = Ledger(home);"
+        "figures = make_figures(read_report(home), ledger.stages(), ledger.curve);"
         "print(hashlib.sha256(repr(figures).encode()).hexdigest())"
     )
     home = Path(ledger.uri.removeprefix("sqlite:///")).parent
@@ -107,7 +108,7 @@ def test_a_folder_that_cannot_be_written_is_told(reference, tmp_path):
 
 
 def test_without_measurements_the_published_numbers_are_drawn(tmp_path):
-    figures = make_figures(read_report(tmp_path), Ledger(tmp_path))
+    figures = make_figures(read_report(tmp_path), [], Ledger(tmp_path).curve)
     assert kinds(figures) == {"pareto": {"4", "5", "6", "7", "8", "11"}}
     assert not list(tmp_path.iterdir()), "reading makes nothing"
 
@@ -116,7 +117,7 @@ def test_an_unreadable_ledger_leaves_published_numbers_and_says_why(tmp_path):
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
     report = read_report(tmp_path)
     assert report.unreadable
-    figures = make_figures(report, Ledger(tmp_path))
+    figures = make_figures(report, [], Ledger(tmp_path).curve)
     assert kinds(figures) == {"pareto": {"4", "5", "6", "7", "8", "11"}}
     assert all("Nothing measured could be read:" in one.caption for one in figures)
 
@@ -127,6 +128,6 @@ def test_a_hostile_row_name_stays_text(reference):
     name = "<script>alert(1)</script>"
     rows = {name if row == "10%" else row: cells for row, cells in table.rows.items()}
     hostile = replace(report, tables=[replace(table, rows=rows)])
-    for one in make_figures(hostile, ledger):
+    for one in make_figures(hostile, ledger.stages(), ledger.curve):
         assert "<script" not in one.svg
         ElementTree.fromstring(one.svg)

@@ -52,6 +52,19 @@ def test_hours_on_another_device_are_marked_and_get_no_ratio():
     assert (r1.marks, r1.delta) == ((), 1.0)
 
 
+@pytest.mark.parametrize("recomputed", ["10%", "50%"])
+def test_hours_of_layers_computed_again_compare_only_with_their_like(recomputed):
+    marks = {name: ("layers recomputed",) if name == recomputed else () for name in ("10%", "50%")}
+    trials = [row(name, hours=0.02, r1=20.0, marks=marks[name]) for name in marks]
+    (table,) = build_tables(ONLY_4, trials, made_ranks)
+    hours, r1 = cell(table, "10%", "pretrain.hours"), cell(table, "10%", "msrvtt.t2v.r1")
+    assert (hours.ratio, hours.delta) == (None, None) and "other steps" in hours.marks
+    assert (r1.delta, r1.marks) == (0.0, ()), "the numbers are the same"
+    both = [row(name, hours=0.02, r1=20.0, marks=("layers recomputed",)) for name in marks]
+    (table,) = build_tables(ONLY_4, both, made_ranks)
+    assert cell(table, "10%", "pretrain.hours").ratio == pytest.approx(1.0)
+
+
 def test_a_baseline_row_on_several_devices_gives_no_ratio_to_others():
     base = [row("50%", hours=0.02, r1=20.0), row("50%", hours=0.03, r1=20.0, seed="1", device="Epyc")]
     (table,) = build_tables(ONLY_4, [*base, row("10%", hours=0.02, r1=20.0)], made_ranks)
