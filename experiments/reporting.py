@@ -50,7 +50,7 @@ def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
     from reports.page import make_page
 
     found, folder, problems = _read(home, records)
-    path, more = make_page(found, Ledger(folder), out, steps=_steps(found), serve=found.serve)
+    path, more = make_page(found, Ledger(folder), out, steps=_steps(found))
     typer.echo(os.path.relpath(path))
     _end_with(dict.fromkeys([*problems, *more]))
 

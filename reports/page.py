@@ -113,9 +113,7 @@ class Page:
         return found
 
 
-def make_page(
-    report: Report, ledger: Ledger, out: Path, *, steps: Steps = NO_STEPS, serve: str = "smaug ui"
-) -> tuple[Path, tuple[str, ...]]:
+def make_page(report: Report, ledger: Ledger, out: Path, *, steps: Steps = NO_STEPS) -> tuple[Path, tuple[str, ...]]:
     """Write `index.html`, and its figures for print; give its path and all that is wrong with what was recorded.
 
     Args:
@@ -123,17 +121,16 @@ def make_page(
         ledger: where it was read.
         out: folder to write to.
         steps: by scale, what a step of pre-training consists of.
-        serve: the command that serves MLflow's pages, unless the ledger is a server.
 
     Raises:
         ReportError: the folder cannot be written.
     """
-    page = page_of(report, ledger, steps=steps, serve=serve)
+    page = page_of(report, ledger, steps=steps)
     write_figures(page.figures, out)
     return write_text(out / FILE, to_html(page)), page.faults
 
 
-def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS, serve: str = "smaug ui") -> Page:
+def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS) -> Page:
     """What the page shows of a report and of the ledger that it was read from."""
     stages, set_aside, unread = _stages(report, ledger)
     own = [table for table in report.tables if table.measured_by == table.name]
@@ -144,7 +141,7 @@ def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS, serve: s
     figures, undrawn = _figures(report, stages, ledger, steps)
     return Page(
         origin=report.origin,
-        serve=serve if report.ui == LOCAL_UI else "",
+        serve=report.serve if report.ui == LOCAL_UI else "",
         faults=(*map(str, report.faults), *unread, *spending.faults, *albums.faults, *undrawn),
         nothing=f"No sweep has a result in it yet; {_first_command(files)} measures the first table.",
         spending=spending,
