@@ -16,6 +16,10 @@ import psutil
 
 from experiments.energy import energy_mj, joules_since, visible_gpus
 
+SLURM_JOB, SLURM_RESTART = "SMAUG_SLURM_JOB", "SMAUG_SLURM_RESTART"
+"""Variables of a worker that a Slurm job was made for: the job's id as squeue prints it, and how often it was queued
+again. Not Slurm's own, which whatever runs in an allocation has."""
+
 LIBRARIES = ("smaug", "torch", "timm", "transformers", "numpy", "av")
 """Packages whose versions may change a result."""
 
@@ -146,6 +150,12 @@ def _gpu_name() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return told.stdout.strip().splitlines()[0]
+
+
+def slurm_job() -> dict[str, Any]:
+    """The Slurm job made for this attempt, `{"slurm": {"job": "7_1", "restart": 0}}`; empty if there is none."""
+    job = os.environ.get(SLURM_JOB)
+    return {} if job is None else {"slurm": {"job": job, "restart": int(os.environ[SLURM_RESTART])}}
 
 
 def library_versions() -> dict[str, str]:

@@ -28,7 +28,7 @@ from experiments.attempt import (
     write_json,
 )
 from experiments.code import code_digest
-from experiments.host import DeviceClock, describe_device, library_versions, oom_kills, source_commit
+from experiments.host import DeviceClock, describe_device, library_versions, oom_kills, slurm_job, source_commit
 from experiments.pictures import leave_pictures
 from experiments.ranks import Crew, Ranks
 from experiments.stop import StopFlag, end_with
@@ -85,7 +85,7 @@ def run_stage(
     host = describe_device(device) | {"cpus": cpus, "gpus": gpus, "versions": library_versions()}
     host |= {"recompute_layers": True} if recompute_layers else {}
     clock = DeviceClock(gpus)
-    lease = claim(directory, host | {"oom_kills": oom_kills()})
+    lease = claim(directory, host | slurm_job() | {"oom_kills": oom_kills()})
     if (directory / "result.json").exists():  # published by an attempt that ended between our look and our claim
         lease.end("cancelled", NOTHING_SPENT, "another worker finished the stage meanwhile")
         return DONE

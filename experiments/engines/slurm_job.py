@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from experiments.attempt import StoreError, read_attempts, read_json, write_json
+from experiments.host import SLURM_JOB, SLURM_RESTART
 from experiments.work import INTERRUPTED
 
 FOLDER = "SMAUG_SLURM_FOLDER"
@@ -42,6 +43,11 @@ def slurm_id(environment: Any) -> str:
     """The job's id as squeue prints it, `7_1` in an array."""
     array = environment.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else str(environment["SLURM_JOB_ID"])
+
+
+def restarts(environment: Any) -> str:
+    """How often the job was queued again."""
+    return str(environment.get("SLURM_RESTART_COUNT", "0"))
 
 
 def in_folder(job: str, name: str) -> str:
@@ -82,7 +88,7 @@ class _Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self._told["env"],
+                env=os.environ | self._told["env"] | {SLURM_JOB: self._job, SLURM_RESTART: restarts(os.environ)},
                 start_new_session=True,
             )
         asked_at: float | None = None
