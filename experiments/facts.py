@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from experiments.attempt import Attempt, Hours, stage_hours
+from experiments.attempt import Attempt
 from experiments.gallery import Gallery
+from experiments.hours import Hours, energy_kwh, stage_hours
 from experiments.stage import digest
 from experiments.store import StageState
 from smaug_core.stages import KINDS
@@ -75,6 +76,11 @@ class StageFacts:
         return stage_hours(self.attempts, None if self.result is None else self.result["useful_s"])
 
     @property
+    def energy_kwh(self) -> float | None:
+        """What its GPUs used in all attempts; none where that was not counted."""
+        return energy_kwh(self.attempts)
+
+    @property
     def gallery(self) -> Gallery | None:
         """Example pictures of what it learnt; none before it is done, or where nobody tried to make any."""
         return None if self.result is None else self.details.gallery()
@@ -101,6 +107,7 @@ class StageFacts:
         return [
             {"number": a.number, "state": a.state, "owner": a.owner, "last": a.last}
             | ({} if a.failure is None else {"failure": a.failure})
+            | ({} if a.accounting is None else {"accounting": a.accounting})
             for a in self.attempts
         ]
 
