@@ -88,6 +88,13 @@ class Mirror:
                 self._touched.add(name)
             self._changed.notify()
 
+    def again(self, stage: Stage) -> None:
+        """Note that what a stage took is known better than when it ended."""
+        with self._changed:
+            self._due[stage.fingerprint] = (stage, stage.fingerprint in self._settled)
+            self._touched.add(stage.fingerprint)
+            self._changed.notify()
+
     def _work(self) -> None:
         from experiments.tracking import Tracker  # takes seconds to load: while the stages start
 
