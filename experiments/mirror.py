@@ -125,6 +125,8 @@ class Mirror:
             self._prepare(tracker, anew=not driven)
             self._tell_stages(tracker)
             self._tell_trials(tracker, driven=driven)
+            if not driven:
+                tracker.record_spending()
         except SmaugError as error:
             self._failure = error
             return False
