@@ -34,6 +34,7 @@ from experiments.connection import (
 from experiments.dashboard import (
     KIND,
     NOTE,
+    SPENT,
     STAGES_NOTE,
     signed,
     spent_tag,
@@ -96,6 +97,8 @@ class Tracker:
         self._shown: dict[str, dict[str, str]] = {}
         self._documents: dict[str, dict[str, Any]] = {}
         """Of each sweep whose trials were recorded, one that counts."""
+        self._has_news = False
+        """Something was written, so that sweeps may have cost more than they tell."""
         self._dressed: set[tuple[str, str]] = set()
         self._known: dict[tuple[str, ...], _Known] = {}
         self._stages: dict[str, str] = {}
@@ -151,7 +154,7 @@ class Tracker:
             TrackingError: MLflow cannot be reached or refuses.
         """
         with faults_told(self.uri):
-            for document in self._documents.values():
+            for document in self._documents.values() if self._has_news else ():
                 name = experiment_of(document["sweep"])
                 trials: dict[str, list[TrialRow]] = {}
                 for run in runs_untagged(self.client, [self._experiment(name)], SUPERSEDED):
@@ -162,6 +165,7 @@ class Tracker:
                 for scale, totals in spent.items():
                     self._show(name, spent_tag(scale, totals))
                 self._show(name, {NOTE: signed(sweep_note(document, spent))})
+        self._has_news = False
 
     def _spent_by(self, trials: list[TrialRow]) -> list[Total]:
         """What the distinct stages of some trials took."""
@@ -189,8 +193,10 @@ class Tracker:
             run_id, document = self._record(telling), facts.document
             if valid:
                 self._documents[document["sweep"]] = document
-                # One that is there stays until it is known what was spent.
-                note = {} if self._shown_by(telling.experiment).get(NOTE) else {NOTE: signed(sweep_note(document))}
+                shown = self._shown_by(telling.experiment)
+                self._has_news |= not (shown.get(NOTE) and shown.get(SPENT + document["scale"]))
+                # A description that is there stays until it is known what was spent.
+                note = {} if shown.get(NOTE) else {NOTE: signed(sweep_note(document))}
                 self._dress(telling.experiment, document["scale"], KIND | note | sweep_view(document))
             return run_id
 
@@ -246,6 +252,7 @@ class Tracker:
         known = self._known.pop(telling.key, None)  # forgotten if anything goes wrong
         if known is None or not known.tells(telling):
             run, digest = self._run(telling, known), telling.digest
+            self._has_news = True
             self._write(run, telling, digest)
             self._set_status(run, telling)
             known = _Known(run.info.run_id, False, digest, telling.status, _end_of(telling))
