@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from experiments.accounting import Accountant, account_all, unaccounted
 from experiments.attempt import ACCOUNTING, NOTHING_SPENT, read_attempts, read_json, this_process, write_json
 from experiments.events import Event
+from experiments.ledger import STAGES
 from experiments.records import stage_facts
 from experiments.stage import Stage
 from experiments.store import Store
@@ -103,6 +105,21 @@ def test_sync_corrects_what_a_driver_left_behind(store: Store, sacct: Callable[[
     assert facts is not None and facts.account()[0]["accounting"] == told
     assert account_all(store.home) == 0
     assert (tmp_path / "asked").read_text().count("--jobs=8 ") == 1, "what is known is not asked about again"
+
+
+def test_sync_says_what_slurm_told_and_mlflow_gets_it(
+    home: Path, client: MlflowClient, sacct: Callable[[str], None], smaug: Callable[..., tuple[int, str, str]]
+) -> None:
+    owner, device = {"host": "node-1", "boot": "", "versions": {}}, {"device": "cuda", "device_name": "A6000"}
+    stage = attempted(Store(home))
+    file = Store(home).directory(stage) / "attempts" / "0001" / "owner.json"
+    write_json(file, (read_json(file) or {}) | owner | device)
+    sacct(ANSWER)
+    for said in ("1 stages and 0 trials are recorded\nSlurm's accounting told what 1 attempts took\n", "1 stages"):
+        assert smaug("sync")[1].startswith(said)
+        (run,) = client.search_runs([client.get_experiment_by_name(STAGES).experiment_id])
+        assert run.data.metrics["hours.billed"] * 3600 == pytest.approx(600.0)
+        assert (run.data.tags["smaug.hours_estimated"], run.data.tags["smaug.hours_corrected"]) == ("false", "1")
 
 
 def test_what_still_runs_for_slurm_is_asked_about_later(store: Store, sacct: Callable[[str], None]) -> None:
