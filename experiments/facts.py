@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from experiments.attempt import Attempt
 from experiments.gallery import Gallery
-from experiments.hours import Hours, energy_kwh, stage_hours
+from experiments.hours import Hours, energy_kwh, is_corrected, stage_hours
 from experiments.stage import digest
 from experiments.store import StageState
 from smaug_core.stages import KINDS
@@ -77,6 +77,11 @@ class StageFacts:
     def hours(self) -> Hours:
         """What it cost so far."""
         return stage_hours(self.attempts, None if self.result is None else self.result["useful_s"])
+
+    @property
+    def num_corrected(self) -> int:
+        """Of how many attempts Slurm's accounting says what they took."""
+        return sum(map(is_corrected, self.attempts))
 
     @property
     def energy_kwh(self) -> float | None:

@@ -36,7 +36,7 @@ def stage_hours(attempts: Sequence[Attempt], useful_s: float | None) -> Hours:
         useful=useful / 3600,
         lost=lost / 3600,
         overhead=max(0.0, billed - useful - lost) / 3600,
-        estimated=any(a.state == "dead" and not is_accounted(a) for a in attempts),
+        estimated=any(a.state == "dead" and not is_corrected(a) for a in attempts),
     )
 
 
@@ -56,10 +56,10 @@ def _billed_s(attempt: Attempt, following: Attempt | None) -> float:
         following: the next one at the stage; the bill ends at its start at the latest.
     """
     told, slurm = float(attempt.last["spent_s"]), attempt.accounting
-    if slurm is None:
+    if slurm is None or not is_corrected(attempt):
         return told
     if not attempt.owner["gpus"]:
-        return max(told, slurm["cpu_s"]) if is_accounted(attempt) else told
+        return max(told, float(slurm["cpu_s"]))
     began, ended = float(attempt.owner["started"]), float(slurm["end"])
     if following is not None:
         ended = min(ended, float(following.owner["started"]))
@@ -67,16 +67,16 @@ def _billed_s(attempt: Attempt, following: Attempt | None) -> float:
     return max(told, held_s * attempt.owner["gpus"])
 
 
-def is_accounted(attempt: Attempt) -> bool:
-    """Whether Slurm's accounting says what a dead attempt took.
+def is_corrected(attempt: Attempt) -> bool:
+    """Whether an attempt's bill is what Slurm's accounting says.
 
-    Of an attempt without GPUs that is its processor time, which not every cluster gathers, and never in full: only
-    where it is more than the attempt itself told last, it is known better.
+    Of an attempt without GPUs that tells processor time, which not every cluster gathers, and never in full: it is
+    taken of one that died, where it is more than the attempt itself told last.
     """
     slurm = attempt.accounting
-    if slurm is None or attempt.state != "dead":
-        return False
-    return bool(attempt.owner["gpus"]) or (slurm["cpu_s"] or 0.0) > attempt.last["cpu_s"]
+    if slurm is None or attempt.owner["gpus"]:
+        return slurm is not None
+    return attempt.state == "dead" and (slurm["cpu_s"] or 0.0) > attempt.last["cpu_s"]
 
 
 def energy_kwh(attempts: Sequence[Attempt]) -> float | None:

@@ -161,7 +161,7 @@ def _stage_tags(facts: StageFacts) -> dict[str, str]:
         "smaug.versions": _text(host["versions"]),
         "smaug.attempts": str(len(facts.attempts)),
         "smaug.hours_estimated": str(facts.hours.estimated).lower(),
-        "smaug.hours_corrected": str(sum(attempt.accounting is not None for attempt in facts.attempts)),
+        "smaug.hours_corrected": str(facts.num_corrected),
         "smaug.no_energy": facts.no_energy,
         "smaug.settings": _text(facts.document["settings"])[:5000],
     }

@@ -82,7 +82,7 @@ class StageRow:
     estimated: bool
     """An attempt died, so when it ended is estimated."""
     corrected: int
-    """Of how many attempts Slurm's accounting told when they ended."""
+    """Of how many attempts Slurm's accounting says what they took."""
     no_energy: str
     """Why nobody knows what its GPUs used; empty if it is known."""
     settings: str

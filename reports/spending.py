@@ -19,7 +19,7 @@ class Spent(Total):
     num_without_result: int
     """Attempts that ended without a result; those after them may have gone on from where they stopped."""
     num_corrected: int
-    """Attempts whose end Slurm's accounting told."""
+    """Attempts of which Slurm's accounting says what they took."""
     alone: float | None
     """Useful hours of the trials as if each were trained alone; none where no trial has them."""
     saved: float | None
@@ -75,7 +75,7 @@ class Spending:
 
     @property
     def num_corrected(self) -> int:
-        """Attempts of all stages whose end Slurm's accounting told."""
+        """Of all stages."""
         return sum(spent.num_corrected for spent in (*self.total, *self.unused, *self.set_aside))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.attempt import NOTHING_SPENT, Attempt, this_process
-from experiments.hours import billed_s, energy_kwh, is_accounted, stage_hours
+from experiments.hours import billed_s, energy_kwh, is_corrected, stage_hours
 
 GONE = {"pid": 2**22 + 1}
 """No process has an id beyond the largest that Linux gives."""
@@ -128,7 +128,7 @@ def test_processor_time_of_a_killed_job_is_slurms_only_where_that_is_more(
 
 def test_processor_time_of_a_worker_that_ended_is_its_own() -> None:
     ended = attempt(1, ended="done", spent_s=80, cpu_s=80, slurm={"start": 0.0, "end": 500.0, "cpu_s": 95.0})
-    assert billed_s([ended]) == [80.0] and not is_accounted(ended)
+    assert billed_s([ended]) == [80.0] and not is_corrected(ended)
 
 
 seconds = st.floats(0, 1e4)
@@ -166,7 +166,7 @@ def test_the_bill_is_its_parts_whatever_slurm_says_and_never_less_than_what_was_
     hours = stage_hours(held, useful_s=None)
     assert hours.billed == pytest.approx(hours.useful + hours.lost + hours.overhead)
     assert all(billed >= a.last["spent_s"] for billed, a in zip(billed_s(held), held, strict=True))
-    assert hours.estimated == any(a.end is None and not is_accounted(a) for a in held)
+    assert hours.estimated == any(a.end is None and not is_corrected(a) for a in held)
 
 
 def test_energy_is_known_only_if_every_attempt_counted_it() -> None:
