@@ -1,8 +1,7 @@
 """What a cluster does to jobs, on a real Slurm: nothing is lost, nothing runs twice, nothing is submitted twice."""
 
-import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,6 @@ pytestmark = pytest.mark.slurm
 
 Start = Callable[[Site, list[Any]], Driver]
 LONG: dict[str, Any] = {"steps": 4, "hold_at": 2}
-
-
-@pytest.fixture
-def whole(one_machine: OneMachine) -> Iterator[OneMachine]:
-    """A cluster that a test may damage; it is mended and emptied afterwards."""
-    yield one_machine
-    for name in ("slurmctld", "node1", "node2"):
-        if one_machine.lacks(name):
-            one_machine.start_daemon(name)
-    one_machine.ask("scontrol", "update", "PartitionName=gpu", "State=UP")
-    one_machine.resume_nodes()
-    one_machine.ask("scancel", f"--user={os.getuid()}")
-    wait_until(lambda: not one_machine.jobs())
 
 
 def begin(one_machine: OneMachine, drive: Start, store: Store, **own: Any) -> tuple[Driver, Stage, list[Any]]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from experiments import overview
 from experiments.attempt import claim, read_attempts, write_json
 from experiments.chain import cut_stages
+from experiments.crew import ended_as
 from experiments.driver import prepare_data
 from experiments.engines import Engine, Job, JobState
 from experiments.engines.inline import InlineEngine
@@ -26,7 +27,6 @@ from experiments.failures import POLICIES, FailureClass, Seen, Tries, classify, 
 from experiments.host import oom_kills, oom_kills_since
 from experiments.logs import read_log
 from experiments.postmortem import checkpoint_step, largest_batch
-from experiments.ranks import ended_as
 from experiments.records import stage_facts, trial_facts, write_trial
 from experiments.scale import load_scale
 from experiments.scheduler import Scheduler
