@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,31 @@ def test_jobs_of_a_killed_driver_are_taken_over_by_the_next(whole: OneMachine, d
     for stage in stages:
         assert whole.job_of(store, stage) in before
         assert (trail(store, stage), states(store, stage)) == ([1, 2, 3, 4], ["done"])
+
+
+ELSEWHERE = ("unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c")
+"""With what follows on a machine of another name, which sees no process of this one."""
+
+
+def test_a_driver_that_is_killed_and_started_elsewhere(whole: OneMachine, drive: Start, store: Store) -> None:
+    """The first stage runs when its driver dies; the next driver can only tell by its signs of life."""
+    elsewhere = replace(whole.site, under=(*ELSEWHERE, 'hostname elsewhere && exec "$@"', "sh"))
+    chains = [[("pretrain", LONG), ("finetune", {})]]
+    first, second = make_stages(chains)
+    driver = drive(whole.site, chains)
+    driver.wait_until(lambda: trail(store, first) == [1, 2])
+    driver.process.kill()
+    driver.process.wait()
+    driver = drive(elsewhere, chains)
+    assert driver.process.stdout is not None
+    while '"waiting"' not in (line := driver.process.stdout.readline()):
+        assert line, "the driver ended"
+    let_go(store, first)
+    assert driver.finish()["done"] == [first.fingerprint, second.fingerprint]
+    assert (trail(store, first), states(store, first)) == ([1, 2, 3, 4], ["done"])
+    assert (trail(store, second), states(store, second)) == ([1, 2, 3], ["done"])
+    for stage in (first, second):
+        whole.job_of(store, stage)
 
 
 def test_gpus_that_are_all_busy_are_waited_for_and_each_is_given_once(
