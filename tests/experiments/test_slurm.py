@@ -1,6 +1,7 @@
 """The Slurm engine against commands that answer as told: what is an end, what is another try, what is no text."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class Commands:
         self.folder = folder / "bin"
         self.folder.mkdir()
         monkeypatch.setenv("PATH", str(self.folder), prepend=":")
-        for name in ("srun", "scancel", "squeue"):
+        for name in ("srun", "scancel", "squeue", "scontrol"):
             self.say(name, "true")
 
     def say(self, name: str, script: str) -> None:
@@ -208,6 +209,24 @@ def test_a_job_of_an_earlier_driver_is_cancelled_unsubmitted(tmp_path: Path, com
     SlurmEngine(tmp_path / "home", load_cluster(PROFILE)).cancel("name1")
     (mark,) = (tmp_path / "home").glob("slurm/*/cancel/*")
     assert mark.name == "9-name1.json"
+
+
+def test_a_folder_that_gc_has_deleted_under_a_driver_that_slept_ends_nothing(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
+    monkeypatch.setattr("experiments.engines.slurm.SHOWN_WITHIN_S", 0.2)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    engine.poll()
+    (folder,) = (tmp_path / "home" / "slurm").iterdir()
+    shutil.rmtree(folder)
+    wait_until(lambda: engine.poll()["name1"] == JobState(True, None, "Slurm no longer knows job 9"))
+    engine.cancel("name1")
+    engine.submit(job(tmp_path, 2))
+    engine.poll()
+    assert len(list((tmp_path / "home").glob("slurm/*/placed-*.json"))) == 1
 
 
 def test_a_lost_machine_is_left_out_where_slurm_knows_it(tmp_path: Path, commands: Commands) -> None:
