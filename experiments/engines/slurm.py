@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from experiments.attempt import read_json, write_json
-from experiments.engines import Inventory, Job, JobState
+from experiments.engines import Inventory, Job, JobState, goes_back
 from experiments.engines.cluster import Cluster
 from experiments.engines.slurm_folder import SUBMISSION, is_final, last_word, new_folder
 from experiments.engines.slurm_job import in_folder
@@ -201,6 +201,11 @@ class SlurmEngine:
         try:
             ids = submit_array(jobs, folder, self._name, self._cluster)
         except SubmissionError as error:
+            if not error.passing and any(job.exclude for job in jobs):  # maybe all nodes that fit are left out
+                for job in jobs:
+                    self._tell_once(goes_back(job))
+                    self._waiting[job.name] = replace(job, exclude=())
+                return
             if error.passing:
                 self._not_before = time.monotonic() + TRY_AGAIN_S
                 self._tell_once(f"Slurm takes no jobs now ({error}); it is asked again")

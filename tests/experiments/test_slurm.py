@@ -238,6 +238,21 @@ def test_a_lost_machine_is_left_out_where_slurm_knows_it(tmp_path: Path, command
     assert "#SBATCH --exclude=n2\n" in (tmp_path / "scripts").read_text()
 
 
+def test_where_all_machines_were_lost_it_may_go_there_again(
+    tmp_path: Path, commands: Commands, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal = "echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1"
+    commands.say("sbatch", f'grep -q -- --exclude "$1" && {{ {refusal}; }}; echo Submitted batch job 9')
+    commands.say("sinfo", "echo n1")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(replace(job(tmp_path, 1), exclude=("n1",)))
+    wait_until(lambda: not engine.poll()["name1"].ended and any((tmp_path / "home").glob("slurm/*/placed-*.json")))
+    assert len(commands.calls("sbatch")) == 2
+    assert caplog.messages == [
+        "stage name1 was lost on n1; no other machine has what it asks for: it may go there again"
+    ]
+
+
 @pytest.mark.parametrize("name", ["a\nb", "a%j"])
 def test_a_home_that_cannot_stand_in_a_script_is_refused(tmp_path: Path, commands: Commands, name: str) -> None:
     commands.say("sbatch", "true")
