@@ -31,7 +31,7 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment the engine gives."""
     exclude: tuple[str, ...] = ()
-    """Host names of machines that were lost under it; engines that choose machines keep it away from them."""
+    """Host names of machines that were lost under it; an engine keeps it away from them, or tells that it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,12 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back what the engine holds, and end what runs, unless its jobs outlive drivers; may be called twice."""
+
+
+def goes_back(job: Job) -> str:
+    """What to tell where a job cannot be kept away from the machines that were lost under it."""
+    where = ", ".join(job.exclude)
+    return f"stage {job.name[:12]} was lost on {where}; no other machine has what it asks for: it may go there again"
 
 
 def local_inventory() -> Inventory:

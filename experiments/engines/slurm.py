@@ -8,20 +8,20 @@ import hashlib
 import logging
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from experiments.attempt import read_json, write_json
-from experiments.engines import Inventory, Job, JobState
+from experiments.engines import Inventory, Job, JobState, goes_back
 from experiments.engines.cluster import Cluster
+from experiments.engines.slurm_folder import SUBMISSION, is_final, last_word, new_folder
 from experiments.engines.slurm_job import in_folder
 from experiments.engines.slurm_queue import Look, SlurmQueue
 from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, checked, submit_array
@@ -71,7 +71,7 @@ class _Placed:
 
     def told(self) -> dict[str, Any] | None:
         """What its supervisor told at its end."""
-        return read_json(self.folder / "ended" / self.file)
+        return read_json(last_word(self.folder, self.id, self.job.name))
 
 
 class SlurmEngine:
@@ -137,7 +137,8 @@ class SlurmEngine:
             elif name not in self._states:
                 self._read_placed()
                 for job_id, folder in self._submitted_before(name):  # it runs since an earlier driver submitted it
-                    (folder / "cancel" / in_folder(job_id, name)).touch()
+                    with suppress(FileNotFoundError):  # what `gc` has deleted has no job any more
+                        (folder / "cancel" / in_folder(job_id, name)).touch()
 
     def inventory(self) -> Inventory:
         """A node as the profile tells it."""
@@ -180,7 +181,7 @@ class SlurmEngine:
 
     def _read_placed(self) -> None:
         for file in self._root.glob("*/placed-*.json"):
-            if file not in self._earlier:
+            if file not in self._earlier and SUBMISSION.fullmatch(file.parent.name):
                 self._earlier[file] = read_json(file) or {}
 
     def _submitted_before(self, name: str) -> Iterator[tuple[str, Path]]:
@@ -191,13 +192,20 @@ class SlurmEngine:
 
     def _submit_array(self, jobs: list[Job]) -> None:
         """Submit jobs of one shape; what Slurm refuses for good ends with what it said."""
-        folder = self._folder = self._folder or _new_folder(self._root, self._cluster.name)
+        if self._folder is None or not self._folder.is_dir():
+            self._folder = new_folder(self._root, self._cluster.name, self._name)
+        folder = self._folder
         for job in jobs:
             told = {"name": job.name, "command": list(job.command), "env": dict(job.env)}
             write_json(folder / "jobs" / f"{job.directory.name}.json", told)
         try:
             ids = submit_array(jobs, folder, self._name, self._cluster)
         except SubmissionError as error:
+            if not error.passing and any(job.exclude for job in jobs):  # maybe all nodes that fit are left out
+                for job in jobs:
+                    self._tell_once(goes_back(job))
+                    self._waiting[job.name] = replace(job, exclude=())
+                return
             if error.passing:
                 self._not_before = time.monotonic() + TRY_AGAIN_S
                 self._tell_once(f"Slurm takes no jobs now ({error}); it is asked again")
@@ -214,7 +222,7 @@ class SlurmEngine:
             self._placed[job.name] = _Placed(job, placed[job.name], folder, time.monotonic())
 
     def _look_for_ends(self, look: Look) -> None:
-        listed = {folder: set(os.listdir(folder / "ended")) for folder in {p.folder for p in self._placed.values()}}
+        listed = {folder: _names_in(folder / "ended") for folder in {p.folder for p in self._placed.values()}}
         for name, placed in list(self._placed.items()):
             told = placed.told() if placed.file in listed[placed.folder] else None
             ended = _end_of(placed, told, look)
@@ -242,12 +250,12 @@ class SlurmEngine:
             _log.warning("%s", message)
 
 
-def is_final(told: dict[str, Any] | None) -> bool:
-    """Whether a supervisor's word is the end of its job.
-
-    One whose worker was interrupted or killed may be in the queue again, and Slurm may know more of why.
-    """
-    return told is not None and told["exit_code"] >= 0 and told["exit_code"] != INTERRUPTED
+def _names_in(folder: Path) -> set[str]:
+    """Of its files; of a driver that slept for a day `gc` may have deleted the folder: then only Slurm can tell."""
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
 
 
 def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobState | None:
@@ -274,13 +282,3 @@ def _scancel_pending(ids: list[str]) -> None:
     command = ["scancel", "--state=PENDING", *ids]
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(command, capture_output=True, timeout=COMMAND_S, check=False)
-
-
-def _new_folder(root: Path, cluster: str) -> Path:
-    """A folder that nobody else has used, closed to others: what a job unpickles lies in it."""
-    root.mkdir(parents=True, exist_ok=True)
-    folder = root / f"{cluster}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700)
-    for name in ("jobs", "cancel", "ended", "slurm"):
-        (folder / name).mkdir(mode=0o700)
-    return folder

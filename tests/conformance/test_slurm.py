@@ -1,5 +1,6 @@
 """What a cluster does to jobs, on a real Slurm: nothing is lost, nothing runs twice, nothing is submitted twice."""
 
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from experiments.attempt import read_attempts
+from experiments.garbage import find_garbage
+from experiments.removal import remove
 from experiments.stage import Stage
 from experiments.store import Store
 from tests.conformance.drivers import Driver, Site, states, trail, wait_until
@@ -161,6 +164,29 @@ def test_a_driver_that_is_killed_and_started_elsewhere(whole: OneMachine, drive:
     assert (trail(store, second), states(store, second)) == ([1, 2, 3], ["done"])
     for stage in (first, second):
         whole.job_of(store, stage)
+
+
+def test_gc_takes_no_folder_that_a_job_may_still_come_to(
+    whole: OneMachine, drive: Start, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a driver lives, once it was killed and jobs run and wait, and when all is over."""
+    monkeypatch.setenv("SLURM_CONF", whole.environment["SLURM_CONF"])
+    chains = [[("pretrain", LONG | {"cpus": 8, "seed": seed})] for seed in range(3)]
+    stages = make_stages(chains)
+    driver = drive(whole.site, chains)
+    driver.wait_until(lambda: sum(trail(store, stage) == [1, 2] for stage in stages) == 2)
+    driver.process.kill()
+    driver.process.wait()
+    (folder,) = (store.home / "slurm").iterdir()
+    (kept,) = [kept for kept in find_garbage(store.home).kept if kept.path == folder]
+    assert re.fullmatch(r"Slurm says of its job \d+_\d, for [0-9a-f]{12}: (PENDING|RUNNING)", kept.why)
+    for stage in stages:
+        store.prepare(stage)
+        let_go(store, stage)
+    wait_until(lambda: all(store.result(stage) for stage in stages) and set(whole.jobs().values()) <= {"COMPLETED"})
+    (each,) = [each for each in find_garbage(store.home).garbage if each.kind == "slurm"]
+    assert remove(store.home, [each], lambda facts: None).deleted == [each] and not folder.exists()
+    assert sorted(drive(whole.site, chains).finish()["cached"]) == sorted(stage.fingerprint for stage in stages)
 
 
 def test_gpus_that_are_all_busy_are_waited_for_and_each_is_given_once(

@@ -446,13 +446,14 @@ class Losing(InlineEngine):
             super().submit(job)
 
 
-def test_a_lost_node_is_kept_away_from(store: Store) -> None:
+def test_a_lost_node_is_kept_away_from(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     stage, engine = quick_stage(), Losing("node_lost", "node_lost")
     summary, told = run(store, engine, stage)
     assert summary.done == [stage]
     assert [job.exclude for job in engine.jobs] == [(), ("node1",), ("node1",)]
     message = "node lost: as the engine says; tried again, away from node1 where the engine can"
     assert told == [("retry", message)] * 2
+    assert "was lost on node1; no other machine has what it asks for" in caplog.messages[-1], "inline has but one"
 
 
 def test_a_stage_out_of_time_that_saved_nothing_is_not_tried_again(store: Store) -> None:

@@ -1,6 +1,7 @@
 """The Slurm engine against commands that answer as told: what is an end, what is another try, what is no text."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class Commands:
         self.folder = folder / "bin"
         self.folder.mkdir()
         monkeypatch.setenv("PATH", str(self.folder), prepend=":")
-        for name in ("srun", "scancel", "squeue"):
+        for name in ("srun", "scancel", "squeue", "scontrol"):
             self.say(name, "true")
 
     def say(self, name: str, script: str) -> None:
@@ -211,6 +212,24 @@ def test_a_job_of_an_earlier_driver_is_cancelled_unsubmitted(tmp_path: Path, com
     assert mark.name == "9-name1.json"
 
 
+def test_a_folder_that_gc_has_deleted_under_a_driver_that_slept_ends_nothing(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
+    monkeypatch.setattr("experiments.engines.slurm.SHOWN_WITHIN_S", 0.2)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    engine.poll()
+    (folder,) = (tmp_path / "home" / "slurm").iterdir()
+    shutil.rmtree(folder)
+    wait_until(lambda: engine.poll()["name1"] == JobState(True, None, "Slurm no longer knows job 9"))
+    engine.cancel("name1")
+    engine.submit(job(tmp_path, 2))
+    engine.poll()
+    assert len(list((tmp_path / "home").glob("slurm/*/placed-*.json"))) == 1
+
+
 def test_a_lost_machine_is_left_out_where_slurm_knows_it(tmp_path: Path, commands: Commands) -> None:
     commands.say("sbatch", f'cat "$1" >>{tmp_path}/scripts; echo Submitted batch job 9')
     commands.say("sinfo", "printf 'n1\\nn2\\n'")
@@ -218,6 +237,21 @@ def test_a_lost_machine_is_left_out_where_slurm_knows_it(tmp_path: Path, command
     engine.submit(replace(job(tmp_path, 1), exclude=("n2.cluster.local", "elsewhere")))
     engine.poll()
     assert "#SBATCH --exclude=n2\n" in (tmp_path / "scripts").read_text()
+
+
+def test_where_all_machines_were_lost_it_may_go_there_again(
+    tmp_path: Path, commands: Commands, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal = "echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1"
+    commands.say("sbatch", f'grep -q -- --exclude "$1" && {{ {refusal}; }}; echo Submitted batch job 9')
+    commands.say("sinfo", "echo n1")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(replace(job(tmp_path, 1), exclude=("n1",)))
+    wait_until(lambda: not engine.poll()["name1"].ended and any((tmp_path / "home").glob("slurm/*/placed-*.json")))
+    assert len(commands.calls("sbatch")) == 2
+    assert caplog.messages == [
+        "stage name1 was lost on n1; no other machine has what it asks for: it may go there again"
+    ]
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a%j"])
