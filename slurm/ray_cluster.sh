@@ -26,7 +26,6 @@
 # SMAUG_ACCELERATOR  type of the GPUs, as a scale's `resources` name it, where their driver does not tell it
 # SMAUG_RAY_JOIN_S   seconds in which all nodes must have joined (default: 120)
 set -euo pipefail
-umask 077
 
 refuse() { echo "slurm/ray_cluster.sh: $1" >&2; exit 2; }
 
@@ -47,7 +46,6 @@ home=$(cd "$home" && pwd -P)
 job=${SLURM_CLUSTER_NAME:-slurm}-$SLURM_JOB_ID
 rm -rf "$home/ray-clusters/$job"-*  # of this job before it was queued again
 folder=$(mktemp -d "$home/ray-clusters/$job-XXXXXX")
-head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$folder/token"
 
 nodes=
 driver=
@@ -77,6 +75,7 @@ fail() {
 trap 'end 1' EXIT
 # A cluster that is asked to end has done its work; a sweep has not.
 trap 'if [[ -n $driver ]]; then end 143; else end 0; fi' TERM INT HUP
+(umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$folder/token")
 
 # Nodes that end do not end the others, so that Ray can go on without them.
 srun --export=ALL --overlap --no-kill --kill-on-bad-exit=0 --nodes="$SLURM_JOB_NUM_NODES" \
@@ -97,7 +96,7 @@ address=$(cat "$folder/address")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token
 if (($# == 0)); then
   host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -1)
-  let_in="RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$(printf %q "$folder/token")"
+  let_in="PYTHONPATH=$(printf %q "$root") RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$(printf %q "$folder/token")"
   use="$(printf %q "$python") -m experiments.cli run SWEEP --home $(printf %q "$home") --engine ray --address $address"
   cat >"$folder/.ready" <<END
 address: $address

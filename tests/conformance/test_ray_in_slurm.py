@@ -142,6 +142,29 @@ def test_at_the_end_stages_save_and_nothing_is_left(
 
 
 @on_slurm
+def test_a_node_that_ends_takes_no_other_with_it(
+    one_machine: OneMachine, drive: Start, store: Store, tmp_path: Path
+) -> None:
+    chains = [[("pretrain", LONG | {"gpus": 2, "seed": seed})] for seed in (1, 2)]
+    stages = make_stages(chains)
+    with RayInSlurm(one_machine, tmp_path) as job:
+        driver = drive(job.site(), chains)
+        driver.wait_until(lambda: all(trail(store, stage) == [1, 2] for stage in stages))
+        (other,) = [process for process in job.processes() if process.name() == "raylet" and not is_head(process)]
+        other.kill()
+        for stage in stages:
+            (store.directory(stage) / "go").touch()
+        assert sorted(driver.finish()["done"]) == sorted(stage.fingerprint for stage in stages)
+        assert [trail(store, stage) for stage in stages] == [[1, 2, 3, 4]] * 2
+        assert not job.has_ended()
+        assert job.log.read_text().count("ray_node: Ray ended on node 1") == 1
+
+
+def is_head(raylet: psutil.Process) -> bool:
+    return "--head" in raylet.cmdline()
+
+
+@on_slurm
 @pytest.mark.slow
 def test_a_driver_outside_ends_with_its_cluster_and_goes_on_in_another(
     cluster: RayInSlurm, one_machine: OneMachine, drive: Start, store: Store, tmp_path: Path
@@ -194,7 +217,7 @@ def test_a_sweep_in_the_job_runs_and_ends_it(one_machine: OneMachine, tmp_path: 
 def test_a_sweep_in_the_job_saves_near_the_time_limit(one_machine: OneMachine, tmp_path: Path) -> None:
     smoke = Smoke(tmp_path)
     with in_job(one_machine, smoke, "--set", "pretrain.epochs=1000") as job:
-        wait_until(lambda: [path for path in (job.home / "store").glob("pretrain/*/metrics.jsonl")] or job.has_ended())
+        wait_until(lambda: [*job.home.glob("store/pretrain/*/attempts/*/metrics.jsonl")] or job.has_ended())
         one_machine.ask("scancel", "--batch", "--signal=TERM", job.job)
         assert job.wait_for_end() == "FAILED 143:0", job.log.read_text()
         assert (job.processes(), job.folders) == ([], [])
