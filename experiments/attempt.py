@@ -1,4 +1,4 @@
-"""Attempts at a stage: who holds it, whether they still live, and the hours they cost.
+"""Attempts at a stage: who holds it, and whether they still live.
 
 The directory of an attempt is the lease. Claiming is one `rename` of a prepared directory to the next number,
 which fails if that number is taken; nothing is ever removed, so two claims can never both succeed.
@@ -11,7 +11,6 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,8 @@ SILENT_S = 120.0
 
 FAILURE = "failure.json"
 """In an attempt's folder: why it ended without a result, and what was done about it."""
+ACCOUNTING = "accounting.json"
+"""In an attempt's folder: what Slurm's accounting says of the run of the job that the attempt was."""
 
 AttemptState = Literal["running", "dead", "done", "failed", "diverged", "interrupted", "cancelled"]
 
@@ -114,6 +115,9 @@ class Attempt:
     """How it ended; none while it runs, and for ever if it was killed."""
     failure: dict[str, Any] | None = None
     """What a driver made of an ending without a result: `class`, `seen`, `done`; none if there was no driver."""
+    accounting: dict[str, Any] | None = None
+    """What Slurm says of the run of its job: `start` and `end` in seconds since 1970, `state`, `cpu_s`; none where it
+    ran in no job, or nobody could ask."""
 
     @property
     def failed_as(self) -> str | None:
@@ -159,6 +163,7 @@ def _read_attempt(directory: Path) -> Attempt:
         progress=progress,
         end=read_json(directory / "end.json"),
         failure=read_json(directory / FAILURE),
+        accounting=read_json(directory / ACCOUNTING),
     )
 
 
@@ -284,34 +289,3 @@ NOTHING_SPENT = {
     "values": {},
 }
 """The account of an attempt that has just begun."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hours:
-    """What a stage cost, in hours of its device."""
-
-    billed: float
-    """Devices held x time, over all attempts."""
-    useful: float
-    """Steps that are in the final weights, or in the state saved so far."""
-    lost: float
-    """Steps done again or thrown away."""
-    overhead: float
-    """The rest: start-up, evaluation, what happens between."""
-    estimated: bool
-    """An attempt died without a word; its time counts up to its last sign of life."""
-
-
-def stage_hours(attempts: Sequence[Attempt], useful_s: float | None) -> Hours:
-    """Add up a stage's attempts; `useful_s` comes from its result, none before there is one."""
-    useful = max((a.last["useful_s"] for a in attempts), default=0.0) if useful_s is None else useful_s
-    # A killed attempt may have saved work after its last sign of life: saved work was paid for.
-    billed = max(sum(a.last["spent_s"] for a in attempts), useful)
-    lost = max(0.0, sum(a.last["train_s"] for a in attempts) - useful)
-    return Hours(
-        billed=billed / 3600,
-        useful=useful / 3600,
-        lost=lost / 3600,
-        overhead=max(0.0, billed - useful - lost) / 3600,
-        estimated=any(a.state == "dead" for a in attempts),
-    )

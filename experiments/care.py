@@ -196,9 +196,12 @@ def sync(
     json_: Json = False,
 ) -> None:
     """Make MLflow tell all that the store holds, and portable records; may be repeated."""
+    from experiments.accounting import account_all
+
     folder = home_folder(home)
     if to is not None and from_ is not None:
         raise SmaugError("--from and --to: one loads records, the other writes them; leave one of them out")
+    account_all(folder)
     if to is not None:
         from experiments.portable import record_files, write_records
 

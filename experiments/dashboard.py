@@ -7,8 +7,10 @@ we write is signed, so that what somebody changed there is known, and stays; wha
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from experiments.spent import PARTS, Total
 
 NOTE = "mlflow.note.content"
 """Tag of a run or an experiment that MLflow shows as its description."""
@@ -19,6 +21,8 @@ COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#00
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of an experiment that holds trainings, not conversations."""
 VIEW = "mlflow.sharedViewState."
+SPENT = "smaug.spent."
+"""What the tags of an experiment begin with that tell, by scale, what its distinct stages took."""
 HOURS, PER_HOUR = "row_hours.pretrain", "_per_hour"
 """What a row's accuracy is divided by; what the quotient's name ends with."""
 SLOTS_SHOWN, PARAMS_SHOWN, LONGEST = 3, 12, 4500
@@ -30,13 +34,31 @@ UNITS = (
 )
 STAGES_NOTE = f"""Each run is a **stage**: one training or evaluation, done once and shared by all rows that need it.
 These runs own the hours really spent: `hours.billed` = `useful` + `lost` + `overhead` over all attempts; add them up
-here, never over rows. {UNITS} The training curves are here too. *Views* > *Hours spent* sorts by cost.
+here, never over rows. `energy.kwh` is what the GPUs used, where they counted it in every attempt; the tag
+`smaug.no_energy` says why it is not there. {UNITS} The training curves are here too. *Views* > *Hours spent* sorts by
+cost.
 
 The rows of a table are the runs of `smaug/<sweep>`, whose descriptions link to their stages."""
 
 
-def sweep_note(document: Mapping[str, Any]) -> str:
-    """Description of a sweep's experiment; the same for all its trials."""
+def spent_tag(scale: str, totals: Iterable[Total]) -> dict[str, str]:
+    """Tag of a sweep's experiment: what its distinct stages at a scale took, in JSON, by unit."""
+    told = {
+        total.unit: {"stages": total.num_stages, "estimated": total.num_estimated}
+        | {part: getattr(total, part) for part in PARTS}
+        | ({} if total.kwh is None else {"kwh": total.kwh})
+        for total in totals
+    }
+    return {SPENT + scale: json.dumps(told)}
+
+
+def sweep_note(document: Mapping[str, Any], spent: Mapping[str, Sequence[Total]] | None = None) -> str:
+    """Description of a sweep's experiment; the same for all its trials.
+
+    Args:
+        document: what a trial of it is.
+        spent: by scale, what its distinct stages took; none while that is not known.
+    """
     slots = [f"`{slot}.t2v.r1{PER_HOUR}`" for slot in slots_of(document)]
     answer = (
         f"""**Which row is best per hour?** Choose *Views* > *Best per hour (SCALE)*: rows sorted by {slots[0]}, and R@1
@@ -51,8 +73,22 @@ metric, and in the chart view add a scatter of `{HOURS}` against R@1. {", ".join
     return f"""**{_of_table(document)}{document["title"]}.** Each run is a row ({document["report"]["row"]}) with one
 seed at one scale; its parameters are all settings that any row sets. The baseline is `{document["baseline"]}`.
 
-{answer}`row_hours.*` are what a row would cost if it were trained alone; what was really spent is in `smaug/stages`.
-{UNITS} A run with the tag `smaug.superseded_by` no longer counts."""
+{answer}`row_hours.*` are what a row would cost if it were trained alone; `row_spent.*` are what all attempts at its
+stages took, once all are done: `billed` = `useful` + `lost` + `overhead`, and `kwh` where the GPUs counted it in every
+attempt. A stage that rows share is in each of them: **never add either up over rows**. What each stage took is in
+`smaug/stages`. {UNITS} A run with the tag `smaug.superseded_by` no longer counts.{_spent(spent or {})}"""
+
+
+def _spent(spent: Mapping[str, Sequence[Total]]) -> str:
+    lines = [f"\n- `{scale}`: {_in_words(total)}" for scale in sorted(spent) for total in spent[scale]]
+    return f"\n\nSpent on the rows that count, each stage once:\n{''.join(lines)}" if lines else ""
+
+
+def _in_words(total: Total) -> str:
+    parts = ", ".join(f"{getattr(total, part):.3g} {part}" for part in PARTS if part != "billed")
+    estimated = f"; {total.num_estimated} of them estimated, since an attempt died" if total.num_estimated else ""
+    energy = "energy was not counted in all of them" if total.kwh is None else f"{total.kwh:.3g} kWh"
+    return f"**{total.billed:.3g} {total.unit} billed** at {total.num_stages} stages{estimated} ({parts}); {energy}"
 
 
 def trial_note(document: Mapping[str, Any], stage_runs: Mapping[str, str], stages: str) -> str:
@@ -143,6 +179,8 @@ def _ours(key: str, value: str | None) -> bool:
     if key == NOTE:
         text, _, sign = value.rpartition("\n\n<!-- smaug ")
         return re.fullmatch(_digest(text) + ":[^>]*-->", sign) is not None
+    if key.startswith(SPENT):
+        return True
     if key.startswith(VIEW):
         try:
             view = json.loads(value)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import cancel
+from experiments.accounting import Accountant
 from experiments.budget import Budget, Comparison
 from experiments.display import Display
 from experiments.drivers import driver_at_work
@@ -86,6 +87,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
     with (
         driver_at_work(store.home, (stage.fingerprint for stage in stages)),
         Mirror(store.home, plan.trials) as mirror,
+        Accountant(store, stages, mirror.again) as accountant,
         Notifier(terms.notify, _about(plan, store), lambda text: console.print(text, **PLAIN)) as notifier,
     ):
         if all(planned.is_done for planned in plan.stages):
@@ -99,6 +101,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
                 def tell(event: Event) -> None:
                     display(event)
                     mirror(event)
+                    accountant(event)
                     notifier(event)
                     notifier.budget(budget.used, terms.limit)
 

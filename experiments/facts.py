@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from experiments.attempt import Attempt, Hours, stage_hours
+from experiments.attempt import Attempt
 from experiments.gallery import Gallery
+from experiments.hours import Hours, energy_kwh, stage_hours
 from experiments.stage import digest
 from experiments.store import StageState
 from smaug_core.stages import KINDS
@@ -15,6 +16,9 @@ RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 ESTIMATED = "estimated hours"
 """Mark of a trial of which an attempt died: when it ended is estimated."""
+
+NO_GPUS = "a stage held no GPUs: nothing counts the energy of processors"
+"""Why the energy of a stage is not known that ran on processors."""
 
 RECOMPUTED = "layers recomputed"
 """Mark of a trial of which a training computed layers again to fit into the memory: its hours are more for that."""
@@ -75,6 +79,21 @@ class StageFacts:
         return stage_hours(self.attempts, None if self.result is None else self.result["useful_s"])
 
     @property
+    def energy_kwh(self) -> float | None:
+        """What its GPUs used in all attempts; none where that was not counted."""
+        return energy_kwh(self.attempts)
+
+    @property
+    def no_energy(self) -> str:
+        """Why that is not known; empty if it is."""
+        if self.energy_kwh is not None:
+            return ""
+        if not any(attempt.owner["gpus"] for attempt in self.attempts):
+            return NO_GPUS
+        lacking = sum("joules" not in attempt.last for attempt in self.attempts)
+        return f"{lacking} of {len(self.attempts)} attempts at a stage told no count of their GPUs"
+
+    @property
     def gallery(self) -> Gallery | None:
         """Example pictures of what it learnt; none before it is done, or where nobody tried to make any."""
         return None if self.result is None else self.details.gallery()
@@ -101,6 +120,7 @@ class StageFacts:
         return [
             {"number": a.number, "state": a.state, "owner": a.owner, "last": a.last}
             | ({} if a.failure is None else {"failure": a.failure})
+            | ({} if a.accounting is None else {"accounting": a.accounting})
             for a in self.attempts
         ]
 
@@ -143,7 +163,26 @@ class TrialFacts:
             if there and len(there) == len(asked) and len({facts.host["unit"] for _, facts, _ in there}) == 1:
                 useful = sum(facts.hours.useful for _, facts, _ in there)
                 found[f"row_hours.{name}"] = (useful, max(result["time"] for _, _, result in there))
-        return found
+        return found | self._spent()
+
+    def _spent(self) -> dict[str, tuple[float, float]]:
+        """Value and time of `row_spent.*`: what all attempts at its stages took, each stage once.
+
+        Only when all are done, for then it never changes again to what nobody knows: a sum of two units, or energy
+        that another attempt did not count.
+        """
+        done = {told["fingerprint"]: facts for told, facts in self.stages if facts is not None and facts.result}
+        if not done or len(done) != len({told["fingerprint"] for told, _ in self.stages}):
+            return {}
+        at = max(facts.last_sign for facts in done.values())
+        if len({facts.host["unit"] for facts in done.values()}) > 1:
+            return {}
+        hours = [facts.hours for facts in done.values()]
+        found = {part: sum(getattr(one, part) for one in hours) for part in ("useful", "lost", "overhead", "billed")}
+        known = [facts.energy_kwh for facts in done.values() if facts.energy_kwh is not None]
+        if len(known) == len(done):
+            found["kwh"] = sum(known)
+        return {f"row_spent.{name}": (value, at) for name, value in found.items()}
 
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """By slot: real dataset, split, number of queries and clips, digest of the test set, ranking."""

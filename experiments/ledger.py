@@ -17,6 +17,8 @@ STAGES = "smaug/stages"
 LATER = "results stay in the store, and `smaug sync` records them later"
 """What to do about a ledger that cannot be written."""
 FINGERPRINT, SUPERSEDED = "smaug.fingerprint", "smaug.superseded_by"
+ENERGY = "energy.kwh"
+"""Of a stage's run: what its GPUs used in all attempts."""
 IDENTITY = ("smaug.sweep", "smaug.scale", "smaug.variant", "smaug.seed")
 """Tags that one valid trial has."""
 
@@ -83,6 +85,8 @@ def tell_stage(facts: StageFacts) -> Telling:
     hours, gallery = facts.hours, facts.gallery
     spent = {"useful": hours.useful, "lost": hours.lost, "overhead": hours.overhead, "billed": hours.billed}
     metrics = {f"hours.{part}": (value, facts.last_sign) for part, value in spent.items()}
+    if facts.energy_kwh is not None:
+        metrics[ENERGY] = (facts.energy_kwh, facts.last_sign)
     if facts.prediction is not None:
         metrics["hours.predicted"] = (facts.prediction["hours"], facts.prediction["time"])
     return Telling(
@@ -144,7 +148,8 @@ def _text(value: Any) -> str:
 
 def _device(host: dict[str, Any]) -> str:
     count = host["gpus"] or host["cpus"]
-    return f"{host['device_name']} x {count}" if count > 1 else str(host["device_name"])
+    apart = f" on {host['nodes']} nodes" if host.get("nodes", 1) > 1 else ""
+    return f"{host['device_name']} x {count}{apart}" if count > 1 else str(host["device_name"])
 
 
 def _stage_tags(facts: StageFacts) -> dict[str, str]:
@@ -157,6 +162,8 @@ def _stage_tags(facts: StageFacts) -> dict[str, str]:
         "smaug.versions": _text(host["versions"]),
         "smaug.attempts": str(len(facts.attempts)),
         "smaug.hours_estimated": str(facts.hours.estimated).lower(),
+        "smaug.hours_corrected": str(sum(attempt.accounting is not None for attempt in facts.attempts)),
+        "smaug.no_energy": facts.no_energy,
         "smaug.settings": _text(facts.document["settings"])[:5000],
     }
     if facts.result is not None and facts.result["commit"]:

@@ -88,6 +88,13 @@ class Mirror:
                 self._touched.add(name)
             self._changed.notify()
 
+    def again(self, stage: Stage) -> None:
+        """Note that what a stage took is known better than when it ended."""
+        with self._changed:
+            self._due[stage.fingerprint] = (stage, stage.fingerprint in self._settled)
+            self._touched.add(stage.fingerprint)
+            self._changed.notify()
+
     def _work(self) -> None:
         from experiments.tracking import Tracker  # takes seconds to load: while the stages start
 
@@ -118,6 +125,8 @@ class Mirror:
             self._prepare(tracker, anew=not driven)
             self._tell_stages(tracker)
             self._tell_trials(tracker, driven=driven)
+            if not driven:
+                tracker.record_spending()
         except SmaugError as error:
             self._failure = error
             return False

@@ -218,7 +218,8 @@ def _attempt_body(attempt: Attempt) -> dict[str, Any]:
     owner["host"] = _host_told(owner["host"])
     end = None if attempt.end is None else attempt.end | {"traceback": ""}
     body = {"number": attempt.number, "owner": owner, "progress": attempt.progress, "end": end}
-    return body if attempt.failure is None else body | {"failure": attempt.failure}
+    more = {"failure": attempt.failure, "accounting": attempt.accounting}
+    return body | {name: told for name, told in more.items() if told is not None}
 
 
 def _host_told(host: str) -> str:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.connection import Run
-from experiments.ledger import FINGERPRINT
+from experiments.ledger import ENERGY, FINGERPRINT
 
 EVALUATION = ("dataset", "split", "n_queries", "n_clips", "test_digest", "ranking")
 """What a trial's run tells of each evaluation."""
+
+NOT_TOLD = "a stage was recorded before energy was: smaug sync tells it, where its store is"
+"""Why the energy of a stage is not known whose run says nothing of it."""
 
 
 class RowError(Exception):
@@ -78,6 +81,10 @@ class StageRow:
     attempts: int
     estimated: bool
     """An attempt died, so when it ended is estimated."""
+    corrected: int
+    """Of how many attempts Slurm's accounting told when they ended."""
+    no_energy: str
+    """Why nobody knows what its GPUs used; empty if it is known."""
     settings: str
     """As JSON, possibly cut short."""
     commit: str
@@ -85,6 +92,11 @@ class StageRow:
     """How many example pictures its run holds, and what went wrong, in words; empty where none were to be made."""
     metrics: dict[str, float]
     """The last value of everything that was recorded."""
+
+    @property
+    def kwh(self) -> float | None:
+        """What its GPUs used in all attempts; none where that is not known."""
+        return None if self.no_energy else self.metrics.get(ENERGY)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +163,8 @@ def stage_row(run: Run) -> StageRow:
         versions=tags.mapped("versions") if "versions" in tags.held else {},
         attempts=tags.count("attempts"),
         estimated=tags.text("hours_estimated") == "true",
+        corrected=tags.count("hours_corrected") if "hours_corrected" in tags.held else 0,
+        no_energy=tags.held.get("no_energy", NOT_TOLD),
         settings=tags.text("settings"),
         commit=tags.held.get("commit", ""),
         examples=tags.held.get("examples", ""),

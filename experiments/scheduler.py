@@ -401,10 +401,11 @@ def worker_job(
     exclude: tuple[str, ...] = (),
 ) -> Job:
     """The command that runs a prepared stage, the same on every engine."""
-    gpus = stage.resources["gpus"]
+    gpus, nodes = stage.resources["gpus"], stage.resources.get("nodes", 1)
     command = (sys.executable, "-m", "experiments.worker", str(directory))
     options = ("--data-root", str(data_root), "--device", "cuda" if gpus else "cpu")
     several = ("--processes", str(gpus)) if gpus > 1 else ()
+    apart = ("--nodes", str(nodes)) if nodes > 1 else ()
     saving = ("--recompute-layers",) if recompute_layers else ()
     sources = str(Path(__file__).resolve().parent.parent)
     env = {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
@@ -412,10 +413,11 @@ def worker_job(
         env["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a job that asked for none
     return Job(
         name=stage.fingerprint,
-        command=command + options + several + saving,
+        command=command + options + several + apart + saving,
         directory=directory,
         cpus=stage.resources["cpus"],
         gpus=gpus,
+        nodes=nodes,
         accelerator=stage.resources.get("accelerator"),
         env=env,
         exclude=exclude,

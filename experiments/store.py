@@ -12,14 +12,13 @@ from typing import Any, Literal
 
 from experiments.attempt import (
     Attempt,
-    Hours,
     StoreError,
     read_attempts,
     read_json,
-    stage_hours,
     unwritable,
     write_json,
 )
+from experiments.hours import Hours, stage_hours
 from experiments.stage import Stage
 
 StageState = Literal["new", "resume", "running", "failed", "done"]

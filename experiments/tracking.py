@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from experiments.connection import (
     experiment_named,
     faults_told,
     metric,
+    runs_of_ids,
     runs_tagged,
+    runs_untagged,
     tag_experiment,
     write,
     write_files,
@@ -34,6 +36,7 @@ from experiments.dashboard import (
     NOTE,
     STAGES_NOTE,
     signed,
+    spent_tag,
     stages_view,
     sweep_note,
     sweep_view,
@@ -56,6 +59,8 @@ from experiments.ledger import (
 from experiments.mounts import tracking_uri
 from experiments.portable import Records, read_records
 from experiments.records import all_stages, identity, superseded, trial_documents, trial_facts
+from experiments.rows import RowError, StageRow, TrialRow, stage_row, trial_row
+from experiments.spent import Total, has_hours, totals_of
 
 LOCK_S = 120.0
 """How long another driver of the home folder may keep the lock; a call to MLflow takes up to a minute."""
@@ -89,6 +94,8 @@ class Tracker:
         self._home, self.uri = home.resolve(), tracking_uri(home)
         self._experiments: dict[str, Experiment] = {}
         self._shown: dict[str, dict[str, str]] = {}
+        self._documents: dict[str, dict[str, Any]] = {}
+        """Of each sweep whose trials were recorded, one that counts."""
         self._dressed: set[tuple[str, str]] = set()
         self._known: dict[tuple[str, ...], _Known] = {}
         self._stages: dict[str, str] = {}
@@ -135,6 +142,36 @@ class Tracker:
             self._dress(STAGES, "", KIND | {NOTE: signed(STAGES_NOTE)} | stages_view())
         return self._stages[facts.fingerprint]
 
+    def record_spending(self) -> None:
+        """Have each sweep whose trials were recorded tell what its distinct stages took.
+
+        Read from MLflow, not from what this home folder knows: another may have run a part of the sweep.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        with faults_told(self.uri):
+            for document in self._documents.values():
+                name = experiment_of(document["sweep"])
+                trials: dict[str, list[TrialRow]] = {}
+                for run in runs_untagged(self.client, [self._experiment(name)], SUPERSEDED):
+                    with suppress(RowError):  # reports tell of it
+                        trial = trial_row(run)
+                        trials.setdefault(trial.scale, []).append(trial)
+                spent = {scale: self._spent_by(held) for scale, held in trials.items()}
+                for scale, totals in spent.items():
+                    self._show(name, spent_tag(scale, totals))
+                self._show(name, {NOTE: signed(sweep_note(document, spent))})
+
+    def _spent_by(self, trials: list[TrialRow]) -> list[Total]:
+        """What the distinct stages of some trials took."""
+        ids = list({run for trial in trials for run in trial.stage_runs.values()})
+        found: list[StageRow] = []
+        for run in runs_of_ids(self.client, self._experiment(STAGES), ids):
+            with suppress(RowError):
+                found.append(stage_row(run))
+        return totals_of(stage for stage in found if has_hours(stage))
+
     def record_trial(self, facts: TrialFacts, *, driven: bool = False, valid: bool = True) -> str:
         """Make the trial's run tell what is known now; gives the run's id.
 
@@ -151,8 +188,10 @@ class Tracker:
             telling = tell_trial(facts, stage_runs, stages, driven=driven, valid=valid)
             run_id, document = self._record(telling), facts.document
             if valid:
-                wanted = KIND | {NOTE: signed(sweep_note(document))} | sweep_view(document)
-                self._dress(telling.experiment, document["scale"], wanted)
+                self._documents[document["sweep"]] = document
+                # One that is there stays until it is known what was spent.
+                note = {} if self._shown_by(telling.experiment).get(NOTE) else {NOTE: signed(sweep_note(document))}
+                self._dress(telling.experiment, document["scale"], KIND | note | sweep_view(document))
             return run_id
 
     @property
@@ -188,12 +227,20 @@ class Tracker:
     def _dress(self, name: str, scale: str, wanted: dict[str, str]) -> None:
         """Give an experiment what its pages show, once, unless somebody changed it there."""
         if (name, scale) not in self._dressed:
-            experiment_id = self._experiment(name)
-            shown = self._shown.setdefault(name, dict(self._experiments[name].tags))
-            news = to_write(shown, wanted)
-            tag_experiment(self.client, experiment_id, news)
-            shown |= news
+            self._show(name, wanted)
             self._dressed.add((name, scale))
+
+    def _show(self, name: str, wanted: dict[str, str]) -> None:
+        """Write tags of an experiment, but what somebody changed there."""
+        shown = self._shown_by(name)
+        news = to_write(shown, wanted)
+        tag_experiment(self.client, self._experiment(name), news)
+        shown |= news
+
+    def _shown_by(self, name: str) -> dict[str, str]:
+        """Tags of an experiment, as far as they were read and written here."""
+        self._experiment(name)
+        return self._shown.setdefault(name, dict(self._experiments[name].tags))
 
     def _record(self, telling: Telling) -> str:
         known = self._known.pop(telling.key, None)  # forgotten if anything goes wrong
@@ -317,6 +364,7 @@ def sync(home: Path, *, records: Path | None = None) -> tuple[int, int]:
             tracker.record_trial(trial, valid=valid)
     for document in more:
         tracker.record_trial(given.trial(document))
+    tracker.record_spending()
     return len(begun) + len(others), len(documents) + len(more)
 
 

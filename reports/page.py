@@ -11,6 +11,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from experiments.reading import Ledger, StageRow, TrackingError
+from experiments.spent import PARTS, Total
 from reports.album import Albums, albums_of
 from reports.claims import load_claims
 from reports.comparing import comparer, measured_scales
@@ -92,7 +93,7 @@ class Page:
         """Whether there is any measured cell."""
         return any(grid.has_measured for grid in self.grids)
 
-    def hours(self, spent: Spent) -> dict[str, str]:
+    def hours(self, spent: Total) -> dict[str, str]:
         """Each part of what was spent, with as many decimals as the least of its unit needs."""
         every = [
             *self.spending.unused,
@@ -100,8 +101,13 @@ class Page:
             *(one for sweep in self.spending.sweeps for one in sweep.spent),
         ]
         decimals = max((decimals_of(one.billed) for one in every if one.unit == spent.unit), default=0)
-        parts = {name: getattr(spent, name) for name in ("billed", "useful", "lost", "overhead", "alone", "saved")}
+        names = [*PARTS, *(("alone", "saved") if isinstance(spent, Spent) else ())]
+        parts = {name: getattr(spent, name) for name in names}
         return {name: "" if value is None else f"{value:.{decimals}f}" for name, value in parts.items()}
+
+    def energy(self, spent: Total) -> str:
+        """In kWh; empty where it was not counted."""
+        return "" if spent.kwh is None else f"{spent.kwh:.3g}"
 
     def bar(self, spent: Spent) -> list[tuple[str, str, str]]:
         """Name, start and width of each part, in thousandths of the whole."""

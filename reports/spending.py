@@ -2,36 +2,39 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from experiments.reading import StageRow, TrialRow
+from experiments.spent import PARTS, Total, total_of, totals_of
 
-PARTS = ("useful", "lost", "overhead", "billed")
 TOTAL = "row_hours.total"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spent:
-    """What stages took that are counted in one unit; hours of two units have no sum."""
+class Spent(Total):
+    """What stages took that are counted in one unit, and what they were."""
 
-    unit: str
-    """E.g. `CPU h`."""
     devices: tuple[str, ...]
-    num_stages: int
     num_attempts: int
     num_without_result: int
     """Attempts that ended without a result; those after them may have gone on from where they stopped."""
-    num_estimated: int
-    """Stages of which an attempt died, so that when it ended is estimated."""
-    useful: float
-    lost: float
-    overhead: float
-    billed: float
-    """Of every attempt."""
+    num_corrected: int
+    """Attempts whose end Slurm's accounting told."""
     alone: float | None
     """Useful hours of the trials as if each were trained alone; none where no trial has them."""
     saved: float | None
     """Those minus the useful hours of the distinct stages that these trials use."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowSpending:
+    """What the stages of one row with one seed took, shared ones too: rows have no sum."""
+
+    variant: str
+    seed: str
+    finished: bool
+    spent: tuple[Total, ...]
+    """One for each unit; none before a stage has begun."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +48,13 @@ class SweepSpending:
     num_finished: int
     num_unfinished: int
     spent: tuple[Spent, ...]
-    """One for each unit."""
+    """One for each unit; each stage once."""
+    rows: tuple[RowSpending, ...]
+
+    @property
+    def no_energy(self) -> tuple[str, ...]:
+        """Why energy is not known of all of it."""
+        return tuple(sorted({why for spent in self.spent for why in spent.no_energy}))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +72,11 @@ class Spending:
     """Trials that `saved` leaves out: unfinished, or on devices whose hours have no sum."""
     faults: tuple[str, ...]
     """What is missing in the ledger."""
+
+    @property
+    def num_corrected(self) -> int:
+        """Attempts of all stages whose end Slurm's accounting told."""
+        return sum(spent.num_corrected for spent in (*self.total, *self.unused, *self.set_aside))
 
 
 def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow], set_aside: Iterable[StageRow] = ()) -> Spending:
@@ -124,6 +138,16 @@ def _sweep(trials: Sequence[TrialRow], by_run: Mapping[str, StageRow]) -> SweepS
         num_finished=finished,
         num_unfinished=len(trials) - finished,
         spent=_by_unit(_used(trials, by_run), trials, by_run),
+        rows=tuple(_row(trial, by_run) for trial in trials),
+    )
+
+
+def _row(trial: TrialRow, by_run: Mapping[str, StageRow]) -> RowSpending:
+    return RowSpending(
+        variant=trial.variant,
+        seed=trial.seed,
+        finished=trial.status == "FINISHED",
+        spent=tuple(totals_of(_used([trial], by_run))),
     )
 
 
@@ -156,17 +180,13 @@ def _spent(unit: str, stages: Sequence[StageRow], trials: Sequence[TrialRow], by
     alone = sum(trial.metrics[TOTAL] for trial in counted) if counted else None
     shared = sum(stage.hours["useful"] for stage in _used(counted, by_run))
     devices = Counter(stage.device for stage in stages if stage.device)
+    total = total_of(unit, stages)
     return Spent(
-        unit=unit,
+        **{field.name: getattr(total, field.name) for field in fields(total)},
         devices=tuple(sorted(devices)),
-        num_stages=len(stages),
         num_attempts=sum(stage.attempts for stage in stages),
         num_without_result=sum(map(_without_result, stages)),
-        num_estimated=sum(stage.estimated for stage in stages),
-        useful=sum(stage.hours["useful"] for stage in stages),
-        lost=sum(stage.hours["lost"] for stage in stages),
-        overhead=sum(stage.hours["overhead"] for stage in stages),
-        billed=sum(stage.hours["billed"] for stage in stages),
+        num_corrected=sum(stage.corrected for stage in stages),
         alone=alone,
         saved=None if alone is None else max(0.0, alone - shared),  # of equal sums, floats may leave a trace
     )

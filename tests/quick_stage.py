@@ -39,9 +39,11 @@ def quick_stage(
     cpus: int = 1,
     gpus: int = 0,
     accelerator: str | None = None,
+    nodes: int | None = None,
     task: str | None = None,
     **own: Any,
 ) -> QuickStage:
+    where = {"accelerator": accelerator, "nodes": nodes}
     return QuickStage(
         kind=kind,
         task=task,
@@ -49,7 +51,7 @@ def quick_stage(
         inputs={},
         parents=parents,
         seed=seed,
-        resources={"cpus": cpus, "gpus": gpus} | ({} if accelerator is None else {"accelerator": accelerator}),
+        resources={"cpus": cpus, "gpus": gpus} | {name: value for name, value in where.items() if value is not None},
     )
 
 

@@ -34,6 +34,13 @@ class OneMachine:
         ping = self.ask("scontrol", "ping", check=False)
         return None if "UP" in ping else f"the one-machine Slurm does not answer; make slurm-down, then {UP}"
 
+    def missing_accounts(self) -> str | None:
+        """Why the tests of accounting cannot run, and what to do; none if they can."""
+        told = self.ask("sacctmgr", "--noheader", "--parsable2", "list", "cluster", "format=cluster", check=False)
+        if told.strip():
+            return None
+        return f"the one-machine Slurm keeps no accounts; make slurm-down, then SMAUG_SLURM_ACCOUNTING=1 {UP}"
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other sessions of tests away: they count jobs, cancel them, and kill what runs them."""

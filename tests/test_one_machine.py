@@ -16,11 +16,11 @@ HOSTS = Path("/etc/hosts")
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="as root: python -m pytest tests/test_one_machine.py")
 
 
-def call(script: str, base: Path, allowed: bool = True) -> subprocess.CompletedProcess[str]:
+def call(script: str, base: Path, allowed: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SMAUG_"))}
     told = {"SMAUG_SLURM_BASE": str(base)} | ({"SMAUG_ONE_MACHINE_SLURM": "1"} if allowed else {})
     return subprocess.run(
-        [FOLDER / script], env=environment | told, capture_output=True, text=True, timeout=60, check=False
+        [FOLDER / script], env=environment | told | more, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -61,6 +61,16 @@ def test_beside_another_slurm_nothing_is_started(tmp_path: Path) -> None:
         other.wait()
     assert (ran.returncode, "runs already" in ran.stderr) == (2, True)
     assert not (tmp_path / "base").exists()
+
+
+@root_only
+def test_one_that_keeps_no_accounts_is_not_taken_for_one_that_does(tmp_path: Path) -> None:
+    (tmp_path / "base" / "run").mkdir(parents=True)
+    (tmp_path / "base" / ".smaug-one-machine").touch()
+    (tmp_path / "base" / "run" / "slurmctld.pid").write_text(str(os.getpid()))
+    assert call("up.sh", tmp_path / "base").returncode == 0
+    ran = call("up.sh", tmp_path / "base", SMAUG_SLURM_ACCOUNTING="1")
+    assert (ran.returncode, "keeps no accounts" in ran.stderr) == (2, True)
 
 
 def test_what_is_not_up_is_down(tmp_path: Path) -> None:

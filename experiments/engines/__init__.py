@@ -21,7 +21,11 @@ class Job:
     directory: Path
     """The stage's folder; what the command prints before it opens its own log goes to launch.txt in it."""
     cpus: int
+    """On all its machines."""
     gpus: int
+    """On all its machines."""
+    nodes: int = 1
+    """Machines that it runs on, with an equal share of CPUs and GPUs on each."""
     accelerator: str | None = None
     """The type its GPUs must be of, as a node names it; none: any."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -55,9 +59,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The machines of an engine; a job must fit on one of them."""
+    """The machines of an engine; a job's share must fit on one of them."""
 
     nodes: tuple[Node, ...]
+    spans: bool = False
+    """Whether a job can run on several of them."""
 
 
 class Engine(Protocol):

@@ -142,7 +142,7 @@ class SlurmEngine:
 
     def inventory(self) -> Inventory:
         """A node as the profile tells it."""
-        return Inventory((self._cluster.node,))
+        return Inventory((self._cluster.node,), spans=True)
 
     @property
     def queries(self) -> int:
@@ -175,7 +175,7 @@ class SlurmEngine:
                     self._placed[name] = placed
         shapes: dict[tuple[object, ...], list[Job]] = {}
         for job in self._waiting.values():
-            shapes.setdefault((job.cpus, job.gpus, job.exclude, job.env.get("PYTHONPATH")), []).append(job)
+            shapes.setdefault((job.cpus, job.gpus, job.nodes, job.exclude, job.env.get("PYTHONPATH")), []).append(job)
         for jobs in shapes.values():
             self._submit_array(jobs)
 

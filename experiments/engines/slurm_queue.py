@@ -1,6 +1,7 @@
 """What Slurm says of jobs: one query for all of them, seldom, and never in the way of whoever asks."""
 
 import logging
+import math
 import os
 import subprocess
 import threading
@@ -20,6 +21,35 @@ ENDED = frozenset(
 """States that a job leaves only by being queued again. Slurm says PREEMPTED of what it has not queued again."""
 
 _log = logging.getLogger(__name__)
+
+
+class Pace:
+    """Whose turn it is to ask Slurm: one question of this process in `QUERY_EVERY_S`, whoever asks what."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest = -math.inf
+        """Monotonic time of the latest turn, maybe one to come."""
+
+    def take(self) -> bool:
+        """Whether it is time for a question; then it is the caller's turn."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._latest < QUERY_EVERY_S:
+                return False
+            self._latest = now
+            return True
+
+    def wait(self) -> None:
+        """Return when it is the caller's turn: the next one is kept free of others."""
+        with self._lock:
+            now = time.monotonic()
+            self._latest = max(now, self._latest + QUERY_EVERY_S)
+            pause = self._latest - now
+        time.sleep(pause)
+
+
+PACE = Pace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +87,15 @@ class SlurmQueue:
         self._name, self._environment = name, dict(os.environ)
         self._latest = Look()
         self._asking: threading.Thread | None = None
-        self._asked = -QUERY_EVERY_S
         self._complained = ""
         self.queries = 0
         """Asked so far."""
 
     def look(self) -> Look:
         """The latest answer; asks anew beside, if it is time."""
-        now = time.monotonic()
-        if now - self._asked >= QUERY_EVERY_S and (self._asking is None or not self._asking.is_alive()):
-            self._asked = now
+        if (self._asking is None or not self._asking.is_alive()) and PACE.take():
             self.queries += 1
-            self._asking = threading.Thread(target=self._ask, args=(now,), name="squeue", daemon=True)
+            self._asking = threading.Thread(target=self._ask, args=(time.monotonic(),), name="squeue", daemon=True)
             self._asking.start()
         return self._latest
 

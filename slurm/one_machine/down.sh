@@ -29,6 +29,8 @@ if [[ -s $base/run/slurmctld.pid ]]; then
 fi
 for node in node1 node2; do end "$base/run/$node.pid" slurmd; done
 end "$base/run/slurmctld.pid" slurmctld
+end "$base/run/slurmdbd.pid" slurmdbd
+end "$base/run/mariadbd.pid" mariadbd
 end "$base/munge/pid" munged
 
 # The file is written anew in place: in a container it may be a mount, which cannot be replaced.

@@ -1,12 +1,20 @@
 #!/usr/bin/env bash
 # A real Slurm on this machine, for the tests: munged, slurmctld and two slurmd with four fake GPUs each, all in one
 # folder of their own. Run it as `make slurm-up`; `make slurm-down` undoes all of it. It needs root and Debian's
-# packages slurm-wlm and munge (SMAUG_SLURM_INSTALL=1 lets it install them).
+# packages slurm-wlm and munge (SMAUG_SLURM_INSTALL=1 lets it install them). With SMAUG_SLURM_ACCOUNTING=1 it keeps
+# accounts too: slurmdbd, and a MariaDB that listens on a socket in that folder only.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 base=${SMAUG_SLURM_BASE:-/tmp/smaug-slurm}
 nodes=(node1 node2)
 host=$(hostname -s)
+accounting=${SMAUG_SLURM_ACCOUNTING:-}
+needed=(slurmctld slurmd munged sbatch)
+packages=(slurm-wlm munge)
+if [[ $accounting == 1 ]]; then
+  needed+=(slurmdbd mariadbd mariadb mariadb-install-db)
+  packages+=(slurmdbd mariadb-server-core mariadb-client-core)  # -core: programs only, no service
+fi
 
 refuse() { echo "slurm/one_machine: $1" >&2; exit 2; }
 
@@ -19,6 +27,8 @@ ours() { [[ -s $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }
 if [[ -d $base ]]; then
   [[ -f $base/.smaug-one-machine && -O $base ]] || refuse "$base: is there and not ours; remove it, or say SMAUG_SLURM_BASE"
   if ours "$base/run/slurmctld.pid"; then
+    [[ $accounting != 1 ]] || ours "$base/run/slurmdbd.pid" || refuse \
+      "it runs already, and keeps no accounts; make slurm-down comes first"
     echo "it runs already: export SLURM_CONF=$base/slurm.conf"
     exit 0
   fi
@@ -34,10 +44,12 @@ for name in slurmctld slurmd slurmdbd munged; do
   fi
 done
 
-if ! command -v slurmctld slurmd munged sbatch >/dev/null; then
-  [[ ${SMAUG_SLURM_INSTALL:-} == 1 ]] || refuse "apt-get install --no-install-recommends slurm-wlm munge comes first"
+# `command -v` of several is content with one of them.
+missing() { for name in "${needed[@]}"; do command -v "$name" >/dev/null || echo "$name"; done; }
+if [[ -n $(missing) ]]; then
+  [[ ${SMAUG_SLURM_INSTALL:-} == 1 ]] || refuse "apt-get install --no-install-recommends ${packages[*]} comes first"
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends slurm-wlm munge >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends "${packages[@]}" >/dev/null
 fi
 
 umask 022
@@ -67,6 +79,26 @@ sed -e "s#@BASE@#$base#g" "$here/gres.conf.in" >"$base/gres.conf"
 echo "CgroupAutomount=no" >"$base/cgroup.conf"
 
 export SLURM_CONF=$base/slurm.conf
+if [[ $accounting == 1 ]]; then
+  echo "keeping accounts"
+  password=$(head -c 24 /dev/urandom | base64 | tr -d '+/=')
+  (umask 077; sed -e "s#@BASE@#$base#g" -e "s#@HOST@#$host#g" -e "s#@PASS@#$password#g" \
+    "$here/slurmdbd.conf.in" >"$base/slurmdbd.conf")
+  sed -e "s#@BASE@#$base#g" "$here/accounting.conf.in" >>"$base/slurm.conf"
+  socket=$base/run/db.sock
+  mariadb-install-db --no-defaults --user=root --datadir="$base/db" --skip-test-db \
+    --auth-root-authentication-method=normal >"$base/log/db.log" 2>&1 || refuse "no database; see $base/log/db.log"
+  mariadbd --no-defaults --user=root --datadir="$base/db" --socket="$socket" --pid-file="$base/run/mariadbd.pid" \
+    --skip-networking --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 \
+    --innodb-flush-log-at-trx-commit=0 </dev/null >>"$base/log/db.log" 2>&1 &
+  sql() { mariadb --no-defaults --socket="$socket" "$@"; }
+  for _ in $(seq 300); do sql -e "select 1" >/dev/null 2>&1 && break; sleep 0.1; done
+  sql <<<"create user slurm@localhost identified by '$password'; grant all on slurm_acct_db.* to slurm@localhost;"
+  MYSQL_UNIX_PORT=$socket slurmdbd
+  # It must know the cluster before that begins.
+  for _ in $(seq 300); do timeout 10 sacctmgr --immediate --quiet add cluster one >/dev/null 2>&1 && break; sleep 0.1; done
+  [[ -n $(timeout 10 sacctmgr --noheader list cluster) ]] || refuse "no accounts are kept; see $base/log"
+fi
 slurmctld -i
 for node in "${nodes[@]}"; do slurmd -N "$node"; done
 for _ in $(seq 200); do

@@ -1,5 +1,6 @@
 """A home folder with a ledger, the connection to it, and the command line on it."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,14 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from experiments.cli import main
+from experiments.engines import slurm_queue
 from experiments.tracking import Tracker
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_asked_slurm(monkeypatch):
+    """A question of an earlier test of this process makes no later one wait."""
+    monkeypatch.setattr(slurm_queue.PACE, "_latest", -math.inf)
 
 
 @pytest.fixture(scope="module")

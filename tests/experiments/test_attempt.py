@@ -1,4 +1,4 @@
-"""Claims, who is alive, and hours: by hand, and with processes that race."""
+"""Claims, and who is alive: by hand, and with processes that race."""
 
 import json
 import subprocess
@@ -11,7 +11,6 @@ import pytest
 from experiments.attempt import (
     NOTHING_SPENT,
     SILENT_S,
-    Attempt,
     HeldError,
     Lease,
     StoreError,
@@ -20,7 +19,6 @@ from experiments.attempt import (
     is_alive,
     read_attempts,
     read_json,
-    stage_hours,
     this_process,
     write_json,
 )
@@ -30,61 +28,6 @@ ROOT = Path(__file__).parents[2]
 OWNER = {"unit": "CPU h", "cpus": 1, "gpus": 0}
 GONE = {"pid": 2**22 + 1}
 """No process has an id beyond the largest that Linux gives."""
-
-
-def attempt(number: int, *, ended: str | None = None, **account: float) -> Attempt:
-    """An attempt that died without a word unless it `ended`."""
-    told = {"time": 0.0, **NOTHING_SPENT, **account}
-    return Attempt(
-        number=number,
-        directory=Path(f"{number:04d}"),
-        owner=this_process() | GONE | OWNER,
-        progress=told,
-        end=None if ended is None else told | {"class": ended, "message": ""},
-    )
-
-
-def test_hours_of_one_undisturbed_attempt() -> None:
-    hours = stage_hours([attempt(1, ended="done", spent_s=3600, train_s=2700, useful_s=2700)], useful_s=2700)
-    assert (hours.billed, hours.useful, hours.lost, hours.overhead) == (1.0, 0.75, 0.0, 0.25)
-    assert not hours.estimated
-
-
-def test_hours_of_a_killed_attempt_count_up_to_its_last_sign_and_what_it_had_saved_is_useful() -> None:
-    """1800 s trained and 900 s of it saved, killed; then 2700 s more: 3600 s are in the weights, 900 s are lost."""
-    killed = attempt(1, spent_s=2160, train_s=1800, useful_s=900)
-    finished = attempt(2, ended="done", spent_s=3240, train_s=2700, useful_s=3600)
-    hours = stage_hours([killed, finished], useful_s=3600)
-    assert hours.billed == pytest.approx((2160 + 3240) / 3600)
-    assert hours.useful == 1.0
-    assert hours.lost == pytest.approx(900 / 3600)
-    assert hours.overhead == pytest.approx((360 + 540) / 3600)
-    assert hours.estimated
-
-
-def test_hours_before_there_is_a_result_take_what_is_saved_as_useful() -> None:
-    first = attempt(1, ended="interrupted", spent_s=1000, train_s=900, useful_s=900)
-    second = attempt(2, spent_s=1000, train_s=900, useful_s=1440)
-    hours = stage_hours([first, second], useful_s=None)
-    assert hours.useful == pytest.approx(1440 / 3600)
-    assert hours.lost == pytest.approx(360 / 3600)
-    assert hours.overhead == pytest.approx(200 / 3600)
-
-
-def test_hours_add_up() -> None:
-    attempts = [attempt(1, spent_s=500, train_s=300, useful_s=100), attempt(2, spent_s=50, train_s=0)]
-    hours = stage_hours(attempts, useful_s=None)
-    assert hours.billed == pytest.approx(hours.useful + hours.lost + hours.overhead)
-
-
-def test_saved_work_was_paid_for_even_where_the_last_sign_of_life_is_older() -> None:
-    hours = stage_hours([attempt(1, spent_s=10, train_s=10)], useful_s=36)
-    assert (hours.billed, hours.useful, hours.lost, hours.overhead) == (0.01, 0.01, 0.0, 0.0)
-
-
-def test_no_attempts_cost_nothing() -> None:
-    hours = stage_hours([], useful_s=None)
-    assert (hours.billed, hours.useful, hours.lost, hours.overhead, hours.estimated) == (0, 0, 0, 0, False)
 
 
 def test_this_process_is_alive_however_long_it_is_silent() -> None:

@@ -1,9 +1,11 @@
 """Descriptions and saved views: written once, renewed, and never over what somebody changed."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from experiments.dashboard import (
     COLOR,
@@ -24,7 +26,7 @@ from experiments.records import write_trial
 from experiments.scale import load_scale
 from experiments.schema import load_sweep
 from experiments.tracking import sync
-from tests.experiments.made_trials import execute, trial
+from tests.experiments.made_trials import execute, stage, trial
 
 SWEEPS = sorted((Path(__file__).resolve().parents[2] / "sweeps").glob("*.yaml"))
 DOCUMENT = {
@@ -137,6 +139,34 @@ def test_experiments_and_rows_are_described_once(told, client, monkeypatch):
     assert [key for key in tags_of(client, "smaug/masking_ratio") if key.startswith(VIEW)]
     monkeypatch.setattr(type(client), "set_experiment_tag", lambda *_: pytest.fail("told again"))
     sync(told)
+
+
+def test_a_sweep_tells_what_its_distinct_stages_took_by_whoever_ran_them(new_home, monkeypatch):
+    """Two rows that share two stages in one home, a third row in another, one ledger: the second tells of all."""
+    first, second = new_home("first"), new_home("second")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{first / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=f"sqlite:///{first / 'mlflow.db'}")
+    row, other = trial(r1=25.0), trial("10%", r1=20.0)
+    scored = stage("evaluate", task="msrvtt", parents=(row.stages[1],), r1=26.0)
+    sharing = dataclasses.replace(trial("65%"), stages=(*row.stages[:2], scored))
+    for home, made in ((first, row), (first, sharing), (second, other)):
+        execute(home, made)
+        write_trial(home, made)
+    sync(first)
+    sync(second)
+    rows, stages = runs(client, "smaug/masking_ratio"), runs(client, STAGES)
+    billed = sum(run.data.metrics["hours.billed"] for run in stages)
+    told = json.loads(tags_of(client, "smaug/masking_ratio")["smaug.spent.tiny"])["CPU h"]
+    assert (len(rows), told["stages"], told["estimated"], "kwh" in told) == (3, 3 + 1 + 3, 0, False)
+    assert told["billed"] == pytest.approx(billed) == pytest.approx(told["useful"] + told["lost"] + told["overhead"])
+    shared = [run for run in stages if run.data.tags["smaug.fingerprint"] in {s.fingerprint for s in row.stages[:2]}]
+    twice = sum(run.data.metrics["hours.billed"] for run in shared)
+    assert sum(run.data.metrics["row_spent.billed"] for run in rows) == pytest.approx(billed + twice)
+    note = tags_of(client, "smaug/masking_ratio")[NOTE]
+    assert f"- `tiny`: **{told['billed']:.3g} CPU h billed** at 7 stages" in note
+    assert "energy was not counted" in note and "never add either up over rows" in note
+    sync(first)
+    assert tags_of(client, "smaug/masking_ratio")[NOTE] == note
 
 
 def test_experiments_without_a_description_are_given_one(told, client):

@@ -16,8 +16,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from experiments import overview
-from experiments.attempt import claim, read_attempts, write_json
+from experiments.attempt import Attempt, claim, read_attempts, write_json
 from experiments.chain import cut_stages
+from experiments.crew import ended_as
 from experiments.driver import prepare_data
 from experiments.engines import Engine, Job, JobState
 from experiments.engines.inline import InlineEngine
@@ -26,8 +27,7 @@ from experiments.facts import RECOMPUTED
 from experiments.failures import POLICIES, FailureClass, Seen, Tries, classify, signature
 from experiments.host import oom_kills, oom_kills_since
 from experiments.logs import read_log
-from experiments.postmortem import checkpoint_step, largest_batch
-from experiments.ranks import ended_as
+from experiments.postmortem import checkpoint_step, examine, largest_batch
 from experiments.records import stage_facts, trial_facts, write_trial
 from experiments.scale import load_scale
 from experiments.scheduler import Scheduler
@@ -83,6 +83,15 @@ def failures(store: Store, stage: Stage) -> list[tuple[str, str] | None]:
     """Class of each attempt's failure, and what was done."""
     attempts = read_attempts(store.directory(stage))
     return [None if a.failure is None else (a.failure["class"], a.failure["done"]) for a in attempts]
+
+
+@pytest.mark.parametrize(("nodes", "host"), [({}, "a"), ({"nodes": 2}, "")])
+def test_of_several_machines_nobody_knows_which_was_lost(store: Store, nodes: dict[str, int], host: str) -> None:
+    owner = {"host": "a", "boot": "b"} | nodes
+    attempt = Attempt(number=1, directory=store.home, owner=owner, progress={}, end=None)
+    lost = JobState(True, None, "Slurm ended job 7: NODE_FAIL", "node_lost")
+    failure = examine(lost, store.record(quick_stage()), attempt)
+    assert (failure.kind, failure.host) == ("node_lost", host)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.attempt import StoreError, read_json, write_json
+from experiments.facts import NO_GPUS
 from experiments.records import all_stages, stage_facts, superseded, trial_documents, trial_facts, write_trial
 from tests.experiments.made_trials import execute, ranks_of, trial
 
@@ -56,6 +57,61 @@ def test_a_finished_trial_gives_its_results_and_the_hours_of_its_whole_lineage(t
     assert facts.ranks() == {"msrvtt": ranks_of(25.0)}
 
 
+def spent_by(facts):
+    told = facts.metrics()
+    return {name.removeprefix("row_spent."): told[name][0] for name in told if name.startswith("row_spent.")}
+
+
+def test_what_a_row_took_counts_every_attempt_and_each_stage_once(tmp_path):
+    """A finetuning that two slots share; of the pre-training the first attempt died after 7200 s of 2 GPUs."""
+    made = trial()
+    execute(tmp_path, made)
+    write_trial(tmp_path, made)
+    document = trial_documents(tmp_path)[0]
+    document["stages"].append(document["stages"][1] | {"name": "finetune.other", "task": "other"})
+    before = spent_by(trial_facts(tmp_path, document))
+    hours = [facts.hours for facts in all_stages(tmp_path)]
+    assert len(hours) == 3 and before.keys() == {"useful", "lost", "overhead", "billed"}
+    assert before["billed"] == pytest.approx(sum(one.billed for one in hours))
+    assert before["billed"] == pytest.approx(before["useful"] + before["lost"] + before["overhead"])
+    attempts = tmp_path / "store" / "pretrain" / made.stages[0].fingerprint[:12] / "attempts"
+    (attempts / "0001").rename(attempts / "0002")
+    (attempts / "0001").mkdir()
+    for name in ("owner.json", "progress.json"):
+        write_json(attempts / "0001" / name, read_json(attempts / "0002" / name) | {"spent_s": 7200, "train_s": 3600})
+    result = attempts.parent / "result.json"
+    write_json(result, read_json(result) | {"attempt": 2})
+    owner = read_json(attempts / "0001" / "owner.json")
+    write_json(attempts / "0001" / "owner.json", owner | {"pid": 2**22 + 1})
+    after = spent_by(trial_facts(tmp_path, document))
+    assert {name: after[name] - before[name] for name in after} == pytest.approx(
+        {"useful": 0, "lost": 1, "overhead": 1, "billed": 2}, abs=1e-4
+    )
+
+
+def test_energy_of_a_row_is_known_if_every_attempt_at_every_stage_counted_it(tmp_path):
+    made = trial()
+    execute(tmp_path, made)
+    write_trial(tmp_path, made)
+    ends = sorted((tmp_path / "store").glob("*/*/attempts/0001/end.json"))
+    for place, end in enumerate(ends):
+        assert "kwh" not in spent_by(trial_facts(tmp_path, trial_documents(tmp_path)[0]))
+        write_json(end, read_json(end) | {"joules": 3.6e6 * (place + 1)})
+    assert spent_by(trial_facts(tmp_path, trial_documents(tmp_path)[0]))["kwh"] == pytest.approx(6.0)
+    told = [(facts.energy_kwh, facts.no_energy) for facts in all_stages(tmp_path)]
+    assert sorted(told) == [(1.0, ""), (2.0, ""), (3.0, "")]
+
+
+def test_why_energy_is_not_known(tmp_path):
+    execute(tmp_path, trial(), stages=1)
+    (owner,) = (tmp_path / "store").glob("*/*/attempts/0001/owner.json")
+    assert [facts.no_energy for facts in all_stages(tmp_path)] == [NO_GPUS]
+    write_json(owner, read_json(owner) | {"gpus": 1})
+    assert [facts.no_energy for facts in all_stages(tmp_path)] == [
+        "1 of 1 attempts at a stage told no count of their GPUs"
+    ]
+
+
 def test_an_unfinished_trial_runs_only_while_somebody_is_at_it(tmp_path):
     made = trial()
     write_trial(tmp_path, made)
@@ -101,6 +157,7 @@ def test_hours_of_different_devices_are_never_added_up(tmp_path):
     write_json(owner, read_json(owner) | {"unit": "H200 GPU h"})
     metrics = trial_facts(tmp_path, trial_documents(tmp_path)[0]).metrics()
     assert "row_hours.pretrain" in metrics and "row_hours.total" not in metrics
+    assert not any(name.startswith("row_spent.") for name in metrics)
 
 
 def test_a_damaged_trial_file_is_to_be_deleted_alone_and_is_written_again(tmp_path):

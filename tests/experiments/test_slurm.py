@@ -97,9 +97,10 @@ class Commands:
             self.say(name, "true")
 
     def say(self, name: str, script: str) -> None:
-        path = self.folder / name
+        path = self.folder / f"{name}.new"
         path.write_text(f'#!/bin/sh\necho "$*" >>{self.folder}/{name}.calls\n{script}\n')
         path.chmod(0o755)
+        path.rename(self.folder / name)  # a thread may be calling it
 
     def calls(self, name: str) -> list[str]:
         path = self.folder / f"{name}.calls"

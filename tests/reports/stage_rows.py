@@ -19,6 +19,8 @@ def stage(run_id: str, kind: str = "pretrain", **changes: Any) -> StageRow:
         "device": "Xeon",
         "attempts": 1,
         "estimated": False,
+        "corrected": 0,
+        "no_energy": "no GPUs",
         "settings": "{}",
         "commit": "",
         "versions": {},

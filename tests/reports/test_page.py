@@ -192,19 +192,50 @@ def test_what_was_spent_is_told_with_its_unit(page):
     assert "GPU" not in text
 
 
+def by_sweep(tree):
+    """The lines of the first table of what was spent."""
+    (table,) = tree.one("div", **{"aria-label": "Spending by sweep and scale"}).all("table")
+    return [line for line in table.all("tr") if line.all("td", class_="unit")]
+
+
+def test_what_each_row_took_stands_below_with_the_sum_of_distinct_stages_and_no_energy_that_was_not_counted():
+    counted = {"unit": "H200 GPU h", "metrics": {"energy.kwh": 0.25}, "no_energy": "", "corrected": 2}
+    stages = [
+        paid("pre", useful=2.0, **counted),
+        paid("tune", useful=1.0, lost=0.5, **counted),
+        paid("cpu", useful=4.0),
+    ]
+    trials = [
+        row("50%", r1=20.0, stage_runs={"pretrain": "pre"}),
+        row("10%", r1=21.5, stage_runs={"pretrain": "pre", "finetune": "tune"}),
+        row("25%", stage_runs={"pretrain": "cpu"}),
+    ]
+    tree = parse(to_html(page_of(report_of(trials), MadeLedger(stages))))
+    details = tree.one("details", class_="rows")
+    lines = [[cell.text for cell in (*line.all("th"), *line.all("td"))] for line in details.all("tr")[1:]]
+    assert lines == [
+        ["10%", "0", "2", "H200 GPU h", "3.50", "3.00", "0.50", "0.00", "0.5"],
+        ["25% not finished", "0", "1", "CPU h", "4.00", "4.00", "0.00", "0.00", ""],
+        ["50%", "0", "1", "H200 GPU h", "2.00", "2.00", "0.00", "0.00", "0.25"],
+        ["All rows, each stage once", "", "1", "CPU h", "4.00", "4.00", "0.00", "0.00", ""],
+        ["All rows, each stage once", "", "2", "H200 GPU h", "3.50", "3.00", "0.50", "0.00", "0.5"],
+    ]
+    assert "No kWh where no GPUs." in details.text
+    assert "Of 4 attempts Slurm’s accounting told" in tree.text
+
+
 def test_attempts_without_a_result_and_unfinished_trials_are_told():
     trials = [*TRIALS, row("25%", stage_runs={"pretrain": "pre"})]
     tree = parse(to_html(page_of(report_of(trials), MadeLedger([paid("pre", useful=0.05, attempts=3)]))))
     assert "in 3 attempts (2 ended without a result) at 1 stages" in tree.one("div", class_="sum").text
-    (line,) = [line for line in tree.all("tr") if line.all("td", class_="unit")]
+    (line,) = by_sweep(tree)
     assert line.all("td", class_="number")[0].text == "2 of 3"
 
 
 def test_what_was_spent_in_vain_is_told_too():
     stages = [PAID, paid("old", useful=0.5)]
     tree = parse(to_html(page_of(report_of(TRIALS), MadeLedger(stages, aside=[paid("stale", useful=0.25)]))))
-    lines = [line for line in tree.all("tr") if line.all("th", scope="row") and line.all("td", class_="unit")]
-    rows = {line.one("th").text: line.one("b").text for line in lines}
+    rows = {line.one("th").text: line.one("b").text for line in by_sweep(tree)}
     assert rows == {"masking_ratio Table 4": "0.0620", "in no current trial": "0.5000", "begun anew since": "0.2500"}
     assert "0.0620 CPU h billed" in tree.one("div", class_="sum").text
 

@@ -1,6 +1,8 @@
 """What was spent is added up as it would be by hand, and never across units."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reports.spending import spend
 from tests.reports.rows import row
@@ -135,6 +137,65 @@ def test_sweeps_stand_in_the_order_of_their_tables():
     ]
     order = [one.sweep for one in spend(trials, []).sweeps]
     assert order == ["zero_shot", "masking_ratio", "frame_resolution", "own"]
+
+
+def test_each_row_has_all_its_stages_and_the_sweep_each_stage_once():
+    stages = [
+        paid("pre", useful=4.0, lost=1.0),
+        paid("tune-a", "finetune", useful=1.0, overhead=0.5, estimated=True),
+        paid("tune-b", "finetune", useful=2.0),
+    ]
+    twice = trial("10%", ["pre", "tune-a", "tune-a"])
+    (sweep,) = spend([twice, trial("50%", ["pre", "tune-b"]), trial("65%", [], r1=None)], stages).sweeps
+    told = [
+        (one.variant, one.finished, [(t.num_stages, t.billed, t.num_estimated) for t in one.spent])
+        for one in sweep.rows
+    ]
+    assert told == [("10%", True, [(2, 6.5, 1)]), ("50%", True, [(2, 7.0, 0)]), ("65%", False, [])]
+    assert [(one.num_stages, one.billed) for one in sweep.spent] == [(3, 8.5)]
+
+
+def test_energy_is_told_where_every_stage_counted_it_and_else_why_not():
+    counted = {"unit": "H200 GPU h", "no_energy": ""}
+    stages = [
+        paid("pre", useful=4.0, metrics={"energy.kwh": 1.5}, **counted),
+        paid("tune", useful=1.0, metrics={"energy.kwh": 0.25}, **counted),
+        paid("gone", useful=1.0, metrics={"energy.kwh": 9.0}, unit="H200 GPU h", no_energy="1 of 2 attempts"),
+        paid("zero", useful=1.0, metrics={"energy.kwh": 0.0}, unit="A100 GPU h", no_energy=""),
+    ]
+    trials = [trial("10%", ["pre", "tune"]), trial("25%", ["pre", "gone"]), trial("50%", ["zero"])]
+    (sweep,) = spend(trials, stages).sweeps
+    assert [one.spent[0].kwh for one in sweep.rows] == [1.75, None, 0.0]
+    assert [(one.unit, one.kwh, one.no_energy) for one in sweep.spent] == [
+        ("A100 GPU h", 0.0, ()),
+        ("H200 GPU h", None, ("1 of 2 attempts",)),
+    ]
+    assert sweep.no_energy == ("1 of 2 attempts",)
+
+
+hours = st.floats(0, 1e3)
+
+
+@given(
+    st.lists(st.tuples(hours, hours, hours, st.sampled_from(["CPU h", "GPU h"])), min_size=1, max_size=6),
+    st.lists(st.lists(st.integers(0, 5), max_size=5), min_size=1, max_size=6),
+)
+def test_the_bill_of_every_sweep_and_row_is_its_parts_and_no_stage_is_in_a_sum_twice(held, rows):
+    stages = [
+        paid(str(place), useful=useful, lost=lost, overhead=overhead, unit=unit)
+        for place, (useful, lost, overhead, unit) in enumerate(held)
+    ]
+    used = [{str(stage) for stage in row if stage < len(stages)} for row in rows]
+    (sweep,) = spend([trial(f"row {n}", sorted(names)) for n, names in enumerate(used)], stages).sweeps
+    for total in (*sweep.spent, *(total for one in sweep.rows for total in one.spent)):
+        assert total.billed == pytest.approx(total.useful + total.lost + total.overhead)
+    for unit in ("CPU h", "GPU h"):
+        once = sum(
+            stage.hours["billed"] for stage in stages if stage.unit == unit and stage.run_id in set().union(*used)
+        )
+        assert sum(total.billed for total in sweep.spent if total.unit == unit) == pytest.approx(once)
+        row_by_row = sum(total.billed for one in sweep.rows for total in one.spent if total.unit == unit)
+        assert row_by_row >= once - 1e-6
 
 
 def test_nothing_recorded_is_nothing_spent():
