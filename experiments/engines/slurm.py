@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from experiments.attempt import read_json, write_json
+from experiments.attempt import StoreError, read_json, write_json
 from experiments.engines import Inventory, Job, JobState, goes_back
 from experiments.engines.cluster import Cluster
 from experiments.engines.slurm_folder import SUBMISSION, is_final, last_word, new_folder
@@ -216,7 +216,11 @@ class SlurmEngine:
             return
         placed = {job.name: job_id for job, job_id in zip(jobs, ids, strict=True)}
         self._arrays += 1
-        write_json(folder / f"placed-{self._arrays:06d}.json", placed)
+        try:
+            write_json(folder / f"placed-{self._arrays:06d}.json", placed)
+        except StoreError:
+            _scancel(ids)  # nobody would know of them, and the next driver submit their stages again
+            raise
         for job in jobs:
             del self._waiting[job.name]
             self._placed[job.name] = _Placed(job, placed[job.name], folder, time.monotonic())
@@ -242,7 +246,7 @@ class SlurmEngine:
             elif WORTH_TELLING.search(standing.reason):
                 self._tell_once(f"Slurm holds job {placed.id} back: {standing.reason}")
         if unwanted:
-            _scancel_pending(unwanted)
+            _scancel(unwanted, "--state=PENDING")
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:
@@ -277,8 +281,7 @@ def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobStat
     return JobState(True, code, message, REASONS.get(standing.state, reason))
 
 
-def _scancel_pending(ids: list[str]) -> None:
-    """Take jobs out of the queue; where Slurm does not answer, their marks end them when they start."""
-    command = ["scancel", "--state=PENDING", *ids]
+def _scancel(ids: list[str], *only: str) -> None:
+    """Take jobs out of the queue; where Slurm does not answer, those that have marks end when they start."""
     with suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(command, capture_output=True, timeout=COMMAND_S, check=False)
+        subprocess.run(["scancel", *only, *ids], capture_output=True, timeout=COMMAND_S, check=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from experiments.attempt import StoreError
 from experiments.engines import Job, JobState
 from experiments.engines.cluster import load_cluster
 from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, _end_of, _Placed
@@ -17,6 +18,7 @@ from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, DONE, INTERRUPTED
 from smaug_core.errors import SmaugError
 from tests.conformance.drivers import wait_until
+from tests.faults import full_disk
 from tests.slurm_cluster import PROFILE
 
 
@@ -228,6 +230,18 @@ def test_a_folder_that_gc_has_deleted_under_a_driver_that_slept_ends_nothing(
     engine.submit(job(tmp_path, 2))
     engine.poll()
     assert len(list((tmp_path / "home").glob("slurm/*/placed-*.json"))) == 1
+
+
+def test_jobs_that_a_full_disk_keeps_from_being_noted_are_taken_back(tmp_path: Path, commands: Commands) -> None:
+    """Nobody would know of them, and the next driver would submit their stages a second time."""
+    with full_disk() as disk:
+        commands.say("sbatch", f"cat /dev/zero >{disk.folder}/ballast 2>/dev/null; echo Submitted batch job 9")
+        engine = SlurmEngine(disk.folder / "home", load_cluster(PROFILE))
+        for number in (1, 2):
+            engine.submit(job(tmp_path, number))
+        with pytest.raises(StoreError, match=r"placed-000001.json: cannot be written \(No space left on device\)"):
+            engine.poll()
+    assert commands.calls("scancel") == ["9_0 9_1"]
 
 
 def test_a_lost_machine_is_left_out_where_slurm_knows_it(tmp_path: Path, commands: Commands) -> None:
