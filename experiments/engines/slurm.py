@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from experiments.attempt import read_json, write_json
+from experiments.attempt import StoreError, read_attempts, read_json, write_json
 from experiments.engines import Inventory, Job, JobState, goes_back
 from experiments.engines.cluster import Cluster
 from experiments.engines.slurm_folder import SUBMISSION, is_final, last_word, new_folder
@@ -44,6 +44,9 @@ REASONS: dict[str, FailureClass] = {
     "TIMEOUT": "timeout",
 }
 """What Slurm's states say about an end; FAILED and COMPLETED only repeat the worker."""
+
+LAST_LINES = 5
+"""So much is told of what a job printed that failed early."""
 
 WORTH_TELLING = re.compile(r"Partition|ReqNodeNotAvail|Nodes?Down|Held|Assoc|QOS|Bad|Account|Reservation|Licenses")
 """Reasons for which a job waits that somebody may have to do something about."""
@@ -216,7 +219,11 @@ class SlurmEngine:
             return
         placed = {job.name: job_id for job, job_id in zip(jobs, ids, strict=True)}
         self._arrays += 1
-        write_json(folder / f"placed-{self._arrays:06d}.json", placed)
+        try:
+            write_json(folder / f"placed-{self._arrays:06d}.json", placed)
+        except StoreError:
+            _scancel(ids)  # nobody would know of them, and the next driver submit their stages again
+            raise
         for job in jobs:
             del self._waiting[job.name]
             self._placed[job.name] = _Placed(job, placed[job.name], folder, time.monotonic())
@@ -228,7 +235,7 @@ class SlurmEngine:
             ended = _end_of(placed, told, look)
             if ended is not None:
                 del self._placed[name]
-                self._states[name] = ended
+                self._states[name] = _explained(ended, placed)
 
     def _look_at_waiting(self, look: Look) -> None:
         """Take cancelled jobs that have not started out of the queue; tell what keeps others there."""
@@ -242,7 +249,7 @@ class SlurmEngine:
             elif WORTH_TELLING.search(standing.reason):
                 self._tell_once(f"Slurm holds job {placed.id} back: {standing.reason}")
         if unwanted:
-            _scancel_pending(unwanted)
+            _scancel(unwanted, "--state=PENDING")
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:
@@ -273,12 +280,29 @@ def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobStat
         return None
     if placed.cancelled:
         return JobState(True, INTERRUPTED, "" if told else "cancelled before it started")
-    message = f"Slurm ended job {placed.id}: {standing.state}" if standing.state in REASONS or told is None else ""
+    message = _ended_by_slurm(placed, standing.state) if standing.state in REASONS or told is None else ""
     return JobState(True, code, message, REASONS.get(standing.state, reason))
 
 
-def _scancel_pending(ids: list[str]) -> None:
-    """Take jobs out of the queue; where Slurm does not answer, their marks end them when they start."""
-    command = ["scancel", "--state=PENDING", *ids]
+def _explained(ended: JobState, placed: _Placed) -> JobState:
+    """An end; of a job that failed before its worker could say a word, why: its set-up lines, or no Python there."""
+    if ended != JobState(True, None, _ended_by_slurm(placed, "FAILED")):
+        return ended
+    if any(attempt.owner.get("slurm", {}).get("job") == placed.id for attempt in read_attempts(placed.job.directory)):
+        return ended
+    try:
+        printed = (placed.folder / "slurm" / f"{placed.id}_0_log.out").read_text(errors="replace")
+    except OSError:
+        printed = ""
+    said = "; ".join(line.strip() for line in printed.splitlines()[-LAST_LINES:] if line.strip())
+    return JobState(True, None, f"its job failed before the stage began: {said or 'it printed nothing'}", "user_error")
+
+
+def _ended_by_slurm(placed: _Placed, state: str) -> str:
+    return f"Slurm ended job {placed.id}: {state}"
+
+
+def _scancel(ids: list[str], *only: str) -> None:
+    """Take jobs out of the queue; where Slurm does not answer, those that have marks end when they start."""
     with suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(command, capture_output=True, timeout=COMMAND_S, check=False)
+        subprocess.run(["scancel", *only, *ids], capture_output=True, timeout=COMMAND_S, check=False)

@@ -15,8 +15,10 @@ from pathlib import Path
 from types import FrameType
 
 from experiments.attempt import StoreError, read_attempts, read_json, write_json
+from experiments.failures import FailureClass
 from experiments.follower import Follower
 from experiments.host import SLURM_JOB, SLURM_RESTART
+from experiments.postmortem import Failure, write_down
 from experiments.work import INTERRUPTED
 
 FOLDER = "SMAUG_SLURM_FOLDER"
@@ -72,6 +74,7 @@ class _Supervisor:
 
     def run(self) -> int:
         self._ended.unlink(missing_ok=True)  # of a run of this job before it was queued again
+        self._note_before()
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._hear)
         code = INTERRUPTED if self._mark.exists() else self._run_worker()
@@ -125,10 +128,25 @@ class _Supervisor:
         *before, last = (attempt.last["step"] for attempt in read_attempts(self._directory))
         return last > max(before, default=0)
 
+    def _note_before(self) -> None:
+        """Write down why this job's attempt ended before Slurm queued the job again by itself: no driver sees that."""
+        before = [attempt for attempt in read_attempts(self._directory) if attempt.state not in ("running", "done")]
+        last = before[-1] if before else None
+        if last is None or last.failure is not None or last.owner.get("slurm", {}).get("job") != self._job:
+            return
+        kind: FailureClass = "node_lost" if last.end is None else "preempted"
+        seen = "it left no word" if last.end is None else last.end["message"]
+        failure = Failure(kind=kind, cause=f"{seen}; Slurm queued job {self._job} again")
+        write_down(last, failure, "resumed by the same job")
+
     def _queue_again(self) -> None:
         """Give this job back to the queue and end; where Slurm refuses, the driver tries again."""
+        near = Failure(kind="timeout", cause=f"the time limit of job {self._job} came near")
+        attempt = read_attempts(self._directory)[-1]
+        write_down(attempt, near, "queued again, to be resumed by the same job")
         asked = subprocess.run(["scontrol", "requeue", self._job], capture_output=True, text=True, check=False)
         if asked.returncode != 0:
             sys.stderr.write(f"not queued again: {asked.stderr}")
+            write_down(attempt, near, "left to the driver, for Slurm refused to queue the job again")
             return
         os._exit(INTERRUPTED)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ from experiments.stage import Stage
 from experiments.standing import Observer
 from experiments.stop import StopFlag
 from experiments.store import Store
+from experiments.work import INTERRUPTED
 from experiments.worker import DONE, run_stage
+from tests.conformance.drivers import wait_until
 from tests.experiments.made_trials import trial
 from tests.experiments.smoke import SCALE
 from tests.process_engine import ProcessEngine
@@ -420,6 +423,58 @@ def test_the_same_error_in_two_stages_pauses_and_what_runs_goes_on(store: Store,
     assert [kind for kind, _ in told].count("paused") == 1
     again, _ = run(store, processes, first, second, running, never)
     assert again.done == [never] and not again.paused, "the rest goes on without them"
+
+
+def test_on_one_slot_after_another_nothing_is_begun_after_the_second_error(store: Store) -> None:
+    """Inline, which runs a stage while it is submitted."""
+    stages = [quick_stage(fail_at=2, seed=1), quick_stage(seed=2), quick_stage(fail_at=2, seed=3), quick_stage(seed=4)]
+    summary, _ = run(store, InlineEngine(), *stages)
+    assert summary.paused and len(summary.failed) == 2 and summary.done == [stages[1]]
+    assert not store.directory(stages[3]).exists()
+
+
+class Queueing(ProcessEngine):
+    """Runs two jobs at once; of those that wait, one begins just when it is cancelled, as on a real engine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: dict[str, Job] = {}
+        self.withdrawn: dict[str, JobState] = {}
+
+    def submit(self, job: Job) -> None:
+        if len(self.submitted) < 2:
+            super().submit(job)
+        else:
+            self.waiting[job.name] = job
+
+    def poll(self) -> dict[str, JobState]:
+        return {name: JobState(False) for name in self.waiting} | self.withdrawn | dict(super().poll())
+
+    def cancel(self, name: str) -> None:
+        job = self.waiting.pop(name)
+        if len(self.submitted) == 2:
+            super().submit(job)
+            wait_until(lambda: (job.directory / "trail.txt").exists())
+            super().cancel(name)
+        else:
+            self.withdrawn[name] = JobState(True, INTERRUPTED, "cancelled before it started")
+
+
+def test_what_waits_in_an_engines_queue_when_a_run_pauses_is_taken_back(store: Store) -> None:
+    engine = Queueing()
+    failing = [quick_stage(fail_at=2, seed=seed) for seed in (1, 2)]
+    begun, waiting = (quick_stage(hold_at=2, seed=seed) for seed in (3, 4))
+    with closing(engine):
+        summary, told = run(store, engine, *failing, begun, waiting)
+    assert summary.paused and {stage.seed for stage, _ in summary.failed} == {1, 2} and not summary.interrupted
+    assert [kind for kind, _ in told] == ["failed", "failed", "paused"]
+    assert failures(store, begun) == [("cancelled", "stopped with the run; the same command continues")]
+    assert read_attempts(store.directory(waiting)) == []
+    for stage in (begun, waiting):
+        (store.directory(stage) / "go").touch()
+    with closing(ProcessEngine()) as another:
+        again, _ = run(store, another, *failing, begun, waiting)
+    assert len(again.done) == 2 and store.record(begun).attempts[-1].state == "done"
 
 
 def test_errors_that_differ_do_not_pause(store: Store, engine: Engine) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from experiments.attempt import StoreError, claim
 from experiments.engines import Job, JobState
 from experiments.engines.cluster import load_cluster
 from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, _end_of, _Placed
@@ -17,6 +18,7 @@ from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, DONE, INTERRUPTED
 from smaug_core.errors import SmaugError
 from tests.conformance.drivers import wait_until
+from tests.faults import full_disk
 from tests.slurm_cluster import PROFILE
 
 
@@ -228,6 +230,50 @@ def test_a_folder_that_gc_has_deleted_under_a_driver_that_slept_ends_nothing(
     engine.submit(job(tmp_path, 2))
     engine.poll()
     assert len(list((tmp_path / "home").glob("slurm/*/placed-*.json"))) == 1
+
+
+def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its set-up lines are wrong, or Python is not there: another try would end the same, and so would all others."""
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    commands.say("squeue", "echo '9|FAILED|NonZeroExitCode'")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    for number, printed in enumerate(("", "a\n\nline 3: module: command not found\n")):
+        engine.submit(job(tmp_path, number))
+        engine.poll()
+        (folder,) = (tmp_path / "home" / "slurm").iterdir()
+        (folder / "slurm" / "9_0_log.out").write_text(printed)
+        wait_until(lambda number=number: engine.poll()[f"name{number}"].ended)
+    first, second = engine.poll().values()
+    began = "its job failed before the stage began: "
+    assert (first.reason, first.message) == ("user_error", f"{began}it printed nothing")
+    assert second.message == f"{began}a; line 3: module: command not found"
+
+
+def test_a_job_that_failed_with_its_supervisor_is_not_blamed(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    commands.say("squeue", "echo '9|FAILED|NonZeroExitCode'")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    claim(tmp_path / "stage1", {"unit": "CPU h", "slurm": {"job": "9", "restart": 0}})
+    wait_until(lambda: engine.poll()["name1"] == JobState(True, None, "Slurm ended job 9: FAILED"))
+
+
+def test_jobs_that_a_full_disk_keeps_from_being_noted_are_taken_back(tmp_path: Path, commands: Commands) -> None:
+    """Nobody would know of them, and the next driver would submit their stages a second time."""
+    with full_disk() as disk:
+        commands.say("sbatch", f"cat /dev/zero >{disk.folder}/ballast 2>/dev/null; echo Submitted batch job 9")
+        engine = SlurmEngine(disk.folder / "home", load_cluster(PROFILE))
+        for number in (1, 2):
+            engine.submit(job(tmp_path, number))
+        with pytest.raises(StoreError, match=r"placed-000001.json: cannot be written \(No space left on device\)"):
+            engine.poll()
+    assert commands.calls("scancel") == ["9_0 9_1"]
 
 
 def test_a_lost_machine_is_left_out_where_slurm_knows_it(tmp_path: Path, commands: Commands) -> None:
