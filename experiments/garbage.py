@@ -14,7 +14,9 @@ from experiments.attempt import StoreError, read_attempts, read_json
 from experiments.cancel import asked
 from experiments.catalog import Catalog
 from experiments.drivers import Driver, living
+from experiments.engines.slurm_folder import SUBMISSION
 from experiments.room import size_of
+from experiments.submissions import Submissions
 
 LEFTOVER_AGE_S = 3600.0
 """What is written aside takes seconds; after so long nobody will finish it."""
@@ -27,7 +29,7 @@ TRASH = ".gc-"
 RAY_RUN = re.compile(r"(\d{8}-\d{6})-(\d+)")
 """Folder of one driver's Ray: when it started, and its process."""
 
-Kind = Literal["aside", "stage", "checkpoints", "leftover", "ray", "mark", "trash"]
+Kind = Literal["aside", "stage", "checkpoints", "leftover", "ray", "slurm", "mark", "trash"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,20 +102,16 @@ def find_garbage(home: Path, now: float | None = None) -> Found:
     """
     found, wanted = Found(), needs(home)
     now = time.time() if now is None else now
-    store, ray = home / "store", home / "ray"
-    for root in (store, ray):
+    store, ray, slurm = home / "store", home / "ray", home / "slurm"
+    for root in (store, ray, slurm):
         if not leads_inside(root, home):
             found.kept.append(Kept(root, f"leads to {root.resolve()}, outside of {home}: nothing in it is touched"))
-    if store.is_dir() and leads_inside(store, home):
-        for entry in _children(store):
-            if entry.name.startswith(TRASH):
-                found.garbage.append(_trash(entry))
-            elif entry.is_symlink():
-                found.kept.append(Kept(entry, "is a link; none is followed"))
-            elif entry.is_dir():
-                _look_at_kind(entry, wanted, now, found)
-    if ray.is_dir() and leads_inside(ray, home):
+    if leads_inside(store, home):
+        _look_at_store(store, wanted, now, found)
+    if leads_inside(ray, home):
         found.garbage += _ray_garbage(ray, wanted.drivers)
+    if leads_inside(slurm, home):
+        _look_at_submissions(slurm, wanted.drivers, now, found)
     driven = {fingerprint for driver in wanted.drivers for fingerprint in driver.fingerprints}
     for fingerprint in sorted(asked(home).keys() - driven):
         path = home / "cancel" / fingerprint
@@ -137,6 +135,16 @@ def held_by(stage: Path) -> str | None:
         if attempt.state == "running":
             return f"attempt {attempt.number} is running: process {attempt.owner['pid']} on {attempt.owner['host']}"
     return None
+
+
+def _look_at_store(store: Path, wanted: Needs, now: float, found: Found) -> None:
+    for entry in _children(store):
+        if entry.name.startswith(TRASH):
+            found.garbage.append(_trash(entry))
+        elif entry.is_symlink():
+            found.kept.append(Kept(entry, "is a link; none is followed"))
+        elif entry.is_dir():
+            _look_at_kind(entry, wanted, now, found)
 
 
 def _look_at_kind(folder: Path, wanted: Needs, now: float, found: Found) -> None:
@@ -203,6 +211,25 @@ def _ray_garbage(ray: Path, drivers: Iterable[Driver]) -> Iterator[Garbage]:
             if pid not in at_work and not _is_older_process(pid, made[1]):
                 why = f"Ray of a driver that is gone (process {pid})"
                 yield Garbage(path=entry, kind="ray", why=why, size=size_of(entry))
+
+
+def _look_at_submissions(slurm: Path, drivers: list[Driver], now: float, found: Found) -> None:
+    submissions = Submissions(slurm)
+    for entry in _children(slurm):
+        if entry.name.startswith(TRASH):
+            found.garbage.append(_trash(entry))
+        elif entry.is_symlink():
+            found.kept.append(Kept(entry, "is a link; none is followed"))
+        elif SUBMISSION.fullmatch(entry.name) and entry.is_dir():
+            try:
+                reason = submissions.why_kept(entry, drivers, now)
+            except StoreError as error:
+                reason = f"is damaged, so it may be in use ({error})"
+            if reason is None:
+                why = "all of its jobs are over"
+                found.garbage.append(Garbage(path=entry, kind="slurm", why=why, size=size_of(entry)))
+            else:
+                found.kept.append(Kept(entry, reason))
 
 
 def _is_older_process(pid: int, stamp: str) -> bool:

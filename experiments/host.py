@@ -42,16 +42,17 @@ class DeviceClock:
     Args:
         gpus: how many are held; 0 counts CPU time.
         start: of another process's clock, to read on; none starts a clock of this process.
+        nodes: machines that the GPUs are in, equally many in each; CPU time and energy are this one's.
     """
 
-    def __init__(self, gpus: float, start: Start | None = None) -> None:
+    def __init__(self, gpus: float, start: Start | None = None, *, nodes: int = 1) -> None:
         self._gpus = gpus
         pid = os.getpid()
         self.start = start or Start(
             pid=pid,
             wall_from=time.monotonic(),
             cpu_from=_cpu_seconds_of_tree(pid),
-            energy_from=energy_mj(visible_gpus(int(gpus))) if gpus >= 1 else {},
+            energy_from=energy_mj(visible_gpus(int(gpus) // nodes)) if gpus >= 1 else {},
         )
 
     def wall_s(self) -> float:

@@ -148,7 +148,8 @@ def _text(value: Any) -> str:
 
 def _device(host: dict[str, Any]) -> str:
     count = host["gpus"] or host["cpus"]
-    return f"{host['device_name']} x {count}" if count > 1 else str(host["device_name"])
+    apart = f" on {host['nodes']} nodes" if host.get("nodes", 1) > 1 else ""
+    return f"{host['device_name']} x {count}{apart}" if count > 1 else str(host["device_name"])
 
 
 def _stage_tags(facts: StageFacts) -> dict[str, str]:

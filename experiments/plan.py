@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from experiments.code import code_digest, differing
-from experiments.engines import Inventory, Node
+from experiments.engines import Inventory
 from experiments.expand import Trial
 from experiments.prices import Price, Prices, Rate, told
 from experiments.stage import Stage
@@ -204,12 +204,18 @@ def input_problems(stages: Iterable[Stage]) -> list[str]:
 
 def resource_problems(stages: Iterable[Stage], inventory: Inventory) -> list[str]:
     """What no machine has room for, in words; an engine would let such a stage wait for ever."""
-    return list(dict.fromkeys(problem for stage in stages for problem in _misfits(stage, inventory.nodes)))
+    return list(dict.fromkeys(problem for stage in stages for problem in _misfits(stage, inventory)))
 
 
-def _misfits(stage: Stage, nodes: Sequence[Node]) -> Iterator[str]:
-    """Why a stage fits on none of these machines; nothing if it fits on one."""
-    asked, where = stage.resources, f"resources.{stage.kind}"
+def _misfits(stage: Stage, inventory: Inventory) -> Iterator[str]:
+    """Why a stage's share fits on none of the machines; nothing if it fits on one."""
+    nodes = list(inventory.nodes)
+    apart, where = stage.resources.get("nodes", 1), f"resources.{stage.kind}"
+    if apart > 1 and not inventory.spans:
+        yield f"{where}.nodes: {apart} machines for one stage need a cluster; right would be --engine slurm"
+        return
+    asked = stage.resources | {kind: stage.resources[kind] // apart for kind in ("cpus", "gpus")}
+    of_each = f" on each of {apart} nodes" if apart > 1 else ""
     of_type = asked.get("accelerator")
     if of_type is not None:
         there = sorted({name for node in nodes for name in node.accelerators})
@@ -220,11 +226,11 @@ def _misfits(stage: Stage, nodes: Sequence[Node]) -> Iterator[str]:
     most = {kind: max((getattr(node, kind) for node in nodes), default=0) for kind in ("cpus", "gpus")}
     too_much = {kind: at_most for kind, at_most in most.items() if asked[kind] > at_most}
     for kind, at_most in too_much.items():
-        yield f"{where}.{kind}: {asked[kind]} is more than one stage can have here; at most {at_most}"
+        yield f"{where}.{kind}: {asked[kind]}{of_each} is more than one stage can have here; at most {at_most}"
     if not too_much and not any(node.cpus >= asked["cpus"] and node.gpus >= asked["gpus"] for node in nodes):
         has = ", ".join(dict.fromkeys(f"{node.cpus} with {node.gpus}" for node in nodes))
         yield (
-            f"{where}: {asked['cpus']} cpus with {asked['gpus']} gpus are more than one machine has here;"
+            f"{where}: {asked['cpus']} cpus with {asked['gpus']} gpus{of_each} are more than one machine has here;"
             f" the machines have {has}"
         )
 

@@ -42,7 +42,7 @@ class Failure:
     """What was seen, in words."""
     traceback: str = ""
     host: str = ""
-    """Where it ran; empty if it never began."""
+    """Where it ran; empty if it never began, or ran on several machines, of which nobody knows which was lost."""
 
     @property
     def words(self) -> str:
@@ -57,7 +57,7 @@ def examine(job: JobState, record: StageRecord, newest: Attempt | None) -> Failu
     told = None if end is None else end.get("failure", OF_ENDS.get(end["class"]))
     kills = 0 if newest is None or end is not None else _oom_kills_during(newest)
     kind = classify(Seen(exit_code=job.exit_code, engine=job.reason, told=told, oom_kills=kills))
-    host = "" if newest is None else newest.owner["host"]
+    host = "" if newest is None or newest.owner.get("nodes", 1) > 1 else newest.owner["host"]
     if end is not None:
         cause = end["message"] if kind == told or not job.message else f"{job.message}; {end['message']}"
         return Failure(kind=kind, cause=cause, traceback=end["traceback"], host=host)

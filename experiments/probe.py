@@ -50,5 +50,5 @@ def _on_one_device(stage: Stage) -> Stage:
         return stage
     own = stage.settings[stage.kind]
     share = own | {"batch_size": own["batch_size"] // gpus}
-    resources = stage.resources | {"gpus": 1, "cpus": max(1, stage.resources["cpus"] // gpus)}
+    resources = stage.resources | {"gpus": 1, "cpus": max(1, stage.resources["cpus"] // gpus), "nodes": 1}
     return dataclasses.replace(stage, settings=stage.settings | {stage.kind: share}, resources=resources)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.attempt import StoreError, read_attempts, read_json
+from experiments.drivers import living
 from experiments.facts import StageFacts
 from experiments.garbage import TRASH, Garbage, held_by, leads_inside, needs
 from experiments.mounts import tracking_problem
 from experiments.records import stage_facts
+from experiments.submissions import Submissions
 from smaug_core.errors import SmaugError
 
 Record = Callable[[StageFacts], object]
@@ -67,10 +69,10 @@ def remove(home: Path, garbage: Iterable[Garbage], record: Record) -> Removed:
         garbage: as `find_garbage` gave it; may be old.
         record: called for each stage that has cost something, before it goes; if it fails, the stage stays.
     """
-    made = Removed()
+    made, submissions = Removed(), Submissions(home / "slurm")
     for each in garbage:
         try:
-            reason = _delete(home, each, record)
+            reason = _delete(home, each, record, submissions)
         except (OSError, SmaugError) as error:
             reason = str(error)
         if reason is None:
@@ -80,14 +82,14 @@ def remove(home: Path, garbage: Iterable[Garbage], record: Record) -> Removed:
     return made
 
 
-def _delete(home: Path, each: Garbage, record: Record) -> str | None:
+def _delete(home: Path, each: Garbage, record: Record, submissions: Submissions) -> str | None:
     """Why it stays; none if it is gone."""
     if not _may_be_deleted(home, each.path):
         return "is a link, or leads outside of this home's folders"
     if each.kind == "mark":
         each.path.unlink(missing_ok=True)
         return None
-    if reason := _in_use(home, each, each.stage):
+    if reason := _in_use(home, each, each.stage) or _is_followed(home, each, each.path, submissions):
         return reason
     if each.kind == "stage":
         _record_hours(home, each.path, record)
@@ -98,7 +100,7 @@ def _delete(home: Path, each: Garbage, record: Record) -> str | None:
         return None  # somebody else was quicker
     # A driver or a worker may have come in between; it finds the folder back before it looks again.
     now_at = trash if each.stage == each.path else each.stage
-    if reason := _in_use(home, each, now_at):
+    if reason := _in_use(home, each, now_at) or _is_followed(home, each, trash, submissions):
         trash.rename(each.path)
         return reason
     _destroy(trash)
@@ -118,6 +120,11 @@ def _in_use(home: Path, each: Garbage, stage: Path | None) -> str | None:
     return None
 
 
+def _is_followed(home: Path, each: Garbage, now_at: Path, submissions: Submissions) -> str | None:
+    """Why a submission to Slurm must stay, of which the folder is now at a path; none if it is none, or may go."""
+    return submissions.why_kept(now_at, living(home)) if each.kind == "slurm" and now_at.exists() else None
+
+
 def _record_hours(home: Path, stage: Path, record: Record) -> None:
     if read_attempts(stage):
         document = read_json(stage / "stage.json") or {"kind": stage.parent.name, "fingerprint": stage.name}
@@ -131,7 +138,7 @@ def _may_be_deleted(home: Path, path: Path) -> bool:
     """Whether a path lies in one of the folders that are ours to clean, and is no link, nor is one on its way."""
     if path.is_symlink():
         return False
-    for root in (home / "store", home / "ray", home / "cancel"):
+    for root in (home / "store", home / "ray", home / "slurm", home / "cancel"):
         if path.is_relative_to(root) and path != root:
             return leads_inside(root, home) and path.parent.resolve() == _without_links(root, path.parent)
     return False
@@ -143,7 +150,7 @@ def _without_links(root: Path, folder: Path) -> Path:
 
 def _trash_name(home: Path, path: Path) -> Path:
     """A name that nothing in the store is looked for under, on the same disk."""
-    root = home / ("ray" if path.is_relative_to(home / "ray") else "store")
+    root = home / next((name for name in ("ray", "slurm") if path.is_relative_to(home / name)), "store")
     return root / f"{TRASH}{uuid.uuid4().hex[:8]}-{path.name.lstrip('.')}"
 
 

@@ -45,6 +45,7 @@ class _TaskForm(Form):
 class _ResourcesForm(Form):
     cpus: int = Field(ge=1)
     gpus: int = Field(ge=0)
+    nodes: int | None = Field(default=None, ge=1)
     accelerator: str | None = None
 
 
@@ -82,7 +83,7 @@ class Scale:
     tree: Tree = field(repr=False)
     """Settings of every section; of `finetune` and `evaluate` for every task."""
     resources: dict[str, dict[str, Any]]
-    """`cpus`, `gpus` and maybe `accelerator`, the type of the GPUs, by kind of stage."""
+    """By kind of stage: `cpus` and `gpus`, `nodes` that have equal shares of them, maybe the GPUs' `accelerator`."""
 
     def base_config(self) -> Config:
         """The configuration that no sweep has changed."""
@@ -133,13 +134,24 @@ def load_scale(name_or_path: str) -> Scale:
         if corpus and corpora and corpus not in corpora:
             message = f"{section}.corpus: {corpus!r} is no slot of corpora; {nearest(corpus, corpora)}"
             faults.append(document.fault((section, "corpus"), message))
-    for kind in KINDS:
-        if document.held(str, "resources", kind, "accelerator") and document.held(int, "resources", kind, "gpus") == 0:
-            message = f"resources.{kind}.accelerator: is a type of GPU, and gpus is 0; drop it, or ask for a GPU"
-            faults.append(document.fault(("resources", kind, "accelerator"), message))
+    faults += [fault for kind in KINDS for fault in _resource_faults(document, kind)]
     if faults:
         raise SweepError(faults)
     return _scale(_ScaleForm.model_validate_json(json.dumps(document.value)))
+
+
+def _resource_faults(document: Document, kind: str) -> Iterator[Fault]:
+    """A type of GPU where there is none, and nodes whose shares cannot be equal."""
+    at = ("resources", kind)
+    if document.held(str, *at, "accelerator") and document.held(int, *at, "gpus") == 0:
+        message = f"resources.{kind}.accelerator: is a type of GPU, and gpus is 0; drop it, or ask for a GPU"
+        yield document.fault((*at, "accelerator"), message)
+    nodes = document.held(int, *at, "nodes") or 1
+    for what in ("cpus", "gpus"):
+        count = document.held(int, *at, what)
+        if nodes > 1 and count is not None and (count == 0 or count % nodes):
+            message = f"resources.{kind}.{what}: {count} cannot be shared by {nodes} nodes; right is a multiple"
+            yield document.fault((*at, what), message)
 
 
 def _section_faults(document: Document, section: str) -> Iterator[Fault]:

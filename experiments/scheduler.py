@@ -60,6 +60,8 @@ class _Task:
     """Number of the newest attempt before the submission."""
     saved: int = 0
     """Step of the newest checkpoint before the submission."""
+    withdrawn: bool = False
+    """It was taken back from the engine before it began, for the run has paused."""
     lost_on: tuple[str, ...] = ()
     """Machines that were lost under it."""
     sign: float = 0.0
@@ -230,6 +232,8 @@ class Scheduler:
         recompute = any(attempt.failed_as == "gpu_memory" for attempt in record.attempts)
         job = worker_job(task.stage, directory, self._data_root, recompute_layers=recompute, exclude=task.lost_on)
         self._engine.submit(job)
+        if self._store.has_attempt(task.stage, task.seen + 1):  # `inline` has run it meanwhile
+            self._look_at_submitted(task, self._engine.poll()[task.stage.fingerprint])
 
     def _look_at_submitted(self, task: _Task, job: JobState) -> None:
         if not job.ended and not self._store.has_attempt(task.stage, task.seen + 1):
@@ -272,7 +276,7 @@ class Scheduler:
         if resumable and task.stage.fingerprint in self._unwanted:
             write_down(newest, replace(failure, kind="cancelled"), "cancelled, as asked; the same command continues")
             self._cancel(task)
-        elif resumable and self._stop.is_set():
+        elif resumable and (self._stop.is_set() or task.withdrawn):
             write_down(newest, replace(failure, kind="cancelled"), "stopped with the run; the same command continues")
             self._make_ready(task)
         else:
@@ -305,6 +309,14 @@ class Scheduler:
             return
         self._summary.paused = pause_of(first.stage, task.stage, failure)
         self._tell(Event(kind="paused", stage=task.stage, message=self._summary.paused))
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Take back the jobs that wait in the engine's queue: they would be started, and meet the same error."""
+        for name, task in self._submitted.items():
+            if not self._store.has_attempt(task.stage, task.seen + 1):
+                task.withdrawn = True
+                self._engine.cancel(name)
 
     def _look_at_elsewhere(self, task: _Task) -> None:
         record = self._store.record(task.stage)
@@ -389,10 +401,11 @@ def worker_job(
     exclude: tuple[str, ...] = (),
 ) -> Job:
     """The command that runs a prepared stage, the same on every engine."""
-    gpus = stage.resources["gpus"]
+    gpus, nodes = stage.resources["gpus"], stage.resources.get("nodes", 1)
     command = (sys.executable, "-m", "experiments.worker", str(directory))
     options = ("--data-root", str(data_root), "--device", "cuda" if gpus else "cpu")
     several = ("--processes", str(gpus)) if gpus > 1 else ()
+    apart = ("--nodes", str(nodes)) if nodes > 1 else ()
     saving = ("--recompute-layers",) if recompute_layers else ()
     sources = str(Path(__file__).resolve().parent.parent)
     env = {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
@@ -400,10 +413,11 @@ def worker_job(
         env["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a job that asked for none
     return Job(
         name=stage.fingerprint,
-        command=command + options + several + saving,
+        command=command + options + several + apart + saving,
         directory=directory,
         cpus=stage.resources["cpus"],
         gpus=gpus,
+        nodes=nodes,
         accelerator=stage.resources.get("accelerator"),
         env=env,
         exclude=exclude,

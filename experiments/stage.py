@@ -34,7 +34,7 @@ class Stage:
     seed: int | None
     """Of its random draws; none if it draws nothing."""
     resources: dict[str, Any] = field(compare=False)
-    """`cpus`, `gpus` and maybe `accelerator`, a type of GPU; where a stage runs is not part of what it is."""
+    """`cpus`, `gpus`, maybe their `accelerator` and the `nodes` they are in; where a stage runs is not what it is."""
 
     @property
     def name(self) -> str:

@@ -28,9 +28,9 @@ from experiments.attempt import (
     write_json,
 )
 from experiments.code import code_digest
+from experiments.crew import Crew, Ranks, meeting_point
 from experiments.host import DeviceClock, describe_device, library_versions, oom_kills, slurm_job, source_commit
 from experiments.pictures import leave_pictures
-from experiments.ranks import Crew, Ranks
 from experiments.stop import StopFlag, end_with
 from experiments.watch import StageWatch
 from experiments.work import (
@@ -58,6 +58,7 @@ def run_stage(
     device: str,
     stop: StopFlag,
     processes: int = 1,
+    nodes: int = 1,
     recompute_layers: bool = False,
     log: bool = False,
 ) -> int:
@@ -69,6 +70,8 @@ def run_stage(
         device: as torch names it, `cpu` or `cuda`.
         stop: set from outside to ask for a checkpoint and an early end.
         processes: that share the work; more than one are started by torchrun, with a GPU each if there are any.
+        nodes: machines that the processes are on, equally many on each; the others than this one follow
+            (`experiments.follower`).
         recompute_layers: spend time to save memory in training; the same numbers.
         log: send everything that is printed from now on to the attempt's log.txt.
 
@@ -84,7 +87,8 @@ def run_stage(
     cpus, gpus = stage["resources"]["cpus"], stage["resources"]["gpus"]
     host = describe_device(device) | {"cpus": cpus, "gpus": gpus, "versions": library_versions()}
     host |= {"recompute_layers": True} if recompute_layers else {}
-    clock = DeviceClock(gpus)
+    host |= {"nodes": nodes} if nodes > 1 else {}
+    clock = DeviceClock(gpus, nodes=nodes)
     lease = claim(directory, host | slurm_job() | {"oom_kills": oom_kills()})
     if (directory / "result.json").exists():  # published by an attempt that ended between our look and our claim
         lease.end("cancelled", NOTHING_SPENT, "another worker finished the stage meanwhile")
@@ -108,15 +112,20 @@ def run_stage(
             ending = ending_of(lambda: publication.make(call, watch))
             account = watch.account
     else:
+        meet_at, port = meeting_point(nodes)
         crew = Crew(
             processes=processes,
             gpus=gpus,
+            nodes=nodes,
+            threads=threads(),
+            host=meet_at,
+            port=port,
             data_root=str(data_root),
             device=device,
             start=clock.start,
             recompute_layers=recompute_layers,
         )
-        with Ranks(lease, crew, clock, stop) as ranks:
+        with Ranks(lease, crew, stop) as ranks:
             ending = ending_of(lambda: publication.make(ranks.run, ranks))
             account = ranks.account
     if log:
@@ -205,6 +214,7 @@ def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--probe", action="store_true", help="only time some steps, and leave rate.json in the folder")
     parser.add_argument("--processes", type=int, default=1, help="that share the work, each with one of its GPUs")
+    parser.add_argument("--nodes", type=int, default=1, help="machines that the processes are on, this one first")
     parser.add_argument("--recompute-layers", action="store_true", help="spend time to save memory in training")
     parser.add_argument("--parent", type=int, help="process id to stop with, should it die")
     given = parser.parse_args(arguments)
@@ -224,6 +234,7 @@ def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple
             device=given.device,
             stop=stop,
             processes=given.processes,
+            nodes=given.nodes,
             recompute_layers=given.recompute_layers,
             log=log,
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from experiments import cancel
 from experiments.engines import Engine
 from experiments.engines.cluster import load_cluster
 from experiments.engines.inline import InlineEngine
@@ -67,7 +68,14 @@ def tell(event: Event) -> None:
 
 def run(home: Path, chains: list[Any], engine: Engine) -> dict[str, Any]:
     """Run the stages; gives how that ended, stages by their fingerprints."""
-    scheduler = Scheduler(make_stages(chains), Store(home), engine, data_root=home / "data", on_event=tell)
+    scheduler = Scheduler(
+        make_stages(chains),
+        Store(home),
+        engine,
+        data_root=home / "data",
+        on_event=tell,
+        cancellations=lambda: cancel.asked(home),
+    )
     try:
         summary = scheduler.run()
     except SmaugError as error:

@@ -20,7 +20,8 @@ class QuickStage(Stage):
     """A stage of the store whose work is `run` below.
 
     Its own settings: `steps`, each of `step_s` seconds; `checkpoint_every` so many steps; `hold_at` a step until the
-    file `go` appears in its folder; `kill_at` a step, in as many attempts as `kills` says, or a list with a step for
+    file `go` appears in its folder; `stuck_at` a step that it never takes, nor ends but when asked to, with a file
+    `stuck-N` in its Nth attempt; `kill_at` a step, in as many attempts as `kills` says, or a list with a step for
     each attempt; `fail_at`, `refuse_at`, `diverge_at` a step; `eat_at` a step, 4 GiB of memory; `no_gpu_memory_at`,
     `no_host_memory_at` a step, in as many attempts as `times` says, and on the GPU only as long as layers are not
     recomputed if it is `until_recomputed`; `rank`, which of several processes misbehaves. The first process writes;
@@ -39,9 +40,11 @@ def quick_stage(
     cpus: int = 1,
     gpus: int = 0,
     accelerator: str | None = None,
+    nodes: int | None = None,
     task: str | None = None,
     **own: Any,
 ) -> QuickStage:
+    where = {"accelerator": accelerator, "nodes": nodes}
     return QuickStage(
         kind=kind,
         task=task,
@@ -49,7 +52,7 @@ def quick_stage(
         inputs={},
         parents=parents,
         seed=seed,
-        resources={"cpus": cpus, "gpus": gpus} | ({} if accelerator is None else {"accelerator": accelerator}),
+        resources={"cpus": cpus, "gpus": gpus} | {name: value for name, value in where.items() if value is not None},
     )
 
 
@@ -73,6 +76,7 @@ def run(
     for step in range(first + 1, steps + 1):
         if own.get("rank", 0) == 0:
             _misbehave(own, step, out, recompute_layers)
+        _hold_before(own, step, steps, out, watch)
         time.sleep(own.get("step_s", 0.0))
         loss = 1.0 / (1.0 / loss + 1.0)  # 1 / step, but only where every step before was taken, and once
         with (out / "trail.txt").open("a") as trail:
@@ -111,6 +115,14 @@ def _follow(
         if watch.stop_requested():
             raise Interrupted("stopped with the first")
     return Outcome(metrics={}, useful_s=0.0)
+
+
+def _hold_before(own: Mapping[str, Any], step: int, steps: int, out: Path, watch: Watch) -> None:
+    if own.get("stuck_at") == step:
+        (out / f"stuck-{len(list((out / 'attempts').glob('0*')))}").touch()
+        while not watch.stop_requested():
+            time.sleep(0.01)
+        raise Interrupted(f"stopped after step {step - 1} of {steps}")
 
 
 def _trail(out: Path) -> list[str]:

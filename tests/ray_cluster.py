@@ -4,9 +4,11 @@
 the head, and answers with the cluster's address and the process id of the node's raylet.
 """
 
+import ctypes
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any, Self
 import psutil
 
 ROOT = Path(__file__).parents[1]
+NEW_HOST_NAME = 0x04000000
+"""CLONE_NEWUTS of sched.h, which Python 3.11 lacks."""
 
 
 class RayCluster:
@@ -53,12 +57,14 @@ class RayCluster:
         for left in psutil.wait_procs(family, timeout=20)[1]:
             left.kill()
 
-    def add(self, cpus: int, gpus: int = 0, accelerator: str | None = None) -> int:
-        """Make a node; gives the process id of its raylet."""
+    def add(self, cpus: int, gpus: int = 0, accelerator: str | None = None, host: str | None = None) -> int:
+        """Make a node; gives the process id of its raylet. It may take itself for another host, as root."""
         assert self._process.stdin is not None and self._process.stdout is not None
         node: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": 100 * 2**20}
         if accelerator is not None:
             node["resources"] = {f"accelerator_type:{accelerator}": 1}
+        if host is not None:
+            node["host"] = host
         self._process.stdin.write(json.dumps(node) + "\n")
         self._process.stdin.flush()
         while not (line := self._process.stdout.readline()).startswith("{"):
@@ -74,7 +80,12 @@ def main() -> None:
 
     cluster = Cluster()
     for line in sys.stdin:
-        node = cluster.add_node(**json.loads(line), include_dashboard=False)
+        options = json.loads(line)
+        if (host := options.pop("host", None)) is not None:
+            if ctypes.CDLL(None, use_errno=True).unshare(NEW_HOST_NAME):
+                raise OSError(ctypes.get_errno(), "a node can have no other host's name")
+            socket.sethostname(host)
+        node = cluster.add_node(**options, include_dashboard=False)
         (raylet,) = node.all_processes["raylet"]
         sys.stdout.write(json.dumps({"address": cluster.address, "raylet": raylet.process.pid}) + "\n")
         sys.stdout.flush()

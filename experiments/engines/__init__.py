@@ -21,13 +21,17 @@ class Job:
     directory: Path
     """The stage's folder; what the command prints before it opens its own log goes to launch.txt in it."""
     cpus: int
+    """On all its machines."""
     gpus: int
+    """On all its machines."""
+    nodes: int = 1
+    """Machines that it runs on, with an equal share of CPUs and GPUs on each."""
     accelerator: str | None = None
     """The type its GPUs must be of, as a node names it; none: any."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment the engine gives."""
     exclude: tuple[str, ...] = ()
-    """Host names of machines that were lost under it; engines that choose machines keep it away from them."""
+    """Host names of machines that were lost under it; an engine keeps it away from them, or tells that it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +59,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The machines of an engine; a job must fit on one of them."""
+    """The machines of an engine; a job's share must fit on one of them."""
 
     nodes: tuple[Node, ...]
+    spans: bool = False
+    """Whether a job can run on several of them."""
 
 
 class Engine(Protocol):
@@ -80,6 +86,12 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back what the engine holds, and end what runs, unless its jobs outlive drivers; may be called twice."""
+
+
+def goes_back(job: Job) -> str:
+    """What to tell where a job cannot be kept away from the machines that were lost under it."""
+    where = ", ".join(job.exclude)
+    return f"stage {job.name[:12]} was lost on {where}; no other machine has what it asks for: it may go there again"
 
 
 def local_inventory() -> Inventory:

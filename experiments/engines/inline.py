@@ -1,14 +1,17 @@
 """Runs a stage in this process, while it is submitted: for tests and for a debugger."""
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from experiments.engines import Inventory, Job, JobState, local_inventory
+from experiments.engines import Inventory, Job, JobState, goes_back, local_inventory
 from experiments.stop import StopFlag
 from experiments.worker import run_command
+
+_log = logging.getLogger(__name__)
 
 
 class InlineEngine:
@@ -25,6 +28,8 @@ class InlineEngine:
             KeyboardInterrupt: Ctrl-C was pressed meanwhile, and the caller does not handle it otherwise; the stage
                 has saved its state and ended.
         """
+        if job.exclude:
+            _log.warning("%s", goes_back(job))
         python_dash_m_worker = 3
         stop = StopFlag()
         self._running = job.name, stop

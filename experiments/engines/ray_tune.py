@@ -6,6 +6,7 @@ machine by its CPUs, GPUs and their type; what a trial does is start a worker as
 The Ray that we start asks everybody for a token, and listens on the loopback device only.
 """
 
+import logging
 import os
 import secrets
 import signal
@@ -15,13 +16,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from experiments.engines import Inventory, Job, JobState, Node, local_inventory
+from experiments.engines import Inventory, Job, JobState, Node, goes_back, local_inventory
 from experiments.work import INTERRUPTED
 from smaug_core.errors import SmaugError
 
@@ -67,6 +68,9 @@ OBJECT_STORE_BYTES = 100 * 2**20
 OF_TYPE = "accelerator_type:"
 """Ray gives a machine one of the resource with this prefix for the type of its GPUs."""
 
+NODE = "ray.io/node-id"
+"""Ray gives each node a label of this name with its id."""
+
 A_BIT = 0.001
 """So much of it keeps others out of nothing."""
 
@@ -77,6 +81,8 @@ Ray 2.60 may count the CPUs of a supervisor that was killed as taken for ever: s
 """
 GRACE_S = 60.0
 """Time a cancelled worker has to save its state before it is killed."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -344,8 +350,23 @@ def bundle_of(cpus: int, gpus: int, accelerator: str | None) -> dict[str, float]
     return {"CPU": cpus, "GPU": gpus} | ({} if accelerator is None else {OF_TYPE + accelerator: A_BIT})
 
 
+def nodes_to_avoid(job: Job, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ids of the nodes that a job is kept away from, since it was lost on their machines; `nodes` as Ray tells them.
+
+    None, and it is told, where no other node has what the job asks for: it would wait for ever.
+    """
+    there = [node for node in nodes if node["Alive"] and node["NodeManagerHostname"] in job.exclude]
+    others = [node["Resources"] for node in nodes if node["Alive"] and node not in there]
+    asked = bundle_of(job.cpus, job.gpus, job.accelerator)
+    if not job.exclude or any(all(has.get(name, 0) >= much for name, much in asked.items()) for has in others):
+        return [node["NodeID"] for node in there]
+    _log.warning("%s", goes_back(job))
+    return []
+
+
 def tune_jobs(board: _Board, folder: Path) -> None:
     """One Tune run whose trials are the jobs put on the board, until the board is closed."""
+    import ray
     from ray import tune
     from ray.tune.search import Searcher
 
@@ -362,6 +383,7 @@ def tune_jobs(board: _Board, folder: Path) -> None:
                 "cpus": job.cpus,
                 "gpus": job.gpus,
                 "accelerator": job.accelerator,
+                "avoid": nodes_to_avoid(job, ray.nodes()),
             }
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -385,7 +407,9 @@ def tune_jobs(board: _Board, folder: Path) -> None:
             return board.stopping
 
     def shape(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([bundle_of(config["cpus"], config["gpus"], config["accelerator"])])
+        bundle = bundle_of(config["cpus"], config["gpus"], config["accelerator"])
+        others = {NODE: f"!in({','.join(config['avoid'])})"} if config["avoid"] else {}
+        return tune.PlacementGroupFactory([bundle], bundle_label_selector=[others])
 
     tune.Tuner(
         tune.with_resources(supervise, shape),

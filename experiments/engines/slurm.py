@@ -8,20 +8,20 @@ import hashlib
 import logging
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from experiments.attempt import read_json, write_json
-from experiments.engines import Inventory, Job, JobState
+from experiments.attempt import StoreError, read_attempts, read_json, write_json
+from experiments.engines import Inventory, Job, JobState, goes_back
 from experiments.engines.cluster import Cluster
+from experiments.engines.slurm_folder import SUBMISSION, is_final, last_word, new_folder
 from experiments.engines.slurm_job import in_folder
 from experiments.engines.slurm_queue import Look, SlurmQueue
 from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, checked, submit_array
@@ -44,6 +44,9 @@ REASONS: dict[str, FailureClass] = {
     "TIMEOUT": "timeout",
 }
 """What Slurm's states say about an end; FAILED and COMPLETED only repeat the worker."""
+
+LAST_LINES = 5
+"""So much is told of what a job printed that failed early."""
 
 WORTH_TELLING = re.compile(r"Partition|ReqNodeNotAvail|Nodes?Down|Held|Assoc|QOS|Bad|Account|Reservation|Licenses")
 """Reasons for which a job waits that somebody may have to do something about."""
@@ -71,7 +74,7 @@ class _Placed:
 
     def told(self) -> dict[str, Any] | None:
         """What its supervisor told at its end."""
-        return read_json(self.folder / "ended" / self.file)
+        return read_json(last_word(self.folder, self.id, self.job.name))
 
 
 class SlurmEngine:
@@ -137,11 +140,12 @@ class SlurmEngine:
             elif name not in self._states:
                 self._read_placed()
                 for job_id, folder in self._submitted_before(name):  # it runs since an earlier driver submitted it
-                    (folder / "cancel" / in_folder(job_id, name)).touch()
+                    with suppress(FileNotFoundError):  # what `gc` has deleted has no job any more
+                        (folder / "cancel" / in_folder(job_id, name)).touch()
 
     def inventory(self) -> Inventory:
         """A node as the profile tells it."""
-        return Inventory((self._cluster.node,))
+        return Inventory((self._cluster.node,), spans=True)
 
     @property
     def queries(self) -> int:
@@ -174,13 +178,13 @@ class SlurmEngine:
                     self._placed[name] = placed
         shapes: dict[tuple[object, ...], list[Job]] = {}
         for job in self._waiting.values():
-            shapes.setdefault((job.cpus, job.gpus, job.exclude, job.env.get("PYTHONPATH")), []).append(job)
+            shapes.setdefault((job.cpus, job.gpus, job.nodes, job.exclude, job.env.get("PYTHONPATH")), []).append(job)
         for jobs in shapes.values():
             self._submit_array(jobs)
 
     def _read_placed(self) -> None:
         for file in self._root.glob("*/placed-*.json"):
-            if file not in self._earlier:
+            if file not in self._earlier and SUBMISSION.fullmatch(file.parent.name):
                 self._earlier[file] = read_json(file) or {}
 
     def _submitted_before(self, name: str) -> Iterator[tuple[str, Path]]:
@@ -191,13 +195,20 @@ class SlurmEngine:
 
     def _submit_array(self, jobs: list[Job]) -> None:
         """Submit jobs of one shape; what Slurm refuses for good ends with what it said."""
-        folder = self._folder = self._folder or _new_folder(self._root, self._cluster.name)
+        if self._folder is None or not self._folder.is_dir():
+            self._folder = new_folder(self._root, self._cluster.name, self._name)
+        folder = self._folder
         for job in jobs:
             told = {"name": job.name, "command": list(job.command), "env": dict(job.env)}
             write_json(folder / "jobs" / f"{job.directory.name}.json", told)
         try:
             ids = submit_array(jobs, folder, self._name, self._cluster)
         except SubmissionError as error:
+            if not error.passing and any(job.exclude for job in jobs):  # maybe all nodes that fit are left out
+                for job in jobs:
+                    self._tell_once(goes_back(job))
+                    self._waiting[job.name] = replace(job, exclude=())
+                return
             if error.passing:
                 self._not_before = time.monotonic() + TRY_AGAIN_S
                 self._tell_once(f"Slurm takes no jobs now ({error}); it is asked again")
@@ -208,19 +219,23 @@ class SlurmEngine:
             return
         placed = {job.name: job_id for job, job_id in zip(jobs, ids, strict=True)}
         self._arrays += 1
-        write_json(folder / f"placed-{self._arrays:06d}.json", placed)
+        try:
+            write_json(folder / f"placed-{self._arrays:06d}.json", placed)
+        except StoreError:
+            _scancel(ids)  # nobody would know of them, and the next driver submit their stages again
+            raise
         for job in jobs:
             del self._waiting[job.name]
             self._placed[job.name] = _Placed(job, placed[job.name], folder, time.monotonic())
 
     def _look_for_ends(self, look: Look) -> None:
-        listed = {folder: set(os.listdir(folder / "ended")) for folder in {p.folder for p in self._placed.values()}}
+        listed = {folder: _names_in(folder / "ended") for folder in {p.folder for p in self._placed.values()}}
         for name, placed in list(self._placed.items()):
             told = placed.told() if placed.file in listed[placed.folder] else None
             ended = _end_of(placed, told, look)
             if ended is not None:
                 del self._placed[name]
-                self._states[name] = ended
+                self._states[name] = _explained(ended, placed)
 
     def _look_at_waiting(self, look: Look) -> None:
         """Take cancelled jobs that have not started out of the queue; tell what keeps others there."""
@@ -234,7 +249,7 @@ class SlurmEngine:
             elif WORTH_TELLING.search(standing.reason):
                 self._tell_once(f"Slurm holds job {placed.id} back: {standing.reason}")
         if unwanted:
-            _scancel_pending(unwanted)
+            _scancel(unwanted, "--state=PENDING")
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:
@@ -242,12 +257,12 @@ class SlurmEngine:
             _log.warning("%s", message)
 
 
-def is_final(told: dict[str, Any] | None) -> bool:
-    """Whether a supervisor's word is the end of its job.
-
-    One whose worker was interrupted or killed may be in the queue again, and Slurm may know more of why.
-    """
-    return told is not None and told["exit_code"] >= 0 and told["exit_code"] != INTERRUPTED
+def _names_in(folder: Path) -> set[str]:
+    """Of its files; of a driver that slept for a day `gc` may have deleted the folder: then only Slurm can tell."""
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
 
 
 def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobState | None:
@@ -265,22 +280,29 @@ def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobStat
         return None
     if placed.cancelled:
         return JobState(True, INTERRUPTED, "" if told else "cancelled before it started")
-    message = f"Slurm ended job {placed.id}: {standing.state}" if standing.state in REASONS or told is None else ""
+    message = _ended_by_slurm(placed, standing.state) if standing.state in REASONS or told is None else ""
     return JobState(True, code, message, REASONS.get(standing.state, reason))
 
 
-def _scancel_pending(ids: list[str]) -> None:
-    """Take jobs out of the queue; where Slurm does not answer, their marks end them when they start."""
-    command = ["scancel", "--state=PENDING", *ids]
+def _explained(ended: JobState, placed: _Placed) -> JobState:
+    """An end; of a job that failed before its worker could say a word, why: its set-up lines, or no Python there."""
+    if ended != JobState(True, None, _ended_by_slurm(placed, "FAILED")):
+        return ended
+    if any(attempt.owner.get("slurm", {}).get("job") == placed.id for attempt in read_attempts(placed.job.directory)):
+        return ended
+    try:
+        printed = (placed.folder / "slurm" / f"{placed.id}_0_log.out").read_text(errors="replace")
+    except OSError:
+        printed = ""
+    said = "; ".join(line.strip() for line in printed.splitlines()[-LAST_LINES:] if line.strip())
+    return JobState(True, None, f"its job failed before the stage began: {said or 'it printed nothing'}", "user_error")
+
+
+def _ended_by_slurm(placed: _Placed, state: str) -> str:
+    return f"Slurm ended job {placed.id}: {state}"
+
+
+def _scancel(ids: list[str], *only: str) -> None:
+    """Take jobs out of the queue; where Slurm does not answer, those that have marks end when they start."""
     with suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(command, capture_output=True, timeout=COMMAND_S, check=False)
-
-
-def _new_folder(root: Path, cluster: str) -> Path:
-    """A folder that nobody else has used, closed to others: what a job unpickles lies in it."""
-    root.mkdir(parents=True, exist_ok=True)
-    folder = root / f"{cluster}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700)
-    for name in ("jobs", "cancel", "ended", "slurm"):
-        (folder / name).mkdir(mode=0o700)
-    return folder
+        subprocess.run(["scancel", *only, *ids], capture_output=True, timeout=COMMAND_S, check=False)

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from experiments.attempt import StoreError, read_attempts, read_json, write_json
+from experiments.failures import FailureClass
+from experiments.follower import Follower
 from experiments.host import SLURM_JOB, SLURM_RESTART
+from experiments.postmortem import Failure, write_down
 from experiments.work import INTERRUPTED
 
 FOLDER = "SMAUG_SLURM_FOLDER"
@@ -26,7 +29,7 @@ GRACE_S = 60.0
 
 
 def run(directory: str) -> None:
-    """Run the worker of the stage in `directory` to its end.
+    """Run the worker of the stage in `directory` to its end, or share its work on another node of the job.
 
     SIGUSR2, which Slurm sends before the time limit, has the stage saved and the job queued again, as long as the
     stage gets on. SIGTERM, which Slurm sends to end a job, has it saved: Slurm itself queues again what it preempts.
@@ -34,18 +37,21 @@ def run(directory: str) -> None:
     Raises:
         SystemExit: the worker ended with another code than 0; Slurm's accounting then shows it.
     """
-    code = _Supervisor(Path(directory), Path(os.environ[FOLDER]), slurm_id(os.environ)).run()
-    if code:
+    supervisor = _Supervisor(Path(directory), Path(os.environ[FOLDER]), os.environ)
+    if (node := int(os.environ.get("SLURM_NODEID", "0"))) > 0:
+        supervisor.follow(node)
+        return
+    if code := supervisor.run():
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def slurm_id(environment: Any) -> str:
+def slurm_id(environment: Mapping[str, str]) -> str:
     """The job's id as squeue prints it, `7_1` in an array."""
     array = environment.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else str(environment["SLURM_JOB_ID"])
 
 
-def restarts(environment: Any) -> str:
+def restarts(environment: Mapping[str, str]) -> str:
     """How often the job was queued again."""
     return str(environment.get("SLURM_RESTART_COUNT", "0"))
 
@@ -56,26 +62,41 @@ def in_folder(job: str, name: str) -> str:
 
 
 class _Supervisor:
-    def __init__(self, directory: Path, folder: Path, job: str) -> None:
-        self._directory, self._job = directory, job
+    def __init__(self, directory: Path, folder: Path, environment: Mapping[str, str]) -> None:
+        self._directory, self._job, self._restarts = directory, slurm_id(environment), restarts(environment)
         told = read_json(folder / "jobs" / f"{directory.name}.json")
         if told is None:
             raise StoreError(f"{folder}: says nothing of {directory.name}; it must be there while its jobs run")
-        self._told, name = told, in_folder(job, told["name"])
+        self._told, name = told, in_folder(self._job, told["name"])
         self._mark, self._ended = folder / "cancel" / name, folder / "ended" / name
         self._near_limit = False
         self._asked = False
 
     def run(self) -> int:
         self._ended.unlink(missing_ok=True)  # of a run of this job before it was queued again
+        self._note_before()
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._hear)
         code = INTERRUPTED if self._mark.exists() else self._run_worker()
         if code == INTERRUPTED and self._near_limit and not self._mark.exists() and self._gets_on():
             self._queue_again()
         reason = "timeout" if code == INTERRUPTED and self._near_limit else None
-        write_json(self._ended, {"exit_code": code, "reason": reason, "time": time.time()})
+        told = {"exit_code": code, "reason": reason, "time": time.time(), "restart": int(self._restarts)}
+        write_json(self._ended, told)
         return code
+
+    def follow(self, node: int) -> None:
+        """Share the work of the worker that the job's first node runs; it is asked to stop there, and passes it on."""
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, lambda *_: None)
+        os.environ.update(self._told["env"])
+        job = {"slurm": {"job": self._job, "restart": int(self._restarts)}}
+        Follower(self._directory, node, job, self._has_ended).run()
+
+    def _has_ended(self) -> bool:
+        """Whether the first node's part has ended since the job was queued last."""
+        told = read_json(self._ended)
+        return told is not None and told["restart"] == int(self._restarts)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
@@ -88,7 +109,7 @@ class _Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self._told["env"] | {SLURM_JOB: self._job, SLURM_RESTART: restarts(os.environ)},
+                env=os.environ | self._told["env"] | {SLURM_JOB: self._job, SLURM_RESTART: self._restarts},
                 start_new_session=True,
             )
         asked_at: float | None = None
@@ -107,10 +128,25 @@ class _Supervisor:
         *before, last = (attempt.last["step"] for attempt in read_attempts(self._directory))
         return last > max(before, default=0)
 
+    def _note_before(self) -> None:
+        """Write down why this job's attempt ended before Slurm queued the job again by itself: no driver sees that."""
+        before = [attempt for attempt in read_attempts(self._directory) if attempt.state not in ("running", "done")]
+        last = before[-1] if before else None
+        if last is None or last.failure is not None or last.owner.get("slurm", {}).get("job") != self._job:
+            return
+        kind: FailureClass = "node_lost" if last.end is None else "preempted"
+        seen = "it left no word" if last.end is None else last.end["message"]
+        failure = Failure(kind=kind, cause=f"{seen}; Slurm queued job {self._job} again")
+        write_down(last, failure, "resumed by the same job")
+
     def _queue_again(self) -> None:
         """Give this job back to the queue and end; where Slurm refuses, the driver tries again."""
+        near = Failure(kind="timeout", cause=f"the time limit of job {self._job} came near")
+        attempt = read_attempts(self._directory)[-1]
+        write_down(attempt, near, "queued again, to be resumed by the same job")
         asked = subprocess.run(["scontrol", "requeue", self._job], capture_output=True, text=True, check=False)
         if asked.returncode != 0:
             sys.stderr.write(f"not queued again: {asked.stderr}")
+            write_down(attempt, near, "left to the driver, for Slurm refused to queue the job again")
             return
         os._exit(INTERRUPTED)

@@ -6,7 +6,10 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from smaug_core.errors import SmaugError
 
 QUERY_EVERY_S = 5.0
 """At most one query in so long, however many jobs there are: a site's scheduler is everybody's."""
@@ -97,31 +100,47 @@ class SlurmQueue:
         return self._latest
 
     def _ask(self, now: float) -> None:
-        # Not by ids: Slurm refuses a list of which it knows none, and it may be long.
-        command = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}"]
         try:
-            ran = subprocess.run(
-                [*command, f"--name={self._name}", "--format=%i|%T|%r"],
-                capture_output=True,
-                text=True,
-                timeout=QUERY_LIMIT_S,
-                env=self._environment,  # this process's is changed for a moment whenever jobs are submitted
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
+            # This process's environment is changed for a moment whenever jobs are submitted.
+            self._latest = Look(now, query(self._name, self._environment))
+        except QueryError as error:
             self._complain(str(error))
             return
-        if ran.returncode != 0:
-            self._complain(ran.stderr.strip())
-            return
         self._complain("")
-        self._latest = Look(now, read_squeue(ran.stdout))
 
     def _complain(self, why: str) -> None:
         """Tell once that Slurm does not answer, and once that it does again; jobs go on meanwhile."""
         if bool(why) != bool(self._complained):
             _log.warning("Slurm %s", f"does not answer ({why}); it is asked again" if why else "answers again")
         self._complained = why
+
+
+class QueryError(SmaugError):
+    """Slurm gave no answer."""
+
+
+def query(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, Standing]:
+    """Ask once for all of this user's jobs of a name; gives them by id.
+
+    Raises:
+        QueryError: there is no answer.
+    """
+    # Not by ids: Slurm refuses a list of which it knows none, and it may be long.
+    command = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}"]
+    try:
+        ran = subprocess.run(
+            [*command, f"--name={name}", "--format=%i|%T|%r"],
+            capture_output=True,
+            text=True,
+            timeout=QUERY_LIMIT_S,
+            env=environment,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise QueryError(str(error)) from error
+    if ran.returncode != 0:
+        raise QueryError(ran.stderr.strip())
+    return read_squeue(ran.stdout)
 
 
 def read_squeue(text: str) -> dict[str, Standing]:

@@ -45,12 +45,13 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    (cpus, gpus, sources) = jobs[0].cpus, jobs[0].gpus, jobs[0].env.get("PYTHONPATH", "")
+    nodes, sources = jobs[0].nodes, jobs[0].env.get("PYTHONPATH", "")
+    cpus, gpus = jobs[0].cpus // nodes, jobs[0].gpus // nodes
     executor = submitit.SlurmExecutor(folder=folder / "slurm")
     executor.update_parameters(
         job_name=name,
         time=cluster.time_minutes,
-        nodes=1,
+        nodes=nodes,
         ntasks_per_node=1,
         cpus_per_task=cpus,
         gres=cluster.gres(gpus),
@@ -66,7 +67,8 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
         stderr_to_stdout=True,
         additional_parameters={"requeue": True, "export": ",".join(cluster.export)},
         # Since 22.05 srun does not take over the number of CPUs, and else it would pass on what sbatch may only.
-        srun_args=["--export=ALL", f"--cpus-per-task={cpus}"],
+        # A node whose part ends with an error ends the others' parts.
+        srun_args=["--export=ALL", f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
         setup=[
             *cluster.setup,
             f"export {FOLDER}={shlex.quote(checked(str(folder), 'the home folder'))}",

@@ -1,5 +1,6 @@
 """The sites that every engine's contract is checked at."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from experiments.engines import local_cpus
 from experiments.store import Store
-from tests.conformance.drivers import Driver, Site
+from tests.conformance.drivers import Driver, Site, wait_until
 from tests.ray_cluster import RayCluster
 from tests.slurm_cluster import OneMachine
 
@@ -36,6 +37,19 @@ def one_machine() -> Iterator[OneMachine]:
         pytest.skip(why)
     with cluster.alone():
         yield cluster
+
+
+@pytest.fixture
+def whole(one_machine: OneMachine) -> Iterator[OneMachine]:
+    """A cluster that a test may damage; it is mended and emptied afterwards."""
+    yield one_machine
+    for name in ("slurmctld", "node1", "node2"):
+        if one_machine.lacks(name):
+            one_machine.start_daemon(name)
+    one_machine.ask("scontrol", "update", "PartitionName=gpu", "State=UP")
+    one_machine.resume_nodes()
+    one_machine.ask("scancel", f"--user={os.getuid()}")
+    wait_until(lambda: not one_machine.jobs())
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,8 @@ class Site:
     """The most that one machine has."""
     outlives: bool = False
     """Whether its workers go on when their driver is killed."""
+    under: tuple[str, ...] = ()
+    """A command that its drivers are started by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +64,7 @@ class Driver:
     """A running `tests.quick_driver`, in a process group of its own like a command in a terminal."""
 
     def __init__(self, home: Path, site: Site, chains: list[Any] | None = None) -> None:
-        command = [sys.executable, "-m", "tests.quick_driver", str(home), site.name]
+        command = [*site.under, sys.executable, "-m", "tests.quick_driver", str(home), site.name]
         self.home = home
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         self.process = subprocess.Popen(

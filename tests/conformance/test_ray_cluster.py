@@ -5,14 +5,22 @@ import re
 import signal
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from experiments.attempt import read_attempts
+from experiments.engines import Job
+from experiments.engines.ray_tune import nodes_to_avoid
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
-from tests.conformance.drivers import Driver, Told, states, trail, wait_until
+from tests.conformance.drivers import Driver, Site, Told, states, trail, wait_until
 from tests.experiments.smoke import SCALE, SWEEP, Smoke
+from tests.quick_driver import make_stages
 from tests.quick_stage import quick_stage
 from tests.ray_cluster import RayCluster
 
@@ -94,6 +102,53 @@ def test_a_stage_whose_node_is_killed_goes_on_at_another(store: Store, engine: D
     spent = sum(attempt.last["spent_s"] for attempt in record.attempts)
     assert record.hours.billed * 3600 == pytest.approx(max(spent, record.hours.useful * 3600))
     assert all(attempt.last["spent_s"] > 0 for attempt in record.attempts)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a node another host's name")
+def test_a_stage_is_kept_away_from_the_machine_it_was_lost_on(
+    store: Store, drive: Callable[[Site, list[Any]], Driver], ray_cluster: RayCluster
+) -> None:
+    """A host with two nodes and another with one: the second try is on the other, though the first has room."""
+    for host in ("lost", "lost", "other"):
+        ray_cluster.add(1, 1, "P4", host=host)
+    site = Site(name=f"ray@{ray_cluster.address}", environment=ray_cluster.environment, cpus=2)
+    chains = [
+        [("pretrain", {"gpus": 1, "accelerator": "P4", "steps": 4, "hold_at": 2, "seed": seed})] for seed in (1, 2, 3)
+    ]
+    stages = make_stages(chains)
+    driver = drive(site, chains)
+    driver.wait_until(lambda: all(trail(store, stage) == [1, 2] for stage in stages))
+    owners = {stage.seed: read_attempts(store.directory(stage))[0].owner for stage in stages}
+    assert sorted(owner["host"] for owner in owners.values()) == ["lost", "lost", "other"]
+    first, second, third = sorted(stages, key=lambda stage: owners[stage.seed]["host"])
+    for stage in (second, third):  # room for it on its own host, and on the other
+        (store.directory(stage) / "go").touch()
+    driver.wait_until(lambda: all(store.result(stage) for stage in (second, third)))
+    os.kill(raylet_of(owners[first.seed]["pid"]), signal.SIGKILL)
+    driver.wait_until(lambda: len(read_attempts(store.directory(first))) == 2)
+    (store.directory(first) / "go").touch()
+    ended = driver.finish()
+    assert (len(ended["done"]), ended["failed"]) == (3, [])
+    before, last = read_attempts(store.directory(first))
+    assert (before.owner["host"], last.owner["host"]) == ("lost", "other")
+    assert before.failure is not None
+    assert before.failure["done"] == "tried again, away from lost where the engine can"
+
+
+def test_nodes_are_avoided_only_where_another_has_what_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def node(number: int, host: str, alive: bool = True, **resources: float) -> dict[str, Any]:
+        return {"NodeID": f"id{number}", "NodeManagerHostname": host, "Alive": alive, "Resources": resources}
+
+    job = Job(name="f" * 64, command=(), directory=tmp_path, cpus=2, gpus=1, exclude=("a", "gone"))
+    nodes = [node(1, "a", CPU=4, GPU=1), node(2, "a", CPU=4), node(3, "b", CPU=2, GPU=1), node(4, "a", alive=False)]
+    assert nodes_to_avoid(job, nodes) == ["id1", "id2"]
+    assert nodes_to_avoid(replace(job, exclude=()), nodes) == []
+    assert not caplog.messages
+    for lacking in (replace(job, gpus=2), replace(job, cpus=3), replace(job, exclude=("a", "b"))):
+        assert nodes_to_avoid(lacking, nodes) == []
+    assert "was lost on a, gone; no other machine has what it asks for" in caplog.messages[0]
 
 
 # The command line.

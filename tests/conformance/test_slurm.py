@@ -1,14 +1,17 @@
 """What a cluster does to jobs, on a real Slurm: nothing is lost, nothing runs twice, nothing is submitted twice."""
 
-import os
+import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from experiments.attempt import read_attempts
+from experiments.garbage import find_garbage
+from experiments.removal import remove
 from experiments.stage import Stage
 from experiments.store import Store
 from tests.conformance.drivers import Driver, Site, states, trail, wait_until
@@ -20,19 +23,6 @@ pytestmark = pytest.mark.slurm
 
 Start = Callable[[Site, list[Any]], Driver]
 LONG: dict[str, Any] = {"steps": 4, "hold_at": 2}
-
-
-@pytest.fixture
-def whole(one_machine: OneMachine) -> Iterator[OneMachine]:
-    """A cluster that a test may damage; it is mended and emptied afterwards."""
-    yield one_machine
-    for name in ("slurmctld", "node1", "node2"):
-        if one_machine.lacks(name):
-            one_machine.start_daemon(name)
-    one_machine.ask("scontrol", "update", "PartitionName=gpu", "State=UP")
-    one_machine.resume_nodes()
-    one_machine.ask("scancel", f"--user={os.getuid()}")
-    wait_until(lambda: not one_machine.jobs())
 
 
 def begin(one_machine: OneMachine, drive: Start, store: Store, **own: Any) -> tuple[Driver, Stage, list[Any]]:
@@ -149,6 +139,54 @@ def test_jobs_of_a_killed_driver_are_taken_over_by_the_next(whole: OneMachine, d
     for stage in stages:
         assert whole.job_of(store, stage) in before
         assert (trail(store, stage), states(store, stage)) == ([1, 2, 3, 4], ["done"])
+
+
+ELSEWHERE = ("unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c")
+"""With what follows on a machine of another name, which sees no process of this one."""
+
+
+def test_a_driver_that_is_killed_and_started_elsewhere(whole: OneMachine, drive: Start, store: Store) -> None:
+    """The first stage runs when its driver dies; the next driver can only tell by its signs of life."""
+    elsewhere = replace(whole.site, under=(*ELSEWHERE, 'hostname elsewhere && exec "$@"', "sh"))
+    chains = [[("pretrain", LONG), ("finetune", {})]]
+    first, second = make_stages(chains)
+    driver = drive(whole.site, chains)
+    driver.wait_until(lambda: trail(store, first) == [1, 2])
+    driver.process.kill()
+    driver.process.wait()
+    driver = drive(elsewhere, chains)
+    assert driver.process.stdout is not None
+    while '"waiting"' not in (line := driver.process.stdout.readline()):
+        assert line, "the driver ended"
+    let_go(store, first)
+    assert driver.finish()["done"] == [first.fingerprint, second.fingerprint]
+    assert (trail(store, first), states(store, first)) == ([1, 2, 3, 4], ["done"])
+    assert (trail(store, second), states(store, second)) == ([1, 2, 3], ["done"])
+    for stage in (first, second):
+        whole.job_of(store, stage)
+
+
+def test_gc_takes_no_folder_that_a_job_may_still_come_to(
+    whole: OneMachine, drive: Start, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a driver lives, once it was killed and jobs run and wait, and when all is over."""
+    monkeypatch.setenv("SLURM_CONF", whole.environment["SLURM_CONF"])
+    chains = [[("pretrain", LONG | {"cpus": 8, "seed": seed})] for seed in range(3)]
+    stages = make_stages(chains)
+    driver = drive(whole.site, chains)
+    driver.wait_until(lambda: sum(trail(store, stage) == [1, 2] for stage in stages) == 2)
+    driver.process.kill()
+    driver.process.wait()
+    (folder,) = (store.home / "slurm").iterdir()
+    (kept,) = [kept for kept in find_garbage(store.home).kept if kept.path == folder]
+    assert re.fullmatch(r"Slurm says of its job \d+_\d, for [0-9a-f]{12}: (PENDING|RUNNING)", kept.why)
+    for stage in stages:
+        store.prepare(stage)
+        let_go(store, stage)
+    wait_until(lambda: all(store.result(stage) for stage in stages) and set(whole.jobs().values()) <= {"COMPLETED"})
+    (each,) = [each for each in find_garbage(store.home).garbage if each.kind == "slurm"]
+    assert remove(store.home, [each], lambda facts: None).deleted == [each] and not folder.exists()
+    assert sorted(drive(whole.site, chains).finish()["cached"]) == sorted(stage.fingerprint for stage in stages)
 
 
 def test_gpus_that_are_all_busy_are_waited_for_and_each_is_given_once(

@@ -6,6 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
+from experiments.chain import cut_stages
+from experiments.driver import prepare_data
+from experiments.scale import load_scale
+from experiments.stage import Stage
+
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = "sweeps/masking_ratio.yaml"
 SCALE = """\
@@ -113,3 +120,12 @@ class Smoke:
         """Every attempt at any stage."""
         store = self.home / "store"
         return sorted(str(path.relative_to(store)) for path in store.glob("*/*/attempts/0*"))
+
+
+def prepared_training(folder: Path) -> Stage:
+    """A pre-training whose batches up to four processes can share; its data is in `data` of the folder."""
+    file = folder / "smoke.yaml"
+    file.write_text(SCALE.replace("negatives_group: 16", "negatives_group: 4"))
+    scale = load_scale(str(file))
+    prepare_data([scale.base_config()], folder / "data", Console(quiet=True))
+    return next(stage for stage in cut_stages(scale.base_config(), scale.resources, 0, 0) if stage.kind == "pretrain")

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from experiments import overview
-from experiments.attempt import claim, read_attempts, write_json
+from experiments.attempt import Attempt, claim, read_attempts, write_json
 from experiments.chain import cut_stages
+from experiments.crew import ended_as
 from experiments.driver import prepare_data
 from experiments.engines import Engine, Job, JobState
 from experiments.engines.inline import InlineEngine
@@ -25,8 +27,7 @@ from experiments.facts import RECOMPUTED
 from experiments.failures import POLICIES, FailureClass, Seen, Tries, classify, signature
 from experiments.host import oom_kills, oom_kills_since
 from experiments.logs import read_log
-from experiments.postmortem import checkpoint_step, largest_batch
-from experiments.ranks import ended_as
+from experiments.postmortem import checkpoint_step, examine, largest_batch
 from experiments.records import stage_facts, trial_facts, write_trial
 from experiments.scale import load_scale
 from experiments.scheduler import Scheduler
@@ -34,7 +35,9 @@ from experiments.stage import Stage
 from experiments.standing import Observer
 from experiments.stop import StopFlag
 from experiments.store import Store
+from experiments.work import INTERRUPTED
 from experiments.worker import DONE, run_stage
+from tests.conformance.drivers import wait_until
 from tests.experiments.made_trials import trial
 from tests.experiments.smoke import SCALE
 from tests.process_engine import ProcessEngine
@@ -80,6 +83,15 @@ def failures(store: Store, stage: Stage) -> list[tuple[str, str] | None]:
     """Class of each attempt's failure, and what was done."""
     attempts = read_attempts(store.directory(stage))
     return [None if a.failure is None else (a.failure["class"], a.failure["done"]) for a in attempts]
+
+
+@pytest.mark.parametrize(("nodes", "host"), [({}, "a"), ({"nodes": 2}, "")])
+def test_of_several_machines_nobody_knows_which_was_lost(store: Store, nodes: dict[str, int], host: str) -> None:
+    owner = {"host": "a", "boot": "b"} | nodes
+    attempt = Attempt(number=1, directory=store.home, owner=owner, progress={}, end=None)
+    lost = JobState(True, None, "Slurm ended job 7: NODE_FAIL", "node_lost")
+    failure = examine(lost, store.record(quick_stage()), attempt)
+    assert (failure.kind, failure.host) == ("node_lost", host)
 
 
 @pytest.mark.parametrize(
@@ -413,6 +425,58 @@ def test_the_same_error_in_two_stages_pauses_and_what_runs_goes_on(store: Store,
     assert again.done == [never] and not again.paused, "the rest goes on without them"
 
 
+def test_on_one_slot_after_another_nothing_is_begun_after_the_second_error(store: Store) -> None:
+    """Inline, which runs a stage while it is submitted."""
+    stages = [quick_stage(fail_at=2, seed=1), quick_stage(seed=2), quick_stage(fail_at=2, seed=3), quick_stage(seed=4)]
+    summary, _ = run(store, InlineEngine(), *stages)
+    assert summary.paused and len(summary.failed) == 2 and summary.done == [stages[1]]
+    assert not store.directory(stages[3]).exists()
+
+
+class Queueing(ProcessEngine):
+    """Runs two jobs at once; of those that wait, one begins just when it is cancelled, as on a real engine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: dict[str, Job] = {}
+        self.withdrawn: dict[str, JobState] = {}
+
+    def submit(self, job: Job) -> None:
+        if len(self.submitted) < 2:
+            super().submit(job)
+        else:
+            self.waiting[job.name] = job
+
+    def poll(self) -> dict[str, JobState]:
+        return {name: JobState(False) for name in self.waiting} | self.withdrawn | dict(super().poll())
+
+    def cancel(self, name: str) -> None:
+        job = self.waiting.pop(name)
+        if len(self.submitted) == 2:
+            super().submit(job)
+            wait_until(lambda: (job.directory / "trail.txt").exists())
+            super().cancel(name)
+        else:
+            self.withdrawn[name] = JobState(True, INTERRUPTED, "cancelled before it started")
+
+
+def test_what_waits_in_an_engines_queue_when_a_run_pauses_is_taken_back(store: Store) -> None:
+    engine = Queueing()
+    failing = [quick_stage(fail_at=2, seed=seed) for seed in (1, 2)]
+    begun, waiting = (quick_stage(hold_at=2, seed=seed) for seed in (3, 4))
+    with closing(engine):
+        summary, told = run(store, engine, *failing, begun, waiting)
+    assert summary.paused and {stage.seed for stage, _ in summary.failed} == {1, 2} and not summary.interrupted
+    assert [kind for kind, _ in told] == ["failed", "failed", "paused"]
+    assert failures(store, begun) == [("cancelled", "stopped with the run; the same command continues")]
+    assert read_attempts(store.directory(waiting)) == []
+    for stage in (begun, waiting):
+        (store.directory(stage) / "go").touch()
+    with closing(ProcessEngine()) as another:
+        again, _ = run(store, another, *failing, begun, waiting)
+    assert len(again.done) == 2 and store.record(begun).attempts[-1].state == "done"
+
+
 def test_errors_that_differ_do_not_pause(store: Store, engine: Engine) -> None:
     stages = quick_stage(fail_at=2), quick_stage(refuse_at=2), quick_stage(diverge_at=2), quick_stage(diverge_at=2, a=1)
     summary, _ = run(store, engine, *stages, quick_stage(seed=5))
@@ -437,13 +501,14 @@ class Losing(InlineEngine):
             super().submit(job)
 
 
-def test_a_lost_node_is_kept_away_from(store: Store) -> None:
+def test_a_lost_node_is_kept_away_from(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     stage, engine = quick_stage(), Losing("node_lost", "node_lost")
     summary, told = run(store, engine, stage)
     assert summary.done == [stage]
     assert [job.exclude for job in engine.jobs] == [(), ("node1",), ("node1",)]
     message = "node lost: as the engine says; tried again, away from node1 where the engine can"
     assert told == [("retry", message)] * 2
+    assert "was lost on node1; no other machine has what it asks for" in caplog.messages[-1], "inline has but one"
 
 
 def test_a_stage_out_of_time_that_saved_nothing_is_not_tried_again(store: Store) -> None:

@@ -202,6 +202,30 @@ def test_a_stage_must_fit_on_one_machine(asked: dict[str, Any], told: str | None
     assert resource_problems([quick_stage(**asked)], MIXED) == ([] if told is None else [told])
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"nodes": 2, "gpus": 8, "cpus": 32}, None),
+        (
+            {"nodes": 2, "gpus": 10, "cpus": 32},
+            "gpus: 5 on each of 2 nodes is more{can} 4",
+        ),
+        (
+            {"nodes": 4, "gpus": 4, "cpus": 80},
+            "cpus: 20 on each of 4 nodes is more{can} 16",
+        ),
+    ],
+)
+def test_a_share_must_fit_on_one_machine_of_a_cluster(asked: dict[str, Any], told: str | None) -> None:
+    cluster = Inventory((Node(cpus=16, gpus=4),), spans=True)
+    found = resource_problems([quick_stage(**asked)], cluster)
+    assert found == (
+        [] if told is None else [f"resources.pretrain.{told}".format(can=" than one stage can have here; at most")]
+    )
+    alone = "machines for one stage need a cluster; right would be --engine slurm"
+    assert resource_problems([quick_stage(**asked)], MIXED) == [f"resources.pretrain.nodes: {asked['nodes']} {alone}"]
+
+
 def test_a_type_of_gpu_is_not_there_where_nothing_tells_types() -> None:
     (problem,) = resource_problems([quick_stage(gpus=1, accelerator="A6000")], Inventory((Node(cpus=4, gpus=2),)))
     assert problem == "resources.pretrain.accelerator: 'A6000' is not here; there is no GPU of known type"

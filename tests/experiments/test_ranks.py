@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from experiments.attempt import read_attempts
-from experiments.ranks import ended_as
+from experiments.crew import ended_as
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
 from experiments.work import BAD_INPUT, DIVERGED, DONE, FAILED, INTERRUPTED, Ending

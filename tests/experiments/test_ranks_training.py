@@ -5,27 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from safetensors.torch import load_file
 
 from experiments.attempt import read_attempts
-from experiments.chain import cut_stages
-from experiments.driver import prepare_data
 from experiments.gallery import stored_gallery
-from experiments.scale import load_scale
 from experiments.store import Store, read_curve
-from tests.experiments.smoke import ROOT, SCALE
+from tests.experiments.smoke import ROOT, prepared_training
 
 pytestmark = pytest.mark.slow
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    file = tmp_path / "smoke.yaml"
-    file.write_text(SCALE.replace("negatives_group: 16", "negatives_group: 4"))
-    scale = load_scale(str(file))
-    data = tmp_path / "data"
-    prepare_data([scale.base_config()], data, Console(quiet=True))
-    stage = next(stage for stage in cut_stages(scale.base_config(), scale.resources, 0, 0) if stage.kind == "pretrain")
+    stage, data = prepared_training(tmp_path), tmp_path / "data"
     results, weights, curves = [], [], []
     for processes in (1, 2):
         store = Store(tmp_path / str(processes))

@@ -1,12 +1,14 @@
 """The Slurm engine against commands that answer as told: what is an end, what is another try, what is no text."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.attempt import StoreError, claim
 from experiments.engines import Job, JobState
 from experiments.engines.cluster import load_cluster
 from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, _end_of, _Placed
@@ -16,6 +18,7 @@ from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, DONE, INTERRUPTED
 from smaug_core.errors import SmaugError
 from tests.conformance.drivers import wait_until
+from tests.faults import full_disk
 from tests.slurm_cluster import PROFILE
 
 
@@ -92,13 +95,14 @@ class Commands:
         self.folder = folder / "bin"
         self.folder.mkdir()
         monkeypatch.setenv("PATH", str(self.folder), prepend=":")
-        for name in ("srun", "scancel", "squeue"):
+        for name in ("srun", "scancel", "squeue", "scontrol"):
             self.say(name, "true")
 
     def say(self, name: str, script: str) -> None:
-        path = self.folder / name
+        path = self.folder / f"{name}.new"
         path.write_text(f'#!/bin/sh\necho "$*" >>{self.folder}/{name}.calls\n{script}\n')
         path.chmod(0o755)
+        path.rename(self.folder / name)  # a thread may be calling it
 
     def calls(self, name: str) -> list[str]:
         path = self.folder / f"{name}.calls"
@@ -210,6 +214,68 @@ def test_a_job_of_an_earlier_driver_is_cancelled_unsubmitted(tmp_path: Path, com
     assert mark.name == "9-name1.json"
 
 
+def test_a_folder_that_gc_has_deleted_under_a_driver_that_slept_ends_nothing(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
+    monkeypatch.setattr("experiments.engines.slurm.SHOWN_WITHIN_S", 0.2)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    engine.poll()
+    (folder,) = (tmp_path / "home" / "slurm").iterdir()
+    shutil.rmtree(folder)
+    wait_until(lambda: engine.poll()["name1"] == JobState(True, None, "Slurm no longer knows job 9"))
+    engine.cancel("name1")
+    engine.submit(job(tmp_path, 2))
+    engine.poll()
+    assert len(list((tmp_path / "home").glob("slurm/*/placed-*.json"))) == 1
+
+
+def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its set-up lines are wrong, or Python is not there: another try would end the same, and so would all others."""
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    commands.say("squeue", "echo '9|FAILED|NonZeroExitCode'")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    for number, printed in enumerate(("", "a\n\nline 3: module: command not found\n")):
+        engine.submit(job(tmp_path, number))
+        engine.poll()
+        (folder,) = (tmp_path / "home" / "slurm").iterdir()
+        (folder / "slurm" / "9_0_log.out").write_text(printed)
+        wait_until(lambda number=number: engine.poll()[f"name{number}"].ended)
+    first, second = engine.poll().values()
+    began = "its job failed before the stage began: "
+    assert (first.reason, first.message) == ("user_error", f"{began}it printed nothing")
+    assert second.message == f"{began}a; line 3: module: command not found"
+
+
+def test_a_job_that_failed_with_its_supervisor_is_not_blamed(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    commands.say("squeue", "echo '9|FAILED|NonZeroExitCode'")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    claim(tmp_path / "stage1", {"unit": "CPU h", "slurm": {"job": "9", "restart": 0}})
+    wait_until(lambda: engine.poll()["name1"] == JobState(True, None, "Slurm ended job 9: FAILED"))
+
+
+def test_jobs_that_a_full_disk_keeps_from_being_noted_are_taken_back(tmp_path: Path, commands: Commands) -> None:
+    """Nobody would know of them, and the next driver would submit their stages a second time."""
+    with full_disk() as disk:
+        commands.say("sbatch", f"cat /dev/zero >{disk.folder}/ballast 2>/dev/null; echo Submitted batch job 9")
+        engine = SlurmEngine(disk.folder / "home", load_cluster(PROFILE))
+        for number in (1, 2):
+            engine.submit(job(tmp_path, number))
+        with pytest.raises(StoreError, match=r"placed-000001.json: cannot be written \(No space left on device\)"):
+            engine.poll()
+    assert commands.calls("scancel") == ["9_0 9_1"]
+
+
 def test_a_lost_machine_is_left_out_where_slurm_knows_it(tmp_path: Path, commands: Commands) -> None:
     commands.say("sbatch", f'cat "$1" >>{tmp_path}/scripts; echo Submitted batch job 9')
     commands.say("sinfo", "printf 'n1\\nn2\\n'")
@@ -217,6 +283,21 @@ def test_a_lost_machine_is_left_out_where_slurm_knows_it(tmp_path: Path, command
     engine.submit(replace(job(tmp_path, 1), exclude=("n2.cluster.local", "elsewhere")))
     engine.poll()
     assert "#SBATCH --exclude=n2\n" in (tmp_path / "scripts").read_text()
+
+
+def test_where_all_machines_were_lost_it_may_go_there_again(
+    tmp_path: Path, commands: Commands, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal = "echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1"
+    commands.say("sbatch", f'grep -q -- --exclude "$1" && {{ {refusal}; }}; echo Submitted batch job 9')
+    commands.say("sinfo", "echo n1")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(replace(job(tmp_path, 1), exclude=("n1",)))
+    wait_until(lambda: not engine.poll()["name1"].ended and any((tmp_path / "home").glob("slurm/*/placed-*.json")))
+    assert len(commands.calls("sbatch")) == 2
+    assert caplog.messages == [
+        "stage name1 was lost on n1; no other machine has what it asks for: it may go there again"
+    ]
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a%j"])

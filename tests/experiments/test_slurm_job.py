@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from experiments.attempt import read_attempts
 from experiments.engines.slurm_job import FOLDER, slurm_id
 from experiments.scheduler import worker_job
 from experiments.stage import Stage
@@ -54,6 +55,15 @@ def ended(store: Store, stage: Stage) -> Any:
     """The exit code that was told; none if none was."""
     path = store.home / "folder" / "ended" / f"12_3-{store.directory(stage).name}.json"
     return json.loads(path.read_text())["exit_code"] if path.exists() else None
+
+
+AGAIN = "queued again, to be resumed by the same job"
+
+
+def failures(store: Store, stage: Stage) -> list[tuple[str, str, str] | None]:
+    """What is written down of each attempt: class, what was seen, what was done."""
+    told = [attempt.failure for attempt in read_attempts(store.directory(stage))]
+    return [each and (each["class"], each["seen"], each["done"]) for each in told]
 
 
 def asked(store: Store) -> str:
@@ -99,6 +109,25 @@ def test_a_signal_saves(
     assert states(store, stage) == ["interrupted"]
     assert asked(store) == ("requeue 12_3\n" if requeued else "")
     assert ended(store, stage) == told
+    done = "left to the driver, for Slurm refused to queue the job again" if refused else AGAIN
+    near = ("timeout", "the time limit of job 12_3 came near", done)
+    assert failures(store, stage) == [near if requeued else None]
+
+
+def test_a_job_that_slurm_queued_again_by_itself_notes_why_its_attempt_ended(store: Store, begin: Any) -> None:
+    """No driver sees that: it was asked to end, or killed with its supervisor as on a node that is lost."""
+    stage = quick_stage(steps=5, checkpoint_every=1, hold_at=2, kill_at=[0, 3])
+    job = begin(stage)
+    wait_until(lambda: trail(store, stage) == [1, 2])
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(60) == INTERRUPTED
+    assert begin(stage).wait(60) == 128 + signal.SIGKILL
+    assert begin(stage).wait(60) == DONE
+    assert failures(store, stage) == [
+        ("preempted", "stopped after step 2 of 5; Slurm queued job 12_3 again", "resumed by the same job"),
+        ("node_lost", "it left no word; Slurm queued job 12_3 again", "resumed by the same job"),
+        None,
+    ]
 
 
 def test_a_stage_that_does_not_get_on_is_not_queued_again(store: Store, begin: Any) -> None:
