@@ -166,8 +166,9 @@ class TrialFacts:
             there = self.done(*kinds)
             # Hours of different devices have no sum.
             if there and len(there) == len(asked) and len({facts.host["unit"] for _, facts, _ in there}) == 1:
-                useful = sum(facts.hours.useful for _, facts, _ in there)
-                found[f"row_hours.{name}"] = (useful, max(result["time"] for _, _, result in there))
+                # Two slots of a row may share a stage.
+                useful = {result["fingerprint"]: facts.hours.useful for _, facts, result in there}
+                found[f"row_hours.{name}"] = (sum(useful.values()), max(result["time"] for _, _, result in there))
         return found | self._spent()
 
     def _spent(self) -> dict[str, tuple[float, float]]:

@@ -70,6 +70,7 @@ def test_what_a_row_took_counts_every_attempt_and_each_stage_once(tmp_path):
     document = trial_documents(tmp_path)[0]
     document["stages"].append(document["stages"][1] | {"name": "finetune.other", "task": "other"})
     before = spent_by(trial_facts(tmp_path, document))
+    assert trial_facts(tmp_path, document).metrics()["row_hours.total"][0] == pytest.approx(before["useful"])
     hours = [facts.hours for facts in all_stages(tmp_path)]
     assert len(hours) == 3 and before.keys() == {"useful", "lost", "overhead", "billed"}
     assert before["billed"] == pytest.approx(sum(one.billed for one in hours))
