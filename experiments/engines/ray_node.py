@@ -109,7 +109,7 @@ class RayNode:
             self._tell("step", os.environ["SLURM_STEP_ID"])
         temporary = Path(tempfile.mkdtemp(prefix="smaug-ray-", dir="/tmp"))  # short: a socket's path has 107 letters
         try:
-            return self._run(temporary)
+            return self._run(temporary / "r")  # Ray opens its own folder to all
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
