@@ -106,6 +106,7 @@ def test_who_has_no_token_is_not_let_in(cluster: RayInSlurm, tmp_path: Path) -> 
         assert made.stderr.startswith(f"--address {address}: no Ray cluster takes us in ("), made.stderr
 
 
+@pytest.mark.slow
 @on_slurm
 def test_two_clusters_share_nodes(cluster: RayInSlurm, one_machine: OneMachine, tmp_path: Path) -> None:
     with RayInSlurm(one_machine, tmp_path, nodes=1) as other:
@@ -124,7 +125,7 @@ def test_two_clusters_share_nodes(cluster: RayInSlurm, one_machine: OneMachine, 
 
 
 @on_slurm
-@pytest.mark.parametrize("how", ["scancel", "before the time limit"])
+@pytest.mark.parametrize("how", ["scancel", pytest.param("before the time limit", marks=pytest.mark.slow)])
 def test_at_the_end_stages_save_and_nothing_is_left(
     one_machine: OneMachine, drive: Start, store: Store, tmp_path: Path, how: str
 ) -> None:
@@ -141,6 +142,7 @@ def test_at_the_end_stages_save_and_nothing_is_left(
     assert store.record(stage).attempts[0].last["step"] == 2, "it saved"
 
 
+@pytest.mark.slow
 @on_slurm
 def test_a_node_that_ends_takes_no_other_with_it(
     one_machine: OneMachine, drive: Start, store: Store, tmp_path: Path
@@ -179,6 +181,7 @@ def test_a_driver_outside_ends_with_its_cluster_and_goes_on_in_another(
     assert (states(store, stage), trail(store, stage)) == (["interrupted", "done"], [1, 2, 3, 4])
 
 
+@pytest.mark.slow
 @on_slurm
 def test_a_job_that_is_queued_again_makes_a_new_cluster(one_machine: OneMachine, tmp_path: Path) -> None:
     with RayInSlurm(one_machine, tmp_path) as job:
@@ -191,6 +194,7 @@ def test_a_job_that_is_queued_again_makes_a_new_cluster(one_machine: OneMachine,
     assert_nothing_is_left(job, after["address"])
 
 
+@pytest.mark.slow
 @on_slurm
 def test_nodes_that_do_not_join_in_time_are_told(one_machine: OneMachine, tmp_path: Path) -> None:
     with RayInSlurm(one_machine, tmp_path, SMAUG_RAY_JOIN_S=1) as job:
@@ -213,6 +217,7 @@ def test_a_sweep_in_the_job_runs_and_ends_it(one_machine: OneMachine, tmp_path: 
         assert len(list((job.home / "store").glob("*/*/result.json"))) == 3
 
 
+@pytest.mark.slow
 @on_slurm
 def test_a_sweep_in_the_job_saves_near_the_time_limit(one_machine: OneMachine, tmp_path: Path) -> None:
     smoke = Smoke(tmp_path)

@@ -42,7 +42,7 @@ def test_one_stage_on_two_nodes(whole: OneMachine, drive: Start, store: Store) -
     assert hosts == {0, 1}
 
 
-@pytest.mark.parametrize("how", ["near the limit", "requeue"])
+@pytest.mark.parametrize("how", ["near the limit", pytest.param("requeue", marks=pytest.mark.slow)])
 def test_a_stage_on_two_nodes_saves_and_goes_on(whole: OneMachine, drive: Start, store: Store, how: str) -> None:
     driver, stage, _ = begin(whole, drive, store, **TWO_NODES)
     wait_until(lambda: len(list(store.directory(stage).glob("attempts/0001/ranks/*.json"))) == 4)
@@ -53,6 +53,7 @@ def test_a_stage_on_two_nodes_saves_and_goes_on(whole: OneMachine, drive: Start,
     assert_done(driver, store, stage, ["interrupted", "done"])
 
 
+@pytest.mark.slow
 def test_a_process_killed_on_the_second_node(whole: OneMachine, drive: Start, store: Store) -> None:
     """Step 2 was not saved yet, and is done again."""
     driver, stage, _ = begin(whole, drive, store, checkpoint_every=1, **TWO_NODES)

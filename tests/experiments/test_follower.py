@@ -99,7 +99,10 @@ def test_a_stop_reaches_both_machines(store: Store, machines: Machines) -> None:
     assert (trail(store, stage), states(store, stage)) == ([1, 2, 3, 4], ["interrupted", "done"])
 
 
-@pytest.mark.parametrize("victim", ["rank", "torchrun", "follower"])
+SLOW_VICTIMS = [pytest.param(name, marks=pytest.mark.slow) for name in ("torchrun", "follower")]
+
+
+@pytest.mark.parametrize("victim", ["rank", *SLOW_VICTIMS])
 def test_a_kill_on_the_other_machine_ends_the_attempt(
     store: Store, machines: Machines, victim: str, tmp_path: Path
 ) -> None:
