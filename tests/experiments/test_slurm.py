@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.attempt import StoreError, claim
+from experiments.attempt import StoreError, claim, write_json
 from experiments.engines import Job, JobState
 from experiments.engines.cluster import load_cluster
 from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, _end_of, _Placed
@@ -266,6 +267,25 @@ def test_a_job_that_failed_with_its_supervisor_is_not_blamed(
     engine.submit(job(tmp_path, 1))
     claim(tmp_path / "stage1", {"unit": "CPU h", "slurm": {"job": "9", "restart": 0}})
     wait_until(lambda: engine.poll()["name1"] == JobState(True, None, "Slurm ended job 9: FAILED"))
+
+
+def test_where_squeue_and_scontrol_never_answer_files_tell_the_end_and_nobody_waits(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.engines.slurm_folder.ANSWER_S", 0.3)
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_LIMIT_S", 0.3)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    for name in ("squeue", "scontrol"):
+        commands.say(name, "exec sleep 60")
+    started = time.monotonic()
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    assert not engine.poll()["name1"].ended
+    (folder,) = (tmp_path / "home" / "slurm").iterdir()
+    write_json(folder / "ended" / "9-name1.json", {"exit_code": 0, "reason": None})
+    assert engine.poll()["name1"] == JobState(True, DONE)
+    assert time.monotonic() - started < 10
+    assert json.loads((folder / "slurm.json").read_text())["slurm"] == ""
 
 
 def test_jobs_that_a_full_disk_keeps_from_being_noted_are_taken_back(tmp_path: Path, commands: Commands) -> None:
