@@ -22,6 +22,9 @@ ASK_EVERY_S = 60.0
 """Time between two questions of a driver to Slurm's accounting: each delays one about the queue."""
 PATIENCE_S = 15.0
 """So long the end of a run waits for what Slurm's database does not know yet."""
+KNOWN_WITHIN_S = 600.0
+"""An attempt that Slurm's database does not know so long after its last sign of life it may never know: a driver asks
+once about it, and no more; `smaug sync` asks again."""
 ENDS = frozenset(("retry", "done", "failed", "cancelled"))
 """Events after which an attempt may be over."""
 
@@ -123,14 +126,16 @@ class Accountant:
         with self._changed:
             due, self._due = self._due, {}
         attempts = {name: self._attempts_at(stage) for name, stage in due.items()}
-        waiting = {attempt.directory: name for name, held in attempts.items() for attempt in unaccounted(held)}
-        answered = self._ask([attempt for held in attempts.values() for attempt in unaccounted(held)])
-        for name in {waiting.pop(attempt.directory) for attempt in answered}:
+        asked = [(name, attempt) for name, held in attempts.items() for attempt in unaccounted(held)]
+        answered = {attempt.directory for attempt in self._ask([attempt for _, attempt in asked])}
+        for name in dict.fromkeys(name for name, attempt in asked if attempt.directory in answered):
             self._on_news(due[name])
-        running = [name for name, held in attempts.items() if held and held[-1].state == "running"]
+        since = time.time() - KNOWN_WITHIN_S
+        open_ = {name for name, attempt in asked if attempt.directory not in answered and attempt.last["time"] > since}
+        running = {name for name, held in attempts.items() if held and held[-1].state == "running"}
         with self._changed:
-            self._due = {name: due[name] for name in (*waiting.values(), *running)} | self._due
-        return bool(waiting)
+            self._due = {name: due[name] for name in open_ | running} | self._due
+        return bool(open_)
 
     def _attempts_at(self, stage: Stage) -> list[Attempt]:
         try:

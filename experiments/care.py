@@ -201,7 +201,7 @@ def sync(
     folder = home_folder(home)
     if to is not None and from_ is not None:
         raise SmaugError("--from and --to: one loads records, the other writes them; leave one of them out")
-    account_all(folder)
+    accounted = account_all(folder)
     if to is not None:
         from experiments.portable import record_files, write_records
 
@@ -215,9 +215,11 @@ def sync(
         stages, trials = record(folder, records=from_)
         done = "recorded"
     if json_:
-        print_json({"stages": stages, "trials": trials})
+        print_json({"stages": stages, "trials": trials, "accounted": accounted})
     else:
         typer.echo(f"{stages} stages and {trials} trials are {done}")
+        if accounted:
+            typer.echo(f"Slurm's accounting told what {accounted} attempts took")
 
 
 @care.command()

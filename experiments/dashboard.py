@@ -87,7 +87,7 @@ def _spent(spent: Mapping[str, Sequence[Total]]) -> str:
 def _in_words(total: Total) -> str:
     parts = ", ".join(f"{getattr(total, part):.3g} {part}" for part in PARTS if part != "billed")
     estimated = f"; {total.num_estimated} of them estimated, since an attempt died" if total.num_estimated else ""
-    energy = "energy was not counted in all of them" if total.kwh is None else f"{total.kwh:.3g} kWh"
+    energy = f"no kWh: {'; '.join(total.no_energy)}" if total.kwh is None else f"{total.kwh:.3g} kWh"
     return f"**{total.billed:.3g} {total.unit} billed** at {total.num_stages} stages{estimated} ({parts}); {energy}"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from experiments.spent import PARTS
 from experiments.standing import Observer, StageStanding, Standing, TrialStanding
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def lines_of(standing: Standing, *, finished: bool = True) -> Iterator[str]:
     """Everything worth a look, line by line, in rich's markup; `finished`: with the trials that are done."""
     for (sweep, scale), trials in standing.by_sweep().items():
         yield f"[bold]{escape(sweep)} at {escape(scale)}[/bold]: {_counts(trials)}"
+        for spent in _spent(trials):
+            yield f"  [dim]{escape(spent)}[/dim]"
         for trial in trials:
             if finished or trial.state != "done":
                 yield f"  {_row(trial)}"
@@ -132,6 +135,21 @@ def _counts(trials: list[TrialStanding]) -> str:
     counts = Counter[str](trial.state for trial in trials)
     parts = [f"{counts[word]} {_coloured(word, TRIAL_WORDS.get(word))}" for word in ORDER if counts[word]]
     return f"{len(trials)} trials: {', '.join(parts)}"
+
+
+def _spent(trials: list[TrialStanding]) -> Iterator[str]:
+    """What the distinct stages of some trials took so far, for each unit."""
+    stages = {stage.named.fingerprint: stage for trial in trials for stage in trial.stages.values()}
+    held = [(stage.unit, stage.hours) for stage in stages.values() if stage.hours is not None]
+    for unit in sorted({unit for unit, _ in held}):
+        hours = [each for other, each in held if other == unit]
+        parts = ", ".join(
+            f"{sum(getattr(one, part) for one in hours):.3g} {part}" for part in PARTS if part != "billed"
+        )
+        guessed = sum(one.estimated for one in hours)
+        estimated = f", {guessed} estimated" if guessed else ""
+        billed = sum(one.billed for one in hours)
+        yield f"{billed:.3g} {unit} billed at {len(hours)} stages{estimated}: {parts}"
 
 
 def _row(trial: TrialStanding) -> str:

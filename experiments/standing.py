@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from experiments.catalog import Catalog, Named
 from experiments.drivers import Driver, living
 from experiments.facts import StageFacts
 from experiments.failures import in_words
+from experiments.hours import Hours
 from experiments.records import stage_facts
 
 StageWord = Literal["new", "resume", "running", "failed", "done", "unreadable"]
@@ -46,6 +47,10 @@ class StageStanding:
     """How the newest attempt ended, or what is wrong with the folder."""
     failure: str = ""
     """Class of the newest attempt's failure; empty if it has none."""
+    hours: Hours | None = None
+    """What it took so far; none before the first attempt, or where its folder cannot be read."""
+    unit: str = ""
+    """Of its hours."""
 
     @property
     def is_active(self) -> bool:
@@ -73,6 +78,7 @@ class StageStanding:
             "pid": self.pid,
             "message": self.message,
             "failure": self.failure,
+            "hours": None if self.hours is None else asdict(self.hours) | {"unit": self.unit},
             "folder": str(self.folder),
         }
 
@@ -198,6 +204,8 @@ def _standing(named: Named, facts: StageFacts, folder: Path, driven: bool, endin
         pid=attempt.owner["pid"],
         message=_message(attempt) if state not in ("done", "running") else "",
         failure=(attempt.failed_as or "") if state != "done" else "",
+        hours=facts.hours,
+        unit=facts.host["unit"],
     )
 
 

@@ -9,11 +9,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.bill import sweep_spending
 from experiments.connection import (
     Experiment,
     MlflowClient,
@@ -24,9 +25,7 @@ from experiments.connection import (
     experiment_named,
     faults_told,
     metric,
-    runs_of_ids,
     runs_tagged,
-    runs_untagged,
     tag_experiment,
     write,
     write_files,
@@ -34,6 +33,7 @@ from experiments.connection import (
 from experiments.dashboard import (
     KIND,
     NOTE,
+    SPENT,
     STAGES_NOTE,
     signed,
     spent_tag,
@@ -59,8 +59,6 @@ from experiments.ledger import (
 from experiments.mounts import tracking_uri
 from experiments.portable import Records, read_records
 from experiments.records import all_stages, identity, superseded, trial_documents, trial_facts
-from experiments.rows import RowError, StageRow, TrialRow, stage_row, trial_row
-from experiments.spent import Total, has_hours, totals_of
 
 LOCK_S = 120.0
 """How long another driver of the home folder may keep the lock; a call to MLflow takes up to a minute."""
@@ -96,6 +94,8 @@ class Tracker:
         self._shown: dict[str, dict[str, str]] = {}
         self._documents: dict[str, dict[str, Any]] = {}
         """Of each sweep whose trials were recorded, one that counts."""
+        self._has_news = False
+        """Something was written, so that sweeps may have cost more than they tell."""
         self._dressed: set[tuple[str, str]] = set()
         self._known: dict[tuple[str, ...], _Known] = {}
         self._stages: dict[str, str] = {}
@@ -151,26 +151,13 @@ class Tracker:
             TrackingError: MLflow cannot be reached or refuses.
         """
         with faults_told(self.uri):
-            for document in self._documents.values():
+            for document in self._documents.values() if self._has_news else ():
                 name = experiment_of(document["sweep"])
-                trials: dict[str, list[TrialRow]] = {}
-                for run in runs_untagged(self.client, [self._experiment(name)], SUPERSEDED):
-                    with suppress(RowError):  # reports tell of it
-                        trial = trial_row(run)
-                        trials.setdefault(trial.scale, []).append(trial)
-                spent = {scale: self._spent_by(held) for scale, held in trials.items()}
+                spent = sweep_spending(self.client, self._experiment(name), self._experiment(STAGES))
                 for scale, totals in spent.items():
                     self._show(name, spent_tag(scale, totals))
                 self._show(name, {NOTE: signed(sweep_note(document, spent))})
-
-    def _spent_by(self, trials: list[TrialRow]) -> list[Total]:
-        """What the distinct stages of some trials took."""
-        ids = list({run for trial in trials for run in trial.stage_runs.values()})
-        found: list[StageRow] = []
-        for run in runs_of_ids(self.client, self._experiment(STAGES), ids):
-            with suppress(RowError):
-                found.append(stage_row(run))
-        return totals_of(stage for stage in found if has_hours(stage))
+        self._has_news = False
 
     def record_trial(self, facts: TrialFacts, *, driven: bool = False, valid: bool = True) -> str:
         """Make the trial's run tell what is known now; gives the run's id.
@@ -189,8 +176,10 @@ class Tracker:
             run_id, document = self._record(telling), facts.document
             if valid:
                 self._documents[document["sweep"]] = document
-                # One that is there stays until it is known what was spent.
-                note = {} if self._shown_by(telling.experiment).get(NOTE) else {NOTE: signed(sweep_note(document))}
+                shown = self._shown_by(telling.experiment)
+                self._has_news |= not (shown.get(NOTE) and shown.get(SPENT + document["scale"]))
+                # A description that is there stays until it is known what was spent.
+                note = {} if shown.get(NOTE) else {NOTE: signed(sweep_note(document))}
                 self._dress(telling.experiment, document["scale"], KIND | note | sweep_view(document))
             return run_id
 
@@ -246,6 +235,7 @@ class Tracker:
         known = self._known.pop(telling.key, None)  # forgotten if anything goes wrong
         if known is None or not known.tells(telling):
             run, digest = self._run(telling, known), telling.digest
+            self._has_news = True
             self._write(run, telling, digest)
             self._set_status(run, telling)
             known = _Known(run.info.run_id, False, digest, telling.status, _end_of(telling))

@@ -10,9 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
-from experiments.accounting import account_all, unaccounted
+from experiments.accounting import Accountant, account_all, unaccounted
 from experiments.attempt import Attempt, read_attempts
 from experiments.engines.slurm_job import slurm_id
+from experiments.events import Event
 from experiments.stage import Stage
 from experiments.store import Store
 from tests.conformance.drivers import Driver, Site, states, wait_until
@@ -105,11 +106,17 @@ def test_a_job_that_was_killed_whole_is_billed_until_slurm_saw_its_end(
 def test_the_two_runs_of_a_job_that_was_queued_again_are_billed_once_each(
     keeping_accounts: OneMachine, drive: Start, store: Store
 ) -> None:
+    """By the driver's own accountant, which waits a little for what Slurm's database does not know yet."""
     driver, stage, _ = begin(keeping_accounts, drive, store, **ON_GPUS | {"gpus": 2, "cpus": 2})
-    job = keeping_accounts.job_of(store, stage)
-    keeping_accounts.ask("scontrol", "requeue", job)
-    wait_until(lambda: states(store, stage) == ["interrupted"])
-    first, second = finish(driver, store, stage)
+    job, news = keeping_accounts.job_of(store, stage), list[Stage]()
+    with Accountant(store, [stage], news.append) as accountant:
+        keeping_accounts.ask("scontrol", "requeue", job)
+        wait_until(lambda: states(store, stage) == ["interrupted"])
+        let_go(store, stage)
+        assert driver.finish()["done"] == [stage.fingerprint]
+        accountant(Event(kind="done", stage=stage))
+    assert {one.fingerprint for one in news} == {stage.fingerprint}
+    first, second = read_attempts(store.directory(stage))
     assert [a.owner["slurm"] for a in (first, second)] == [{"job": job, "restart": n} for n in (0, 1)]
     assert first.accounting is not None and second.accounting is not None
     assert first.accounting["state"] == "REQUEUED" and second.accounting["state"] == "COMPLETED"

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from experiments.accounting import Accountant, account_all, unaccounted
 from experiments.attempt import ACCOUNTING, NOTHING_SPENT, read_attempts, read_json, this_process, write_json
 from experiments.events import Event
+from experiments.ledger import STAGES
 from experiments.records import stage_facts
 from experiments.stage import Stage
 from experiments.store import Store
@@ -35,12 +37,20 @@ def sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
     return lambda script: answers(tmp_path, monkeypatch, script)
 
 
-def attempted(store: Store, *, gpus: int = 4, ended: bool = False, job: str | None = "7_1", seed: int = 0) -> Stage:
-    """A stage with an attempt of a job: seen alive for 100 s from second 1010 on, then dead unless it `ended`."""
+def attempted(
+    store: Store,
+    *,
+    gpus: int = 4,
+    ended: bool = False,
+    job: str | None = "7_1",
+    seed: int = 0,
+    began: float = 1000.0,
+) -> Stage:
+    """A stage with an attempt of a job that `began`: seen alive from 10 s on for 100 s, then dead unless it `ended`."""
     stage = quick_stage(gpus=gpus, seed=seed)
     store.prepare(stage)
-    told = {**NOTHING_SPENT, "time": 1110.0, "spent_s": 100.0 * (gpus or 1), "cpu_s": 100.0}
-    owner = this_process() | GONE | {"cpus": 1, "gpus": gpus, "started": 1010.0, "unit": "h"}
+    told = {**NOTHING_SPENT, "time": began + 110, "spent_s": 100.0 * (gpus or 1), "cpu_s": 100.0}
+    owner = this_process() | GONE | {"cpus": 1, "gpus": gpus, "started": began + 10, "unit": "h"}
     slurm = {} if job is None else {"slurm": {"job": job, "restart": 0}}
     folder = store.directory(stage) / "attempts" / "0001"
     folder.mkdir(parents=True)
@@ -97,6 +107,21 @@ def test_sync_corrects_what_a_driver_left_behind(store: Store, sacct: Callable[[
     assert (tmp_path / "asked").read_text().count("--jobs=8 ") == 1, "what is known is not asked about again"
 
 
+def test_sync_says_what_slurm_told_and_mlflow_gets_it(
+    home: Path, client: MlflowClient, sacct: Callable[[str], None], smaug: Callable[..., tuple[int, str, str]]
+) -> None:
+    owner, device = {"host": "node-1", "boot": "", "versions": {}}, {"device": "cuda", "device_name": "A6000"}
+    stage = attempted(Store(home))
+    file = Store(home).directory(stage) / "attempts" / "0001" / "owner.json"
+    write_json(file, (read_json(file) or {}) | owner | device)
+    sacct(ANSWER)
+    for said in ("1 stages and 0 trials are recorded\nSlurm's accounting told what 1 attempts took\n", "1 stages"):
+        assert smaug("sync")[1].startswith(said)
+        (run,) = client.search_runs([client.get_experiment_by_name(STAGES).experiment_id])
+        assert run.data.metrics["hours.billed"] * 3600 == pytest.approx(600.0)
+        assert (run.data.tags["smaug.hours_estimated"], run.data.tags["smaug.hours_corrected"]) == ("false", "1")
+
+
 def test_what_still_runs_for_slurm_is_asked_about_later(store: Store, sacct: Callable[[str], None]) -> None:
     sacct("echo '7_1|COMPLETING|1000|Unknown|00:00:00'")
     attempted(store)
@@ -128,21 +153,42 @@ def test_a_driver_asks_about_what_an_earlier_one_left_and_what_ended_meanwhile(
     assert news == [first, second]
 
 
+@pytest.fixture
+def lately() -> tuple[float, str]:
+    """When a job began that has just ended, and what sacct will say of it."""
+    began = round(time.time()) - 150.0
+    return began, f"echo '7_1|NODE_FAIL|{began:.0f}|{began + 150:.0f}|00:00:00'"
+
+
 def test_the_end_of_a_run_waits_for_slurms_database_but_not_long(
-    store: Store, sacct: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    store: Store, sacct: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, lately: tuple[float, str]
 ) -> None:
-    sacct("echo '7_1|COMPLETING|1000|Unknown|00:00:00'")
-    stage, news = attempted(store), list[Stage]()
+    began, answer = lately
+    unknown = answer.replace(f"{began + 150:.0f}", "Unknown")
+    sacct(unknown)
+    stage, news = attempted(store, began=began), list[Stage]()
     with Accountant(store, [stage], news.append):
         time.sleep(0.2)
-        sacct(f"sleep 0.3; {ANSWER}")
+        sacct(f"sleep 0.3; {answer}")
     assert news == [stage]
     monkeypatch.setattr("experiments.accounting.PATIENCE_S", 0.4)
-    sacct("echo '7_1|COMPLETING|1000|Unknown|00:00:00'")
-    other, began = attempted(store, seed=1), time.monotonic()
+    sacct(unknown)
+    other, since = attempted(store, seed=1, began=began), time.monotonic()
     with Accountant(store, [other], news.append):
         pass
-    assert time.monotonic() - began < 1.0 and news == [stage]
+    assert 0.4 <= time.monotonic() - since < 1.0 and news == [stage]
+
+
+def test_what_slurms_database_will_never_know_is_asked_about_once_and_waited_for_by_nobody(
+    store: Store, sacct: Callable[[str], None], tmp_path: Path
+) -> None:
+    sacct("true")
+    since = time.monotonic()
+    with Accountant(store, [attempted(store)], lambda _: None):
+        wait_until(lambda: (tmp_path / "asked").exists())
+        time.sleep(0.3)
+    assert time.monotonic() - since < 2.0
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
 
 
 def test_a_driver_without_slurm_asks_nothing(store: Store, sacct: Callable[[str], None], tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_gc_deletes_after_the_ledger_has_the_hours_and_sync_keeps_them(smaug, tm
     fingerprint = json.loads((replaced / "stage.json").read_text())["fingerprint"]
     code, out, err = smaug("gc", "--yes")
     assert (code, err) == (0, "") and out.splitlines()[-1].startswith("1 deleted, ") and not replaced.exists()
-    assert json.loads(smaug("sync", "--json")[1]) == {"stages": 3, "trials": 2}
+    assert json.loads(smaug("sync", "--json")[1]) == {"stages": 3, "trials": 2, "accounted": 0}
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -164,7 +164,7 @@ def test_a_sweep_tells_what_its_distinct_stages_took_by_whoever_ran_them(new_hom
     assert sum(run.data.metrics["row_spent.billed"] for run in rows) == pytest.approx(billed + twice)
     note = tags_of(client, "smaug/masking_ratio")[NOTE]
     assert f"- `tiny`: **{told['billed']:.3g} CPU h billed** at 7 stages" in note
-    assert "energy was not counted" in note and "never add either up over rows" in note
+    assert "no kWh: a stage held no GPUs" in note and "never add either up over rows" in note
     sync(first)
     assert tags_of(client, "smaug/masking_ratio")[NOTE] == note
 

@@ -104,9 +104,9 @@ def test_devices_are_held_before_the_worker_and_after_it_however_it_ended() -> N
     ids=["between", "before its last sign of life", "after the next attempt's start"],
 )
 def test_an_end_lies_between_the_last_sign_of_life_and_the_next_attempt(end: float, until: float) -> None:
-    killed = attempt(1, gpus=1, started=1000.0, time=1130.0, spent_s=130, slurm={"start": 1000.0, "end": end})
+    killed = attempt(1, gpus=1, started=1000.0, time=1130.0, spent_s=130, slurm={"start": 990.0, "end": end})
     following = attempt(2, ended="done", gpus=1, started=1300.0, time=1400.0, spent_s=100)
-    assert billed_s([killed, following]) == [until - 1000.0, 100.0]
+    assert billed_s([killed, following]) == [until - 990.0, 100.0]
 
 
 def test_a_worker_whose_clock_is_ahead_is_billed_from_its_own_start() -> None:

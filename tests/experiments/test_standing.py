@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -60,6 +61,9 @@ def test_a_trial_is_new_then_stopped_then_done(tmp_path):
         expected = {name: "done" if number < done else "new" for number, name in enumerate(names)}
         assert states(tmp_path) == [(state, expected)]
     assert "masking_ratio at tiny: 1 trials: 1 done\n" in shown(tmp_path)
+    assert re.search(
+        r"\n  [\d.e-]+ CPU h billed at 3 stages: [\d.e-]+ useful, 0 lost, [\d.e-]+ overhead\n", shown(tmp_path)
+    )
     assert "  50% seed 0:  pretrain done  finetune.msrvtt done  evaluate.msrvtt done\n" in shown(tmp_path)
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.spent import totals_of
 from reports.spending import spend
 from tests.reports.rows import row
 from tests.reports.stage_rows import paid
@@ -201,3 +202,9 @@ def test_the_bill_of_every_sweep_and_row_is_its_parts_and_no_stage_is_in_a_sum_t
 def test_nothing_recorded_is_nothing_spent():
     found = spend([], [])
     assert (found.sweeps, found.total, found.unused, found.faults) == ((), (), (), ())
+
+
+def test_a_stage_that_is_given_twice_counts_once():
+    held = paid("pre", useful=4.0, metrics={"energy.kwh": 1.0}, no_energy="")
+    (total,) = totals_of([held, held])
+    assert (total.num_stages, total.billed, total.kwh) == (1, 4.0, 1.0)
