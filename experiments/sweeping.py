@@ -84,6 +84,8 @@ def run(
     inventory = _inventory(make_engine, address, cluster)
     made, limit = _planned(request, inventory)
     _refuse_problems(made, request.home)
+    if cluster is not None and not all(planned.is_done for planned in made.stages):
+        make_engine().close()  # whether jobs can be submitted from here is told before data are rendered
     if limit is not None and made.to_spend() is None:
         _probe(made, store, make_engine, console)
         made, limit = _planned(request, inventory)

@@ -24,7 +24,7 @@ from experiments.engines.cluster import Cluster
 from experiments.engines.slurm_folder import SUBMISSION, is_final, last_word, new_folder
 from experiments.engines.slurm_job import in_folder
 from experiments.engines.slurm_queue import Look, SlurmQueue
-from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, checked, submit_array
+from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, asked_for, checked, submit_array
 from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, INTERRUPTED
 from smaug_core.errors import SmaugError
@@ -92,8 +92,10 @@ class SlurmEngine:
         if shutil.which("sbatch") is None:
             raise SmaugError("--engine slurm: there is no sbatch here; right would be a machine that submits jobs")
         self._root = home.resolve() / "slurm"
-        if "%" in checked(str(self._root), "--home"):
-            raise SmaugError(f"--home {home}: has a %, which Slurm takes for a pattern; choose another folder")
+        if sign := re.search(r"[%\\]", checked(str(self._root), "--home")):
+            raise SmaugError(
+                f"--home {home}: has a {sign[0]}, which is more than a letter to Slurm; choose another folder"
+            )
         self._cluster = cluster
         self._folder: Path | None = None
         self._name = "smaug-" + hashlib.sha256(str(self._root).encode()).hexdigest()[:10]
@@ -215,7 +217,7 @@ class SlurmEngine:
                 return
             for job in jobs:
                 del self._waiting[job.name]
-                self._states[job.name] = JobState(True, BAD_INPUT, str(error))
+                self._states[job.name] = JobState(True, BAD_INPUT, f"{error} ({self._asked_for(job)})")
             return
         placed = {job.name: job_id for job, job_id in zip(jobs, ids, strict=True)}
         self._arrays += 1
@@ -247,9 +249,12 @@ class SlurmEngine:
             if placed.cancelled:
                 unwanted.append(placed.id)
             elif WORTH_TELLING.search(standing.reason):
-                self._tell_once(f"Slurm holds job {placed.id} back: {standing.reason}")
+                self._tell_once(f"Slurm holds job {placed.id} back: {standing.reason} ({self._asked_for(placed.job)})")
         if unwanted:
             _scancel(unwanted, "--state=PENDING")
+
+    def _asked_for(self, job: Job) -> str:
+        return f"asked for: {asked_for(job, self._cluster)}; profile {self._cluster.name}"
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:
@@ -295,7 +300,9 @@ def _explained(ended: JobState, placed: _Placed) -> JobState:
     except OSError:
         printed = ""
     said = "; ".join(line.strip() for line in printed.splitlines()[-LAST_LINES:] if line.strip())
-    return JobState(True, None, f"its job failed before the stage began: {said or 'it printed nothing'}", "user_error")
+    told = f"its job failed before the stage began: {said or 'it printed nothing'}"
+    needed = f"right would be set-up lines in the profile that end well, and {placed.job.command[0]} on every node"
+    return JobState(True, None, f"{told}; {needed}", "user_error")
 
 
 def _ended_by_slurm(placed: _Placed, state: str) -> str:

@@ -83,6 +83,15 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
         raise SubmissionError(_what_sbatch_said(str(error))) from error
 
 
+def asked_for(job: Job, cluster: Cluster) -> str:
+    """What a job asks of Slurm, in words: the things that a refusal may be about."""
+    cpus, gpus = job.cpus // job.nodes, job.gpus // job.nodes
+    node = [f"{job.nodes} node{'s' if job.nodes > 1 else ''} with {cpus} CPUs", f"{cluster.memory_mb(cpus, gpus)} MB"]
+    named = {name: getattr(cluster, name) for name in ("partition", "account", "qos", "constraint")}
+    given = [f"{name} {value}" for name, value in named.items() if value is not None]
+    return ", ".join([*node, *filter(None, [cluster.gres(gpus)]), f"{cluster.time_minutes} minutes", *given])
+
+
 def _nodes_of(hosts: tuple[str, ...]) -> list[str]:
     """Those of some machines that Slurm knows by that name; it refuses a job that is to be kept from others."""
     if not hosts:

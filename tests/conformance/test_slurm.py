@@ -232,6 +232,31 @@ def test_what_sbatch_refuses_for_good_is_told_in_its_words(
     assert "invalid partition specified: cpu" in why
 
 
+def test_a_home_of_any_other_name_will_do(whole: OneMachine, tmp_path: Path) -> None:
+    """In a job's script, its directives for sbatch, and its command."""
+    store = Store(tmp_path / 'it\'s a "$HOME" `id`; #*ü' / ("x" * 200) / ("y" * 200))
+    store.home.mkdir(parents=True)
+    chains: list[Any] = [[("pretrain", {})]]
+    (stage,) = make_stages(chains)
+    driver = Driver(store.home, whole.site, chains)
+    try:
+        assert driver.finish()["done"] == [stage.fingerprint]
+    finally:
+        driver.close()
+
+
+def test_set_up_lines_that_fail_are_told_and_not_tried_again(
+    whole: OneMachine, drive: Start, store: Store, tmp_path: Path
+) -> None:
+    wrong = PROFILE.read_text() + 'setup: ["echo no such module >&2; exit 3"]\n'
+    (tmp_path / "wrong.yaml").write_text(wrong)
+    chains: list[Any] = [[("pretrain", {})]]
+    site = Site(name=f"slurm@{tmp_path / 'wrong.yaml'}", environment=whole.environment, cpus=8)
+    ((_, why),) = drive(site, chains).finish()["failed"]
+    assert why.startswith("its job failed before the stage began: no such module; right would be set-up lines")
+    assert len(list(store.home.glob("slurm/*/placed-*.json"))) == 1
+
+
 def test_several_processes_share_the_gpus_of_one_job(whole: OneMachine, drive: Start, store: Store) -> None:
     chains = [[("pretrain", {"gpus": 2, "cpus": 2, "accelerator": "A6000"})]]
     (stage,) = make_stages(chains)

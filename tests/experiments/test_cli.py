@@ -71,6 +71,14 @@ def test_what_is_wrong_is_refused_in_a_line_and_nothing_is_made(fresh, arguments
     assert not fresh.home.exists() and not (fresh.folder / "x").exists()
 
 
+def test_without_slurm_here_nothing_is_rendered(fresh):
+    profile = str(ROOT / "slurm" / "one_machine" / "profile.yaml")
+    ran = fresh("run", SWEEP, "--engine", "slurm", "--cluster", profile, PATH="/nowhere")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "--engine slurm: there is no sbatch here; right would be a machine that submits jobs\n"
+    assert not fresh.home.exists()
+
+
 def test_a_plan_of_nothing_done(fresh):
     ran = fresh.sweep("--json", verb="plan")
     assert ran.returncode == 0

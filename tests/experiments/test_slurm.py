@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.attempt import StoreError, claim
+from experiments.attempt import StoreError, claim, write_json
 from experiments.engines import Job, JobState
 from experiments.engines.cluster import load_cluster
 from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, _end_of, _Placed
@@ -154,8 +155,11 @@ def test_what_is_refused_ends_in_sbatchs_words(tmp_path: Path, commands: Command
     commands.say("sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
     engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
     engine.submit(job(tmp_path, 1))
-    told = "sbatch: error: invalid partition specified: gpu"
+    asked = "asked for: 1 node with 1 CPUs, 960 MB, 30 minutes, partition gpu; profile one_machine"
+    told = f"sbatch: error: invalid partition specified: gpu ({asked})"
     assert engine.poll() == {"name1": JobState(True, BAD_INPUT, told)}
+    engine.submit(job(tmp_path, 2, cpus=4, gpus=2))
+    assert "4 CPUs, 3840 MB, gpu:a6000:2, 30 minutes" in engine.poll()["name2"].message
 
 
 def test_ids_that_are_given_again_are_not_taken_for_ended(tmp_path: Path, commands: Commands) -> None:
@@ -248,8 +252,9 @@ def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(
         wait_until(lambda number=number: engine.poll()[f"name{number}"].ended)
     first, second = engine.poll().values()
     began = "its job failed before the stage began: "
-    assert (first.reason, first.message) == ("user_error", f"{began}it printed nothing")
-    assert second.message == f"{began}a; line 3: module: command not found"
+    right = "right would be set-up lines in the profile that end well, and true on every node"
+    assert (first.reason, first.message) == ("user_error", f"{began}it printed nothing; {right}")
+    assert second.message == f"{began}a; line 3: module: command not found; {right}"
 
 
 def test_a_job_that_failed_with_its_supervisor_is_not_blamed(
@@ -262,6 +267,25 @@ def test_a_job_that_failed_with_its_supervisor_is_not_blamed(
     engine.submit(job(tmp_path, 1))
     claim(tmp_path / "stage1", {"unit": "CPU h", "slurm": {"job": "9", "restart": 0}})
     wait_until(lambda: engine.poll()["name1"] == JobState(True, None, "Slurm ended job 9: FAILED"))
+
+
+def test_where_squeue_and_scontrol_never_answer_files_tell_the_end_and_nobody_waits(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.engines.slurm_folder.ANSWER_S", 0.3)
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_LIMIT_S", 0.3)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    for name in ("squeue", "scontrol"):
+        commands.say(name, "exec sleep 60")
+    started = time.monotonic()
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    assert not engine.poll()["name1"].ended
+    (folder,) = (tmp_path / "home" / "slurm").iterdir()
+    write_json(folder / "ended" / "9-name1.json", {"exit_code": 0, "reason": None})
+    assert engine.poll()["name1"] == JobState(True, DONE)
+    assert time.monotonic() - started < 10
+    assert json.loads((folder / "slurm.json").read_text())["slurm"] == ""
 
 
 def test_jobs_that_a_full_disk_keeps_from_being_noted_are_taken_back(tmp_path: Path, commands: Commands) -> None:
@@ -300,7 +324,7 @@ def test_where_all_machines_were_lost_it_may_go_there_again(
     ]
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a%j"])
+@pytest.mark.parametrize("name", ["a\nb", "a%j", "a\\b"])
 def test_a_home_that_cannot_stand_in_a_script_is_refused(tmp_path: Path, commands: Commands, name: str) -> None:
     commands.say("sbatch", "true")
     with pytest.raises(SmaugError, match="--home"):
