@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 from experiments.attempt import read_json, write_json
+from experiments.command import worker_job
 from experiments.engines import Engine, Job
 from experiments.plan import Plan
 from experiments.prices import rate_file
-from experiments.scheduler import TICK_S, worker_job
+from experiments.scheduler import TICK_S
 from experiments.stage import Stage
 from experiments.store import Store
 from smaug_core.errors import SmaugError

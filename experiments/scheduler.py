@@ -1,8 +1,6 @@
 """Decides what runs next: hands stages whose parents are done to an engine, and watches them in the store."""
 
 import heapq
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -13,7 +11,8 @@ from typing import Literal
 
 from experiments.attempt import Attempt
 from experiments.budget import Budget
-from experiments.engines import Engine, Job, JobState
+from experiments.command import worker_job
+from experiments.engines import Engine, JobState
 from experiments.events import Event, Summary
 from experiments.failures import POLICIES, Tries, signature
 from experiments.plan import resource_problems
@@ -390,35 +389,3 @@ class Scheduler:
             for held in self._held:
                 self._make_ready(held)
             self._held.clear()
-
-
-def worker_job(
-    stage: Stage,
-    directory: Path,
-    data_root: Path,
-    *,
-    recompute_layers: bool = False,
-    exclude: tuple[str, ...] = (),
-) -> Job:
-    """The command that runs a prepared stage, the same on every engine."""
-    gpus, nodes = stage.resources["gpus"], stage.resources.get("nodes", 1)
-    command = (sys.executable, "-m", "experiments.worker", str(directory))
-    options = ("--data-root", str(data_root), "--device", "cuda" if gpus else "cpu")
-    several = ("--processes", str(gpus)) if gpus > 1 else ()
-    apart = ("--nodes", str(nodes)) if nodes > 1 else ()
-    saving = ("--recompute-layers",) if recompute_layers else ()
-    sources = str(Path(__file__).resolve().parent.parent)
-    env = {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
-    if not gpus:
-        env["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a job that asked for none
-    return Job(
-        name=stage.fingerprint,
-        command=command + options + several + apart + saving,
-        directory=directory,
-        cpus=stage.resources["cpus"],
-        gpus=gpus,
-        nodes=nodes,
-        accelerator=stage.resources.get("accelerator"),
-        env=env,
-        exclude=exclude,
-    )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.attempt import read_attempts, read_json
-from experiments.scheduler import worker_job
+from experiments.command import worker_job
 from experiments.store import Store
 from tests.quick_driver import make_stages
 

@@ -6,9 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from experiments.command import worker_job
 from experiments.engines.cluster import load_cluster
 from experiments.engines.slurm import SlurmEngine
-from experiments.scheduler import worker_job
 from experiments.store import Store
 from tests.quick_stage import quick_stage
 from tests.slurm_cluster import PROFILE, OneMachine

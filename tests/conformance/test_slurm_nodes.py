@@ -10,9 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 from experiments.attempt import read_attempts
+from experiments.command import worker_job
 from experiments.engines.cluster import load_cluster
 from experiments.engines.slurm import SlurmEngine
-from experiments.scheduler import worker_job
 from experiments.store import Store
 from tests.conformance.drivers import ROOT, states, trail, wait_until
 from tests.conformance.test_engines import assert_every_attempt_is_billed_once

@@ -13,12 +13,13 @@ import pytest
 
 from experiments.attempt import read_attempts
 from experiments.budget import Budget
+from experiments.command import worker_job
 from experiments.engines import JobState
 from experiments.engines.inline import InlineEngine
 from experiments.events import Event, Summary
 from experiments.postmortem import killed_by
 from experiments.prices import Prices
-from experiments.scheduler import Scheduler, worker_job
+from experiments.scheduler import Scheduler
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
 from smaug_core.errors import SmaugError

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from experiments.attempt import read_attempts
+from experiments.command import worker_job
 from experiments.engines.slurm_job import FOLDER, slurm_id
-from experiments.scheduler import worker_job
 from experiments.stage import Stage
 from experiments.store import Store
 from experiments.work import DONE, FAILED, INTERRUPTED

@@ -1,0 +1,40 @@
+"""The command that runs a stage: a worker's, the same on every engine."""
+
+import os
+import sys
+from pathlib import Path
+
+from experiments.engines import Job
+from experiments.stage import Stage
+
+
+def worker_job(
+    stage: Stage,
+    directory: Path,
+    data_root: Path,
+    *,
+    recompute_layers: bool = False,
+    exclude: tuple[str, ...] = (),
+) -> Job:
+    """The command that runs a prepared stage, the same on every engine."""
+    gpus, nodes = stage.resources["gpus"], stage.resources.get("nodes", 1)
+    command = (sys.executable, "-m", "experiments.worker", str(directory))
+    options = ("--data-root", str(data_root), "--device", "cuda" if gpus else "cpu")
+    several = ("--processes", str(gpus)) if gpus > 1 else ()
+    apart = ("--nodes", str(nodes)) if nodes > 1 else ()
+    saving = ("--recompute-layers",) if recompute_layers else ()
+    sources = str(Path(__file__).resolve().parent.parent)
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
+    if not gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a job that asked for none
+    return Job(
+        name=stage.fingerprint,
+        command=command + options + several + apart + saving,
+        directory=directory,
+        cpus=stage.resources["cpus"],
+        gpus=gpus,
+        nodes=nodes,
+        accelerator=stage.resources.get("accelerator"),
+        env=env,
+        exclude=exclude,
+    )
