@@ -75,9 +75,10 @@ A_BIT = 0.001
 """So much of it keeps others out of nothing."""
 
 STILL_S = 180.0
-"""With nothing running on this machine, jobs that fit wait so long at most; then Ray is started anew.
+"""With nothing running, jobs that fit wait so long at most; then Ray is started anew, or a cluster is joined anew.
 
-Ray 2.60 may count the CPUs of a supervisor that was killed as taken for ever: seen once, one of two CPUs.
+Ray 2.60 may count what a supervisor had as taken for ever when that, or its node, was killed: seen once each. It
+takes back what was a driver's when that leaves.
 """
 GRACE_S = 60.0
 """Time a cancelled worker has to save its state before it is killed."""
@@ -140,6 +141,12 @@ class _Board:
             waits = bool(self.placed) and not self.started
             return waits and not self.closed and time.monotonic() - self.moved > STILL_S
 
+    def unstarted(self) -> list[Job]:
+        """Jobs whose process has not started, those that Tune has first."""
+        with self.changed:
+            placed = [job for trial, job in self.placed.items() if trial not in self.started]
+            return [job for job in [*placed, *self.waiting] if not self.states[job.name].ended]
+
     def drop(self, name: str) -> None:
         """Forget a job whose process has not started: it is told to end should it start after all."""
         with self.changed:
@@ -182,8 +189,11 @@ class RayEngine:
 
     def poll(self) -> Mapping[str, JobState]:
         """The state of every job ever submitted."""
-        if self._address is None and self._board.stands_still():  # a cluster's CPUs may be with others
-            self._start_over()
+        if self._board.stands_still():
+            if self._address is None:
+                self._start_over()
+            else:
+                self._join_anew()
         with self._board.changed:
             return dict(self._board.states)
 
@@ -193,6 +203,16 @@ class RayEngine:
         self.close()
         self._folder = _new_folder(self._folder.parent)
         self._board = _Board(states=self._board.states)
+
+    def _join_anew(self) -> None:
+        """Leave a cluster that starts nothing, and come with the same jobs; it may just have others at work."""
+        _log.warning("the Ray cluster started nothing for %.0f s, of what fits on it; it is joined anew", STILL_S)
+        states, waiting = dict(self._board.states), self._board.unstarted()
+        self.close()
+        self._folder = _new_folder(self._folder.parent)
+        self._board = _Board(states=states)
+        for job in waiting:
+            self.submit(job)
 
     def cancel(self, name: str) -> None:
         """Ask a job to end, by a mark that its supervisor looks for, wherever in the cluster it is."""

@@ -1,6 +1,10 @@
-"""A Ray whose CPUs are taken by nobody we know of is given up, and the jobs run on another."""
+"""A Ray whose CPUs are taken by nobody we know of is given up for another; a cluster of whom this is so is left."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +13,9 @@ from experiments.engines.ray_tune import RayEngine
 from experiments.events import Event
 from experiments.scheduler import Scheduler
 from experiments.store import Store
+from tests.conformance.drivers import ROOT
 from tests.quick_stage import quick_stage
+from tests.ray_cluster import RayCluster
 
 
 def test_a_ray_that_starts_nothing_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,8 +30,9 @@ def test_a_ray_that_starts_nothing_is_started_anew(tmp_path: Path, monkeypatch: 
             import ray
 
             taken.append(ray.remote(num_cpus=1)(Idle).remote())  # as the leak did: no job of ours has it
+            ray.get(taken[0].is_there.remote(), timeout=60)
 
-    taken: list[object] = []
+    taken: list[Any] = []
     with RayEngine(tmp_path) as engine:
         options = {"data_root": tmp_path, "on_event": take_a_cpu}
         summary = Scheduler([first, second], store, engine, **options).run()
@@ -36,3 +43,49 @@ def test_a_ray_that_starts_nothing_is_started_anew(tmp_path: Path, monkeypatch: 
 
 class Idle:
     """An actor that does nothing."""
+
+    def is_there(self) -> bool:
+        return True
+
+
+ON_A_CLUSTER = """
+import sys
+from pathlib import Path
+from experiments.engines import ray_tune
+from experiments.scheduler import Scheduler
+from experiments.store import Store
+from tests.conformance.test_ray_stands_still import Idle
+from tests.quick_stage import quick_stage
+
+ray_tune.STILL_S = 10.0
+home, taken = Path(sys.argv[1]), []
+first = quick_stage(gpus=1, accelerator="L4")
+second = quick_stage("finetune", parents=(first,), gpus=2, cpus=2, accelerator="L4")
+
+def take_a_gpu(event):
+    assert event.kind != "retry", event.message
+    if event.kind == "queued" and event.stage == second:
+        import ray
+        taken.append(ray.remote(num_gpus=1, resources={"accelerator_type:L4": 0.001})(Idle).remote())
+        ray.get(taken[0].is_there.remote(), timeout=60)
+
+with ray_tune.RayEngine(home, sys.argv[2]) as engine:
+    summary = Scheduler([first, second], Store(home), engine, data_root=home, on_event=take_a_gpu).run()
+assert taken and summary.done == [first, second], summary
+"""
+
+
+def test_a_cluster_that_starts_nothing_is_joined_anew(tmp_path: Path, ray_cluster: RayCluster) -> None:
+    """What its lost processes had goes back when their driver leaves, and nothing counts as a failure."""
+    ray_cluster.add(3, 2, "L4")
+    ran = subprocess.run(
+        [sys.executable, "-c", ON_A_CLUSTER, str(tmp_path), ray_cluster.address],
+        env=os.environ | ray_cluster.environment | {"PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "the Ray cluster started nothing for 10 s, of what fits on it; it is joined anew" in ran.stderr
+    assert len(list((tmp_path / "ray").iterdir())) == 2
