@@ -206,10 +206,10 @@ def _profile(file: Path | None) -> "Cluster":
 
 def _inventory(make_engine: "Callable[[], Engine]", address: str | None, cluster: Path | None) -> "Inventory":
     """What there is to run on: a Ray cluster is asked, a profile tells of a Slurm one, this machine is looked at."""
-    from experiments.engines import Inventory, local_inventory
+    from experiments.engines import local_inventory
 
     if cluster is not None:
-        return Inventory((_profile(cluster).node,))
+        return _profile(cluster).inventory
     if address is None:
         return local_inventory()
     with closing(make_engine()) as engine:

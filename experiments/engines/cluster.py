@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from experiments.engines import Node
+from experiments.engines import Inventory, Node
 from experiments.load import Form, SweepError, form_faults, read_document
 
 ALWAYS_EXPORTED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SLURM_CONF")
@@ -62,10 +62,10 @@ class Cluster:
     """Names of the variables that a job gets from the driver's environment."""
 
     @property
-    def node(self) -> Node:
-        """What one of its machines has; they are alike."""
+    def inventory(self) -> Inventory:
+        """One of its machines, which are alike; a job may have several."""
         types = () if self.accelerator is None else (self.accelerator,)
-        return Node(cpus=self.cpus_per_node, gpus=self.gpus_per_node, accelerators=types)
+        return Inventory((Node(cpus=self.cpus_per_node, gpus=self.gpus_per_node, accelerators=types),), spans=True)
 
     def memory_mb(self, cpus: int, gpus: int) -> int:
         """A job's share of a node's memory: by its CPUs or its GPUs, whichever is larger."""

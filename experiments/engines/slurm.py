@@ -147,7 +147,7 @@ class SlurmEngine:
 
     def inventory(self) -> Inventory:
         """A node as the profile tells it."""
-        return Inventory((self._cluster.node,), spans=True)
+        return self._cluster.inventory
 
     @property
     def queries(self) -> int:

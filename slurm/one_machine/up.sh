@@ -88,7 +88,8 @@ if [[ $accounting == 1 ]]; then
   socket=$base/run/db.sock
   mariadb-install-db --no-defaults --user=root --datadir="$base/db" --skip-test-db \
     --auth-root-authentication-method=normal >"$base/log/db.log" 2>&1 || refuse "no database; see $base/log/db.log"
-  mariadbd --no-defaults --user=root --datadir="$base/db" --socket="$socket" --pid-file="$base/run/mariadbd.pid" \
+  # Not of this shell's session: it is no daemon by itself, and would end with it.
+  setsid mariadbd --no-defaults --user=root --datadir="$base/db" --socket="$socket" --pid-file="$base/run/mariadbd.pid" \
     --skip-networking --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 \
     --innodb-flush-log-at-trx-commit=0 </dev/null >>"$base/log/db.log" 2>&1 &
   sql() { mariadb --no-defaults --socket="$socket" "$@"; }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments.smoke import ROOT, SWEEP, Smoke
+from tests.experiments.smoke import ROOT, SCALE, SWEEP, Smoke
 
 
 @pytest.fixture
@@ -76,6 +76,18 @@ def test_without_slurm_here_nothing_is_rendered(fresh):
     ran = fresh("run", SWEEP, "--engine", "slurm", "--cluster", profile, PATH="/nowhere")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == "--engine slurm: there is no sbatch here; right would be a machine that submits jobs\n"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "problem"), [(8, None), (10, "gpus: 5 on each of 2 nodes is more than one stage can")]
+)
+def test_a_plan_for_slurm_knows_stages_on_several_nodes(fresh: Smoke, gpus: int, problem: str | None) -> None:
+    scale, profile = fresh.folder / "apart.yaml", ROOT / "slurm" / "one_machine" / "profile.yaml"
+    scale.write_text(SCALE.replace("pretrain: {cpus: 1, gpus: 0}", f"pretrain: {{nodes: 2, cpus: 4, gpus: {gpus}}}"))
+    on_slurm = ("--engine", "slurm", "--cluster", str(profile))
+    ran = fresh("plan", SWEEP, "--scale", str(scale), "--json", *on_slurm)
+    problems = json.loads(ran.stdout)["problems"]
+    assert [problem in told for told in problems] == ([True] if problem else [])
     assert not fresh.home.exists()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.engines import Node
+from experiments.engines import Inventory, Node
 from experiments.engines.cluster import load_cluster
 from experiments.load import SweepError
 
@@ -25,7 +25,7 @@ def faults_of(folder: Path, *changes: tuple[str, str]) -> list[str]:
 
 def test_the_papers_nodes() -> None:
     cluster = load_cluster(A6000)
-    assert cluster.node == Node(cpus=64, gpus=4, accelerators=("RTX-A6000",))
+    assert cluster.inventory == Inventory((Node(cpus=64, gpus=4, accelerators=("RTX-A6000",)),), spans=True)
     assert (cluster.gres(4), cluster.gres(0)) == ("gpu:a6000:4", None)
     assert "HF_HOME" not in cluster.export and "PATH" in cluster.export
 
