@@ -14,7 +14,7 @@ from experiments import cancel
 from experiments.accounting import Accountant
 from experiments.budget import Budget, Comparison
 from experiments.display import Display
-from experiments.drivers import driver_at_work
+from experiments.drivers import abandoned, driver_at_work
 from experiments.engines import Engine
 from experiments.events import Event, Summary
 from experiments.expand import Trial
@@ -115,6 +115,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
                     budget=budget,
                     room_problem=lambda stage: room_problem(stage, store.directory(stage)),
                     cancellations=lambda: cancel.asked(store.home),
+                    abandoned=lambda names: abandoned(store.home, names),
                 ).run()
         notifier.tell("end", _end_of(summary), complete=summary.complete, counts=_counts(summary))
     if mirror.fault is not None:

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,21 @@ def driver_at_work(home: Path, fingerprints: Iterable[str] = ()) -> Iterator[Non
         heart.join()
         with suppress(OSError):  # as if it had been killed: the file tells of a process that is gone
             path.unlink()
+
+
+WHO = ("host", "boot", "pid")
+"""What tells processes apart that live at the same time."""
+
+
+def abandoned(home: Path, names: Collection[str]) -> list[str]:
+    """Those of some stages that no living driver but this process looks after.
+
+    Raises:
+        StoreError: a driver's file holds something else.
+    """
+    me = [this_process()[key] for key in WHO]
+    others = [driver for driver in living(home) if [driver.owner[key] for key in WHO] != me]
+    return [name for name in names if not any(name in driver.fingerprints for driver in others)]
 
 
 def living(home: Path) -> list[Driver]:

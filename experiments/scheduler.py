@@ -80,6 +80,7 @@ class Scheduler:
         budget: asked before a stage starts; what it refuses is held back.
         room_problem: says why a stage has no room on the disk, if it has none; then it fails without a record.
         cancellations: fingerprints of stages that somebody wants to end; asked now and then, in another thread.
+        abandoned: says which of some stages that run elsewhere no other driver looks after; a stop ends these too.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Scheduler:
         budget: Budget | None = None,
         room_problem: Callable[[Stage], str | None] = lambda stage: None,
         cancellations: Callable[[], Collection[str]] = tuple,
+        abandoned: Callable[[Collection[str]], Collection[str]] = lambda names: (),
     ) -> None:
         self._tasks = {stage.fingerprint: _Task(stage, place) for place, stage in enumerate(stages)}
         for task in self._tasks.values():
@@ -103,6 +105,7 @@ class Scheduler:
         self._store, self._engine, self._data_root = store, engine, data_root
         self._tell, self._retry_failed = on_event, retry_failed
         self._budget, self._room_problem, self._cancellations = budget, room_problem, cancellations
+        self._abandoned = abandoned
         self._stop = StopFlag()
         self._told_engine_to_stop = False
         self._ready: list[tuple[int, _Task]] = []
@@ -183,7 +186,7 @@ class Scheduler:
         stopping = self._stop.is_set()
         if stopping and not self._told_engine_to_stop:
             self._told_engine_to_stop = True
-            for name in self._submitted:
+            for name in [*self._submitted, *self._abandoned(self._elsewhere)]:
                 self._engine.cancel(name)
         jobs = self._engine.poll()
         for name, task in list(self._submitted.items()):

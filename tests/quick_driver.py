@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import cancel
+from experiments.drivers import abandoned, driver_at_work
 from experiments.engines import Engine
 from experiments.engines.cluster import load_cluster
 from experiments.engines.inline import InlineEngine
@@ -68,16 +69,19 @@ def tell(event: Event) -> None:
 
 def run(home: Path, chains: list[Any], engine: Engine) -> dict[str, Any]:
     """Run the stages; gives how that ended, stages by their fingerprints."""
+    stages = make_stages(chains)
     scheduler = Scheduler(
-        make_stages(chains),
+        stages,
         Store(home),
         engine,
         data_root=home / "data",
         on_event=tell,
         cancellations=lambda: cancel.asked(home),
+        abandoned=lambda names: abandoned(home, names),
     )
     try:
-        summary = scheduler.run()
+        with driver_at_work(home, [stage.fingerprint for stage in stages]):
+            summary = scheduler.run()
     except SmaugError as error:
         return {"refused": str(error)}
     return {

@@ -141,6 +141,21 @@ def test_jobs_of_a_killed_driver_are_taken_over_by_the_next(whole: OneMachine, d
         assert (trail(store, stage), states(store, stage)) == ([1, 2, 3, 4], ["done"])
 
 
+def test_a_stop_reaches_what_runs_since_a_driver_that_was_killed(whole: OneMachine, drive: Start, store: Store) -> None:
+    driver, stage, chains = begin(whole, drive, store)
+    driver.process.kill()
+    driver.process.wait()
+    driver = drive(whole.site, chains)
+    assert driver.process.stdout is not None
+    while '"waiting"' not in (line := driver.process.stdout.readline()):
+        assert line, "the driver ended"
+    driver.ctrl_c()
+    assert driver.finish()["interrupted"]
+    wait_until(lambda: states(store, stage) == ["interrupted"])
+    let_go(store, stage)
+    assert_done(drive(whole.site, chains), store, stage, ["interrupted", "done"])
+
+
 ELSEWHERE = ("unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c")
 """With what follows on a machine of another name, which sees no process of this one."""
 

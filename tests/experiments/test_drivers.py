@@ -12,7 +12,7 @@ import pytest
 
 from experiments import drivers
 from experiments.attempt import StoreError
-from experiments.drivers import driver_at_work, living
+from experiments.drivers import abandoned, driver_at_work, living
 from tests.experiments.smoke import ROOT
 from tests.faults import read_only_disk
 
@@ -54,6 +54,16 @@ def test_a_killed_driver_does_not_count_and_its_file_goes(tmp_path):
     assert driver.path.exists()
     assert living(tmp_path) == []
     assert not driver.path.exists()
+
+
+def test_what_another_living_driver_looks_after_is_not_abandoned(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"at work\n"
+    with driver_at_work(tmp_path, ["a" * 64, "b" * 64]):
+        assert abandoned(tmp_path, ["a" * 64, "b" * 64]) == ["a" * 64]
+        process.kill()
+        process.wait()
+        assert abandoned(tmp_path, ["a" * 64, "b" * 64]) == ["a" * 64, "b" * 64]
 
 
 def test_a_driver_of_another_host_is_judged_by_its_last_sign(tmp_path):
