@@ -180,6 +180,7 @@ def test_killed_by_the_kernel_for_want_of_memory(
 Start = Callable[[Site, list[Any]], Driver]
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_out_of_time_without_getting_on(whole: OneMachine, drive: Start, store: Store) -> None:
     """Resumed by its job while it gets on, by the driver while there is a new checkpoint, and then no more."""
@@ -208,6 +209,7 @@ def is_stuck(store: Store, stage: Stage, number: int) -> bool:
     return len(attempts) == number and (store.directory(stage) / f"stuck-{number}").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_node_that_is_lost_under_a_job(whole: OneMachine, drive: Start, store: Store) -> None:
     """Slurm ends the job there and queues it again, with no word to the driver."""

@@ -209,6 +209,7 @@ def in_job(one_machine: OneMachine, smoke: Smoke, *more: str) -> RayInSlurm:
     return RayInSlurm(one_machine, smoke.folder, *command)
 
 
+@pytest.mark.slow
 @on_slurm
 def test_a_sweep_in_the_job_runs_and_ends_it(one_machine: OneMachine, tmp_path: Path) -> None:
     with in_job(one_machine, Smoke(tmp_path)) as job:

@@ -91,6 +91,7 @@ def test_scancel_saves_and_cancels_and_the_same_command_continues(
     assert_done(drive(whole.site, chains), store, stage, ["interrupted", "done"])
 
 
+@pytest.mark.slow
 def test_a_node_whose_slurmd_dies(whole: OneMachine, drive: Start, store: Store) -> None:
     """Slurm gives the job to the other node, where it finds that the first one still runs, and leaves it alone."""
     driver, stage, _ = begin(whole, drive, store)

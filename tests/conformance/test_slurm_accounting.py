@@ -103,6 +103,7 @@ def test_a_job_that_was_killed_whole_is_billed_until_slurm_saw_its_end(
     assert hours.billed == pytest.approx(hours.useful + hours.lost + hours.overhead)
 
 
+@pytest.mark.slow
 def test_the_two_runs_of_a_job_that_was_queued_again_are_billed_once_each(
     keeping_accounts: OneMachine, drive: Start, store: Store
 ) -> None:

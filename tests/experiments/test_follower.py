@@ -124,6 +124,7 @@ def test_a_kill_on_the_other_machine_ends_the_attempt(
     assert states(store, stage) == ["interrupted"]
 
 
+@pytest.mark.slow
 def test_a_mistake_on_the_other_machine_is_the_stages_end(store: Store, machines: Machines) -> None:
     stage = quick_stage(fail_at=2, hold_at=2, rank=3, cpus=4)
     directory = store.prepare(stage)
