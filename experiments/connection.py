@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from experiments.ledger import LATER
+from experiments.ledger import HALF_MADE, LATER
 from smaug_core.errors import SmaugError
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -30,6 +31,9 @@ METRICS_AT_ONCE, PARAMS_AT_ONCE = 800, 100
 """MLflow refuses more than 100 parameters or tags, or more than 1000 entries of all kinds, in one call."""
 IDS_AT_ONCE = 200
 """Of runs that are asked for by their ids, so that the question stays short."""
+SQLITE = "sqlite:///"
+MADE_TWICE = re.compile(r"table \w+ already exists|duplicate column name")
+"""What MLflow meets where its making of a database was cut short: a table is there, and not noted."""
 QUIET = {
     "alembic": logging.WARNING,
     "mlflow.store.db.utils": logging.CRITICAL,
@@ -46,14 +50,49 @@ def connect(uri: str) -> MlflowClient:
     """Open the ledger; a new database is made here, not at some later call."""
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
+    if not exists(uri):
+        _make_database(_file_of(uri))
+    return _opened(uri)
+
+
+def remove_partials(uri: str) -> None:
+    """Delete what makers of a database left that were killed; only where nobody can be making one now."""
+    if uri.startswith(SQLITE):
+        path = _file_of(uri)
+        for left in path.parent.glob(f".{path.name}.*.partial*"):  # a journal of sqlite's may lie beside it
+            left.unlink(missing_ok=True)
+
+
+def _make_database(path: Path) -> None:
+    """Have MLflow make its tables aside, so that the database is there as a whole or not at all.
+
+    MLflow can do nothing with a database whose maker was killed before the last table.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    _opened(f"{SQLITE}{partial}")
+    try:
+        os.link(partial, path)
+    except FileExistsError:  # a driver of another home folder was quicker
+        pass
+    except OSError:  # no hard links here
+        partial.rename(path)
+    partial.unlink(missing_ok=True)
+
+
+def _opened(uri: str) -> MlflowClient:
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.search_experiments(max_results=1)
     return client
 
 
+def _file_of(uri: str) -> Path:
+    return Path(uri.removeprefix(SQLITE))
+
+
 def exists(uri: str) -> bool:
     """Whether something may have been recorded there."""
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+    return not uri.startswith(SQLITE) or _file_of(uri).exists()
 
 
 @contextmanager
@@ -64,6 +103,8 @@ def faults_told(uri: str, advice: str = LATER) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         said = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
         lines = said or [type(error).__name__]
+        if MADE_TWICE.search(lines[0]) and uri.startswith(SQLITE):
+            advice = f"{HALF_MADE}; delete {_file_of(uri)}, and `smaug sync` makes it again from the store"
         raise TrackingError(f"MLflow at {uri}: {lines[0][:300]}; {advice}") from error
 
 

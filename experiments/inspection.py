@@ -13,6 +13,7 @@ from experiments.catalog import Catalog
 from experiments.chain import cut_stages, resolved
 from experiments.drivers import living
 from experiments.finding import Finding, fault, fine, probe, warning
+from experiments.ledger import HALF_MADE
 from experiments.mounts import FileSystem, database_file, file_system_of, read_mounts, tracking_problem, tracking_uri
 from experiments.room import existing, in_words, room_needed
 from experiments.scale import Scale
@@ -115,7 +116,9 @@ def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator
         yield fault(check, f"{file}: {why}", mend)
         return
     told = probe(TRACKING, str(home), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    if isinstance(told, str):
+    if isinstance(told, str) and HALF_MADE in told:
+        yield fault(check, told, f"rm {file}, then `smaug sync` writes it anew from the store")
+    elif isinstance(told, str):
         mend = "see that the server is up and MLFLOW_TRACKING_URI right" if file is None else "see the message"
         yield fault(check, f"{uri}: {told}", f"{mend}; runs go on without it, and `smaug sync` catches up")
     elif file is not None and not file.exists():

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.accounting import unaccounted
 from experiments.attempt import Attempt, StoreError
 from experiments.cancel import asked
 from experiments.catalog import Catalog, Named
@@ -145,7 +146,7 @@ class Standing:
 
 
 class Observer:
-    """Looks at a home folder, again and again; what is done is read once."""
+    """Looks at a home folder, again and again; what is done, and what it took is known for good, is read once."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -182,7 +183,7 @@ class Observer:
         if facts is None:
             return StageStanding(named=named, state="new", folder=folder, driven=driven, asked_to_end=ending)
         found = _standing(named, facts, folder, driven, ending)
-        if found.state == "done":
+        if found.state == "done" and facts.attempts[-1].end is not None and not unaccounted(facts.attempts):
             self._done[named.fingerprint] = found
         return found
 

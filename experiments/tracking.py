@@ -25,6 +25,7 @@ from experiments.connection import (
     experiment_named,
     faults_told,
     metric,
+    remove_partials,
     runs_tagged,
     tag_experiment,
     write,
@@ -188,6 +189,8 @@ class Tracker:
         """The connection, opened when first used; one process at a time makes a new database."""
         if self._client is None:
             with self._lock():
+                if self.uri == f"sqlite:///{self._home / 'mlflow.db'}":  # another home's drivers do not take this lock
+                    remove_partials(self.uri)
                 self._client = connect(self.uri)
         return self._client
 

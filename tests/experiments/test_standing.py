@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from experiments import overview
-from experiments.attempt import read_attempts
+from experiments.attempt import read_attempts, read_json, write_json
 from experiments.cancel import ask
 from experiments.drivers import driver_at_work
 from experiments.records import write_trial
@@ -231,3 +231,32 @@ def test_following_where_nothing_runs_shows_it_once(tmp_path):
 @pytest.mark.parametrize(("seconds", "told"), [(0, "0:00"), (125.4, "2:05"), (46841, "13:00:41")])
 def test_durations(seconds, told):
     assert overview.duration(seconds) == told
+
+
+def test_the_hours_of_a_done_stage_are_read_until_they_are_final(tmp_path):
+    made = trial()
+    write_trial(tmp_path, made)
+    execute(tmp_path, made, stages=1)
+    name, attempt = made.stages[0].fingerprint, Store(tmp_path).directory(made.stages[0]) / "attempts" / "0001"
+    end, owner = read_json(attempt / "end.json"), read_json(attempt / "owner.json")
+    (attempt / "end.json").unlink()
+    observer = Observer(tmp_path)
+
+    def billed() -> float:
+        seen = observer.look().stages[name]
+        assert seen.state == "done"
+        return seen.hours.billed
+
+    billed()  # the result is there, its attempt has not ended
+    write_json(attempt / "owner.json", owner | {"gpus": 4, "slurm": {"job": "7_1", "restart": 0}})
+    write_json(attempt / "end.json", end | {"spent_s": 3600.0})
+    assert billed() == 1.0
+    write_json(attempt / "end.json", end | {"spent_s": 7200.0})
+    assert billed() == 2.0  # Slurm's accounting may yet tell more
+    told = {"source": "sacct", "state": "COMPLETED", "start": end["time"] - 1, "end": end["time"], "cpu_s": None}
+    write_json(attempt / "accounting.json", told)
+    billed()
+    write_json(attempt / "end.json", end | {"spent_s": 10800.0})
+    before = billed()
+    write_json(attempt / "end.json", end | {"spent_s": 14400.0})
+    assert billed() == before

@@ -3,15 +3,19 @@
 import fcntl
 import json
 import os
+import random
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
-from experiments import tracking
+from experiments import connection, inspection, tracking
 from experiments.attempt import read_json
 from experiments.connection import TrackingError
 from experiments.ledger import STAGES
@@ -343,6 +347,62 @@ def test_two_drivers_may_make_the_database_at_the_same_moment_and_share_the_runs
     assert told == [b"", b""]  # not a word of migrations
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert (len(runs(client, STAGES)), len(runs(client, "smaug/masking_ratio"))) == (3, 1)
+
+
+SYNC = "import sys; from pathlib import Path; from experiments.tracking import sync; print(sync(Path(sys.argv[1])))"
+
+
+def test_a_kill_while_the_database_is_made_leaves_none_and_the_next_one_makes_it(tmp_path):
+    made = trial()
+    write_trial(tmp_path, made)
+    execute(tmp_path, made, stages=1)
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    for delay in (0.05, random.uniform(0.1, 0.3), random.uniform(0.3, 0.8)):
+        (tmp_path / "mlflow.db").unlink(missing_ok=True)
+        driver = subprocess.Popen([sys.executable, "-c", SYNC, str(tmp_path)], cwd=ROOT, env=environment)
+        until = time.monotonic() + 60
+        while not (list(tmp_path.glob("mlflow.db")) or list(tmp_path.glob(".mlflow.db.*.partial"))):
+            assert driver.poll() is None and time.monotonic() < until
+            time.sleep(0.005)
+        time.sleep(delay)
+        driver.kill()
+        driver.wait()
+        ran = subprocess.run(
+            [sys.executable, "-c", SYNC, str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "(1, 1)\n", "")
+        assert not list(tmp_path.glob(".mlflow.db*"))
+
+
+def test_a_database_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker = Tracker(tmp_path)
+    seen = []
+
+    def cut_short(uri):
+        seen.append(uri)
+        Path(uri.removeprefix("sqlite:///")).write_bytes(b"half of one")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(connection, "_opened", cut_short)
+        tracker.prepare()
+    assert len(seen) == 1 and not (tmp_path / "mlflow.db").exists() and list(tmp_path.glob(".mlflow.db.*.partial"))
+    tracker.prepare()
+    assert (tmp_path / "mlflow.db").exists() and not list(tmp_path.glob(".mlflow.db.*"))
+
+
+def test_a_database_that_was_half_made_is_to_be_deleted(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TABLE entity_associations (association_id VARCHAR(36))")
+    with pytest.raises(
+        TrackingError, match=rf"killed before it was whole; delete {tmp_path}/mlflow.db, and `smaug sync`"
+    ):
+        Tracker(tmp_path).prepare()
+    (found,) = inspection.check_mlflow(tmp_path)
+    assert found.level == "fault" and "killed before it was whole" in found.found
+    assert found.mend == f"rm {tmp_path}/mlflow.db, then `smaug sync` writes it anew from the store"
 
 
 def test_a_stage_reads_back_what_was_recorded(home):
