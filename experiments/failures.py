@@ -157,13 +157,17 @@ class Tries:
         return within and (policy.stalls is None or self.fruitless <= policy.stalls)
 
 
+_OF_ONE_JOB = re.compile(r"\b0x[0-9a-fA-F]+|\bStepId=[\w.]+|\S*/job\d+\b|\bjob \d[\d_]*|\d[\d_]*_0_log\.out")
+"""Addresses, ids of jobs and their steps, and the paths that hold them: the same error has others in each job."""
+
+
 def signature(message: str, traceback: str) -> str:
     """Equal for the same error in different stages: where it was raised and its type; without a traceback, all of it.
 
     Its words are left out where there is a traceback: they may hold a step, a path or an address.
     """
     frames = re.findall(r'^ +File ".*", line \d+, in .*$', traceback, re.MULTILINE)
-    return "\n".join([*frames, message.partition(":")[0]]) if frames else message
+    return "\n".join([*frames, message.partition(":")[0]]) if frames else _OF_ONE_JOB.sub("#", message)
 
 
 def in_words(failure: Mapping[str, Any]) -> str:

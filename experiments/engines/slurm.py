@@ -48,6 +48,9 @@ REASONS: dict[str, FailureClass] = {
 LAST_LINES = 5
 """So much is told of what a job printed that failed early."""
 
+NOT_TELLING = re.compile(r"srun:|slurmstepd:|Current thread\b|<no Python frame>")
+"""Begins lines of a job's output that tell no cause, but which job, node or thread it was."""
+
 WORTH_TELLING = re.compile(r"Partition|ReqNodeNotAvail|Nodes?Down|Held|Assoc|QOS|Bad|Account|Reservation|Licenses")
 """Reasons for which a job waits that somebody may have to do something about."""
 
@@ -295,12 +298,16 @@ def _explained(ended: JobState, placed: _Placed) -> JobState:
         return ended
     if any(attempt.owner.get("slurm", {}).get("job") == placed.id for attempt in read_attempts(placed.job.directory)):
         return ended
+    log = placed.folder / "slurm" / f"{placed.id}_0_log.out"
     try:
-        printed = (placed.folder / "slurm" / f"{placed.id}_0_log.out").read_text(errors="replace")
+        printed = log.read_text(errors="replace")
     except OSError:
         printed = ""
-    said = "; ".join(line.strip() for line in printed.splitlines()[-LAST_LINES:] if line.strip())
-    told = f"its job failed before the stage began: {said or 'it printed nothing'}"
+    lines = [line.strip() for line in printed.splitlines()]
+    said = "; ".join([line for line in lines if line and not NOT_TELLING.match(line)][-LAST_LINES:])
+    code = re.search(r"^srun: error: .*Exited with exit code (\d+)", printed, re.MULTILINE)
+    exit_code = f", exit code {code[1]}" if code else ""
+    told = f"its job failed before the stage began: {said or 'it printed nothing'} ({log}{exit_code})"
     needed = f"right would be set-up lines in the profile that end well, and {placed.job.command[0]} on every node"
     return JobState(True, None, f"{told}; {needed}", "user_error")
 

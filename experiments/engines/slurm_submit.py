@@ -32,8 +32,8 @@ class SubmissionError(SmaugError):
 
     @property
     def passing(self) -> bool:
-        """Whether another try may do."""
-        return BUSY.search(str(self)) is not None
+        """Whether another try may do; so it may where sbatch said nothing, for then a signal has ended it."""
+        return not str(self).strip() or BUSY.search(str(self)) is not None
 
 
 def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> list[str]:

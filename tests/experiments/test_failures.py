@@ -178,6 +178,16 @@ def test_the_same_error_is_told_by_where_it_was_raised(tmp_path: Path) -> None:
     assert signature("no clips", "") == "no clips"
 
 
+def test_the_same_error_of_two_jobs_is_told_in_spite_of_their_ids() -> None:
+    def said(address: str, job: str, node: str) -> str:
+        script = f"/spool/{node}/job{job}/slurm_script: line 9: no such module"
+        return f"{script}; thread {address}; StepId={job}.0 ended (/home/slurm/{job}_1_0_log.out) of job {job}_1"
+
+    one = said("0x00007f12ab", "00041", "node1")
+    assert signature(one, "") == signature(said("0x00007fffff", "00042", "node2"), "")
+    assert signature(one, "") != signature(one.replace("module", "file"), "")
+
+
 def test_without_gpu_memory_a_stage_is_tried_once_more_with_layers_recomputed(store: Store, engine: Engine) -> None:
     stage = quick_stage(no_gpu_memory_at=2, until_recomputed=True)
     summary, told = run(store, engine, stage)

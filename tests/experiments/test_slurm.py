@@ -83,6 +83,7 @@ def test_a_job_that_slurm_has_forgotten(placed: _Placed) -> None:
         ("sbatch: error: QOSMaxSubmitJobPerUserLimit", True),
         ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", False),
         ("sbatch: error: invalid partition specified: cpu", False),
+        ("", True),  # a signal ended it, maybe our own Ctrl-C
     ],
 )
 def test_what_another_try_may_mend(said: str, passing: bool) -> None:
@@ -236,6 +237,18 @@ def test_a_folder_that_gc_has_deleted_under_a_driver_that_slept_ends_nothing(
     assert len(list((tmp_path / "home").glob("slurm/*/placed-*.json"))) == 1
 
 
+NO_PYTHON = """
+Fatal Python error: no codec
+ModuleNotFoundError: No module named 'encodings'
+
+Current thread 0x00007f12ab (most recent call first):
+  <no Python frame>
+srun: error: node1: task 0: Exited with exit code 1
+srun: Terminating StepId=41.0
+slurmstepd: error: *** STEP 41.0 ON node1 CANCELLED ***
+"""
+
+
 def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(
     tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,7 +257,7 @@ def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(
     commands.say("sbatch", "echo Submitted batch job 9")
     commands.say("squeue", "echo '9|FAILED|NonZeroExitCode'")
     engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
-    for number, printed in enumerate(("", "a\n\nline 3: module: command not found\n")):
+    for number, printed in enumerate(("", NO_PYTHON)):
         engine.submit(job(tmp_path, number))
         engine.poll()
         (folder,) = (tmp_path / "home" / "slurm").iterdir()
@@ -253,8 +266,10 @@ def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(
     first, second = engine.poll().values()
     began = "its job failed before the stage began: "
     right = "right would be set-up lines in the profile that end well, and true on every node"
-    assert (first.reason, first.message) == ("user_error", f"{began}it printed nothing; {right}")
-    assert second.message == f"{began}a; line 3: module: command not found; {right}"
+    log = folder / "slurm" / "9_0_log.out"
+    assert (first.reason, first.message) == ("user_error", f"{began}it printed nothing ({log}); {right}")
+    said = "Fatal Python error: no codec; ModuleNotFoundError: No module named 'encodings'"
+    assert second.message == f"{began}{said} ({log}, exit code 1); {right}"
 
 
 def test_a_job_that_failed_with_its_supervisor_is_not_blamed(
