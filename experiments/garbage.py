@@ -29,6 +29,9 @@ TRASH = ".gc-"
 RAY_RUN = re.compile(r"(\d{8}-\d{6})-(\d+)")
 """Folder of one driver's Ray: when it started, and its process."""
 
+RAY_CLUSTER = re.compile(r".+-(\d+)-\w{6}")
+"""Folder of a Ray cluster in Slurm: its cluster, its job, and chance."""
+
 Kind = Literal["aside", "stage", "checkpoints", "leftover", "ray", "slurm", "mark", "trash"]
 
 
@@ -112,6 +115,7 @@ def find_garbage(home: Path, now: float | None = None) -> Found:
         found.garbage += _ray_garbage(ray, wanted.drivers)
     if leads_inside(slurm, home):
         _look_at_submissions(slurm, wanted.drivers, now, found)
+    found.kept += _ray_clusters(home / "ray-clusters")
     driven = {fingerprint for driver in wanted.drivers for fingerprint in driver.fingerprints}
     for fingerprint in sorted(asked(home).keys() - driven):
         path = home / "cancel" / fingerprint
@@ -211,6 +215,14 @@ def _ray_garbage(ray: Path, drivers: Iterable[Driver]) -> Iterator[Garbage]:
             if pid not in at_work and not _is_older_process(pid, made[1]):
                 why = f"Ray of a driver that is gone (process {pid})"
                 yield Garbage(path=entry, kind="ray", why=why, size=size_of(entry))
+
+
+def _ray_clusters(root: Path) -> Iterator[Kept]:
+    """Folders of Ray clusters in Slurm, which go at a clean end; a job that was killed leaves its own, with a token."""
+    for entry in _children(root):
+        if (made := RAY_CLUSTER.fullmatch(entry.name)) and entry.is_dir():
+            why = f"of a Ray cluster in Slurm; if `squeue --jobs={made[1]}` shows no such job any more, delete it"
+            yield Kept(entry, why)
 
 
 def _look_at_submissions(slurm: Path, drivers: list[Driver], now: float, found: Found) -> None:

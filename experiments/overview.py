@@ -143,9 +143,10 @@ def _spent(trials: list[TrialStanding]) -> Iterator[str]:
     held = [(stage.unit, stage.hours) for stage in stages.values() if stage.hours is not None]
     for unit in sorted({unit for unit, _ in held}):
         hours = [each for other, each in held if other == unit]
-        parts = ", ".join(
-            f"{sum(getattr(one, part) for one in hours):.3g} {part}" for part in PARTS if part != "billed"
-        )
+        amounts = {part: sum(getattr(one, part) for one in hours) for part in PARTS if part != "billed"}
+        unsaved = sum(stage.unsaved for stage in stages.values() if stage.unit == unit)
+        amounts |= {"lost": amounts["lost"] - unsaved} | ({"unsaved": unsaved} if unsaved else {})
+        parts = ", ".join(f"{amount:.3g} {part}" for part, amount in amounts.items())
         guessed = sum(one.estimated for one in hours)
         estimated = f", {guessed} estimated" if guessed else ""
         billed = sum(one.billed for one in hours)
@@ -165,6 +166,8 @@ def _stage_word(stage: StageStanding) -> str:
         return "asked to end"
     if stage.driven and stage.state in ("new", "resume"):
         return "waiting"
+    if stage.queued is not None:
+        return escape(stage.queued.words)
     return _coloured(stage.state)
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from experiments.catalog import Catalog, Named
 from experiments.drivers import Driver, living
 from experiments.facts import StageFacts
 from experiments.failures import in_words
-from experiments.hours import Hours
+from experiments.hours import Hours, stage_hours
+from experiments.queued import Jobs, Queued
 from experiments.records import stage_facts
 
 StageWord = Literal["new", "resume", "running", "failed", "done", "unreadable"]
@@ -52,6 +53,10 @@ class StageStanding:
     """What it took so far; none before the first attempt, or where its folder cannot be read."""
     unit: str = ""
     """Of its hours."""
+    unsaved: float = 0.0
+    """Of its lost hours, those of steps that the attempt that runs has not saved yet."""
+    queued: Queued | None = None
+    """Its job in Slurm, where no driver is at it."""
 
     @property
     def is_active(self) -> bool:
@@ -79,9 +84,16 @@ class StageStanding:
             "pid": self.pid,
             "message": self.message,
             "failure": self.failure,
-            "hours": None if self.hours is None else asdict(self.hours) | {"unit": self.unit},
+            "queued": None if self.queued is None else self.queued.words,
+            "hours": self._hours_to_json(),
             "folder": str(self.folder),
         }
+
+    def _hours_to_json(self) -> dict[str, Any] | None:
+        if self.hours is None:
+            return None
+        lost = {"lost": self.hours.lost - self.unsaved, "unsaved": self.unsaved}
+        return asdict(self.hours) | lost | {"unit": self.unit}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +106,7 @@ class TrialStanding:
 
     @property
     def state(self) -> TrialWord:
-        """`waiting`: a driver will come to it; `stopped`: begun, and nobody is at it."""
+        """`waiting`: a driver will come to it, or Slurm; `stopped`: begun, and nobody is at it."""
         states = {stage.state for stage in self.stages.values()}
         if states == {"done"}:
             return "done"
@@ -102,6 +114,8 @@ class TrialStanding:
             return "failed"
         if "running" in states:
             return "running"
+        if any(stage.queued is not None and stage.queued.is_known for stage in self.stages.values()):
+            return "waiting"
         if any(stage.driven for stage in self.stages.values() if stage.state != "done"):
             return "waiting"
         return "stopped" if any(stage.attempt for stage in self.stages.values()) else "new"
@@ -128,8 +142,13 @@ class Standing:
 
     @property
     def at_work(self) -> bool:
-        """Whether something runs or a driver will start something."""
-        return bool(self.drivers) or any(self.in_state("running"))
+        """Whether something runs, or a driver or Slurm will start something."""
+        queued = (stage.queued for stage in self.stages.values())
+        return (
+            bool(self.drivers)
+            or any(self.in_state("running"))
+            or any(job is not None and job.is_known for job in queued)
+        )
 
     def in_state(self, *states: StageWord) -> Iterator[StageStanding]:
         """The stages in one of these states."""
@@ -151,6 +170,7 @@ class Observer:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._done: dict[str, StageStanding] = {}
+        self._jobs = Jobs(home)
 
     def look(self) -> Standing:
         """Where everything stands now.
@@ -165,6 +185,9 @@ class Observer:
             f: self._stage(catalog, named, f in driven, f in ending and f in driven)
             for f, named in catalog.stages.items()
         }
+        waiting = [f for f, stage in stages.items() if stage.state in ("new", "resume") and not stage.driven]
+        for fingerprint, job in self._jobs.of(waiting).items():
+            stages[fingerprint] = replace(stages[fingerprint], queued=job)
         trials = [
             TrialStanding(document=d, stages={told["name"]: stages[told["fingerprint"]] for told in d["stages"]})
             for d in catalog.documents
@@ -207,7 +230,13 @@ def _standing(named: Named, facts: StageFacts, folder: Path, driven: bool, endin
         failure=(attempt.failed_as or "") if state != "done" else "",
         hours=facts.hours,
         unit=facts.host["unit"],
+        unsaved=_unsaved(facts) if state == "running" else 0.0,
     )
+
+
+def _unsaved(facts: StageFacts) -> float:
+    """Lost hours of a stage that it had not lost before its newest attempt, which may yet save them."""
+    return max(0.0, facts.hours.lost - stage_hours(facts.attempts[:-1], None).lost)
 
 
 def _message(attempt: Attempt) -> str:

@@ -119,8 +119,10 @@ class QueryError(SmaugError):
     """Slurm gave no answer."""
 
 
-def query(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, Standing]:
-    """Ask once for all of this user's jobs of a name; gives them by id.
+def query(
+    name: str, environment: Mapping[str, str] = os.environ, *, limit_s: float = QUERY_LIMIT_S
+) -> dict[str, Standing]:
+    """Ask once for all of this user's jobs of a name, and wait `limit_s` at most; gives them by id.
 
     Raises:
         QueryError: there is no answer.
@@ -132,7 +134,7 @@ def query(name: str, environment: Mapping[str, str] = os.environ) -> dict[str, S
             [*command, f"--name={name}", "--format=%i|%T|%r"],
             capture_output=True,
             text=True,
-            timeout=QUERY_LIMIT_S,
+            timeout=limit_s,
             env=environment,
             check=False,
         )

@@ -295,6 +295,15 @@ def test_ray_s_folders_of_dead_drivers_go(tmp_path):
     assert sorted(path.name for path in (tmp_path / "ray").iterdir()) == sorted([names["ours"], "notes"])
 
 
+def test_what_a_ray_cluster_in_slurm_left_is_named_and_stays(tmp_path):
+    left = tmp_path / "ray-clusters" / "a-site-71-Xy01ab"
+    left.mkdir(parents=True)
+    (tmp_path / "ray-clusters" / "notes").mkdir()
+    found = find_garbage(tmp_path)
+    assert not found.garbage and [each.path for each in found.kept] == [left]
+    assert "`squeue --jobs=71`" in found.kept[0].why
+
+
 def test_marks_go_that_no_driver_will_look_at(tmp_path):
     ask(tmp_path, ["a" * 64, "b" * 64])
     with driver_at_work(tmp_path, ["a" * 64]):

@@ -260,3 +260,18 @@ def test_the_hours_of_a_done_stage_are_read_until_they_are_final(tmp_path):
     before = billed()
     write_json(attempt / "end.json", end | {"spent_s": 14400.0})
     assert billed() == before
+
+
+def test_steps_that_a_running_stage_has_not_saved_are_not_lost(tmp_path):
+    made = trial(pretrain={"steps": 8, "hold_at": 6})
+    write_trial(tmp_path, made)
+    directory = Store(tmp_path).prepare(made.stages[0])
+    with working(directory):
+        progress = directory / "attempts" / "0001" / "progress.json"
+        told = json.loads(progress.read_text())
+        write_json(progress, told | {"train_s": 3600.0, "useful_s": 1800.0, "spent_s": 7200.0})
+        seen = Observer(tmp_path).look()
+        hours = seen.trials[0].to_json()["detail"]["pretrain"]["hours"]
+        if hours["billed"] == 2.0:  # unless the worker has told anew
+            assert (hours["useful"], hours["lost"], hours["unsaved"], hours["overhead"]) == (0.5, 0.0, 0.5, 1.0)
+            assert " 0.5 useful, 0 lost, 1 overhead, 0.5 unsaved" in "\n".join(overview.lines_of(seen))
