@@ -58,7 +58,7 @@ class Jobs:
             except (StoreError, OSError):
                 continue  # `smaug gc` names it
             if open_:
-                here = slurms_name(ANSWER_S) if here is None else here
+                here = slurms_name() if here is None else here
                 answer = _answer(submission, here)
                 found |= {name: told for name, job in open_.items() if (told := _told(job, answer)) is not None}
         return found

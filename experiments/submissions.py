@@ -15,11 +15,11 @@ from experiments.engines.slurm_folder import (
     read_submission,
     slurms_name,
 )
-from experiments.engines.slurm_queue import QueryError, Standing, query
+from experiments.engines.slurm_queue import QUERY_LIMIT_S, QueryError, Standing, query
 
 SETTLED_S = 3600.0
 """A job that said its last word so long ago has left its folder, whether Slurm can be asked or not."""
-SHOWN_WITHIN_S = 60.0
+LISTED_AFTER_S = 60.0
 """A job that was submitted so long ago is one that Slurm lists, or lists no more."""
 
 
@@ -66,7 +66,7 @@ class Submissions:
             standing = answer.get(job)
             if standing is not None and not standing.ended:
                 return f"Slurm says of its job {job}, for {name[:12]}: {standing.state}"
-            if standing is None and now - file.stat().st_mtime < SHOWN_WITHIN_S:
+            if standing is None and now - file.stat().st_mtime < LISTED_AFTER_S:
                 return f"its job {job} was submitted just now"
         known = self._placed_in_all()
         for job, standing in answer.items():
@@ -83,7 +83,7 @@ class Submissions:
             return f"the Slurm that has them is {submission.slurm}; {here}"
         if submission.jobs not in self._answers:
             try:
-                self._answers[submission.jobs] = query(submission.jobs)
+                self._answers[submission.jobs] = query(submission.jobs, limit_s=QUERY_LIMIT_S)
             except QueryError as error:
                 self._answers[submission.jobs] = f"Slurm does not answer ({error})"
         return self._answers[submission.jobs]

@@ -74,11 +74,11 @@ def is_final(told: dict[str, Any] | None) -> bool:
     return told is not None and told["exit_code"] >= 0 and told["exit_code"] != INTERRUPTED
 
 
-def slurms_name(limit_s: float = ANSWER_S) -> str:
+def slurms_name() -> str:
     """What the Slurm that is reached from here calls itself; empty if none answers."""
     try:
         asked = subprocess.run(
-            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=limit_s, check=False
+            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=ANSWER_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

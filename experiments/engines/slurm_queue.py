@@ -102,7 +102,7 @@ class SlurmQueue:
     def _ask(self, now: float) -> None:
         try:
             # This process's environment is changed for a moment whenever jobs are submitted.
-            self._latest = Look(now, query(self._name, self._environment))
+            self._latest = Look(now, query(self._name, self._environment, limit_s=QUERY_LIMIT_S))
         except QueryError as error:
             self._complain(str(error))
             return
@@ -119,9 +119,7 @@ class QueryError(SmaugError):
     """Slurm gave no answer."""
 
 
-def query(
-    name: str, environment: Mapping[str, str] = os.environ, *, limit_s: float = QUERY_LIMIT_S
-) -> dict[str, Standing]:
+def query(name: str, environment: Mapping[str, str] = os.environ, *, limit_s: float) -> dict[str, Standing]:
     """Ask once for all of this user's jobs of a name, and wait `limit_s` at most; gives them by id.
 
     Raises:
