@@ -269,7 +269,8 @@ def test_set_up_lines_that_fail_are_told_and_not_tried_again(
     chains: list[Any] = [[("pretrain", {})]]
     site = Site(name=f"slurm@{tmp_path / 'wrong.yaml'}", environment=whole.environment, cpus=8)
     ((_, why),) = drive(site, chains).finish()["failed"]
-    assert why.startswith("its job failed before the stage began: no such module; right would be set-up lines")
+    assert why.startswith("its job failed before the stage began: no such module (")
+    assert "_log.out); right would be set-up lines in the profile that end well" in why
     assert len(list(store.home.glob("slurm/*/placed-*.json"))) == 1
 
 
