@@ -111,7 +111,8 @@ def pause_of(first: Stage, second: Stage, failure: Failure) -> str:
     named = [f"{stage.name} {stage.fingerprint[:12]}" for stage in (first, second)]
     return (
         f"{' and '.join(named)} failed of the same: {failure.cause}{where}; nothing new is started, what runs goes on."
-        " Mend it, then the same command with --retry-failed; without that, it goes on with the other stages"
+        " Mend it, then the same command with --retry-failed; without that, it goes on with the other"
+        " stages, and with those that failed before they began"
     )
 
 

@@ -123,12 +123,12 @@ WIDTH = "  width: 16\n"
         (
             "  evaluate: {cpus: 1, gpus: 0",
             "  evaluate: {nodes: 2, cpus: 2, gpus: @0",
-            "resources.evaluate.gpus: 0 cannot be shared by 2 nodes; right is a multiple",
+            "resources.evaluate.gpus: 0 cannot be shared by 2 nodes; right: 2 or a multiple",
         ),
         (
             "  evaluate: {cpus: 1, gpus: 0",
             "  evaluate: {nodes: 2, cpus: @9, gpus: 4",
-            "resources.evaluate.cpus: 9 cannot be shared by 2 nodes; right is a multiple",
+            "resources.evaluate.cpus: 9 cannot be shared by 2 nodes; right: 2 or a multiple",
         ),
         ("  evaluate: {cpus: 1,", "  evaluate: {cpus: 1, @tpus: 1,", "key 'resources.evaluate.tpus' is unknown; did"),
     ],
