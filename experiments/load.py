@@ -2,13 +2,15 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -179,6 +181,21 @@ class Form(BaseModel):
     """What a file may hold: no other keys, no values of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def spelled(pattern: str, allowed: str) -> AfterValidator:
+    """A form's check of a text by a regular expression; the fault says in words what is allowed."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise PydanticCustomError("spelling", "right would be {allowed}", {"allowed": allowed})
+        return text
+
+    return AfterValidator(check)
+
+
+Name = Annotated[str, spelled(r"[a-z0-9_]+", "lower-case letters, digits and _")]
+"""Of a sweep, a scale, a cluster: it becomes a part of paths and of MLflow's keys."""
 
 
 def form_faults(document: Document, form: type[Form]) -> list[Fault]:

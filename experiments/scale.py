@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from experiments.load import Document, Fault, Form, Keys, SweepError, form_faults, nearest, read_document
+from experiments.load import Document, Fault, Form, Keys, Name, SweepError, form_faults, nearest, read_document
 from experiments.settings import (
     FILLED,
     ON_CORPUS,
@@ -57,7 +57,7 @@ class _KindsForm(Form):
 
 
 class _ScaleForm(Form):
-    scale: str = Field(pattern=r"^[a-z0-9_]+$")
+    scale: Name
     title: str
     corpora: dict[str, Annotated[list[str], Field(min_length=1)]]
     tasks: dict[str, _TaskForm]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from experiments.conditions import Condition, ConditionError
-from experiments.load import Document, Fault, Form, SweepError, form_faults, nearest, read_document
+from experiments.load import Document, Fault, Form, Name, SweepError, form_faults, nearest, read_document
 from experiments.scale import Scale, scale_names
 from experiments.settings import (
     PER_TASK,
@@ -42,7 +42,7 @@ class _ReportForm(Form):
 
 
 class _SweepForm(Form):
-    sweep: str = Field(pattern=r"^[a-z0-9_]+$")
+    sweep: Name
     title: str
     table: str | None = None
     variants: dict[str, dict[str, Any]] = Field(min_length=1)

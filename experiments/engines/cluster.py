@@ -8,19 +8,29 @@ from typing import Annotated
 from pydantic import Field
 
 from experiments.engines import Inventory, Node
-from experiments.load import Form, SweepError, form_faults, read_document
+from experiments.load import Form, Name, SweepError, form_faults, read_document, spelled
 
 ALWAYS_EXPORTED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SLURM_CONF")
 """Variables that jobs get. Slurm keeps a job's environment on its own disks, and nobody's tokens belong there."""
 
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@%+=/&|()\[\]*-]+$")]
-Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
-"""Without control characters: a line of the script that sbatch reads cannot begin another one."""
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+OF_JOBS = r"SUBMITIT_|SLURM_(?!CONF$)"
+"""Variables that Slurm and submitit set in a job themselves: those of a job that the driver runs in go no further."""
+
+Word = Annotated[
+    str,
+    spelled(r"[A-Za-z0-9_.,:@%+=/&|()\[\]*-]+", "one word of letters, digits and _.,:@%+=/&|()[]*-"),
+]
+Line = Annotated[str, spelled(r"[^\x00-\x1f\x7f]*", "one line, without control characters")]
+"""A line of the script that sbatch reads cannot begin another one."""
+Variable = Annotated[
+    str,
+    spelled(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable alone; its value is taken from your environment"),
+    spelled(rf"(?!{OF_JOBS}).*", "one other than SLURM_* and SUBMITIT_*, which a job has of its own"),
+]
 
 
 class _ClusterForm(Form):
-    cluster: str = Field(pattern=r"^[a-z0-9_]+$")
+    cluster: Name
     partition: Word | None = None
     account: Word | None = None
     qos: Word | None = None

@@ -51,7 +51,22 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest(tmp_path: Path) ->
         ("partition: gpu", "partition: gpu --uid=0", "partition: 'gpu --uid=0' is not allowed"),
         ("partition: gpu", 'partition: "gpu\\n#SBATCH --uid=0"', "partition: 'gpu\\n#SBATCH --uid=0' is not allowed"),
         ("# setup:", 'setup: ["true\\nrm -r ."]  #', "setup.0: 'true\\nrm -r .' is not allowed"),
-        ("# export: [HF_HOME]", "export: ['A,B=1']", "export.0: 'A,B=1' is not allowed"),
+        (
+            "cluster: a6000",
+            "cluster: A6000",
+            "cluster: 'A6000' is not allowed; right would be lower-case",
+        ),
+        ("# export: [HF_HOME]", "export: ['A,B=1']", "export.0: 'A,B=1' is not allowed; right would be the name of a"),
+        (
+            "# export: [HF_HOME]",
+            "export: [SLURM_GPUS]",
+            "export.0: 'SLURM_GPUS' is not allowed; right would be one other",
+        ),
+        (
+            "# export: [HF_HOME]",
+            "export: [SUBMITIT_X]",
+            "export.0: 'SUBMITIT_X' is not allowed; right would be one other",
+        ),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, before: str, after: str, told: str) -> None:

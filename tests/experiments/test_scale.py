@@ -107,7 +107,7 @@ WIDTH = "  width: 16\n"
         ("rerank: 4", "rerank: 4, split: @train", "evaluate.split: 'train' is not allowed; right would be test or"),
         ("rerank: 4", "rerank: 4, @dataset: x", "setting 'evaluate.dataset' is unknown; right would be one of"),
         ("{seed: 0,", "{seed: @-1,", "data.seed: -1 is not allowed; right would be at least 0"),
-        ("scale: smoke", "scale: @Tiny!", "scale: 'Tiny!' is not allowed; string should match pattern"),
+        ("scale: smoke", "scale: @Tiny!", "scale: 'Tiny!' is not allowed; right would be lower-case"),
         ("scale: smoke\n", "@", "scale is missing"),
         ("scale: smoke\n", "scale: smoke\n@sclae: x\n", "key 'sclae' is unknown; did you mean 'scale'?"),
         ("[moving_shapes/sentence]", "@[]", "corpora.5M: [] is not allowed; list should have"),
