@@ -24,6 +24,8 @@ from experiments.work import INTERRUPTED
 FOLDER = "SMAUG_SLURM_FOLDER"
 """Variable with the folder of the jobs that were submitted together."""
 LOOK_S = 0.2
+ANSWER_S = 30.0
+"""The job ends by itself soon: without an answer by then its driver takes over."""
 GRACE_S = 60.0
 """Time a cancelled worker has to save its state before it is killed."""
 
@@ -125,14 +127,14 @@ class _Supervisor:
 
     def _gets_on(self) -> bool:
         """Whether the attempt that was stopped came further than those before it: else the limit is too short."""
-        *before, last = (attempt.last["step"] for attempt in read_attempts(self._directory))
-        return last > max(before, default=0)
+        steps = [attempt.last["step"] for attempt in read_attempts(self._directory)]
+        return bool(steps) and steps[-1] > max(steps[:-1], default=0)
 
     def _note_before(self) -> None:
         """Write down why this job's attempt ended before Slurm queued the job again by itself: no driver sees that."""
         before = [attempt for attempt in read_attempts(self._directory) if attempt.state not in ("running", "done")]
         last = before[-1] if before else None
-        if last is None or last.failure is not None or last.owner.get("slurm", {}).get("job") != self._job:
+        if last is None or last.failure is not None or last.slurm_job != self._job:
             return
         kind: FailureClass = "node_lost" if last.end is None else "preempted"
         seen = "it left no word" if last.end is None else last.end["message"]
@@ -144,9 +146,20 @@ class _Supervisor:
         near = Failure(kind="timeout", cause=f"the time limit of job {self._job} came near")
         attempt = read_attempts(self._directory)[-1]
         write_down(attempt, near, "queued again, to be resumed by the same job")
-        asked = subprocess.run(["scontrol", "requeue", self._job], capture_output=True, text=True, check=False)
-        if asked.returncode != 0:
-            sys.stderr.write(f"not queued again: {asked.stderr}")
-            write_down(attempt, near, "left to the driver, for Slurm refused to queue the job again")
+        if refusal := self._requeue():
+            sys.stderr.write(f"not queued again: {refusal}\n")
+            write_down(attempt, near, f"left to the driver, for Slurm did not queue the job again ({refusal})")
             return
         os._exit(INTERRUPTED)
+
+    def _requeue(self) -> str:
+        """Ask Slurm to queue this job again; gives why it does not."""
+        try:
+            asked = subprocess.run(
+                ["scontrol", "requeue", self._job], capture_output=True, text=True, timeout=ANSWER_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return f"no answer within {ANSWER_S:.0f} s"
+        except OSError as error:
+            return str(error)
+        return asked.stderr.strip() or f"exit code {asked.returncode}" if asked.returncode else ""

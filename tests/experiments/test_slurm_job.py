@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from experiments.work import DONE, FAILED, INTERRUPTED
 from tests.conformance.drivers import states, trail, wait_until
 from tests.quick_stage import quick_stage
 
-JOB = "from experiments.engines.slurm_job import run; import sys; run(sys.argv[1])"
+JOB = "from experiments.engines import slurm_job; import sys; slurm_job.ANSWER_S = 1.0; slurm_job.run(sys.argv[1])"
+REFUSES, SILENT = "echo no such job >&2; exit 1", "exec sleep 60"
+"""What `scontrol` may do."""
+AGAIN = "queued again, to be resumed by the same job"
+LEFT = "left to the driver, for Slurm did not queue the job again"
 
 
 @pytest.fixture
@@ -31,18 +35,18 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def begin(store: Store, tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
-    """Starts the job 12_3 for a stage; its `scontrol` notes what it is asked, and agrees or refuses."""
+    """Starts the job 12_3 for a stage; its `scontrol` notes what it is asked, and then does as told."""
     folder = tmp_path / "folder"
     for name in ("jobs", "cancel", "ended"):
         (folder / name).mkdir(parents=True)
     (tmp_path / "bin").mkdir()
 
-    def start(stage: Stage, scontrol: int = 0) -> subprocess.Popen[bytes]:
+    def start(stage: Stage, scontrol: str = "", command: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         directory = store.prepare(stage)
         job = worker_job(stage, directory, tmp_path / "data")
-        told = {"name": stage.fingerprint, "command": list(job.command), "env": dict(job.env)}
+        told = {"name": stage.fingerprint, "command": list(command or job.command), "env": dict(job.env)}
         (folder / "jobs" / f"{directory.name}.json").write_text(json.dumps(told))
-        (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\nexit {scontrol}\n')
+        (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\n{scontrol}\n')
         (tmp_path / "bin" / "scontrol").chmod(0o755)
         slurm = {"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", FOLDER: str(folder)}
         environment = os.environ | slurm | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
@@ -55,9 +59,6 @@ def ended(store: Store, stage: Stage) -> Any:
     """The exit code that was told; none if none was."""
     path = store.home / "folder" / "ended" / f"12_3-{store.directory(stage).name}.json"
     return json.loads(path.read_text())["exit_code"] if path.exists() else None
-
-
-AGAIN = "queued again, to be resumed by the same job"
 
 
 def failures(store: Store, stage: Stage) -> list[tuple[str, str, str] | None]:
@@ -90,28 +91,46 @@ def test_a_worker_that_was_killed(store: Store, begin: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "held_at", "refused", "requeued", "told"),
+    ("number", "scontrol", "requests", "done"),
     [
-        (signal.SIGUSR2, 2, 0, True, None),
-        (signal.SIGUSR2, 2, 1, True, INTERRUPTED),
-        (signal.SIGTERM, 2, 0, False, INTERRUPTED),
+        (signal.SIGUSR2, "", "requeue 12_3\n", AGAIN),
+        (signal.SIGUSR2, REFUSES, "requeue 12_3\n", f"{LEFT} (no such job)"),
+        (
+            signal.SIGUSR2,
+            SILENT,
+            "requeue 12_3\n",
+            f"{LEFT} (no answer within 1 s)",
+        ),
+        (signal.SIGTERM, "", "", ""),
     ],
-    ids=["near the limit", "near the limit, and Slurm refuses", "ended"],
+    ids=["near the limit", "near the limit, and Slurm refuses", "near the limit, and Slurm says nothing", "ended"],
 )
 def test_a_signal_saves(
-    store: Store, begin: Any, number: signal.Signals, held_at: int, refused: int, requeued: bool, told: int | None
+    store: Store, begin: Any, number: signal.Signals, scontrol: str, requests: str, done: str
 ) -> None:
-    stage = quick_stage(hold_at=held_at)
-    job = begin(stage, refused)
+    stage = quick_stage(hold_at=2)
+    job = begin(stage, scontrol)
     wait_until(lambda: trail(store, stage) == [1, 2])
     job.send_signal(number)
     assert job.wait(60) == INTERRUPTED
     assert states(store, stage) == ["interrupted"]
-    assert asked(store) == ("requeue 12_3\n" if requeued else "")
-    assert ended(store, stage) == told
-    done = "left to the driver, for Slurm refused to queue the job again" if refused else AGAIN
-    near = ("timeout", "the time limit of job 12_3 came near", done)
-    assert failures(store, stage) == [near if requeued else None]
+    assert asked(store) == requests
+    assert ended(store, stage) == (None if done == AGAIN else INTERRUPTED)
+    if not done:
+        assert failures(store, stage) == [None]
+        return
+    ((kind, seen, told),) = failures(store, stage)
+    assert (kind, seen) == ("timeout", "the time limit of job 12_3 came near") and told.startswith(done)
+
+
+def test_near_the_limit_before_the_stage_began_the_job_is_not_queued_again(store: Store, begin: Any) -> None:
+    stage = quick_stage()
+    waits = f"trap 'exit {INTERRUPTED}' TERM; touch {store.home}/here; while :; do sleep 0.1; done"
+    job = begin(stage, command=["sh", "-c", waits, "worker"])
+    wait_until(lambda: (store.home / "here").exists())
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(60) == INTERRUPTED
+    assert (asked(store), ended(store, stage)) == ("", INTERRUPTED)
 
 
 def test_a_job_that_slurm_queued_again_by_itself_notes_why_its_attempt_ended(store: Store, begin: Any) -> None:
