@@ -126,6 +126,12 @@ class Attempt:
         return told
 
     @property
+    def slurm_job(self) -> str | None:
+        """Id of the Slurm job that it was, as squeue prints it; none where it ran in no job made for it."""
+        job: str | None = self.owner.get("slurm", {}).get("job")
+        return job
+
+    @property
     def state(self) -> AttemptState:
         """How it ended, or whether it runs or died without a word."""
         if self.end is not None:

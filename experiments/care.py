@@ -252,12 +252,16 @@ def _active_of(what: list[str], standing: "Standing") -> list[str]:
 def _orphans(standing: "Standing") -> str:
     """The stages that run without a driver, which nobody tells of a request."""
     found = [stage for stage in standing.in_state("running") if not stage.driven]
-    told = [f"\n  {standing.catalog.label(stage.named)}: {_where(stage)}; end that process yourself" for stage in found]
-    return "".join(told)
+    return "".join(f"\n  {standing.catalog.label(each.named)}: {_where(each)}; {_by_hand(each)}" for each in found)
+
+
+def _by_hand(stage: "StageStanding") -> str:
+    """How somebody ends a stage that nobody looks after."""
+    return "end that process yourself" if stage.slurm_job is None else f"scancel {stage.slurm_job} ends it, saved"
 
 
 def _where(stage: "StageStanding") -> str:
-    return f"running, process {stage.pid} on {stage.host}" if stage.state == "running" else "waiting"
+    return f"running, {stage.where}" if stage.state == "running" else "waiting"
 
 
 def _say(text: str) -> None:

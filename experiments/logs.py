@@ -120,7 +120,8 @@ def heading(log: Log) -> str:
         return "no attempt yet"
     owner = log.attempt.owner
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["started"]))
-    return f"attempt {log.attempt.number}, process {owner['pid']} on {owner['host']}, since {began}"
+    job = "" if log.attempt.slurm_job is None else f", Slurm job {log.attempt.slurm_job}"
+    return f"attempt {log.attempt.number}, process {owner['pid']} on {owner['host']}{job}, since {began}"
 
 
 def _follow_attempt(log: Log, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:

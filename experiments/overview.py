@@ -173,7 +173,7 @@ def _stage_word(stage: StageStanding) -> str:
 
 def _told(standing: Standing, stage: StageStanding) -> Iterator[str]:
     label = escape(standing.catalog.label(stage.named))
-    where = f"process {stage.pid} on {escape(stage.host)}, attempt {stage.attempt}"
+    where = f"{escape(stage.where)}, attempt {stage.attempt}"
     if stage.state == "running":
         steps = f"step {stage.step} of {stage.total}" if stage.total else "starting"
         rate = "" if stage.rate is None else f", {stage.rate:.3g} steps/s"

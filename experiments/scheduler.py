@@ -272,7 +272,7 @@ class Scheduler:
         failure = examine(job, record, newest)
         if failure.kind == "cancelled":  # with the engine's own command
             write_down(newest, failure, "the same command continues")
-            self._cancel(task)
+            self._cancel(task, failure.cause)
             return
         resumable = POLICIES[failure.kind].resumable
         if resumable and task.stage.fingerprint in self._unwanted:
@@ -366,8 +366,8 @@ class Scheduler:
         self._tell(Event(kind="failed", stage=task.stage, message=message))
         self._block_children(task)
 
-    def _cancel(self, task: _Task) -> None:
-        task.phase, task.message = "cancelled", "as asked; the same command continues"
+    def _cancel(self, task: _Task, why: str = "as asked") -> None:
+        task.phase, task.message = "cancelled", f"{why}; the same command continues"
         self._summary.cancelled.append((task.stage, task.message))
         self._tell(Event(kind="cancelled", stage=task.stage, message=task.message))
         self._block_children(task)

@@ -45,6 +45,8 @@ class StageStanding:
     """Steps per second lately; while it runs."""
     host: str = ""
     pid: int = 0
+    slurm_job: str | None = None
+    """That the newest attempt is or was, as squeue prints it."""
     message: str = ""
     """How the newest attempt ended, or what is wrong with the folder."""
     failure: str = ""
@@ -57,6 +59,12 @@ class StageStanding:
     """Of its lost hours, those of steps that the attempt that runs has not saved yet."""
     queued: Queued | None = None
     """Its job in Slurm, where no driver is at it."""
+
+    @property
+    def where(self) -> str:
+        """Where the newest attempt runs or ran, in words."""
+        job = "" if self.slurm_job is None else f" (Slurm job {self.slurm_job})"
+        return f"process {self.pid} on {self.host}{job}"
 
     @property
     def is_active(self) -> bool:
@@ -82,6 +90,7 @@ class StageStanding:
             "left_s": self.left_s,
             "host": self.host,
             "pid": self.pid,
+            "slurm_job": self.slurm_job,
             "message": self.message,
             "failure": self.failure,
             "queued": None if self.queued is None else self.queued.words,
@@ -226,6 +235,7 @@ def _standing(named: Named, facts: StageFacts, folder: Path, driven: bool, endin
         rate=recent_rate(attempt) if state == "running" else None,
         host=attempt.owner["host"],
         pid=attempt.owner["pid"],
+        slurm_job=attempt.slurm_job,
         message=_message(attempt) if state not in ("done", "running") else "",
         failure=(attempt.failed_as or "") if state != "done" else "",
         hours=facts.hours,

@@ -88,6 +88,7 @@ def run(home: Path, chains: list[Any], engine: Engine) -> dict[str, Any]:
         "done": [stage.fingerprint for stage in summary.done],
         "cached": [stage.fingerprint for stage in summary.cached],
         "failed": [(stage.fingerprint, why) for stage, why in summary.failed],
+        "cancelled": [(stage.fingerprint, why) for stage, why in summary.cancelled],
         "blocked": [(stage.fingerprint, why) for stage, why in summary.blocked],
         "interrupted": summary.interrupted,
     }

@@ -296,7 +296,7 @@ def _explained(ended: JobState, placed: _Placed) -> JobState:
     """An end; of a job that failed before its worker could say a word, why: its set-up lines, or no Python there."""
     if ended != JobState(True, None, _ended_by_slurm(placed, "FAILED")):
         return ended
-    if any(attempt.owner.get("slurm", {}).get("job") == placed.id for attempt in read_attempts(placed.job.directory)):
+    if any(attempt.slurm_job == placed.id for attempt in read_attempts(placed.job.directory)):
         return ended
     log = placed.folder / "slurm" / f"{placed.id}_0_log.out"
     try:

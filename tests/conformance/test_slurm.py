@@ -84,9 +84,12 @@ def test_scancel_saves_and_cancels_and_the_same_command_continues(
     whole: OneMachine, drive: Start, store: Store
 ) -> None:
     driver, stage, chains = begin(whole, drive, store)
-    whole.ask("scancel", whole.job_of(store, stage))
+    job = whole.job_of(store, stage)
+    whole.ask("scancel", job)
     ended = driver.finish()
     assert (ended["done"], ended["failed"], states(store, stage)) == ([], [], ["interrupted"])
+    ((_, why),) = ended["cancelled"]
+    assert why.startswith(f"Slurm ended job {job}: CANCELLED") and why.endswith("; the same command continues")
     let_go(store, stage)
     assert_done(drive(whole.site, chains), store, stage, ["interrupted", "done"])
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from experiments.cancel import asked
 from experiments.drivers import driver_at_work
+from experiments.host import SLURM_JOB, SLURM_RESTART
 from experiments.records import write_trial
 from experiments.store import Store
 from tests.experiments.made_trials import execute, trial
@@ -83,6 +85,21 @@ def test_where_no_driver_is_at_work_nothing_is_asked(smaug, tmp_path):
         code, _, err = smaug("cancel", "50%/pretrain")
         assert code == 2 and f"running, process {worker.pid} on " in err and "end that process yourself" in err
     assert asked(tmp_path) == {}
+
+
+def test_a_stage_that_is_a_slurm_job_is_told_with_its_id_and_how_to_end_it(smaug, tmp_path, monkeypatch):
+    made = trial(pretrain={"steps": 8, "hold_at": 2})
+    write_trial(tmp_path, made)
+    monkeypatch.setenv(SLURM_JOB, "7_1")
+    monkeypatch.setenv(SLURM_RESTART, "0")
+    with working(Store(tmp_path).prepare(made.stages[0])) as worker:
+        where = f"process {worker.pid} on {socket.gethostname()}"
+        code, _, err = smaug("cancel", "50%/pretrain")
+        assert code == 2 and f"running, {where} (Slurm job 7_1); scancel 7_1 ends it, saved" in err
+        assert f"{where} (Slurm job 7_1), attempt 1" in smaug("status")[1]
+        assert f"{where}, Slurm job 7_1, since" in smaug("logs", "50%/pretrain")[2]
+        (told,) = json.loads(smaug("status", "--json")[1])
+    assert told["detail"]["pretrain"]["slurm_job"] == "7_1"
 
 
 def test_a_driver_that_has_done_all_leaves_nothing_to_cancel(smaug, tmp_path):
