@@ -398,7 +398,7 @@ def test_a_cancelled_stage_saves_its_state_and_the_same_command_continues(
         told.append((event.kind, event.stage))
 
     def cancellations() -> set[str]:
-        at_work = store.has_attempt(first, 1) and read_attempts(store.directory(first))[-1].progress["step"] == 2
+        at_work = (store.directory(first) / "trail.txt").exists() and trail(store, first) == [1, 2]
         return asked | ({first.fingerprint} if at_work or kind == "inline" else set())
 
     options: dict[str, Any] = {"data_root": store.home, "on_event": watch}
