@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import Attempt, read_attempts
+from experiments.attempt import FAILURE, Attempt, read_attempts, read_json
 from experiments.failures import in_words
 from smaug_core.errors import SmaugError
 
@@ -23,6 +23,8 @@ class Log:
     """Of the stage."""
     attempt: Attempt | None
     """None before the first."""
+    early: dict[str, Any] | None = None
+    """Failure of a later job that ended before it made an attempt."""
 
     @property
     def text(self) -> str:
@@ -31,13 +33,12 @@ class Log:
 
     def ending(self) -> str:
         """How the attempt ended, unless its log says so already, and what was done; empty while it runs."""
-        if self.attempt is None:
-            return ""
-        failure = self.attempt.failure
-        return self._last_words() + ("" if failure is None else f"{in_words(failure)}\n")
+        failures = [None if self.attempt is None else self.attempt.failure, self.early]
+        return self._last_words() + "".join(f"{in_words(failure)}\n" for failure in failures if failure)
 
     def _last_words(self) -> str:
-        assert self.attempt is not None
+        if self.attempt is None:
+            return ""
         if self.attempt.end is None:
             dead = self.attempt.state == "dead"
             return f"died without a word (process {self.attempt.owner['pid']})\n" if dead else ""
@@ -48,14 +49,15 @@ class Log:
     def to_json(self) -> dict[str, Any]:
         """All of it in plain values."""
         if self.attempt is None:
-            return {"attempt": None, "state": None, "owner": None, "end": None, "failure": None, "log": self.text}
+            begun = dict.fromkeys(("attempt", "state", "owner", "end"))
+            return {**begun, "failure": self.early, "log": self.text}
         made = self.attempt
         return {
             "attempt": made.number,
             "state": made.state,
             "owner": made.owner,
             "end": made.end,
-            "failure": made.failure,
+            "failure": self.early or made.failure,
             "log": self.text,
         }
 
@@ -69,7 +71,8 @@ def read_log(directory: Path, number: int | None = None) -> Log:
     """
     attempts = read_attempts(directory)
     if number is None:
-        return Log(directory=directory, attempt=attempts[-1] if attempts else None)
+        newest = attempts[-1] if attempts else None
+        return Log(directory=directory, attempt=newest, early=read_json(directory / FAILURE))
     for attempt in attempts:
         if attempt.number == number:
             return Log(directory=directory, attempt=attempt)
@@ -108,7 +111,9 @@ def follow(
             say(read_log(directory, told).ending())
         elif number is not None or not at_work():
             if log.attempt is None:
-                say(log.text)
+                say(log.text + log.ending())
+            elif log.early is not None:
+                say(f"{in_words(log.early)}\n")
             return
         else:
             sleep(LOOK_EVERY_S)

@@ -95,13 +95,11 @@ def _last_words(directory: Path, job: JobState) -> str:
     return job.message or said[-2000:] or f"the worker ended with exit code {job.exit_code} and said nothing"
 
 
-def write_down(attempt: Attempt | None, failure: Failure, done: str) -> None:
-    """Leave in an attempt's folder why it ended, and what was done about it."""
-    if attempt is None:
-        return
+def write_down(folder: Path, failure: Failure, done: str) -> None:
+    """Leave in an attempt's folder, or a stage's whose job ended before it made one, why, and what was done."""
     with suppress(StoreError):  # a disk that is full, maybe the failure itself; the driver tells it all the same
         told = {"class": failure.kind, "seen": failure.cause, "done": done, "time": time.time()}
-        write_json(attempt.directory / FAILURE, told)
+        write_json(folder / FAILURE, told)
 
 
 def pause_of(first: Stage, second: Stage, failure: Failure) -> str:

@@ -270,21 +270,25 @@ class Scheduler:
             self._wait_for(task, record)
             return
         failure = examine(job, record, newest)
+        resumable, folder = POLICIES[failure.kind].resumable, record.directory if newest is None else newest.directory
         if failure.kind == "cancelled":  # with the engine's own command
-            write_down(newest, failure, "the same command continues")
+            write_down(folder, failure, "the same command continues")
             self._cancel(task, failure.cause)
-            return
-        resumable = POLICIES[failure.kind].resumable
-        if resumable and task.stage.fingerprint in self._unwanted:
-            write_down(newest, replace(failure, kind="cancelled"), "cancelled, as asked; the same command continues")
+        elif resumable and task.stage.fingerprint in self._unwanted:
+            self._note_end(newest, failure, "cancelled, as asked; the same command continues")
             self._cancel(task)
         elif resumable and (self._stop.is_set() or task.withdrawn):
-            write_down(newest, replace(failure, kind="cancelled"), "stopped with the run; the same command continues")
+            self._note_end(newest, failure, "stopped with the run; the same command continues")
             self._make_ready(task)
         else:
-            self._treat(task, record, newest, failure)
+            self._treat(task, record, newest, failure, folder)
 
-    def _treat(self, task: _Task, record: StageRecord, newest: Attempt | None, failure: Failure) -> None:
+    def _note_end(self, attempt: Attempt | None, failure: Failure, done: str) -> None:
+        """Write down that a stage was ended as somebody here asked, unless it had not begun."""
+        if attempt is not None:
+            write_down(attempt.directory, replace(failure, kind="cancelled"), done)
+
+    def _treat(self, task: _Task, record: StageRecord, newest: Attempt | None, failure: Failure, folder: Path) -> None:
         """Do what the policy of a failure says."""
         policy, saved = POLICIES[failure.kind], checkpoint_step(record.directory)
         recorded = alike(record.attempts[:-1], failure.kind) + 1 if newest else 0
@@ -293,12 +297,12 @@ class Scheduler:
             if policy.elsewhere and failure.host:
                 task.lost_on = tuple(dict.fromkeys([*task.lost_on, failure.host]))
             how = next_try(failure)
-            write_down(newest, failure, f"tried again{how}")
+            write_down(folder, failure, f"tried again{how}")
             message = failure.words + (f"; tried again{how}" if how else "")
             self._tell(Event(kind="retry", stage=task.stage, message=message))
             self._make_ready(task)
             return
-        write_down(newest, failure, "not tried again")
+        write_down(folder, failure, "not tried again")
         self._fail(task, given_up(failure, self._store, task.stage, newest, tries=task.tries.total, saved=saved))
         if policy.pauses:
             self._note_error(task, failure)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.accounting import unaccounted
-from experiments.attempt import Attempt, StoreError
+from experiments.attempt import FAILURE, Attempt, StoreError, read_json
 from experiments.cancel import asked
 from experiments.catalog import Catalog, Named
 from experiments.drivers import Driver, living
@@ -48,9 +48,9 @@ class StageStanding:
     slurm_job: str | None = None
     """That the newest attempt is or was, as squeue prints it."""
     message: str = ""
-    """How the newest attempt ended, or what is wrong with the folder."""
+    """How the newest attempt or job ended, or what is wrong with the folder."""
     failure: str = ""
-    """Class of the newest attempt's failure; empty if it has none."""
+    """Class of that failure; empty if it has none."""
     hours: Hours | None = None
     """What it took so far; none before the first attempt, or where its folder cannot be read."""
     unit: str = ""
@@ -209,12 +209,13 @@ class Observer:
             return known
         folder = catalog.directory(named)
         try:
-            facts = stage_facts(self._home, named.kind, named.fingerprint)
+            facts, early = stage_facts(self._home, named.kind, named.fingerprint), read_json(folder / FAILURE)
         except StoreError as error:
             return StageStanding(named=named, state="unreadable", folder=folder, driven=driven, message=str(error))
         if facts is None:
-            return StageStanding(named=named, state="new", folder=folder, driven=driven, asked_to_end=ending)
-        found = _standing(named, facts, folder, driven, ending)
+            found = StageStanding(named=named, state="new", folder=folder, driven=driven, asked_to_end=ending)
+            return _ended_early(found, early)
+        found = _ended_early(_standing(named, facts, folder, driven, ending), early)
         if found.state == "done" and facts.attempts[-1].end is not None and not unaccounted(facts.attempts):
             self._done[named.fingerprint] = found
         return found
@@ -242,6 +243,13 @@ def _standing(named: Named, facts: StageFacts, folder: Path, driven: bool, endin
         unit=facts.host["unit"],
         unsaved=_unsaved(facts) if state == "running" else 0.0,
     )
+
+
+def _ended_early(stage: StageStanding, failure: dict[str, Any] | None) -> StageStanding:
+    """A stage of which the latest job ended before it made an attempt."""
+    if failure is None or stage.state in ("done", "running"):
+        return stage
+    return replace(stage, message=in_words(failure), failure=failure["class"])
 
 
 def _unsaved(facts: StageFacts) -> float:

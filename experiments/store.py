@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.attempt import (
+    FAILURE,
     Attempt,
     StoreError,
     read_attempts,
@@ -78,6 +79,10 @@ class Store:
         there = read_json(directory / "stage.json")
         if there is not None:
             self._check(directory, there["fingerprint"], stage)
+        try:
+            (directory / FAILURE).unlink(missing_ok=True)  # of a job that ended before it made an attempt
+        except OSError as error:
+            raise unwritable(directory, error) from error
         if there != document:  # resources are not part of the fingerprint and may have changed
             try:
                 directory.mkdir(parents=True, exist_ok=True)

@@ -139,16 +139,16 @@ class _Supervisor:
         kind: FailureClass = "node_lost" if last.end is None else "preempted"
         seen = "it left no word" if last.end is None else last.end["message"]
         failure = Failure(kind=kind, cause=f"{seen}; Slurm queued job {self._job} again")
-        write_down(last, failure, "resumed by the same job")
+        write_down(last.directory, failure, "resumed by the same job")
 
     def _queue_again(self) -> None:
         """Give this job back to the queue and end; where Slurm refuses, the driver tries again."""
         near = Failure(kind="timeout", cause=f"the time limit of job {self._job} came near")
         attempt = read_attempts(self._directory)[-1]
-        write_down(attempt, near, "queued again, to be resumed by the same job")
+        write_down(attempt.directory, near, "queued again, to be resumed by the same job")
         if refusal := self._requeue():
             sys.stderr.write(f"not queued again: {refusal}\n")
-            write_down(attempt, near, f"left to the driver, for Slurm did not queue the job again ({refusal})")
+            write_down(attempt.directory, near, f"left to the driver, for Slurm did not queue it again ({refusal})")
             return
         os._exit(INTERRUPTED)
 

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.attempt import read_attempts
 from experiments.garbage import find_garbage
+from experiments.logs import read_log
 from experiments.removal import remove
 from experiments.stage import Stage
 from experiments.store import Store
@@ -274,6 +275,8 @@ def test_set_up_lines_that_fail_are_told_and_not_tried_again(
     ((_, why),) = drive(site, chains).finish()["failed"]
     assert why.startswith("its job failed before the stage began: no such module (")
     assert "_log.out); right would be set-up lines in the profile that end well" in why
+    (stage,) = make_stages(chains)
+    assert read_log(store.directory(stage)).ending() == f"error: {why}; not tried again\n"
     assert len(list(store.home.glob("slurm/*/placed-*.json"))) == 1
 
 

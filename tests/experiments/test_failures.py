@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +28,7 @@ from experiments.events import Event, Summary
 from experiments.facts import RECOMPUTED
 from experiments.failures import POLICIES, FailureClass, Seen, Tries, classify, signature
 from experiments.host import oom_kills, oom_kills_since
-from experiments.logs import read_log
+from experiments.logs import follow, read_log
 from experiments.postmortem import checkpoint_step, examine, largest_batch
 from experiments.records import stage_facts, trial_facts, write_trial
 from experiments.scale import load_scale
@@ -364,6 +366,48 @@ def test_a_failure_is_told_by_status_logs_and_the_attempts_account(store: Store,
     ]
     run(store, processes, *made.stages)
     assert "stopped" not in shown(store) and line not in shown(store)
+
+
+class Refusing(ProcessEngine):
+    """Ends what it is given, as Slurm does whose set-up lines fail; then as one whose job was taken from the queue."""
+
+    def __init__(self, *ends: JobState) -> None:
+        super().__init__()
+        self.ends = list(ends)
+        self.ended: dict[str, JobState] = {}
+
+    def submit(self, job: Job) -> None:
+        self.ended[job.name] = self.ends.pop(0)
+
+    def poll(self) -> dict[str, JobState]:
+        return self.ended
+
+
+SET_UP = JobState(True, None, "its job failed before the stage began: no such module", "user_error")
+SCANCEL = JobState(True, None, "Slurm ended job 7: CANCELLED", "cancelled")
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_a_job_that_ended_before_it_made_an_attempt_leaves_why(store: Store, attempts: int) -> None:
+    made = trial(pretrain={"steps": 8, "checkpoint_every": 1, "kill_at": 2, "kills": attempts})
+    stage = made.stages[0]
+    write_trial(store.home, made)
+    for _ in range(attempts):
+        killed = subprocess.run([sys.executable, "-m", "experiments.worker", store.prepare(stage)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+    for end, line in (
+        (SET_UP, f"error: {SET_UP.message}; not tried again"),
+        (SCANCEL, f"cancelled: {SCANCEL.message}; the same command continues"),
+    ):
+        run(store, Refusing(end), stage)
+        assert f"stopped\n  masking_ratio/50%/pretrain: {line}\n" in shown(store)
+        log = read_log(store.directory(stage))
+        assert log.ending().endswith(f"{line}\n") and log.to_json()["failure"]["seen"] in line
+        said: list[str] = []
+        follow(store.directory(stage), said.append, repr)
+        assert said[-1].endswith(f"{line}\n")
+    assert run(store, InlineEngine(), stage)[0].done == [stage]
+    assert "50%/pretrain" not in shown(store) and read_log(store.directory(stage)).early is None
 
 
 def test_a_row_with_recomputed_layers_is_marked(store: Store) -> None:

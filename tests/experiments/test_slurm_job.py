@@ -25,7 +25,7 @@ JOB = "from experiments.engines import slurm_job; import sys; slurm_job.ANSWER_S
 REFUSES, SILENT = "echo no such job >&2; exit 1", "exec sleep 60"
 """What `scontrol` may do."""
 AGAIN = "queued again, to be resumed by the same job"
-LEFT = "left to the driver, for Slurm did not queue the job again"
+LEFT = "left to the driver, for Slurm did not queue it again"
 
 
 @pytest.fixture
