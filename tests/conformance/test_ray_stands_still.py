@@ -36,7 +36,7 @@ def test_a_ray_that_starts_nothing_is_started_anew(tmp_path: Path, monkeypatch: 
     with RayEngine(tmp_path) as engine:
         options = {"data_root": tmp_path, "on_event": take_a_cpu}
         summary = Scheduler([first, second], store, engine, **options).run()
-    assert summary.done == [first, second]
+    assert summary.done == [first, second], told
     assert ("retry", "finetune", "Ray started nothing though nothing ran; it is started anew") in told
     assert len(list((tmp_path / "ray").iterdir())) == 2
 

@@ -102,8 +102,9 @@ def test_a_training_that_selects_frames_shows_them_with_those_that_are_relevant(
         row, looked_at = rows[place], (1, 5, 9, 13)  # the middles of four intervals of 16 frames
         assert each["caption"] == row["caption"]
         assert each["relevant"] == [n for n, frame in enumerate(looked_at, start=1) if frame in row["relevant"]]
-        assert each["selected"] == [1 + int(np.argmax(each["scores"]))]
-        assert f"Selected, with a thick border and a tick: frame {each['selected'][0]}." in each["alt"]
+        (selected,) = each["selected"]
+        assert each["scores"][selected - 1] == max(each["scores"])  # rounded, so others may have as much
+        assert f"Selected, with a thick border and a tick: frame {selected}." in each["alt"]
         assert "What the caption names can be seen in frames" in each["alt"]
     size = sum(path.stat().st_size for path in (folders["pretrain_video"] / FOLDER).glob("*.png"))
     assert size < 60_000

@@ -33,7 +33,8 @@ def test_every_parameter_is_trained(config, frames, selected, selection_per):
     assert (model.selector is not None) == (selected < frames)
     sum(losses_of(model, make_batch(frames=frames)).values()).backward()
     idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert [n for n in idle if not n.endswith("key.bias")] == []
+    # a softmax does not see a number added to all its inputs: what only does that has a rounding error for a gradient
+    assert [n for n in idle if not n.endswith(("key.bias", "selector.score.bias"))] == []
 
 
 def test_one_frame_has_neither_selector_nor_temporal_encoder(config):

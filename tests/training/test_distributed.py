@@ -201,10 +201,19 @@ def assert_same_losses(one, other):
 
 
 def assert_close_weights(one, other):
-    one, other = weights(one), weights(other)
+    """But for attention's key biases: their gradients are rounding errors, which the optimizer makes steps of."""
+    one, other = (_without_key_biases(weights(folder)) for folder in (one, other))
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name], atol=1e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def _without_key_biases(tensors):
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("key.bias")}
+    for name in [name for name in kept if name.endswith("qkv.bias")]:
+        query, _, value = kept[name].chunk(3)
+        kept[name] = torch.cat([query, value])
+    return kept
 
 
 def test_a_training_has_the_same_losses_and_weights_in_two_processes_as_in_one(trained, alone):
