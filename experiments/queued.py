@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.attempt import StoreError, read_json
 from experiments.engines.slurm_folder import SUBMISSION, Submission, is_final, last_word, read_submission, slurms_name
-from experiments.engines.slurm_queue import QueryError, Standing, query
+from experiments.engines.slurm_queue import QueryError, Standing, query, standing_of
 
 ASK_EVERY_S = 30.0
 """Nobody acts on the answer: it is only shown."""
@@ -88,7 +88,7 @@ def _answer(submission: Submission, here: str) -> dict[str, Standing] | str:
 def _told(job: str, answer: dict[str, Standing] | str) -> Queued | None:
     if isinstance(answer, str):
         return Queued(f"submitted to Slurm as job {job}; {answer}", is_known=False)
-    standing = answer.get(job)
+    standing = standing_of(answer, job)
     if standing is None or standing.ended:
         return None
     if standing.state == "PENDING":

@@ -12,7 +12,7 @@ from typing import Literal
 from experiments.attempt import Attempt
 from experiments.budget import Budget
 from experiments.command import worker_job
-from experiments.engines import Engine, JobState
+from experiments.engines import Engine, Job, JobState
 from experiments.events import Event, Summary
 from experiments.failures import POLICIES, Tries, signature
 from experiments.plan import resource_problems
@@ -186,6 +186,8 @@ class Scheduler:
         stopping = self._stop.is_set()
         if stopping and not self._told_engine_to_stop:
             self._told_engine_to_stop = True
+            for name in self._shared():
+                self._leave(self._submitted[name])
             for name in [*self._submitted, *self._abandoned(self._elsewhere)]:
                 self._engine.cancel(name)
         jobs = self._engine.poll()
@@ -195,6 +197,9 @@ class Scheduler:
             self._slow_look = time.monotonic()
             for task in list(self._elsewhere.values()):
                 self._look_at_elsewhere(task)
+            if self._elsewhere and not stopping:
+                for name in self._abandoned(self._elsewhere):
+                    self._adopt(self._elsewhere[name])
         while self._ready and not self._starts_nothing and len(self._submitted) < SUBMITTED_AT_ONCE:
             self._start(heapq.heappop(self._ready)[1])
         return bool(self._submitted) or (not self._starts_nothing and bool(self._ready or self._elsewhere))
@@ -231,11 +236,39 @@ class Scheduler:
         task.phase, task.seen, task.saved = "submitted", len(record.attempts), checkpoint_step(directory)
         self._submitted[task.stage.fingerprint] = task
         self._tell(Event(kind="queued", stage=task.stage))
-        recompute = any(attempt.failed_as == "gpu_memory" for attempt in record.attempts)
-        job = worker_job(task.stage, directory, self._data_root, recompute_layers=recompute, exclude=task.lost_on)
-        self._engine.submit(job)
+        self._engine.submit(self._job(task, record))
         if self._store.has_attempt(task.stage, task.seen + 1):  # `inline` has run it meanwhile
             self._look_at_submitted(task, self._engine.poll()[task.stage.fingerprint])
+
+    def _job(self, task: _Task, record: StageRecord) -> Job:
+        recompute = any(attempt.failed_as == "gpu_memory" for attempt in record.attempts)
+        return worker_job(
+            task.stage, record.directory, self._data_root, recompute_layers=recompute, exclude=task.lost_on
+        )
+
+    def _adopt(self, task: _Task) -> None:
+        """Look after a job whose driver is gone as if it were ours, where the engine has it."""
+        record = self._store.record(task.stage)
+        if record.state != "running" or not self._engine.adopt(self._job(task, record)):
+            return
+        if self._budget is not None:
+            self._budget.admit(task.stage)  # what it refuses runs all the same
+        del self._elsewhere[task.stage.fingerprint]
+        task.phase, task.seen, task.saved = "submitted", len(record.attempts) - 1, checkpoint_step(record.directory)
+        self._submitted[task.stage.fingerprint] = task
+
+    def _shared(self) -> list[str]:
+        """Jobs of an earlier driver that another one looks after too."""
+        inherited = [name for name in self._submitted if self._engine.inherits(name)]
+        return sorted(set(inherited) - set(self._abandoned(inherited))) if inherited else []
+
+    def _leave(self, task: _Task) -> None:
+        """Let another driver have a job alone."""
+        if self._budget is not None:
+            self._budget.withdraw(task.stage)
+        self._release(task)
+        task.phase = "elsewhere"
+        self._elsewhere[task.stage.fingerprint] = task
 
     def _look_at_submitted(self, task: _Task, job: JobState) -> None:
         if not job.ended and not self._store.has_attempt(task.stage, task.seen + 1):
@@ -319,8 +352,9 @@ class Scheduler:
 
     def _withdraw(self) -> None:
         """Take back the jobs that wait in the engine's queue: they would be started, and meet the same error."""
+        shared = set(self._shared())
         for name, task in self._submitted.items():
-            if not self._store.has_attempt(task.stage, task.seen + 1):
+            if name not in shared and not self._store.has_attempt(task.stage, task.seen + 1):
                 task.withdrawn = True
                 self._engine.cancel(name)
 

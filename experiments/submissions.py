@@ -15,7 +15,7 @@ from experiments.engines.slurm_folder import (
     read_submission,
     slurms_name,
 )
-from experiments.engines.slurm_queue import QUERY_LIMIT_S, QueryError, Standing, query
+from experiments.engines.slurm_queue import QUERY_LIMIT_S, QueryError, Standing, query, standing_of
 
 SETTLED_S = 3600.0
 """A job that said its last word so long ago has left its folder, whether Slurm can be asked or not."""
@@ -63,7 +63,7 @@ class Submissions:
         if isinstance(answer, str):
             return f"{words}, and {answer}"
         for name, job, file in submission.placed:
-            standing = answer.get(job)
+            standing = standing_of(answer, job)
             if standing is not None and not standing.ended:
                 return f"Slurm says of its job {job}, for {name[:12]}: {standing.state}"
             if standing is None and now - file.stat().st_mtime < LISTED_AFTER_S:

@@ -4,10 +4,10 @@ import os
 import subprocess
 from collections.abc import Mapping
 
-from experiments.engines import Inventory, Job, JobState, Node
+from experiments.engines import Engine, Inventory, Job, JobState, Node
 
 
-class ProcessEngine:
+class ProcessEngine(Engine):
     """Starts jobs when they are submitted, however many CPUs they ask for."""
 
     def __init__(self, cpus: int = 4) -> None:

@@ -81,6 +81,17 @@ class Engine(Protocol):
         A name that was never submitted may be a job of an earlier driver, where jobs outlive drivers.
         """
 
+    def adopt(self, job: Job) -> bool:
+        """Follow the job of an earlier driver that a stage's newest attempt runs in, if this engine has it.
+
+        Only where jobs outlive drivers.
+        """
+        return False
+
+    def inherits(self, name: str) -> bool:
+        """Whether the job that is followed for a stage is an earlier driver's."""
+        return False
+
     def inventory(self) -> Inventory:
         """What this engine has."""
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from experiments.engines import Inventory, Job, JobState, goes_back, local_inventory
+from experiments.engines import Engine, Inventory, Job, JobState, goes_back, local_inventory
 from experiments.stop import StopFlag
 from experiments.worker import run_command
 
 _log = logging.getLogger(__name__)
 
 
-class InlineEngine:
+class InlineEngine(Engine):
     """One job at a time, here; what a stage prints stays on the terminal, and `job.env` is not applied."""
 
     def __init__(self) -> None:

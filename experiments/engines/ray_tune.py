@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from experiments.engines import Inventory, Job, JobState, Node, goes_back, local_inventory
+from experiments.engines import Engine, Inventory, Job, JobState, Node, goes_back, local_inventory
 from experiments.work import INTERRUPTED
 from smaug_core.errors import SmaugError
 
@@ -163,7 +163,7 @@ class _Board:
             self.states |= lost
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Ray Tune, started with the first job: Ray on this machine, or the cluster at `address`.
 
     Args:

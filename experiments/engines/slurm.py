@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiments.attempt import StoreError, read_attempts, read_json, write_json
-from experiments.engines import Inventory, Job, JobState, goes_back
+from experiments.engines import Engine, Inventory, Job, JobState, goes_back
 from experiments.engines.cluster import Cluster
 from experiments.engines.slurm_folder import SUBMISSION, is_final, last_word, new_folder
 from experiments.engines.slurm_job import in_folder
-from experiments.engines.slurm_queue import Look, SlurmQueue
+from experiments.engines.slurm_queue import Look, SlurmQueue, standing_of
 from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, asked_for, checked, submit_array
 from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, INTERRUPTED
@@ -38,12 +38,13 @@ REASONS: dict[str, FailureClass] = {
     "BOOT_FAIL": "node_lost",
     "CANCELLED": "cancelled",
     "DEADLINE": "timeout",
+    "FAILED": "killed",
     "NODE_FAIL": "node_lost",
     "OUT_OF_MEMORY": "host_memory",
     "PREEMPTED": "preempted",
     "TIMEOUT": "timeout",
 }
-"""What Slurm's states say about an end; FAILED and COMPLETED only repeat the worker."""
+"""What Slurm's states say about an end. FAILED only repeats the worker, unless that said nothing."""
 
 LAST_LINES = 5
 """So much is told of what a job printed that failed early."""
@@ -51,7 +52,9 @@ LAST_LINES = 5
 NOT_TELLING = re.compile(r"srun:|slurmstepd:|Current thread\b|<no Python frame>")
 """Begins lines of a job's output that tell no cause, but which job, node or thread it was."""
 
-WORTH_TELLING = re.compile(r"Partition|ReqNodeNotAvail|Nodes?Down|Held|Assoc|QOS|Bad|Account|Reservation|Licenses")
+WORTH_TELLING = re.compile(
+    r"partition|ReqNodeNotAvail|nodes? ?down|are down|held|assoc|QOS|bad|account|reservation|licenses", re.IGNORECASE
+)
 """Reasons for which a job waits that somebody may have to do something about."""
 
 _log = logging.getLogger(__name__)
@@ -68,6 +71,8 @@ class _Placed:
     """Of its submission, maybe by an earlier driver."""
     since: float
     """Monotonic time when we knew of it first."""
+    inherited: bool = False
+    """From an earlier driver."""
     cancelled: bool = False
 
     @property
@@ -80,7 +85,7 @@ class _Placed:
         return read_json(last_word(self.folder, self.id, self.job.name))
 
 
-class SlurmEngine:
+class SlurmEngine(Engine):
     """A Slurm cluster.
 
     Args:
@@ -107,6 +112,8 @@ class SlurmEngine:
         self._arrays = 0
         self._waiting: dict[str, Job] = {}
         self._placed: dict[str, _Placed] = {}
+        self._followed: set[str] = set()
+        """Ids of all jobs that ever were in `_placed`."""
         self._states: dict[str, JobState] = {}
         self._seen = -1.0
         """Time of the last answer of Slurm that was looked at."""
@@ -148,6 +155,29 @@ class SlurmEngine:
                     with suppress(FileNotFoundError):  # what `gc` has deleted has no job any more
                         (folder / "cancel" / in_folder(job_id, name)).touch()
 
+    def adopt(self, job: Job) -> bool:
+        """Follow the job that a stage's newest attempt runs in, if an earlier driver submitted it."""
+        with self._lock:
+            attempts = read_attempts(job.directory)
+            running = attempts[-1].slurm_job if attempts else None
+            if running is None or running in self._followed:
+                return False
+            self._read_placed()
+            folder = next((folder for job_id, folder in self._submitted_before(job.name) if job_id == running), None)
+            if folder is None:
+                return False
+            placed = _Placed(job, running, folder, time.monotonic(), inherited=True)
+            if is_final(placed.told()):
+                return False
+            self._follow(placed)
+            self._states[job.name] = JobState(False)
+            return True
+
+    def inherits(self, name: str) -> bool:
+        """Whether the job of a stage is an earlier driver's."""
+        with self._lock:
+            return name in self._placed and self._placed[name].inherited
+
     def inventory(self) -> Inventory:
         """A node as the profile tells it."""
         return self._cluster.inventory
@@ -175,12 +205,13 @@ class SlurmEngine:
         if candidates and look.asked < 0:
             return  # Slurm's first answer tells which of them live
         for name, job_id, folder in candidates:
-            standing = look.jobs.get(job_id)
+            standing = standing_of(look.jobs, job_id)
             if name in self._waiting and standing is not None and not standing.ended:
-                placed = _Placed(self._waiting[name], job_id, folder, time.monotonic())
+                placed = _Placed(self._waiting[name], job_id, folder, time.monotonic(), inherited=True)
                 if not is_final(placed.told()):
                     del self._waiting[name]
-                    self._placed[name] = placed
+                    self._follow(placed)
+                    self._tell_once("Slurm still has jobs of an earlier driver; what was asked for them then stays")
         shapes: dict[tuple[object, ...], list[Job]] = {}
         for job in self._waiting.values():
             shapes.setdefault((job.cpus, job.gpus, job.nodes, job.exclude, job.env.get("PYTHONPATH")), []).append(job)
@@ -231,7 +262,11 @@ class SlurmEngine:
             raise
         for job in jobs:
             del self._waiting[job.name]
-            self._placed[job.name] = _Placed(job, placed[job.name], folder, time.monotonic())
+            self._follow(_Placed(job, placed[job.name], folder, time.monotonic()))
+
+    def _follow(self, placed: _Placed) -> None:
+        self._placed[placed.job.name] = placed
+        self._followed.add(placed.id)
 
     def _look_for_ends(self, look: Look) -> None:
         listed = {folder: _names_in(folder / "ended") for folder in {p.folder for p in self._placed.values()}}
@@ -246,15 +281,16 @@ class SlurmEngine:
         """Take cancelled jobs that have not started out of the queue; tell what keeps others there."""
         unwanted = []
         for placed in self._placed.values():
-            standing = look.jobs.get(placed.id)
+            standing = standing_of(look.jobs, placed.id)
             if standing is None or standing.state != "PENDING":
                 continue
             if placed.cancelled:
                 unwanted.append(placed.id)
             elif WORTH_TELLING.search(standing.reason):
-                self._tell_once(f"Slurm holds job {placed.id} back: {standing.reason} ({self._asked_for(placed.job)})")
+                asked_for = "an earlier driver submitted it" if placed.inherited else self._asked_for(placed.job)
+                self._tell_once(f"Slurm holds job {placed.id} back: {standing.reason} ({asked_for})")
         if unwanted:
-            _scancel(unwanted, "--state=PENDING")
+            _scancel(unwanted)  # with --state=PENDING whole arrays would go; what has started meanwhile saves
 
     def _asked_for(self, job: Job) -> str:
         return f"asked for: {asked_for(job, self._cluster)}; profile {self._cluster.name}"
@@ -279,7 +315,7 @@ def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobStat
     reason = None if told is None else told.get("reason")
     if is_final(told):
         return JobState(True, code)
-    standing = look.jobs.get(placed.id) if look.asked > placed.since else None
+    standing = standing_of(look.jobs, placed.id) if look.asked > placed.since else None
     if standing is None:
         if look.asked - placed.since < SHOWN_WITHIN_S:
             return None
@@ -288,13 +324,14 @@ def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobStat
         return None
     if placed.cancelled:
         return JobState(True, INTERRUPTED, "" if told else "cancelled before it started")
-    message = _ended_by_slurm(placed, standing.state) if standing.state in REASONS or told is None else ""
-    return JobState(True, code, message, REASONS.get(standing.state, reason))
+    if told is not None and standing.state not in REASONS.keys() - {"FAILED"}:
+        return JobState(True, code, "", reason)
+    return JobState(True, code, _ended_by_slurm(placed, standing.state), REASONS.get(standing.state, reason))
 
 
 def _explained(ended: JobState, placed: _Placed) -> JobState:
     """An end; of a job that failed before its worker could say a word, why: its set-up lines, or no Python there."""
-    if ended != JobState(True, None, _ended_by_slurm(placed, "FAILED")):
+    if ended != JobState(True, None, _ended_by_slurm(placed, "FAILED"), REASONS["FAILED"]):
         return ended
     if any(attempt.slurm_job == placed.id for attempt in read_attempts(placed.job.directory)):
         return ended
@@ -316,7 +353,7 @@ def _ended_by_slurm(placed: _Placed, state: str) -> str:
     return f"Slurm ended job {placed.id}: {state}"
 
 
-def _scancel(ids: list[str], *only: str) -> None:
+def _scancel(ids: list[str]) -> None:
     """Take jobs out of the queue; where Slurm does not answer, those that have marks end when they start."""
     with suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(["scancel", *only, *ids], capture_output=True, timeout=COMMAND_S, check=False)
+        subprocess.run(["scancel", *ids], capture_output=True, timeout=COMMAND_S, check=False, start_new_session=True)

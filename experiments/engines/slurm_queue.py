@@ -66,6 +66,14 @@ class Standing:
         return self.state in ENDED
 
 
+def standing_of(jobs: Mapping[str, Standing], job: str) -> Standing | None:
+    """Where a job stands by Slurm's answer.
+
+    Tasks of an array that were cancelled together while they waited have no lines of their own, but one of the array.
+    """
+    return jobs.get(job) or jobs.get(job.partition("_")[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """An answer of Slurm."""
@@ -135,11 +143,12 @@ def query(name: str, environment: Mapping[str, str] = os.environ, *, limit_s: fl
             timeout=limit_s,
             env=environment,
             check=False,
+            start_new_session=True,  # Ctrl-C is for this process
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise QueryError(str(error)) from error
     if ran.returncode != 0:
-        raise QueryError(ran.stderr.strip())
+        raise QueryError(ran.stderr.strip() or f"squeue ended with exit code {ran.returncode}")
     return read_squeue(ran.stdout)
 
 

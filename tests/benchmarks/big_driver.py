@@ -19,7 +19,7 @@ import psutil
 
 from experiments.attempt import claim
 from experiments.budget import Budget
-from experiments.engines import Inventory, Job, JobState, local_inventory
+from experiments.engines import Engine, Inventory, Job, JobState, local_inventory
 from experiments.plan import distinct_stages, labels
 from experiments.prices import Prices, Rate
 from experiments.room import room_problem
@@ -36,7 +36,7 @@ AT_WORK = 2
 """Jobs that have begun, and are looked at more closely."""
 
 
-class Instant:
+class Instant(Engine):
     """Runs nothing: a job has published when it is submitted."""
 
     def __init__(self, publish_job: Callable[[str], None]) -> None:

@@ -49,7 +49,7 @@ def test_slurm_tells_the_end_of_a_job_that_said_nothing(placed: _Placed) -> None
     assert _end_of(placed, None, look("PENDING")) is None
     lost = JobState(True, None, "Slurm ended job 7_1: NODE_FAIL", "node_lost")
     assert _end_of(placed, None, look("NODE_FAIL")) == lost
-    assert _end_of(placed, None, look("FAILED")) == JobState(True, None, "Slurm ended job 7_1: FAILED")
+    assert _end_of(placed, None, look("FAILED")) == JobState(True, None, "Slurm ended job 7_1: FAILED", "killed")
     placed.cancelled = True
     assert _end_of(placed, None, look("CANCELLED")) == JobState(True, INTERRUPTED, "cancelled before it started")
 
@@ -188,7 +188,7 @@ def test_a_waiting_job_that_is_cancelled_leaves_the_queue_with_all_others_in_one
     for number in (1, 2):
         engine.cancel(f"name{number}")
     wait_until(lambda: engine.poll() and commands.calls("scancel"))
-    assert commands.calls("scancel") == ["--state=PENDING 9_0 9_1"]
+    assert commands.calls("scancel") == ["9_0 9_1"]  # with --state=PENDING Slurm cancels whole arrays
 
 
 def test_a_job_of_an_earlier_driver_is_taken_over_once_slurm_says_that_it_is_there(
@@ -281,7 +281,7 @@ def test_a_job_that_failed_with_its_supervisor_is_not_blamed(
     engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
     engine.submit(job(tmp_path, 1))
     claim(tmp_path / "stage1", {"unit": "CPU h", "slurm": {"job": "9", "restart": 0}})
-    wait_until(lambda: engine.poll()["name1"] == JobState(True, None, "Slurm ended job 9: FAILED"))
+    wait_until(lambda: engine.poll()["name1"] == JobState(True, None, "Slurm ended job 9: FAILED", "killed"))
 
 
 def test_where_squeue_and_scontrol_never_answer_files_tell_the_end_and_nobody_waits(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.engines.slurm_queue import QUERY_EVERY_S, SlurmQueue, Standing, read_squeue
+from experiments.engines.slurm_queue import QUERY_EVERY_S, SlurmQueue, Standing, read_squeue, standing_of
 from tests.conformance.drivers import wait_until
 
 
@@ -32,6 +32,11 @@ def test_what_is_over(state: str, ended: bool) -> None:
     assert Standing(state, "").ended is ended
 
 
+def test_tasks_of_an_array_that_were_cancelled_together_stand_where_their_array_does() -> None:
+    jobs = {"7_0": Standing("RUNNING", "None"), "7": Standing("CANCELLED", "None"), "9": Standing("PENDING", "None")}
+    assert [standing_of(jobs, job) for job in ("7_0", "7_1", "9", "8_1")] == [jobs["7_0"], jobs["7"], jobs["9"], None]
+
+
 def test_one_question_for_many_looks_and_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(tmp_path, monkeypatch, "sleep 0.5; echo '7|RUNNING|None'")
     queue = SlurmQueue("smaug-x")
@@ -50,9 +55,10 @@ def test_a_controller_that_is_away_is_told_once_and_the_last_answer_stands(
     answers(tmp_path, monkeypatch, "echo '7|RUNNING|None'")
     queue = SlurmQueue("smaug-x")
     wait_until(lambda: queue.look().jobs)
-    answers(tmp_path, monkeypatch, "echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
-    before = queue.queries
-    wait_until(lambda: queue.look() and queue.queries > before + 3)
+    for silent in ("echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1", "exit 1"):
+        answers(tmp_path, monkeypatch, silent)
+        before = queue.queries
+        wait_until(lambda before=before: queue.look() and queue.queries > before + 3)
     assert queue.look().jobs == {"7": Standing("RUNNING", "None")}
     answers(tmp_path, monkeypatch, "echo '7|COMPLETED|None'")
     wait_until(lambda: queue.look().jobs == {"7": Standing("COMPLETED", "None")})
