@@ -164,10 +164,10 @@ def _stage_word(stage: StageStanding) -> str:
         return f"{_coloured('running')}{share}"
     if stage.asked_to_end:
         return "asked to end"
-    if stage.driven and stage.state in ("new", "resume"):
-        return "waiting"
     if stage.queued is not None:
         return escape(stage.queued.words)
+    if stage.driven and stage.state in ("new", "resume"):
+        return "waiting"
     return _coloured(stage.state)
 
 

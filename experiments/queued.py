@@ -1,4 +1,4 @@
-"""Which stages wait as jobs in Slurm while no driver is at them: from what drivers noted, and what Slurm says now."""
+"""Which stages wait as jobs in Slurm: from what drivers noted, and what Slurm says now."""
 
 import time
 from collections.abc import Collection
@@ -92,5 +92,6 @@ def _told(job: str, answer: dict[str, Standing] | str) -> Queued | None:
     if standing is None or standing.ended:
         return None
     if standing.state == "PENDING":
-        return Queued(f"queued in Slurm (job {job})", is_known=True)
+        why = f": {standing.reason}" if standing.reason != "None" else ""
+        return Queued(f"queued in Slurm (job {job}{why})", is_known=True)
     return Queued(f"{standing.state.lower()} in Slurm (job {job})", is_known=True)

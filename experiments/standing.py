@@ -58,7 +58,7 @@ class StageStanding:
     unsaved: float = 0.0
     """Of its lost hours, those of steps that the attempt that runs has not saved yet."""
     queued: Queued | None = None
-    """Its job in Slurm, where no driver is at it."""
+    """Its job in Slurm."""
 
     @property
     def where(self) -> str:
@@ -194,9 +194,10 @@ class Observer:
             f: self._stage(catalog, named, f in driven, f in ending and f in driven)
             for f, named in catalog.stages.items()
         }
-        waiting = [f for f, stage in stages.items() if stage.state in ("new", "resume") and not stage.driven]
+        waiting = [f for f, stage in stages.items() if stage.state in ("new", "resume")]
         for fingerprint, job in self._jobs.of(waiting).items():
-            stages[fingerprint] = replace(stages[fingerprint], queued=job)
+            if job.is_known or not stages[fingerprint].driven:  # a driver may have it run elsewhere since
+                stages[fingerprint] = replace(stages[fingerprint], queued=job)
         trials = [
             TrialStanding(document=d, stages={told["name"]: stages[told["fingerprint"]] for told in d["stages"]})
             for d in catalog.documents

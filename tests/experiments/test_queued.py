@@ -1,4 +1,4 @@
-"""Stages whose jobs wait in Slurm while no driver is there, as `status` tells them."""
+"""Stages whose jobs wait in Slurm, as `status` tells them."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.attempt import write_json
+from experiments.drivers import driver_at_work
 from experiments.engines.slurm_folder import last_word
 from experiments.overview import lines_of
 from experiments.records import write_trial
@@ -55,9 +56,9 @@ def test_a_job_that_waits_in_slurm_is_told_and_waited_for(tmp_path, monkeypatch)
     for _ in range(3):
         standing = observer.look()
     assert log.read_text().split() == ["scontrol", "squeue"]  # once, however often it is looked at
-    assert "pretrain queued in Slurm (job 7_1)  finetune.msrvtt new" in "\n".join(lines_of(standing))
+    assert "pretrain queued in Slurm (job 7_1: Resources)  finetune.msrvtt new" in "\n".join(lines_of(standing))
     assert standing.at_work and standing.trials[0].state == "waiting"
-    assert standing.trials[0].to_json()["detail"]["pretrain"]["queued"] == "queued in Slurm (job 7_1)"
+    assert standing.trials[0].to_json()["detail"]["pretrain"]["queued"] == "queued in Slurm (job 7_1: Resources)"
 
 
 @pytest.mark.parametrize("answer", [ENDED, ""])
@@ -66,6 +67,15 @@ def test_a_job_that_is_over_is_not(tmp_path, monkeypatch, answer):
     submitted(tmp_path)
     standing, text = look(tmp_path)
     assert "Slurm" not in text and not standing.at_work and standing.trials[0].state == "new"
+
+
+def test_it_is_told_while_a_driver_lives_too_but_only_if_slurm_knows_it(tmp_path, monkeypatch):
+    slurm(tmp_path, monkeypatch, PENDING)
+    submitted(tmp_path)
+    with driver_at_work(tmp_path, [trial().stages[0].fingerprint]):
+        assert "pretrain queued in Slurm (job 7_1: Resources)" in look(tmp_path)[1]
+        monkeypatch.setenv("PATH", "")
+        assert "Slurm" not in look(tmp_path)[1]
 
 
 def test_without_slurm_the_note_is_told_and_nobody_waits(tmp_path, monkeypatch):
