@@ -97,8 +97,15 @@ def test_the_page_is_small_and_quickly_ready(opened, path, record_property):
     assert opened.locator("table.paired").count() == 11 and opened.locator("figure svg").count() > 10
 
 
-@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "size"),
+    [
+        pytest.param("light", PHONE, id="light-phone"),
+        pytest.param("dark", DESK, id="dark-desk"),
+        pytest.param("light", DESK, id="light-desk", marks=pytest.mark.slow),
+        pytest.param("dark", PHONE, id="dark-phone", marks=pytest.mark.slow),
+    ],
+)
 def test_anybody_can_use_it(opened, axe, scheme, size):
     opened.set_viewport_size(size)
     opened.emulate_media(color_scheme=scheme)

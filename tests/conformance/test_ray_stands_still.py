@@ -17,6 +17,8 @@ from tests.conformance.drivers import ROOT
 from tests.quick_stage import quick_stage
 from tests.ray_cluster import RayCluster
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_ray_that_starts_nothing_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.engines.ray_tune.STILL_S", 10.0)

@@ -17,10 +17,9 @@ from tests.experiments.test_notify import heard, script  # noqa: F401
 from tests.faulty import Faults
 from tests.slurm_cluster import PROFILE, OneMachine
 
-RAY = pytest.param("ray", marks=pytest.mark.slow)
-SLURM = pytest.param("slurm", marks=[pytest.mark.slow, pytest.mark.slurm])
-"""A minute each: every stage is a process that loads torch."""
-on_every_engine = pytest.mark.parametrize("whole_run", ["inline", RAY, SLURM], indirect=True)
+pytestmark = pytest.mark.slow  # up to a minute each: every stage is a process that loads torch
+SLURM = pytest.param("slurm", marks=pytest.mark.slurm)
+on_every_engine = pytest.mark.parametrize("whole_run", ["inline", "ray", SLURM], indirect=True)
 
 
 @dataclass

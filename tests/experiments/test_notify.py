@@ -137,6 +137,7 @@ def test_running_stages_count_with_what_they_have_spent(tmp_path: Path) -> None:
     assert (budget.used, budget.spent) == (3.0, 3.0)
 
 
+@pytest.mark.slow
 def test_a_sweep_tells_its_end_by_the_users_own_command(tmp_path: Path, script: list[str]) -> None:
     smoke = Smoke(tmp_path)
     (tmp_path / "smaug").mkdir()

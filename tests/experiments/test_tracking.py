@@ -352,6 +352,7 @@ def test_two_drivers_may_make_the_database_at_the_same_moment_and_share_the_runs
 SYNC = "import sys; from pathlib import Path; from experiments.tracking import sync; print(sync(Path(sys.argv[1])))"
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_database_is_made_leaves_none_and_the_next_one_makes_it(tmp_path):
     made = trial()
     write_trial(tmp_path, made)

@@ -93,7 +93,7 @@ def test_p_agrees_with_scipys_permutation_test_and_with_the_sign_test():
 
 
 def test_it_rejects_a_true_null_hypothesis_about_as_often_as_its_level_says():
-    draws, rejected, trials = np.random.default_rng(11), 0, 2000
+    draws, rejected, trials = np.random.default_rng(11), 0, 800
     for _ in range(trials):
         rejected += sign_flip_p(draws.normal(0.0, 30.0, size=80)) <= 0.05
     assert stats.binomtest(rejected, trials, 0.05).pvalue > 0.01
