@@ -26,6 +26,7 @@ Variable = Annotated[
     str,
     spelled(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable alone; its value is taken from your environment"),
     spelled(rf"(?!{OF_JOBS}).*", "one other than SLURM_* and SUBMITIT_*, which a job has of its own"),
+    spelled(r"(?!(?i:ALL|NONE|NIL)$).*", "the names of what jobs need; to sbatch this one means all or nothing"),
 ]
 
 

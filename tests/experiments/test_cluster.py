@@ -67,6 +67,10 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest(tmp_path: Path) ->
             "export: [SUBMITIT_X]",
             "export.0: 'SUBMITIT_X' is not allowed; right would be one other",
         ),
+        *(
+            ("# export: [HF_HOME]", f"export: [{word}]", f"export.0: '{word}' is not allowed; right would be the names")
+            for word in ("ALL", "all", "None", "NIL")
+        ),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, before: str, after: str, told: str) -> None:
