@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from experiments.engines import Inventory, Node
 from experiments.load import Form, Name, SweepError, form_faults, read_document, spelled
@@ -15,6 +16,24 @@ ALWAYS_EXPORTED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR"
 
 OF_JOBS = r"SUBMITIT_|SLURM_(?!CONF$)"
 """Variables that Slurm and submitit set in a job themselves: those of a job that the driver runs in go no further."""
+
+YEAR_MINUTES = 365 * 24 * 60
+"""What Slurm plans with where there is no limit. It takes more, and counts seconds in 32 bits: of 71582790 minutes it
+makes 2."""
+PEBIBYTE_GB = 2**20
+"""More than a node has; sbatch can write it in megabytes, and not 1e30."""
+
+
+def at_most(limit: int, why: str) -> AfterValidator:
+    """A form's check of a number; the fault says what the limit is."""
+
+    def check(number: float) -> float:
+        if number > limit:
+            raise PydanticCustomError("limit", "right would be at most {limit}, {why}", {"limit": limit, "why": why})
+        return number
+
+    return AfterValidator(check)
+
 
 Word = Annotated[
     str,
@@ -36,10 +55,10 @@ class _ClusterForm(Form):
     account: Word | None = None
     qos: Word | None = None
     constraint: Word | None = None
-    time_minutes: int = Field(ge=1)
+    time_minutes: Annotated[int, at_most(YEAR_MINUTES, "a year: Slurm may take more for less")] = Field(ge=1)
     signal_seconds: int = Field(ge=1, le=65535)
     cpus_per_node: int = Field(ge=1)
-    memory_gb_per_node: float = Field(gt=0)
+    memory_gb_per_node: Annotated[float, at_most(PEBIBYTE_GB, "a pebibyte")] = Field(gt=0, allow_inf_nan=False)
     gpus_per_node: int = Field(ge=0)
     accelerator: Word | None = None
     gres_type: Word | None = None

@@ -47,6 +47,21 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest(tmp_path: Path) ->
         ("time_minutes: 1440 ", "# ", "time_minutes is missing"),
         ("time_minutes: 1440 ", "time_minutes: 5 ", "signal_seconds: 300 is the whole time_minutes (5)"),
         ("time_minutes: 1440 ", "time_minutes: a day ", "time_minutes: 'a day' is not allowed"),
+        (
+            "time_minutes: 1440 ",
+            "time_minutes: 99999999999 ",
+            "time_minutes: 99999999999 is not allowed; right would be at most 525600, a year",
+        ),
+        *(
+            ("node: 480 ", f"node: {value} ", f"memory_gb_per_node: {shown} is not allowed; {right}")
+            for value, shown, right in [
+                (".inf", "inf", "input should be a finite number"),
+                ("-.inf", "-inf", "input should be"),
+                (".nan", "nan", "input should be"),
+                ("1e30", "1e+30", "right would be at most 1048576, a pebibyte"),
+                ("0", "0", "input should be greater than 0"),
+            ]
+        ),
         ("gpus_per_node: 4", "gpus_per_node: 0", "accelerator: is a type of GPU, and gpus_per_node is 0"),
         ("partition: gpu", "partition: gpu --uid=0", "partition: 'gpu --uid=0' is not allowed"),
         ("partition: gpu", 'partition: "gpu\\n#SBATCH --uid=0"', "partition: 'gpu\\n#SBATCH --uid=0' is not allowed"),
