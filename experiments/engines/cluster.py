@@ -39,6 +39,7 @@ Word = Annotated[
     str,
     spelled(r"[A-Za-z0-9_.,:@%+=/&|()\[\]*-]+", "one word of letters, digits and _.,:@%+=/&|()[]*-"),
 ]
+GresType = Annotated[str, spelled(r"[A-Za-z0-9_.+-]+", "the type alone, as a6000 of --gres=gpu:a6000:4")]
 Line = Annotated[str, spelled(r"[^\x00-\x1f\x7f]*", "one line, without control characters")]
 """A line of the script that sbatch reads cannot begin another one."""
 Variable = Annotated[
@@ -61,7 +62,7 @@ class _ClusterForm(Form):
     memory_gb_per_node: Annotated[float, at_most(PEBIBYTE_GB, "a pebibyte")] = Field(gt=0, allow_inf_nan=False)
     gpus_per_node: int = Field(ge=0)
     accelerator: Word | None = None
-    gres_type: Word | None = None
+    gres_type: GresType | None = None
     setup: list[Line] = []
     export: list[Variable] = []
 
@@ -85,7 +86,7 @@ class Cluster:
     accelerator: str | None
     """The GPUs' type as scales name it."""
     gres_type: str | None
-    """The same as Slurm names it."""
+    """The same as Slurm names it, alone: `a6000` of `gpu:a6000:4`."""
     setup: tuple[str, ...]
     """Lines of a job's script before Python starts."""
     export: tuple[str, ...]
