@@ -20,6 +20,8 @@ OF_JOBS = r"SUBMITIT_|SLURM_(?!CONF$)"
 YEAR_MINUTES = 365 * 24 * 60
 """What Slurm plans with where there is no limit. It takes more, and counts seconds in 32 bits: of 71582790 minutes it
 makes 2."""
+EARLY_SECONDS = 60
+"""Slurm may signal so long before it was told to: it looks at its jobs' times twice a minute."""
 PEBIBYTE_GB = 2**20
 """More than a node has; sbatch can write it in megabytes, and not 1e30."""
 
@@ -118,8 +120,9 @@ def load_cluster(path: Path) -> Cluster:
     document = read_document(path)
     faults = form_faults(document, _ClusterForm)
     minutes, seconds = document.held(int, "time_minutes"), document.held(int, "signal_seconds")
-    if minutes and seconds >= 60 * minutes:
-        message = f"signal_seconds: {seconds} is the whole time_minutes ({minutes}); a stage would only save"
+    if minutes > 0 and seconds > 0 and seconds + EARLY_SECONDS >= 60 * minutes:
+        told = f"{seconds}, and the minute that Slurm may be early, are the whole time_minutes ({minutes})"
+        message = f"signal_seconds: {told}; a stage would only save; right would be a longer time_minutes"
         faults.append(document.fault(("signal_seconds",), message))
     if document.held(int, "gpus_per_node") == 0:
         for key in ("accelerator", "gres_type"):

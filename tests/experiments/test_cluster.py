@@ -41,11 +41,21 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest(tmp_path: Path) ->
     assert told == f"c.yaml:{line}:1: key 'partion' is unknown; did you mean 'partition'?"
 
 
+def test_a_stage_has_some_time_before_it_must_save(tmp_path: Path) -> None:
+    short = A6000.read_text().replace("time_minutes: 1440", "time_minutes: 6")
+    (tmp_path / "c.yaml").write_text(short.replace("signal_seconds: 300", "signal_seconds: 299"))
+    assert load_cluster(tmp_path / "c.yaml").signal_seconds == 299
+
+
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
         ("time_minutes: 1440 ", "# ", "time_minutes is missing"),
-        ("time_minutes: 1440 ", "time_minutes: 5 ", "signal_seconds: 300 is the whole time_minutes (5)"),
+        (
+            "time_minutes: 1440 ",
+            "time_minutes: 6 ",
+            "signal_seconds: 300, and the minute that Slurm may be early, are the whole time_minutes (6); a stage",
+        ),
         ("time_minutes: 1440 ", "time_minutes: a day ", "time_minutes: 'a day' is not allowed"),
         (
             "time_minutes: 1440 ",
