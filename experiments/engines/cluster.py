@@ -42,7 +42,11 @@ Word = Annotated[
     spelled(r"[A-Za-z0-9_.,:@%+=/&|()\[\]*-]+", "one word of letters, digits and _.,:@%+=/&|()[]*-"),
 ]
 GresType = Annotated[str, spelled(r"[A-Za-z0-9_.+-]+", "the type alone, as a6000 of --gres=gpu:a6000:4")]
-Line = Annotated[str, spelled(r"[^\x00-\x1f\x7f]*", "one line, without control characters")]
+Line = Annotated[
+    str,
+    spelled(r"[^\x00-\x1f\x7f]*", "one line, without control characters"),
+    spelled(r"(?!#(SBATCH|PBS|BSUB)\b).*", "a command; what sbatch is asked for, the other keys of a profile say"),
+]
 """A line of the script that sbatch reads cannot begin another one."""
 Variable = Annotated[
     str,
@@ -90,7 +94,7 @@ class Cluster:
     gres_type: str | None
     """The same as Slurm names it, alone: `a6000` of `gpu:a6000:4`."""
     setup: tuple[str, ...]
-    """Lines of a job's script before Python starts."""
+    """Lines of a job's script before Python starts; the first that fails ends the job."""
     export: tuple[str, ...]
     """Names of the variables that a job gets from the driver's environment."""
 

@@ -4,6 +4,7 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -265,16 +266,25 @@ def test_a_home_of_any_other_name_will_do(whole: OneMachine, tmp_path: Path) -> 
         driver.close()
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("echo no such module >&2; exit 3", "no such module"),
+        ("source /nowhere/env.sh", "*: /nowhere/env.sh: No such file or directory"),
+        ("[ -e /nowhere ]", "set-up line failed: [[] -e /nowhere ]"),
+    ],
+)
 def test_set_up_lines_that_fail_are_told_and_not_tried_again(
-    whole: OneMachine, drive: Start, store: Store, tmp_path: Path
+    whole: OneMachine, drive: Start, store: Store, tmp_path: Path, line: str, told: str
 ) -> None:
-    wrong = PROFILE.read_text() + 'setup: ["echo no such module >&2; exit 3"]\n'
+    wrong = PROFILE.read_text() + f'setup: ["{line}", "true"]\n'
     (tmp_path / "wrong.yaml").write_text(wrong)
     chains: list[Any] = [[("pretrain", {})]]
     site = Site(name=f"slurm@{tmp_path / 'wrong.yaml'}", environment=whole.environment, cpus=8)
     ((_, why),) = drive(site, chains).finish()["failed"]
-    assert why.startswith("its job failed before the stage began: no such module (")
-    assert "_log.out); right would be set-up lines in the profile that end well" in why
+    began = "its job failed before the stage began"
+    right = "right would be set-up lines in the profile that end well"
+    assert fnmatchcase(why, f"{began}: {told} (*_log.out); {right}*"), why
     (stage,) = make_stages(chains)
     assert read_log(store.directory(stage)).ending() == f"error: {why}; not tried again\n"
     assert len(list(store.home.glob("slurm/*/placed-*.json"))) == 1

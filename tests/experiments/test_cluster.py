@@ -80,6 +80,10 @@ def test_a_stage_has_some_time_before_it_must_save(tmp_path: Path) -> None:
         ("partition: gpu", "partition: gpu --uid=0", "partition: 'gpu --uid=0' is not allowed"),
         ("partition: gpu", 'partition: "gpu\\n#SBATCH --uid=0"', "partition: 'gpu\\n#SBATCH --uid=0' is not allowed"),
         ("# setup:", 'setup: ["true\\nrm -r ."]  #', "setup.0: 'true\\nrm -r .' is not allowed"),
+        *(
+            ("# setup:", f'setup: ["{line}"]  #', f"setup.0: '{line}' is not allowed; right would be a command")
+            for line in ("#SBATCH --time=9", "#PBS -N mine", "#BSUB -J mine")
+        ),
         (
             "cluster: a6000",
             "cluster: A6000",

@@ -1,7 +1,9 @@
 """The Slurm engine against commands that answer as told: what is an end, what is another try, what is no text."""
 
 import json
+import os
 import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +138,27 @@ def test_one_array_for_each_shape_with_an_explicit_time(tmp_path: Path, commands
     assert "wckey" not in script
     told = [json.loads(path.read_text()) for path in (tmp_path / "home").glob("slurm/*/placed-*.json")]
     assert sorted(len(ids) for ids in told) == [2, 3]
+
+
+def test_a_jobs_script_ends_with_its_first_set_up_line_that_fails_and_only_there(
+    tmp_path: Path, commands: Commands
+) -> None:
+    """And begins with a command, so that sbatch reads no option further down."""
+    commands.say("sbatch", f'cp "$1" {tmp_path}/script; echo Submitted batch job 9')
+    commands.say("srun", 'echo "srun: $SET"; exit 75')
+    lines = ("export SET=up", "false || true", "[ -e $NEEDED ]", "#SBATCH --time=9")
+    engine = SlurmEngine(tmp_path / "home", replace(load_cluster(PROFILE), setup=lines))
+    engine.submit(job(tmp_path, 1))
+    engine.poll()
+    script = (tmp_path / "script").read_text().splitlines()
+    first = next(number for number, line in enumerate(script) if line and not line.startswith("#"))
+    assert (script[first], first < script.index("#SBATCH --time=9")) == ("set -e", True)
+    for needed, code, printed in (("/", 75, "srun: up\n"), ("/nowhere", 1, "")):
+        ran = subprocess.run(
+            ["bash", tmp_path / "script"], env=os.environ | {"NEEDED": needed}, capture_output=True, text=True
+        )
+        told = "" if printed else "set-up line failed: [ -e $NEEDED ]\n"
+        assert (ran.returncode, ran.stdout, ran.stderr) == (code, printed, told)
 
 
 def test_while_the_controller_is_away_jobs_wait(
