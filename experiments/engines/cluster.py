@@ -125,8 +125,8 @@ def load_cluster(path: Path) -> Cluster:
     faults = form_faults(document, _ClusterForm)
     minutes, seconds = document.held(int, "time_minutes"), document.held(int, "signal_seconds")
     if minutes > 0 and seconds > 0 and seconds + EARLY_SECONDS >= 60 * minutes:
-        told = f"{seconds}, and the minute that Slurm may be early, are the whole time_minutes ({minutes})"
-        message = f"signal_seconds: {told}; a stage would only save; right would be a longer time_minutes"
+        whole = f"{seconds}, and the minute that Slurm may be early, are the whole time_minutes ({minutes})"
+        message = f"signal_seconds: {whole}; a stage would only save; right would be a longer time_minutes"
         faults.append(document.fault(("signal_seconds",), message))
     if document.held(int, "gpus_per_node") == 0:
         for key in ("accelerator", "gres_type"):
