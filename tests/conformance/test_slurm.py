@@ -290,6 +290,13 @@ def test_set_up_lines_that_fail_are_told_and_not_tried_again(
     assert len(list(store.home.glob("slurm/*/placed-*.json"))) == 1
 
 
+def test_a_home_that_no_node_sees_is_told(whole: OneMachine, drive: Start, tmp_path: Path) -> None:
+    hides = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {tmp_path} && exec "$@"', "sh")
+    ((_, why),) = drive(replace(whole.site, under=hides), [[("pretrain", {})]]).finish()["failed"]
+    assert why.startswith("its job failed before the stage began: it left no log (")
+    assert f"right would be {tmp_path} and " in why
+
+
 def test_several_processes_share_the_gpus_of_one_job(whole: OneMachine, drive: Start, store: Store) -> None:
     chains = [[("pretrain", {"gpus": 2, "cpus": 2, "accelerator": "A6000"})]]
     (stage,) = make_stages(chains)

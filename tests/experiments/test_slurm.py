@@ -295,6 +295,23 @@ def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(
     assert second.message == f"{began}{said} ({log}, exit code 1); {right}"
 
 
+def test_a_job_that_left_no_log_tells_what_must_be_on_every_node(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node cannot open the log that Slurm is to write: it does not see the home folder, as in its own /tmp."""
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    commands.say("squeue", "echo '9|FAILED|RaisedSignal:53(Real-time_signal_19)'")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    wait_until(lambda: engine.poll()["name1"].ended)
+    (folder,) = (tmp_path / "home" / "slurm").iterdir()
+    left = f"it left no log ({folder / 'slurm' / '9_0_log.out'}: No such file or directory)"
+    right = f"right would be {tmp_path / 'home'} and true on every node, at the same path"
+    told = JobState(True, None, f"its job failed before the stage began: {left}; {right}", "user_error")
+    assert engine.poll()["name1"] == told
+
+
 def test_a_job_that_failed_with_its_supervisor_is_not_blamed(
     tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
