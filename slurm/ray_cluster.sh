@@ -19,7 +19,7 @@
 #SBATCH --no-kill
 #SBATCH --open-mode=append
 # Slurm keeps a job's environment on its disks: name what the job needs, and no secrets.
-#SBATCH --export=PATH,HOME,USER,LOGNAME,LANG,LC_ALL,SSL_CERT_FILE,SLURM_CONF,HF_HOME,MLFLOW_TRACKING_URI,SMAUG_HOME,SMAUG_PYTHON,SMAUG_ACCELERATOR,SMAUG_RAY_JOIN_S
+#SBATCH --export=PATH,HOME,USER,LOGNAME,LANG,LC_ALL,SSL_CERT_FILE,SLURM_CONF,XDG_CONFIG_HOME,HF_HOME,MLFLOW_TRACKING_URI,SMAUG_HOME,SMAUG_PYTHON,SMAUG_ACCELERATOR,SMAUG_RAY_JOIN_S
 #
 # SMAUG_HOME         the home folder, which all nodes see (default: .smaug in the source tree)
 # SMAUG_PYTHON       Python with SMAUG's packages (default: .venv/bin/python in the source tree)
@@ -92,6 +92,12 @@ while (($(count joined) < SLURM_JOB_NUM_NODES)); do
   sleep 0.2
 done
 
+echo "Ray has:"
+cat "$folder"/joined-*
+if grep -q ": 1 CPUs," "$folder"/joined-*; then
+  echo "slurm/ray_cluster.sh: a node has 1 CPU; right would be e.g. sbatch --cpus-per-task=64, as many as stages need" >&2
+fi
+
 address=$(cat "$folder/address")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token
 if (($# == 0)); then
@@ -107,7 +113,8 @@ from elsewhere: $let_in srun --jobid=$SLURM_JOB_ID --overlap --nodes=1 --ntasks=
 END
   mv "$folder/.ready" "$folder/ready"
   cat "$folder/ready"
-  wait "$nodes" || true
+  # Nodes that were asked to end, as by scancel --signal=TERM, end with 0.
+  if wait "$nodes"; then end 0; fi
   fail "Ray ended"
 fi
 "$python" -m experiments.cli run "$@" --home "$home" --engine ray --address "$address" &

@@ -17,12 +17,14 @@ SCRIPT = ROOT / "slurm" / "ray_cluster.sh"
 class RayInSlurm:
     """A job that runs `slurm/ray_cluster.sh`, on two nodes of two CPUs and two GPUs unless told otherwise."""
 
-    def __init__(self, slurm: OneMachine, folder: Path, *command: str, nodes: int = 2, **variables: Any) -> None:
+    def __init__(
+        self, slurm: OneMachine, folder: Path, *command: str, nodes: int = 2, cpus: int = 2, **variables: Any
+    ) -> None:
         self._slurm, self.home = slurm, folder / "home"
         self.log = folder / "slurm.log"
         told = {"SMAUG_HOME": self.home, "SMAUG_PYTHON": sys.executable, "SMAUG_ACCELERATOR": "A6000"} | variables
         passed = ",".join(["PATH", "HOME", "SLURM_CONF", *(f"{name}={value}" for name, value in told.items())])
-        asked = (f"--nodes={nodes}", "--cpus-per-task=2", "--gres=gpu:a6000:2", "--mem=2G", "--time=20")
+        asked = (f"--nodes={nodes}", f"--cpus-per-task={cpus}", "--gres=gpu:a6000:2", "--mem=2G", "--time=20")
         files = (f"--output={self.log}", f"--export={passed}", f"--chdir={ROOT}")
         self.job = slurm.ask("sbatch", "--parsable", *asked, *files, str(SCRIPT), *command).strip()
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from experiments.engines import Inventory, Node
 from experiments.load import Form, Name, SweepError, form_faults, read_document, spelled
@@ -16,16 +17,42 @@ ALWAYS_EXPORTED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR"
 OF_JOBS = r"SUBMITIT_|SLURM_(?!CONF$)"
 """Variables that Slurm and submitit set in a job themselves: those of a job that the driver runs in go no further."""
 
+YEAR_MINUTES = 365 * 24 * 60
+"""What Slurm plans with where there is no limit. It takes more, and counts seconds in 32 bits: of 71582790 minutes it
+makes 2."""
+EARLY_SECONDS = 60
+"""Slurm may signal so long before it was told to: it looks at its jobs' times twice a minute."""
+PEBIBYTE_GB = 2**20
+"""More than a node has; sbatch can write it in megabytes, and not 1e30."""
+
+
+def at_most(limit: int, why: str) -> AfterValidator:
+    """A form's check of a number; the fault says what the limit is."""
+
+    def check(number: float) -> float:
+        if number > limit:
+            raise PydanticCustomError("limit", "right would be at most {limit}, {why}", {"limit": limit, "why": why})
+        return number
+
+    return AfterValidator(check)
+
+
 Word = Annotated[
     str,
     spelled(r"[A-Za-z0-9_.,:@%+=/&|()\[\]*-]+", "one word of letters, digits and _.,:@%+=/&|()[]*-"),
 ]
-Line = Annotated[str, spelled(r"[^\x00-\x1f\x7f]*", "one line, without control characters")]
+GresType = Annotated[str, spelled(r"[A-Za-z0-9_.+-]+", "the type alone, as a6000 of --gres=gpu:a6000:4")]
+Line = Annotated[
+    str,
+    spelled(r"[^\x00-\x1f\x7f]*", "one line, without control characters"),
+    spelled(r"(?!#(SBATCH|PBS|BSUB)\b).*", "a command; what sbatch is asked for, the other keys of a profile say"),
+]
 """A line of the script that sbatch reads cannot begin another one."""
 Variable = Annotated[
     str,
     spelled(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable alone; its value is taken from your environment"),
     spelled(rf"(?!{OF_JOBS}).*", "one other than SLURM_* and SUBMITIT_*, which a job has of its own"),
+    spelled(r"(?!(?i:ALL|NONE|NIL)$).*", "the names of what jobs need; to sbatch this one means all or nothing"),
 ]
 
 
@@ -35,13 +62,13 @@ class _ClusterForm(Form):
     account: Word | None = None
     qos: Word | None = None
     constraint: Word | None = None
-    time_minutes: int = Field(ge=1)
+    time_minutes: Annotated[int, at_most(YEAR_MINUTES, "a year: Slurm may take more for less")] = Field(ge=1)
     signal_seconds: int = Field(ge=1, le=65535)
     cpus_per_node: int = Field(ge=1)
-    memory_gb_per_node: float = Field(gt=0)
+    memory_gb_per_node: Annotated[float, at_most(PEBIBYTE_GB, "a pebibyte")] = Field(gt=0, allow_inf_nan=False)
     gpus_per_node: int = Field(ge=0)
     accelerator: Word | None = None
-    gres_type: Word | None = None
+    gres_type: GresType | None = None
     setup: list[Line] = []
     export: list[Variable] = []
 
@@ -65,9 +92,9 @@ class Cluster:
     accelerator: str | None
     """The GPUs' type as scales name it."""
     gres_type: str | None
-    """The same as Slurm names it."""
+    """The same as Slurm names it, alone: `a6000` of `gpu:a6000:4`."""
     setup: tuple[str, ...]
-    """Lines of a job's script before Python starts."""
+    """Lines of a job's script before Python starts; the first that fails ends the job."""
     export: tuple[str, ...]
     """Names of the variables that a job gets from the driver's environment."""
 
@@ -97,8 +124,9 @@ def load_cluster(path: Path) -> Cluster:
     document = read_document(path)
     faults = form_faults(document, _ClusterForm)
     minutes, seconds = document.held(int, "time_minutes"), document.held(int, "signal_seconds")
-    if minutes and seconds >= 60 * minutes:
-        message = f"signal_seconds: {seconds} is the whole time_minutes ({minutes}); a stage would only save"
+    if minutes > 0 and seconds > 0 and seconds + EARLY_SECONDS >= 60 * minutes:
+        whole = f"{seconds}, and the minute that Slurm may be early, are the whole time_minutes ({minutes})"
+        message = f"signal_seconds: {whole}; a stage would only save; right would be a longer time_minutes"
         faults.append(document.fault(("signal_seconds",), message))
     if document.held(int, "gpus_per_node") == 0:
         for key in ("accelerator", "gres_type"):

@@ -2,8 +2,8 @@
 
 `python -m experiments.engines.ray_node FOLDER` runs as one task of srun on every node; the first one is the head.
 FOLDER is shared and closed to others. In it are `token`, `step` (Slurm's number of this step), `address` (the head's,
-once it is up), `joined-N` (the head knows task N's node), `failed-N` (Ray ended there unasked) and `node-N.log` (what
-it printed).
+once it is up), `joined-N` (the head knows task N's node; says what that has), `failed-N` (Ray ended there unasked) and
+`node-N.log` (what it printed).
 """
 
 import ctypes
@@ -154,7 +154,8 @@ class RayNode:
             time.sleep(LOOK_S)
         if self._share.task == 0:
             self._tell("address", known.read_text())
-        (self._folder / f"joined-{self._share.task}").touch()
+        node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+        self._tell(f"joined-{self._share.task}", f"{node}: {self._share.cpus} CPUs, {self._share.gpus} GPUs\n")
 
     def _tell(self, name: str, text: str) -> None:
         partial = self._folder / f".{name}"

@@ -330,23 +330,28 @@ def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobStat
 
 
 def _explained(ended: JobState, placed: _Placed) -> JobState:
-    """An end; of a job that failed before its worker could say a word, why: its set-up lines, or no Python there."""
+    """An end; of a job that failed before its worker could say a word, why: its set-up lines, no Python or home there.
+
+    Slurm opens a job's log before it starts anything.
+    """
     if ended != JobState(True, None, _ended_by_slurm(placed, "FAILED"), REASONS["FAILED"]):
         return ended
     if any(attempt.slurm_job == placed.id for attempt in read_attempts(placed.job.directory)):
         return ended
+    began, python = "its job failed before the stage began", placed.job.command[0]
     log = placed.folder / "slurm" / f"{placed.id}_0_log.out"
     try:
         printed = log.read_text(errors="replace")
-    except OSError:
-        printed = ""
+    except OSError as error:
+        home = placed.folder.parent.parent
+        needed = f"right would be {home} and {python} on every node, at the same path"
+        return JobState(True, None, f"{began}: it left no log ({log}: {error.strerror}); {needed}", "user_error")
     lines = [line.strip() for line in printed.splitlines()]
     said = "; ".join([line for line in lines if line and not NOT_TELLING.match(line)][-LAST_LINES:])
     code = re.search(r"^srun: error: .*Exited with exit code (\d+)", printed, re.MULTILINE)
     exit_code = f", exit code {code[1]}" if code else ""
-    told = f"its job failed before the stage began: {said or 'it printed nothing'} ({log}{exit_code})"
-    needed = f"right would be set-up lines in the profile that end well, and {placed.job.command[0]} on every node"
-    return JobState(True, None, f"{told}; {needed}", "user_error")
+    needed = f"right would be set-up lines in the profile that end well, and {python} on every node"
+    return JobState(True, None, f"{began}: {said or 'it printed nothing'} ({log}{exit_code}); {needed}", "user_error")
 
 
 def _ended_by_slurm(placed: _Placed, state: str) -> str:

@@ -1,8 +1,8 @@
 """The folder of a submission to Slurm: what jobs and drivers tell each other in it.
 
-`jobs/` says what to run, `slurm/` is what a job unpickles and prints, marks in `cancel/` ask jobs to end, and `ended/`
-says how they did. `placed-*.json` hold ids by stages' fingerprints; `slurm.json` says which Slurm has the jobs, and
-what they are all called there.
+`jobs/` says what to run, `slurm/` is what a job unpickles and prints, marks in `cancel/` ask jobs to end, `ended/` says
+how they did, and `saved/` how far those came that queued themselves again. `placed-*.json` hold ids by stages'
+fingerprints; `slurm.json` says which Slurm has the jobs, and what they are all called there.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The side of the Slurm engine that runs in a job: starts a stage's worker, passes signals on, and says how it ended.
 
 A job's folder, shared with the driver, holds `jobs/` (what to run), `cancel/` (marks that ask a job to end), and
-`ended/` (how jobs ended).
+`ended/` (how jobs ended); `saved/` holds how far jobs came that queued themselves again.
 """
 
 import os
@@ -18,7 +18,7 @@ from experiments.attempt import StoreError, read_attempts, read_json, write_json
 from experiments.failures import FailureClass
 from experiments.follower import Follower
 from experiments.host import SLURM_JOB, SLURM_RESTART
-from experiments.postmortem import Failure, write_down
+from experiments.postmortem import Failure, checkpoint_step, write_down
 from experiments.work import INTERRUPTED
 
 FOLDER = "SMAUG_SLURM_FOLDER"
@@ -33,8 +33,9 @@ GRACE_S = 60.0
 def run(directory: str) -> None:
     """Run the worker of the stage in `directory` to its end, or share its work on another node of the job.
 
-    SIGUSR2, which Slurm sends before the time limit, has the stage saved and the job queued again, as long as the
-    stage gets on. SIGTERM, which Slurm sends to end a job, has it saved: Slurm itself queues again what it preempts.
+    SIGUSR2, which Slurm sends before the time limit, has the stage saved and the job queued again, as long as each
+    run of the job saves a later checkpoint. SIGTERM, which Slurm sends to end a job, has it saved: Slurm itself queues
+    again what it preempts.
 
     Raises:
         SystemExit: the worker ended with another code than 0; Slurm's accounting then shows it.
@@ -70,18 +71,21 @@ class _Supervisor:
         if told is None:
             raise StoreError(f"{folder}: says nothing of {directory.name}; it must be there while its jobs run")
         self._told, name = told, in_folder(self._job, told["name"])
-        self._mark, self._ended = folder / "cancel" / name, folder / "ended" / name
+        self._mark, self._ended, self._saved = (folder / kind / name for kind in ("cancel", "ended", "saved"))
         self._near_limit = False
         self._asked = False
 
     def run(self) -> int:
         self._ended.unlink(missing_ok=True)  # of a run of this job before it was queued again
+        before = max(checkpoint_step(self._directory), (read_json(self._saved) or {}).get("step", 0))
         self._note_before()
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._hear)
         code = INTERRUPTED if self._mark.exists() else self._run_worker()
-        if code == INTERRUPTED and self._near_limit and not self._mark.exists() and self._gets_on():
-            self._queue_again()
+        saved = checkpoint_step(self._directory)
+        # Not the attempts' steps: one that was killed had taken more than it had saved.
+        if code == INTERRUPTED and self._near_limit and not self._mark.exists() and saved > before:
+            self._queue_again(saved)
         reason = "timeout" if code == INTERRUPTED and self._near_limit else None
         told = {"exit_code": code, "reason": reason, "time": time.time(), "restart": int(self._restarts)}
         write_json(self._ended, told)
@@ -125,11 +129,6 @@ class _Supervisor:
                 child.wait(timeout=LOOK_S)
         return child.returncode
 
-    def _gets_on(self) -> bool:
-        """Whether the attempt that was stopped came further than those before it: else the limit is too short."""
-        steps = [attempt.last["step"] for attempt in read_attempts(self._directory)]
-        return bool(steps) and steps[-1] > max(steps[:-1], default=0)
-
     def _note_before(self) -> None:
         """Write down why this job's attempt ended before Slurm queued the job again by itself: no driver sees that."""
         before = [attempt for attempt in read_attempts(self._directory) if attempt.state not in ("running", "done")]
@@ -141,8 +140,14 @@ class _Supervisor:
         failure = Failure(kind=kind, cause=f"{seen}; Slurm queued job {self._job} again")
         write_down(last.directory, failure, "resumed by the same job")
 
-    def _queue_again(self) -> None:
-        """Give this job back to the queue and end; where Slurm refuses, the driver tries again."""
+    def _queue_again(self, saved: int) -> None:
+        """Give this job back to the queue and end; where Slurm refuses, the driver tries again.
+
+        Should the checkpoint get lost, the next run must save a later one: else it would come back here for ever.
+        """
+        with suppress(OSError, StoreError):
+            self._saved.parent.mkdir(mode=0o700, exist_ok=True)
+            write_json(self._saved, {"step": saved})
         near = Failure(kind="timeout", cause=f"the time limit of job {self._job} came near")
         attempt = read_attempts(self._directory)[-1]
         write_down(attempt.directory, near, "queued again, to be resumed by the same job")

@@ -27,6 +27,12 @@ BUSY = re.compile(
 """What sbatch says when another try may do: a controller that is away, a limit on jobs, a partition that is down."""
 
 
+SET_UP = ("set -e", """trap 'echo "set-up line failed: $BASH_COMMAND" >&2' ERR""")
+READY = ("trap - ERR", "set +e")
+"""Around a profile's set-up lines in a job's script: the first that fails ends the job, and says so. After a command
+sbatch looks for no #SBATCH."""
+
+
 class SubmissionError(SmaugError):
     """Slurm did not take a job."""
 
@@ -70,7 +76,9 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
         # A node whose part ends with an error ends the others' parts.
         srun_args=["--export=ALL", f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
         setup=[
+            *SET_UP,
             *cluster.setup,
+            *READY,
             f"export {FOLDER}={shlex.quote(checked(str(folder), 'the home folder'))}",
             f"export PYTHONPATH={shlex.quote(checked(sources, 'PYTHONPATH'))}",
         ],

@@ -109,8 +109,9 @@ def test_who_has_no_token_is_not_let_in(cluster: RayInSlurm, tmp_path: Path) -> 
 @pytest.mark.slow
 @on_slurm
 def test_two_clusters_share_nodes(cluster: RayInSlurm, one_machine: OneMachine, tmp_path: Path) -> None:
-    with RayInSlurm(one_machine, tmp_path, nodes=1) as other:
+    with RayInSlurm(one_machine, tmp_path, nodes=1, cpus=1) as other:
         address = other.wait_until_ready()["address"]
+        assert ": 1 CPUs, 2 GPUs\nslurm/ray_cluster.sh: a node has 1 CPU; right would be" in other.log.read_text()
         assert address.startswith("127.0.0.1:"), "one node alone"
         listening = {
             connection.laddr.ip.removeprefix("::ffff:")
@@ -122,21 +123,27 @@ def test_two_clusters_share_nodes(cluster: RayInSlurm, one_machine: OneMachine, 
         assert listening == {"127.0.0.1"}
     assert_nothing_is_left(other, address)
     assert not cluster.has_ended()
+    told = cluster.log.read_text()
+    assert "Ray has:\nnode1: 2 CPUs, 2 GPUs\nnode2: 2 CPUs, 2 GPUs\n" in told and "a node has 1 CPU" not in told
+
+
+ENDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "scancel": ((), "CANCELLED"),
+    "before the time limit": (("--batch", "--signal=TERM"), "COMPLETED"),
+    "its nodes alone": (("--signal=TERM",), "COMPLETED"),
+}
 
 
 @on_slurm
-@pytest.mark.parametrize("how", ["scancel", pytest.param("before the time limit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["scancel", *(pytest.param(how, marks=pytest.mark.slow) for how in list(ENDS)[1:])])
 def test_at_the_end_stages_save_and_nothing_is_left(
     one_machine: OneMachine, drive: Start, store: Store, tmp_path: Path, how: str
 ) -> None:
     with RayInSlurm(one_machine, tmp_path) as job:
         driver, stage, address = begin(job, drive, store)
-        if how == "scancel":
-            one_machine.ask("scancel", job.job)
-        else:
-            one_machine.ask("scancel", "--batch", "--signal=TERM", job.job)
-        state = job.wait_for_end()
-        assert state.split()[0] == ("CANCELLED" if how == "scancel" else "COMPLETED")
+        options, state = ENDS[how]
+        one_machine.ask("scancel", *options, job.job)
+        assert job.wait_for_end().split()[0] == state
         assert_nothing_is_left(job, address)
     assert states(store, stage) == ["interrupted"]
     assert store.record(stage).attempts[0].last["step"] == 2, "it saved"

@@ -4,6 +4,7 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,15 @@ def test_near_the_time_limit_a_job_saves_and_queues_itself_again(whole: OneMachi
 
 @pytest.mark.slow
 def test_a_real_time_limit_ends_nothing(whole: OneMachine, drive: Start, store: Store, tmp_path: Path) -> None:
-    """Two or three minutes: Slurm knows no limit below one, and may look at it only twice a minute."""
-    short = PROFILE.read_text().replace("time_minutes: 30", "time_minutes: 1").replace(": 60", ": 20")
+    """Two minutes or more: a profile takes no lower limit, and Slurm looks at it only twice a minute."""
+    short = PROFILE.read_text().replace("time_minutes: 30", "time_minutes: 2").replace(": 60", ": 50")
     (tmp_path / "short.yaml").write_text(short)
     site = Site(name=f"slurm@{tmp_path / 'short.yaml'}", environment=whole.environment, cpus=8, outlives=True)
-    chains = [[("pretrain", {"steps": 70, "step_s": 1.0})]]
+    chains = [[("pretrain", {"steps": 80, "step_s": 1.0})]]
     (stage,) = make_stages(chains)
     ended = drive(site, chains).finish(patience_s=400)
     assert (ended["done"], ended["failed"]) == ([stage.fingerprint], [])
-    assert trail(store, stage) == list(range(1, 71))
+    assert trail(store, stage) == list(range(1, 81))
     *limited, last = states(store, stage)
     assert (set(limited), last) == ({"interrupted"}, "done")
     whole.job_of(store, stage)
@@ -265,19 +266,35 @@ def test_a_home_of_any_other_name_will_do(whole: OneMachine, tmp_path: Path) -> 
         driver.close()
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("echo no such module >&2; exit 3", "no such module"),
+        ("source /nowhere/env.sh", "*: /nowhere/env.sh: No such file or directory"),
+        ("[ -e /nowhere ]", "set-up line failed: [[] -e /nowhere ]"),
+    ],
+)
 def test_set_up_lines_that_fail_are_told_and_not_tried_again(
-    whole: OneMachine, drive: Start, store: Store, tmp_path: Path
+    whole: OneMachine, drive: Start, store: Store, tmp_path: Path, line: str, told: str
 ) -> None:
-    wrong = PROFILE.read_text() + 'setup: ["echo no such module >&2; exit 3"]\n'
+    wrong = PROFILE.read_text() + f'setup: ["{line}", "true"]\n'
     (tmp_path / "wrong.yaml").write_text(wrong)
     chains: list[Any] = [[("pretrain", {})]]
     site = Site(name=f"slurm@{tmp_path / 'wrong.yaml'}", environment=whole.environment, cpus=8)
     ((_, why),) = drive(site, chains).finish()["failed"]
-    assert why.startswith("its job failed before the stage began: no such module (")
-    assert "_log.out); right would be set-up lines in the profile that end well" in why
+    began = "its job failed before the stage began"
+    right = "right would be set-up lines in the profile that end well"
+    assert fnmatchcase(why, f"{began}: {told} (*_log.out); {right}*"), why
     (stage,) = make_stages(chains)
     assert read_log(store.directory(stage)).ending() == f"error: {why}; not tried again\n"
     assert len(list(store.home.glob("slurm/*/placed-*.json"))) == 1
+
+
+def test_a_home_that_no_node_sees_is_told(whole: OneMachine, drive: Start, tmp_path: Path) -> None:
+    hides = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {tmp_path} && exec "$@"', "sh")
+    ((_, why),) = drive(replace(whole.site, under=hides), [[("pretrain", {})]]).finish()["failed"]
+    assert why.startswith("its job failed before the stage began: it left no log (")
+    assert f"right would be {tmp_path} and " in why
 
 
 def test_several_processes_share_the_gpus_of_one_job(whole: OneMachine, drive: Start, store: Store) -> None:

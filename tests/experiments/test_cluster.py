@@ -41,16 +41,49 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest(tmp_path: Path) ->
     assert told == f"c.yaml:{line}:1: key 'partion' is unknown; did you mean 'partition'?"
 
 
+def test_a_stage_has_some_time_before_it_must_save(tmp_path: Path) -> None:
+    short = A6000.read_text().replace("time_minutes: 1440", "time_minutes: 6")
+    (tmp_path / "c.yaml").write_text(short.replace("signal_seconds: 300", "signal_seconds: 299"))
+    assert load_cluster(tmp_path / "c.yaml").signal_seconds == 299
+
+
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
         ("time_minutes: 1440 ", "# ", "time_minutes is missing"),
-        ("time_minutes: 1440 ", "time_minutes: 5 ", "signal_seconds: 300 is the whole time_minutes (5)"),
+        (
+            "time_minutes: 1440 ",
+            "time_minutes: 6 ",
+            "signal_seconds: 300, and the minute that Slurm may be early, are the whole time_minutes (6); a stage",
+        ),
         ("time_minutes: 1440 ", "time_minutes: a day ", "time_minutes: 'a day' is not allowed"),
+        (
+            "time_minutes: 1440 ",
+            "time_minutes: 99999999999 ",
+            "time_minutes: 99999999999 is not allowed; right would be at most 525600, a year",
+        ),
+        *(
+            ("node: 480 ", f"node: {value} ", f"memory_gb_per_node: {shown} is not allowed; {right}")
+            for value, shown, right in [
+                (".inf", "inf", "input should be a finite number"),
+                ("-.inf", "-inf", "input should be"),
+                (".nan", "nan", "input should be"),
+                ("1e30", "1e+30", "right would be at most 1048576, a pebibyte"),
+                ("0", "0", "input should be greater than 0"),
+            ]
+        ),
         ("gpus_per_node: 4", "gpus_per_node: 0", "accelerator: is a type of GPU, and gpus_per_node is 0"),
+        *(
+            ("gres_type: a6000 ", f"gres_type: {kind} ", f"gres_type: '{kind}' is not allowed; right would be the type")
+            for kind in ("gpu:a6000:4", "a6000,license")
+        ),
         ("partition: gpu", "partition: gpu --uid=0", "partition: 'gpu --uid=0' is not allowed"),
         ("partition: gpu", 'partition: "gpu\\n#SBATCH --uid=0"', "partition: 'gpu\\n#SBATCH --uid=0' is not allowed"),
         ("# setup:", 'setup: ["true\\nrm -r ."]  #', "setup.0: 'true\\nrm -r .' is not allowed"),
+        *(
+            ("# setup:", f'setup: ["{line}"]  #', f"setup.0: '{line}' is not allowed; right would be a command")
+            for line in ("#SBATCH --time=9", "#PBS -N mine", "#BSUB -J mine")
+        ),
         (
             "cluster: a6000",
             "cluster: A6000",
@@ -66,6 +99,10 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest(tmp_path: Path) ->
             "# export: [HF_HOME]",
             "export: [SUBMITIT_X]",
             "export.0: 'SUBMITIT_X' is not allowed; right would be one other",
+        ),
+        *(
+            ("# export: [HF_HOME]", f"export: [{word}]", f"export.0: '{word}' is not allowed; right would be the names")
+            for word in ("ALL", "all", "None", "NIL")
         ),
     ],
 )

@@ -1,7 +1,9 @@
 """The Slurm engine against commands that answer as told: what is an end, what is another try, what is no text."""
 
 import json
+import os
 import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +140,27 @@ def test_one_array_for_each_shape_with_an_explicit_time(tmp_path: Path, commands
     assert sorted(len(ids) for ids in told) == [2, 3]
 
 
+def test_a_jobs_script_ends_with_its_first_set_up_line_that_fails_and_only_there(
+    tmp_path: Path, commands: Commands
+) -> None:
+    """And begins with a command, so that sbatch reads no option further down."""
+    commands.say("sbatch", f'cp "$1" {tmp_path}/script; echo Submitted batch job 9')
+    commands.say("srun", 'echo "srun: $SET"; exit 75')
+    lines = ("export SET=up", "false || true", "[ -e $NEEDED ]", "#SBATCH --time=9")
+    engine = SlurmEngine(tmp_path / "home", replace(load_cluster(PROFILE), setup=lines))
+    engine.submit(job(tmp_path, 1))
+    engine.poll()
+    script = (tmp_path / "script").read_text().splitlines()
+    first = next(number for number, line in enumerate(script) if line and not line.startswith("#"))
+    assert (script[first], first < script.index("#SBATCH --time=9")) == ("set -e", True)
+    for needed, code, printed in (("/", 75, "srun: up\n"), ("/nowhere", 1, "")):
+        ran = subprocess.run(
+            ["bash", tmp_path / "script"], env=os.environ | {"NEEDED": needed}, capture_output=True, text=True
+        )
+        told = "" if printed else "set-up line failed: [ -e $NEEDED ]\n"
+        assert (ran.returncode, ran.stdout, ran.stderr) == (code, printed, told)
+
+
 def test_while_the_controller_is_away_jobs_wait(
     tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -270,6 +293,23 @@ def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(
     assert (first.reason, first.message) == ("user_error", f"{began}it printed nothing ({log}); {right}")
     said = "Fatal Python error: no codec; ModuleNotFoundError: No module named 'encodings'"
     assert second.message == f"{began}{said} ({log}, exit code 1); {right}"
+
+
+def test_a_job_that_left_no_log_tells_what_must_be_on_every_node(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node cannot open the log that Slurm is to write: it does not see the home folder, as in its own /tmp."""
+    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
+    commands.say("sbatch", "echo Submitted batch job 9")
+    commands.say("squeue", "echo '9|FAILED|RaisedSignal:53(Real-time_signal_19)'")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    wait_until(lambda: engine.poll()["name1"].ended)
+    (folder,) = (tmp_path / "home" / "slurm").iterdir()
+    left = f"it left no log ({folder / 'slurm' / '9_0_log.out'}: No such file or directory)"
+    right = f"right would be {tmp_path / 'home'} and true on every node, at the same path"
+    told = JobState(True, None, f"its job failed before the stage began: {left}; {right}", "user_error")
+    assert engine.poll()["name1"] == told
 
 
 def test_a_job_that_failed_with_its_supervisor_is_not_blamed(

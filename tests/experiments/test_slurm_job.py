@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from experiments.attempt import read_attempts
+from experiments.attempt import read_attempts, write_json
 from experiments.command import worker_job
 from experiments.engines.slurm_job import FOLDER, slurm_id
 from experiments.stage import Stage
@@ -159,6 +159,33 @@ def test_a_stage_that_does_not_get_on_is_not_queued_again(store: Store, begin: A
         assert job.wait(60) == INTERRUPTED
         shutil.rmtree(store.directory(stage) / "checkpoints")
     assert (asked(store), ended(store, stage)) == ("requeue 12_3\n", INTERRUPTED)
+
+
+def test_a_stage_that_gets_on_is_queued_again_though_an_attempt_that_was_killed_had_taken_more_steps(
+    store: Store, begin: Any
+) -> None:
+    stage = quick_stage(steps=5, hold_at=3, checkpoint_every=2)
+    job = begin(stage)
+    wait_until(lambda: trail(store, stage) == [1, 2, 3])
+    (attempt,) = read_attempts(store.directory(stage))
+    os.kill(attempt.owner["pid"], signal.SIGKILL)
+    assert job.wait(60) == 128 + signal.SIGKILL
+    write_json(attempt.directory / "progress.json", attempt.progress | {"step": 3})  # its last sign of life
+    job = begin(stage)
+    wait_until(lambda: trail(store, stage) == [1, 2, 3, 3])
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(60) == INTERRUPTED
+    assert (asked(store), ended(store, stage)) == ("requeue 12_3\n", None)
+
+
+def test_a_stage_that_saves_nothing_is_not_queued_again(store: Store, begin: Any) -> None:
+    """As an evaluation, which would start over and come as far as before."""
+    stage = quick_stage(stuck_at=3)
+    job = begin(stage)
+    wait_until(lambda: (store.directory(stage) / "stuck-1").exists())
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(60) == INTERRUPTED
+    assert (asked(store), ended(store, stage)) == ("", INTERRUPTED)
 
 
 def test_a_job_that_was_cancelled_starts_nothing(store: Store, begin: Any) -> None:
