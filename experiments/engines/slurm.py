@@ -14,43 +14,23 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from experiments.attempt import StoreError, read_attempts, read_json, write_json
 from experiments.engines import Engine, Inventory, Job, JobState, goes_back
 from experiments.engines.cluster import Cluster
-from experiments.engines.slurm_folder import SUBMISSION, is_final, last_word, new_folder
+from experiments.engines.slurm_ends import Placed, end_of, explained
+from experiments.engines.slurm_folder import SUBMISSION, is_final, new_folder
 from experiments.engines.slurm_job import in_folder
 from experiments.engines.slurm_queue import Look, SlurmQueue, standing_of
 from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, asked_for, checked, submit_array
-from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, INTERRUPTED
 from smaug_core.errors import SmaugError
 
-SHOWN_WITHIN_S = 10.0
-"""A job that Slurm does not list so long after it was submitted is one it has forgotten."""
 TRY_AGAIN_S = 5.0
 """Time before jobs are submitted again that Slurm could not take just now."""
-
-REASONS: dict[str, FailureClass] = {
-    "BOOT_FAIL": "node_lost",
-    "CANCELLED": "cancelled",
-    "DEADLINE": "timeout",
-    "FAILED": "killed",
-    "NODE_FAIL": "node_lost",
-    "OUT_OF_MEMORY": "host_memory",
-    "PREEMPTED": "preempted",
-    "TIMEOUT": "timeout",
-}
-"""What Slurm's states say about an end. FAILED only repeats the worker, unless that said nothing."""
-
-LAST_LINES = 5
-"""So much is told of what a job printed that failed early."""
-
-NOT_TELLING = re.compile(r"srun:|slurmstepd:|Current thread\b|<no Python frame>")
-"""Begins lines of a job's output that tell no cause, but which job, node or thread it was."""
 
 WORTH_TELLING = re.compile(
     r"partition|ReqNodeNotAvail|nodes? ?down|are down|held|assoc|QOS|bad|account|reservation|licenses", re.IGNORECASE
@@ -58,31 +38,6 @@ WORTH_TELLING = re.compile(
 """Reasons for which a job waits that somebody may have to do something about."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Placed:
-    """A job that Slurm has."""
-
-    job: Job
-    id: str
-    """As squeue prints it."""
-    folder: Path
-    """Of its submission, maybe by an earlier driver."""
-    since: float
-    """Monotonic time when we knew of it first."""
-    inherited: bool = False
-    """From an earlier driver."""
-    cancelled: bool = False
-
-    @property
-    def file(self) -> str:
-        """Name of its files in the folders `cancel` and `ended`."""
-        return in_folder(self.id, self.job.name)
-
-    def told(self) -> dict[str, Any] | None:
-        """What its supervisor told at its end."""
-        return read_json(last_word(self.folder, self.id, self.job.name))
 
 
 class SlurmEngine(Engine):
@@ -111,7 +66,7 @@ class SlurmEngine(Engine):
         self._lock = threading.Lock()  # cancellations come from another thread
         self._arrays = 0
         self._waiting: dict[str, Job] = {}
-        self._placed: dict[str, _Placed] = {}
+        self._placed: dict[str, Placed] = {}
         self._followed: set[str] = set()
         """Ids of all jobs that ever were in `_placed`."""
         self._states: dict[str, JobState] = {}
@@ -166,7 +121,7 @@ class SlurmEngine(Engine):
             folder = next((folder for job_id, folder in self._submitted_before(job.name) if job_id == running), None)
             if folder is None:
                 return False
-            placed = _Placed(job, running, folder, time.monotonic(), inherited=True)
+            placed = Placed(job, running, folder, time.monotonic(), inherited=True)
             if is_final(placed.told()):
                 return False
             self._follow(placed)
@@ -207,7 +162,7 @@ class SlurmEngine(Engine):
         for name, job_id, folder in candidates:
             standing = standing_of(look.jobs, job_id)
             if name in self._waiting and standing is not None and not standing.ended:
-                placed = _Placed(self._waiting[name], job_id, folder, time.monotonic(), inherited=True)
+                placed = Placed(self._waiting[name], job_id, folder, time.monotonic(), inherited=True)
                 if not is_final(placed.told()):
                     del self._waiting[name]
                     self._follow(placed)
@@ -247,7 +202,7 @@ class SlurmEngine(Engine):
                 return
             if error.passing:
                 self._not_before = time.monotonic() + TRY_AGAIN_S
-                self._tell_once(f"Slurm takes no jobs now ({error}); it is asked again")
+                self._tell_once(f"Slurm takes no jobs now ({error or 'sbatch said nothing'}); it is asked again")
                 return
             for job in jobs:
                 del self._waiting[job.name]
@@ -262,9 +217,9 @@ class SlurmEngine(Engine):
             raise
         for job in jobs:
             del self._waiting[job.name]
-            self._follow(_Placed(job, placed[job.name], folder, time.monotonic()))
+            self._follow(Placed(job, placed[job.name], folder, time.monotonic()))
 
-    def _follow(self, placed: _Placed) -> None:
+    def _follow(self, placed: Placed) -> None:
         self._placed[placed.job.name] = placed
         self._followed.add(placed.id)
 
@@ -272,10 +227,10 @@ class SlurmEngine(Engine):
         listed = {folder: _names_in(folder / "ended") for folder in {p.folder for p in self._placed.values()}}
         for name, placed in list(self._placed.items()):
             told = placed.told() if placed.file in listed[placed.folder] else None
-            ended = _end_of(placed, told, look)
+            ended = end_of(placed, told, look)
             if ended is not None:
                 del self._placed[name]
-                self._states[name] = _explained(ended, placed)
+                self._states[name] = explained(ended, placed)
 
     def _look_at_waiting(self, look: Look) -> None:
         """Take cancelled jobs that have not started out of the queue; tell what keeps others there."""
@@ -307,55 +262,6 @@ def _names_in(folder: Path) -> set[str]:
         return set(os.listdir(folder))
     except FileNotFoundError:
         return set()
-
-
-def _end_of(placed: _Placed, told: dict[str, Any] | None, look: Look) -> JobState | None:
-    """How a job ended, by what its supervisor told and Slurm says; none while it has not."""
-    code = None if told is None else int(told["exit_code"])
-    reason = None if told is None else told.get("reason")
-    if is_final(told):
-        return JobState(True, code)
-    standing = standing_of(look.jobs, placed.id) if look.asked > placed.since else None
-    if standing is None:
-        if look.asked - placed.since < SHOWN_WITHIN_S:
-            return None
-        return JobState(True, code, "" if told else f"Slurm no longer knows job {placed.id}", reason)
-    if not standing.ended:
-        return None
-    if placed.cancelled:
-        return JobState(True, INTERRUPTED, "" if told else "cancelled before it started")
-    if told is not None and standing.state not in REASONS.keys() - {"FAILED"}:
-        return JobState(True, code, "", reason)
-    return JobState(True, code, _ended_by_slurm(placed, standing.state), REASONS.get(standing.state, reason))
-
-
-def _explained(ended: JobState, placed: _Placed) -> JobState:
-    """An end; of a job that failed before its worker could say a word, why: its set-up lines, no Python or home there.
-
-    Slurm opens a job's log before it starts anything.
-    """
-    if ended != JobState(True, None, _ended_by_slurm(placed, "FAILED"), REASONS["FAILED"]):
-        return ended
-    if any(attempt.slurm_job == placed.id for attempt in read_attempts(placed.job.directory)):
-        return ended
-    began, python = "its job failed before the stage began", placed.job.command[0]
-    log = placed.folder / "slurm" / f"{placed.id}_0_log.out"
-    try:
-        printed = log.read_text(errors="replace")
-    except OSError as error:
-        home = placed.folder.parent.parent
-        needed = f"right would be {home} and {python} on every node, at the same path"
-        return JobState(True, None, f"{began}: it left no log ({log}: {error.strerror}); {needed}", "user_error")
-    lines = [line.strip() for line in printed.splitlines()]
-    said = "; ".join([line for line in lines if line and not NOT_TELLING.match(line)][-LAST_LINES:])
-    code = re.search(r"^srun: error: .*Exited with exit code (\d+)", printed, re.MULTILINE)
-    exit_code = f", exit code {code[1]}" if code else ""
-    needed = f"right would be set-up lines in the profile that end well, and {python} on every node"
-    return JobState(True, None, f"{began}: {said or 'it printed nothing'} ({log}{exit_code}); {needed}", "user_error")
-
-
-def _ended_by_slurm(placed: _Placed, state: str) -> str:
-    return f"Slurm ended job {placed.id}: {state}"
 
 
 def _scancel(ids: list[str]) -> None:

@@ -6,6 +6,7 @@ Only the name of a function and a stage's folder are pickled.
 import os
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ class SubmissionError(SmaugError):
 
     @property
     def passing(self) -> bool:
-        """Whether another try may do; so it may where sbatch said nothing, for then a signal has ended it."""
+        """Whether another try may do; so it may where sbatch said nothing, for then somebody has ended it."""
         return not str(self).strip() or BUSY.search(str(self)) is not None
 
 
@@ -84,7 +85,7 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
         ],
     )
     try:
-        with _outside_of_jobs(), executor.batch():
+        with _outside_of_jobs(), _out_of_reach(), executor.batch():
             taken = [executor.submit(run, str(job.directory)) for job in jobs]
         return [job.job_id for job in taken]
     except (FailedJobError, FailedSubmissionError, OSError) as error:
@@ -127,6 +128,19 @@ def _outside_of_jobs() -> Iterator[None]:
     with clean_env():
         os.environ.update(settings)
         yield
+
+
+@contextmanager
+def _out_of_reach() -> Iterator[None]:
+    """Keep from sbatch what a terminal sends to all of a driver's group.
+
+    One that ended after Slurm took its job, and before it said so, would leave a job that nobody noted.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _what_sbatch_said(text: str) -> str:

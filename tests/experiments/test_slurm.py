@@ -14,7 +14,8 @@ import pytest
 from experiments.attempt import StoreError, claim, write_json
 from experiments.engines import Job, JobState
 from experiments.engines.cluster import load_cluster
-from experiments.engines.slurm import SHOWN_WITHIN_S, SlurmEngine, _end_of, _Placed
+from experiments.engines.slurm import SlurmEngine
+from experiments.engines.slurm_ends import SHOWN_WITHIN_S, Placed, end_of
 from experiments.engines.slurm_queue import Look, Standing
 from experiments.engines.slurm_submit import SubmissionError
 from experiments.failures import FailureClass
@@ -26,9 +27,9 @@ from tests.slurm_cluster import PROFILE
 
 
 @pytest.fixture
-def placed(tmp_path: Path) -> _Placed:
+def placed(tmp_path: Path) -> Placed:
     job = Job(name="f" * 64, command=("true",), directory=tmp_path / "f", cpus=1, gpus=0)
-    return _Placed(job, "7_1", tmp_path, since=100.0)
+    return Placed(job, "7_1", tmp_path, since=100.0)
 
 
 def told(code: int, reason: str | None = None) -> dict[str, Any]:
@@ -39,42 +40,42 @@ def look(state: str, asked: float = 101.0) -> Look:
     return Look(asked, {"7_1": Standing(state, "None")})
 
 
-def test_what_a_worker_says_is_its_end_unless_it_was_interrupted(placed: _Placed) -> None:
-    assert _end_of(placed, told(DONE), Look()) == JobState(True, DONE)
-    assert _end_of(placed, told(BAD_INPUT), look("RUNNING")) == JobState(True, BAD_INPUT)
+def test_what_a_worker_says_is_its_end_unless_it_was_interrupted(placed: Placed) -> None:
+    assert end_of(placed, told(DONE), Look()) == JobState(True, DONE)
+    assert end_of(placed, told(BAD_INPUT), look("RUNNING")) == JobState(True, BAD_INPUT)
     for state in ("RUNNING", "COMPLETING", "PENDING"):
-        assert _end_of(placed, told(INTERRUPTED), look(state)) is None, "it may be in the queue again"
-    assert _end_of(placed, told(INTERRUPTED), look("COMPLETED")) == JobState(True, INTERRUPTED)
+        assert end_of(placed, told(INTERRUPTED), look(state)) is None, "it may be in the queue again"
+    assert end_of(placed, told(INTERRUPTED), look("COMPLETED")) == JobState(True, INTERRUPTED)
 
 
-def test_slurm_tells_the_end_of_a_job_that_said_nothing(placed: _Placed) -> None:
-    assert _end_of(placed, None, look("PENDING")) is None
+def test_slurm_tells_the_end_of_a_job_that_said_nothing(placed: Placed) -> None:
+    assert end_of(placed, None, look("PENDING")) is None
     lost = JobState(True, None, "Slurm ended job 7_1: NODE_FAIL", "node_lost")
-    assert _end_of(placed, None, look("NODE_FAIL")) == lost
-    assert _end_of(placed, None, look("FAILED")) == JobState(True, None, "Slurm ended job 7_1: FAILED", "killed")
+    assert end_of(placed, None, look("NODE_FAIL")) == lost
+    assert end_of(placed, None, look("FAILED")) == JobState(True, None, "Slurm ended job 7_1: FAILED", "killed")
     placed.cancelled = True
-    assert _end_of(placed, None, look("CANCELLED")) == JobState(True, INTERRUPTED, "cancelled before it started")
+    assert end_of(placed, None, look("CANCELLED")) == JobState(True, INTERRUPTED, "cancelled before it started")
 
 
 @pytest.mark.parametrize(
     ("state", "reason"), [("TIMEOUT", "timeout"), ("CANCELLED", "cancelled"), ("OUT_OF_MEMORY", "host_memory")]
 )
-def test_slurm_knows_why_a_worker_was_stopped_or_killed(placed: _Placed, state: str, reason: FailureClass) -> None:
+def test_slurm_knows_why_a_worker_was_stopped_or_killed(placed: Placed, state: str, reason: FailureClass) -> None:
     for code in (INTERRUPTED, -9):
-        assert _end_of(placed, told(code), look("RUNNING")) is None
-        assert _end_of(placed, told(code), look(state)) == JobState(True, code, f"Slurm ended job 7_1: {state}", reason)
-    assert _end_of(placed, told(INTERRUPTED, "timeout"), look("FAILED")) == JobState(True, INTERRUPTED, "", "timeout")
+        assert end_of(placed, told(code), look("RUNNING")) is None
+        assert end_of(placed, told(code), look(state)) == JobState(True, code, f"Slurm ended job 7_1: {state}", reason)
+    assert end_of(placed, told(INTERRUPTED, "timeout"), look("FAILED")) == JobState(True, INTERRUPTED, "", "timeout")
 
 
-def test_an_answer_to_an_older_question_says_nothing(placed: _Placed) -> None:
-    assert _end_of(placed, None, look("CANCELLED", asked=99.0)) is None
+def test_an_answer_to_an_older_question_says_nothing(placed: Placed) -> None:
+    assert end_of(placed, None, look("CANCELLED", asked=99.0)) is None
 
 
-def test_a_job_that_slurm_has_forgotten(placed: _Placed) -> None:
-    assert _end_of(placed, None, Look(100.0 + SHOWN_WITHIN_S / 2)) is None
+def test_a_job_that_slurm_has_forgotten(placed: Placed) -> None:
+    assert end_of(placed, None, Look(100.0 + SHOWN_WITHIN_S / 2)) is None
     forgotten = Look(100.0 + SHOWN_WITHIN_S)
-    assert _end_of(placed, None, forgotten) == JobState(True, None, "Slurm no longer knows job 7_1")
-    assert _end_of(placed, told(INTERRUPTED), forgotten) == JobState(True, INTERRUPTED)
+    assert end_of(placed, None, forgotten) == JobState(True, None, "Slurm no longer knows job 7_1")
+    assert end_of(placed, told(INTERRUPTED), forgotten) == JobState(True, INTERRUPTED)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +233,16 @@ def test_a_job_of_an_earlier_driver_is_taken_over_once_slurm_says_that_it_is_the
     assert sorted(map(list, told)) == [["name1"], ["name2"]]
 
 
+@pytest.mark.parametrize("signal", ["INT", "TERM", "HUP"])
+def test_what_a_terminal_sends_to_all_does_not_reach_sbatch(tmp_path: Path, commands: Commands, signal: str) -> None:
+    commands.say("sbatch", f"kill -{signal} $$; echo Submitted batch job 9")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    engine.poll()
+    (told,) = (tmp_path / "home").glob("slurm/*/placed-*.json")
+    assert json.loads(told.read_text()) == {"name1": "9"}
+
+
 def test_a_job_of_an_earlier_driver_is_cancelled_unsubmitted(tmp_path: Path, commands: Commands) -> None:
     commands.say("sbatch", "echo Submitted batch job 9")
     first = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
@@ -246,7 +257,7 @@ def test_a_folder_that_gc_has_deleted_under_a_driver_that_slept_ends_nothing(
     tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
-    monkeypatch.setattr("experiments.engines.slurm.SHOWN_WITHIN_S", 0.2)
+    monkeypatch.setattr("experiments.engines.slurm_ends.SHOWN_WITHIN_S", 0.2)
     commands.say("sbatch", "echo Submitted batch job 9")
     engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
     engine.submit(job(tmp_path, 1))
