@@ -8,8 +8,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from experiments.failures import in_words
 from experiments.spent import PARTS, Total
 
 NOTE = "mlflow.note.content"
@@ -25,6 +27,8 @@ SPENT = "smaug.spent."
 """What the tags of an experiment begin with that tell, by scale, what its distinct stages took."""
 HOURS, PER_HOUR = "row_hours.pretrain", "_per_hour"
 """What a row's accuracy is divided by; what the quotient's name ends with."""
+WORDS = 500
+"""So many characters of a failure stand in a row's description; all of them are in its stage's folder."""
 SLOTS_SHOWN, PARAMS_SHOWN, LONGEST = 3, 12, 4500
 """Of a view, and characters of a description: MLflow refuses an experiment's tag of more than 5000."""
 COUNTS = "tags.`smaug.superseded_by` IS NULL"
@@ -91,22 +95,35 @@ def _in_words(total: Total) -> str:
     return f"**{total.billed:.3g} {total.unit} billed** at {total.num_stages} stages{estimated} ({parts}); {energy}"
 
 
-def trial_note(document: Mapping[str, Any], stage_runs: Mapping[str, str], stages: str) -> str:
+def trial_note(
+    document: Mapping[str, Any],
+    stage_runs: Mapping[str, str],
+    stages: str,
+    early: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> str:
     """Description of a trial's run.
 
     Args:
         document: what the trial is.
         stage_runs: run ids of its stages, by name.
         stages: id of the experiment that holds them.
+        early: why the latest jobs of stages ended before they made an attempt, by the stages' names.
     """
     settings = [f"`{key} = {value}`" for key, value in document["params"].items()]
     links = [f"[{name}](#/experiments/{stages}/runs/{run_id})" for name, run_id in stage_runs.items()]
+    ended = [f"\n\n{name}: its job ended before it made an attempt: {_quoted(early[name])}" for name in early]
     baseline = document["baseline"]
     beside = "the baseline" if document["variant"] == baseline else f"to be compared with `{baseline}`"
     return f"""`{document["variant"]}`, {beside}: a row of {_of_table(document)}{document["title"]}.
-Seed {document["seed"]}, scale {document["scale"]}. Stages: {", ".join(links) or "none has begun"}.
+Seed {document["seed"]}, scale {document["scale"]}. Stages: {", ".join(links) or "none has begun"}.{"".join(ended)}
 
 Settings: {", ".join(settings) or "those of the scale"}."""
+
+
+def _quoted(failure: Mapping[str, Any]) -> str:
+    """A failure in a line that MLflow's page takes for no markup."""
+    words = " ".join(in_words(failure).replace("`", "'").split())
+    return f"`{words if len(words) <= WORDS else words[:WORDS] + ' ...'}`"
 
 
 def color(document: Mapping[str, Any]) -> str:

@@ -117,7 +117,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
                     cancellations=lambda: cancel.asked(store.home),
                     abandoned=lambda names: abandoned(store.home, names),
                 ).run()
-        notifier.tell("end", _end_of(summary), complete=summary.complete, counts=_counts(summary))
+        notifier.tell("end", end_of(summary), complete=summary.complete, counts=_counts(summary))
     if mirror.fault is not None:
         console.print(f"[yellow]not recorded:[/yellow] {mirror.fault}", highlight=False)
     return Drive(
@@ -140,10 +140,12 @@ def _counts(summary: Summary) -> dict[str, int]:
     return {name: len(getattr(summary, name)) for name in names}
 
 
-def _end_of(summary: Summary) -> str:
+def end_of(summary: Summary) -> str:
+    """A run's end in a line, as a notification tells it."""
     counts = ", ".join(f"{count} {name}" for name, count in _counts(summary).items() if count)
     how = "complete" if summary.complete else "paused" if summary.paused else "not complete"
-    return f"the run ended, {how}: {counts or 'nothing was done'}"
+    ended = "was stopped; the same command continues" if summary.interrupted else f"ended, {how}"
+    return f"the run {ended}: {counts or 'nothing was done'}"
 
 
 def _marks(trial: Trial, stale: Collection[str]) -> list[str]:

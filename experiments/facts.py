@@ -1,10 +1,11 @@
 """What stages and trials did, as plain facts, wherever they were read: what MLflow is told."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from experiments.attempt import Attempt
+from experiments.failures import POLICIES
 from experiments.gallery import Gallery
 from experiments.hours import Hours, energy_kwh, is_corrected, stage_hours
 from experiments.stage import digest
@@ -62,6 +63,8 @@ class StageFacts:
     prediction: dict[str, Any] | None
     """`hours`, `unit`, `source`, `time`: what it was thought to cost before it began; none if nobody said."""
     details: Details
+    early: dict[str, Any] | None = None
+    """Why its latest job ended before it made an attempt (`class`, `seen`, `done`); none if it made one."""
 
     @property
     def fingerprint(self) -> str:
@@ -71,7 +74,7 @@ class StageFacts:
     @property
     def status(self) -> RunStatus:
         """Where it stands."""
-        return STATUS_OF_STATE[self.state]
+        return "FAILED" if _failed(self.early) else STATUS_OF_STATE[self.state]
 
     @property
     def hours(self) -> Hours:
@@ -138,13 +141,15 @@ class TrialFacts:
     """What `write_trial` wrote."""
     stages: tuple[tuple[dict[str, Any], StageFacts | None], ...]
     """Each stage as the document tells it (name, kind, task, fingerprint), and the facts once it has begun."""
+    early: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """By a stage's name, begun or not: why its latest job ended before it made an attempt."""
 
     def status(self, *, driven: bool) -> RunStatus:
         """Where it stands; `driven`: a driver is at it, so what is not done yet is still to come."""
         found = {None if facts is None else facts.status for _, facts in self.stages}
         if found == {"FINISHED"}:
             return "FINISHED"
-        if "FAILED" in found:
+        if "FAILED" in found or any(map(_failed, self.early.values())):
             return "FAILED"
         return "RUNNING" if driven or "RUNNING" in found else "KILLED"
 
@@ -233,5 +238,11 @@ class TrialFacts:
 
     @property
     def last_sign(self) -> float:
-        """When a stage of it last gave a sign of life, seconds since 1970."""
-        return max([self.started, *(facts.last_sign for _, facts in self.stages if facts)])
+        """When a stage of it last gave a sign of life, or failed before it could, seconds since 1970."""
+        early = (float(failure["time"]) for failure in self.early.values())
+        return max([self.started, *early, *(facts.last_sign for _, facts in self.stages if facts)])
+
+
+def _failed(early: Mapping[str, Any] | None) -> bool:
+    """Whether a job that ended before it made an attempt failed, rather than was lost or taken back."""
+    return early is not None and not POLICIES[early["class"]].resumable

@@ -103,7 +103,7 @@ def tell_stage(facts: StageFacts) -> Telling:
         metrics=metrics,
         params={},
         tags=_stage_tags(facts) | ({} if gallery is None else {"smaug.examples": gallery.summary[:5000]}),
-        files={"attempts.json": {"attempts": facts.account()}}
+        files={"attempts.json": {"attempts": facts.account()} | ({"failure": facts.early} if facts.early else {})}
         | ({} if gallery is None else {f"{EXAMPLES}/{LIST}": gallery.listing()}),
         shown={},
         examples=() if gallery is None else gallery.examples,
@@ -127,7 +127,7 @@ def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, dr
         params={key: str(value) for key, value in document["params"].items()},
         tags=_trial_tags(facts, stage_runs),
         files={ranks_file(task): ranks for task, ranks in facts.ranks().items()},
-        shown={NOTE: signed(trial_note(document, stage_runs, stages)), COLOR: color(document)},
+        shown={NOTE: signed(trial_note(document, stage_runs, stages, facts.early)), COLOR: color(document)},
         examples=(),
         curve=list,
     )

@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from experiments.events import Event
 from experiments.load import Form, SweepError, form_faults, read_document
@@ -48,9 +49,11 @@ def command_of(option: str | None, settings: Path) -> tuple[str, ...]:
     if not settings.exists():
         return ()
     document = read_document(settings)
+    if document.value is None and not document.faults:  # empty, or only comments
+        return ()
     if faults := form_faults(document, _SettingsForm):
         raise SweepError(faults)
-    told: str | list[str] | None = (document.value or {}).get("notify")
+    told: str | list[str] | None = document.value.get("notify")
     if told is None:
         return ()
     return _split(told, f"{settings}: notify") if isinstance(told, str) else tuple(told)
@@ -94,8 +97,10 @@ class Notifier:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            self.tell("end", f"the run ended with an error: {error or type(error).__name__}", complete=False)
+        if isinstance(error, KeyboardInterrupt):
+            self.tell("end", "the run was stopped, and did not wait for what runs", complete=False)
+        elif error is not None:
+            self.tell("end", f"the run ended with an error: {str(error) or type(error).__name__}", complete=False)
         for thread in self._running:
             thread.join()
 
@@ -124,26 +129,34 @@ class Notifier:
     def _run(self, told: str) -> None:
         name = f"notify: {shlex.join(self._command)}"
         try:
-            # A session of its own: Ctrl-C, which ends the run, is no reason not to hear of its end.
-            ran = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
+            with TemporaryFile() as said:
+                code = self._code_of(told, said)
+                said.seek(0)
+                why = said.read().decode(errors="replace").strip()[-500:]
+        except subprocess.TimeoutExpired:
+            self._complain(f"{name}: was ended after {self._timeout_s:g} s")
         except OSError as error:
             self._complain(f"{name}: cannot be run ({error.strerror})")
-            return
-        with ran:
+        except ValueError as error:  # a NUL in an argument
+            self._complain(f"{name}: cannot be run ({error})")
+        else:
+            if code:
+                self._complain(f"{name}: ended with {code}{f' ({why})' if why else ''}")
+
+    def _code_of(self, told: str, said: IO[bytes]) -> int:
+        """The command's exit code; it may leave processes behind that have its standard error, here a file."""
+        # A session of its own: Ctrl-C, which ends the run, is no reason not to hear of its end.
+        with subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            text=True,
+            start_new_session=True,
+        ) as ran:
             try:
-                _, said = ran.communicate(told, timeout=self._timeout_s)
+                ran.communicate(told, timeout=self._timeout_s)
             except subprocess.TimeoutExpired:
                 os.killpg(ran.pid, signal.SIGKILL)
-                self._complain(f"{name}: was ended after {self._timeout_s:g} s")
-                return
-        if ran.returncode:
-            why = said.strip()[-500:]
-            self._complain(f"{name}: ended with {ran.returncode}{f' ({why})' if why else ''}")
+                raise
+            return ran.returncode

@@ -62,7 +62,7 @@ def examine(job: JobState, record: StageRecord, newest: Attempt | None) -> Failu
         cause = end["message"] if kind == told or not job.message else f"{job.message}; {end['message']}"
         return Failure(kind=kind, cause=cause, traceback=end["traceback"], host=host)
     if kind == "user_error":
-        return Failure(kind=kind, cause=_last_words(record.directory, job), host=host)
+        return Failure(kind=kind, cause=last_words(record.directory, job), host=host)
     seen = f"; the kernel killed {kills} for want of memory meanwhile" if kills else ""
     return Failure(kind=kind, cause=killed_by(job) + seen, host=host)
 
@@ -84,15 +84,17 @@ def killed_by(job: JobState) -> str:
     return "asked to stop from outside"
 
 
-def _last_words(directory: Path, job: JobState) -> str:
-    """What a worker said that ended before it could claim its stage."""
-    try:
-        said = (directory / "launch.txt").read_text(errors="replace").strip()
-    except OSError:
-        said = ""
-    if not said and shutil.disk_usage(directory).free < ROOM_FOR_WORDS:
-        said = f"{directory}: the disk is full; free some space, then give the same command again"
-    return job.message or said[-2000:] or f"the worker ended with exit code {job.exit_code} and said nothing"
+def last_words(directory: Path, job: JobState) -> str:
+    """Why a worker ended that could not even claim its stage: in the engine's words, else in its own."""
+    if job.message:
+        return job.message
+    with suppress(OSError):
+        if said := (directory / "launch.txt").read_text(errors="replace").strip():
+            return said[-2000:]
+    with suppress(OSError):
+        if shutil.disk_usage(directory).free < ROOM_FOR_WORDS:
+            return f"{directory}: the disk is full; free some space, then give the same command again"
+    return f"the worker ended with exit code {job.exit_code} and said nothing"
 
 
 def write_down(folder: Path, failure: Failure, done: str) -> None:

@@ -5,43 +5,64 @@ import json
 import time
 from pathlib import Path
 
-from experiments.attempt import read_json, write_json
+from experiments.attempt import read_json, unwritable, write_json
 from experiments.command import worker_job
-from experiments.engines import Engine, Job
+from experiments.engines import Engine, Job, JobState
 from experiments.plan import Plan
+from experiments.postmortem import last_words
 from experiments.prices import rate_file
 from experiments.scheduler import TICK_S
 from experiments.stage import Stage
+from experiments.stop import StopFlag, signals_call
 from experiments.store import Store
 from smaug_core.errors import SmaugError
 
 
-def find_rate(plan: Plan, store: Store, engine: Engine, data_root: Path) -> None:
-    """Time the first training of a plan that nothing tells the price of; where there is none, do nothing.
+class ProbeStopped(Exception):
+    """Ctrl-C or SIGTERM ended a probe."""
+
+
+def unpriced(plan: Plan) -> Stage | None:
+    """The first training of a plan that nothing tells the price of, and that can be timed."""
+    unknown = ("unknown", "published")
+    wanted = [p.stage for p in plan.stages if not p.is_done and p.price.basis in unknown and not p.stage.parents]
+    return next((stage for stage in wanted if "model" in stage.settings and not stage.unseen), None)
+
+
+def find_rate(stage: Stage, store: Store, engine: Engine, data_root: Path) -> None:
+    """Time a few steps of a training, and keep its rate where prices look for it.
 
     Raises:
         SmaugError: it could not be timed; the message says why.
+        ProbeStopped: Ctrl-C or SIGTERM; the engine has nothing of it any more. A second Ctrl-C does not wait for that.
     """
-    unknown = ("unknown", "published")
-    wanted = [p.stage for p in plan.stages if not p.is_done and p.price.basis in unknown and not p.stage.parents]
-    wanted = [stage for stage in wanted if "model" in stage.settings and not stage.unseen]
-    if not wanted:
-        return
-    stage = _on_one_device(wanted[0])
+    stage = _on_one_device(stage)
     directory = rate_file(store, stage.document()).parent
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "launch.txt").unlink(missing_ok=True)  # what an earlier probe said explains nothing now
+    except OSError as error:
+        raise unwritable(directory, error) from error
     write_json(directory / "stage.json", json.loads(json.dumps(stage.document())))
     job = worker_job(stage, directory, data_root)
-    _wait(engine, dataclasses.replace(job, name=f"probe {job.name}", command=(*job.command, "--probe")))
+    ended = _run(engine, dataclasses.replace(job, name=f"probe {job.name}", command=(*job.command, "--probe")))
     if read_json(directory / "rate.json") is None:
-        said = (directory / "launch.txt").read_text(errors="replace").strip() if directory.exists() else ""
-        raise SmaugError(f"{stage.name} could not be timed: {said[-500:] or 'the worker said nothing'}")
+        raise SmaugError(f"{stage.name} could not be timed: {last_words(directory, ended)}")
 
 
-def _wait(engine: Engine, job: Job) -> None:
-    engine.submit(job)
-    while not engine.poll()[job.name].ended:
-        time.sleep(TICK_S)
+def _run(engine: Engine, job: Job) -> JobState:
+    """A job's end; on Ctrl-C and SIGTERM the engine is asked to cancel it, and its end is waited for all the same."""
+    stop, passed_on = StopFlag(), False
+    with signals_call(stop.set):
+        engine.submit(job)
+        while not (state := engine.poll()[job.name]).ended:
+            if stop.is_set() and not passed_on:
+                passed_on = True
+                engine.cancel(job.name)
+            time.sleep(TICK_S)
+    if stop.is_set():
+        raise ProbeStopped
+    return state
 
 
 def _on_one_device(stage: Stage) -> Stage:

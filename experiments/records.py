@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import StoreError, read_attempts, read_json, unwritable, write_json
+from experiments.attempt import FAILURE, StoreError, read_attempts, read_json, unwritable, write_json
 from experiments.expand import Trial
 from experiments.facts import StageFacts, TrialFacts
 from experiments.gallery import Gallery, stored_gallery
@@ -117,8 +117,15 @@ def trial_documents(home: Path, sweep: str = "*", *, damaged: bool = False) -> l
 
 def trial_facts(home: Path, document: dict[str, Any]) -> TrialFacts:
     """What the stages of a trial did so far."""
-    stages = ((told, stage_facts(home, told["kind"], told["fingerprint"])) for told in document["stages"])
-    return TrialFacts(document=document, stages=tuple(stages))
+    stages = tuple((told, stage_facts(home, told["kind"], told["fingerprint"])) for told in document["stages"])
+    early = {
+        told["name"]: read_json(_folder(home, told["kind"], told["fingerprint"]) / FAILURE)
+        if facts is None
+        else facts.early
+        for told, facts in stages
+    }
+    known = {name: failure for name, failure in early.items() if failure is not None}
+    return TrialFacts(document=document, stages=stages, early=known)
 
 
 def stage_facts(home: Path, kind: str, fingerprint: str) -> StageFacts | None:
@@ -127,11 +134,15 @@ def stage_facts(home: Path, kind: str, fingerprint: str) -> StageFacts | None:
     Raises:
         StoreError: another stage has the same first 12 digits.
     """
-    directory = home / "store" / kind / fingerprint[:12]
+    directory = _folder(home, kind, fingerprint)
     facts = _read_stage(directory)
     if facts is not None and facts.fingerprint != fingerprint:
         raise StoreError(f"{directory}: holds the stage {facts.fingerprint}, not {fingerprint}")
     return facts
+
+
+def _folder(home: Path, kind: str, fingerprint: str) -> Path:
+    return home / "store" / kind / fingerprint[:12]
 
 
 def all_stages(home: Path) -> Iterator[StageFacts]:
@@ -166,13 +177,15 @@ def _read_stage(directory: Path) -> StageFacts | None:
     document, result = read_json(directory / "stage.json"), read_json(directory / "result.json")
     if document is None or not attempts:
         return None
+    state = StageRecord(directory=directory, attempts=attempts, result=result).state
     return StageFacts(
         document=document,
-        state=StageRecord(directory=directory, attempts=attempts, result=result).state,
+        state=state,
         attempts=attempts,
         result=result,
         prediction=read_json(directory / "prediction.json"),
         details=_StoredDetails(directory),
+        early=None if state in ("done", "running") else read_json(directory / FAILURE),
     )
 
 

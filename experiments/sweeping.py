@@ -87,7 +87,7 @@ def run(
     if cluster is not None and not all(planned.is_done for planned in made.stages):
         make_engine().close()  # whether jobs can be submitted from here is told before data are rendered
     if limit is not None and made.to_spend() is None:
-        _probe(made, store, make_engine, console)
+        _probe(made, store, make_engine, console, f"a limit of {limit:g} hours is to be checked")
         made, limit = _planned(request, inventory)
     _refuse_over_budget(made, limit, made.to_spend_anew() if rerun_stale else made.to_spend())
     if made.in_state("stale"):
@@ -133,7 +133,7 @@ def plan(
     inventory = _inventory(make_engine, address, cluster)
     made, limit = _planned(request, inventory)
     if probe and not made.problems:
-        _probe(made, store, make_engine, new_console(to_stderr=True))
+        _probe(made, store, make_engine, new_console(to_stderr=True), "--probe was given")
         made, limit = _planned(request, inventory)
     if why is not None:
         from experiments.why import explain
@@ -238,17 +238,25 @@ def _price(made: "Plan", hours: float | None) -> str:
     return f"{hours:.4g} {made.unit or 'h'}" + (f" ({made.source})" if hours else "")
 
 
-def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", console: "Console") -> None:
+def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", console: "Console", asked: str) -> None:
     """Time some steps of what nothing tells the price of; where that fails, say so and go on without."""
     from experiments.driver import prepare_data
-    from experiments.probe import find_rate
+    from experiments.plan import labels
+    from experiments.probe import ProbeStopped, find_rate, unpriced
 
+    if (stage := unpriced(made)) is None:
+        return
     prepare_data([trial.config for trial in made.trials], store.home / "data", console)
+    name = labels(made.trials)[stage.fingerprint]
+    complain(f"{asked}, and nothing tells the hours of {name}: first a job of its own times a few steps of it")
     try:
         with closing(make_engine()) as engine:
-            find_rate(made, store, engine, store.home / "data")
+            find_rate(stage, store, engine, store.home / "data")
     except SmaugError as error:
         complain(f"no probe: {error}")
+    except ProbeStopped:
+        complain("stopped; the same command continues")
+        raise typer.Exit(FAILED) from None
 
 
 def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again: "Callable[[], Plan]") -> "Plan":

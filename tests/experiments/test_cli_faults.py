@@ -151,13 +151,15 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_continues(done, tmp_path):
     smoke = Smoke(tmp_path)
     shutil.copytree(done.home / "data", smoke.home / "data")
     arguments = ["run", "sweeps/masking_ratio.yaml", "--scale", str(smoke.scale), "--engine", "inline", "--only", "50%"]
-    running = start(smoke, *arguments, *LONG)
+    running = start(smoke, *arguments, *LONG, "--notify", "tee heard")
     progress = smoke.home / "store" / "pretrain"
     wait_until(lambda: any(progress.glob("*/attempts/0001/metrics.jsonl")))
     running.send_signal(signal.SIGINT)
     _, told = running.communicate(timeout=120)
     assert running.returncode == 1
     assert "stopped; the same command continues" in told and "Traceback" not in told
+    heard = json.loads((smoke.folder / "heard").read_text())
+    assert heard["message"] == "the run was stopped; the same command continues: nothing was done"
     assert len(list(progress.glob("*/checkpoints/step-*"))) == 1
     again = smoke(*arguments, *LONG)
     assert again.returncode == 0, again.stderr

@@ -84,6 +84,14 @@ def test_a_row_tells_its_settings_and_links_to_its_stages():
     assert "`50%`, the baseline" in trial_note(DOCUMENT | {"variant": "50%"}, {}, "1")
 
 
+def test_a_row_tells_in_a_line_without_markup_why_a_job_ended_before_it_made_an_attempt():
+    seen = "no `module`\n* " + "x" * 9999
+    failure = {"class": "user_error", "seen": seen, "done": "not tried again"}
+    note = trial_note(DOCUMENT, {}, "1", {"pretrain": failure})
+    start = "Stages: none has begun.\n\npretrain: its job ended before it made an attempt: `error: no 'module' * xxx"
+    assert start in note and "xxx ...`\n\nSettings: " in note and len(note) < 1000
+
+
 def test_the_rows_of_every_table_have_colors_of_their_own():
     most = max(len(load_sweep(path, load_scale("tiny")).variants) for path in SWEEPS)
     assert len({color(DOCUMENT | {"position": place}) for place in range(most)}) == most

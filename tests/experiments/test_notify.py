@@ -11,7 +11,8 @@ import pytest
 
 from experiments.attempt import NOTHING_SPENT, claim
 from experiments.budget import Budget
-from experiments.events import Event
+from experiments.driver import end_of
+from experiments.events import Event, Summary
 from experiments.notify import Notifier, command_of, user_settings
 from experiments.prices import Prices
 from experiments.store import Store
@@ -67,11 +68,30 @@ def test_most_of_a_budget_and_a_pause_are_told_once(tmp_path: Path, script: list
     assert told["paused"]["message"] == "two stages failed of the same"
 
 
-def test_a_run_that_ends_with_an_error_is_told(tmp_path: Path, script: list[str]) -> None:
-    with pytest.raises(SmaugError, match="no room"), Notifier(script, {}, print):
-        raise SmaugError("no room")
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (SmaugError("no room"), "the run ended with an error: no room"),
+        (MemoryError(), "the run ended with an error: MemoryError"),
+        (KeyboardInterrupt(), "the run was stopped, and did not wait for what runs"),
+    ],
+)
+def test_a_run_that_ends_with_an_error_is_told(
+    tmp_path: Path, script: list[str], error: BaseException, message: str
+) -> None:
+    with pytest.raises(type(error)), Notifier(script, {}, print):
+        raise error
     (told,) = heard(tmp_path)
-    assert (told["event"], told["message"], told["complete"]) == ("end", "the run ended with an error: no room", False)
+    assert (told["event"], told["message"], told["complete"]) == ("end", message, False)
+
+
+def test_a_stop_is_told_as_one_whatever_was_done() -> None:
+    went_on = "the same command continues"
+    assert end_of(Summary(interrupted=True)) == f"the run was stopped; {went_on}: nothing was done"
+    stopped = Summary(done=[quick_stage()], paused="of the same", interrupted=True)
+    assert end_of(stopped) == f"the run was stopped; {went_on}: 1 done"
+    assert end_of(Summary(paused="of the same")) == "the run ended, paused: nothing was done"
+    assert end_of(Summary(done=[quick_stage()])) == "the run ended, complete: 1 done"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +99,7 @@ def test_a_run_that_ends_with_an_error_is_told(tmp_path: Path, script: list[str]
     [
         (["/nowhere/mail"], "notify: /nowhere/mail: cannot be run (No such file or directory)"),
         (["sh", "-c", "echo no mail >&2; exit 3"], "ended with 3 (no mail)"),
+        (["a\0b"], "cannot be run (embedded null byte)"),
         (["sh", "-c", "sleep 60 & sleep 60"], "was ended after 0.5 s"),
         (["true"], None),  # does not read what it is given
     ],
@@ -90,6 +111,17 @@ def test_a_command_that_fails_is_told_and_harms_nothing(command: list[str], told
         notifier.tell("end", "the run ended")
     assert time.monotonic() - started < 30
     assert len(complaints) == (told is not None) and all(text.endswith(told or "") for text in complaints)
+
+
+def test_what_a_command_leaves_behind_does_not_hold_the_runs_end(tmp_path: Path) -> None:
+    command = ["sh", "-c", f"sleep 60 & echo $! > '{tmp_path}/pid'; echo no mail >&2; exit 3"]
+    complaints: list[str] = []
+    started = time.monotonic()
+    with Notifier(command, {}, complaints.append) as notifier:
+        notifier.tell("end", "the run ended")
+    left = psutil.Process(int((tmp_path / "pid").read_text()))
+    assert time.monotonic() - started < 20 and complaints[0].endswith("ended with 3 (no mail)")
+    left.kill()
 
 
 def test_a_command_that_is_ended_leaves_no_process(tmp_path: Path) -> None:
@@ -117,6 +149,12 @@ def test_the_command_comes_from_the_option_or_the_users_settings(
     assert command_of("", settings) == ()
     settings.write_text("notify: [mail, it ended]\n")
     assert command_of(None, settings) == ("mail", "it ended")
+    for nothing in ("", "# notify: mail\n", "---\n", "notify:\n", "notify: []\n"):
+        settings.write_text(nothing)
+        assert command_of(None, settings) == ()
+    settings.write_text("- notify\n")
+    with pytest.raises(SmaugError, match=r"config.yaml:1:1"):
+        command_of(None, settings)
     settings.write_text("notfy: mail\n")
     with pytest.raises(SmaugError, match=r"config.yaml:1:1: key 'notfy' is unknown; did you mean 'notify'\?"):
         command_of(None, settings)

@@ -16,10 +16,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from experiments import connection, inspection, tracking
-from experiments.attempt import read_json
+from experiments.attempt import FAILURE, read_json
 from experiments.connection import TrackingError
+from experiments.dashboard import NOTE
 from experiments.ledger import STAGES
 from experiments.mounts import tracking_uri
+from experiments.postmortem import Failure, write_down
 from experiments.reading import Ledger, read_trials
 from experiments.records import all_stages, stage_facts, trial_documents, trial_facts, write_trial
 from experiments.store import Store
@@ -159,6 +161,38 @@ def test_more_facts_update_the_same_run(home, client):
     assert tracker.record_trial(facts_of(home, made), driven=True) == first
     run = client.get_run(first)
     assert run.info.status == "FINISHED" and "row_hours.total" in run.data.metrics
+
+
+SET_UP = Failure(kind="user_error", cause="its job failed before the stage began: no such module")
+WORDS = (
+    "pretrain: its job ended before it made an attempt: `error: its job failed before the stage began: no such module"
+)
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_a_row_whose_job_failed_before_its_attempt_has_failed_and_says_why(home, client, attempts):
+    made = trial(pretrain={"checkpoint_every": 1, "kill_at": 2, "kills": attempts})
+    write_trial(home, made)
+    directory = Store(home).prepare(made.stages[0])
+    for _ in range(attempts):
+        assert subprocess.run([sys.executable, "-m", "experiments.worker", directory], cwd=ROOT).returncode == -9
+    write_down(directory, SET_UP, "not tried again")
+    sync(home)
+    (row,), stages = runs(client, "smaug/masking_ratio"), runs(client, STAGES)
+    assert f"{WORDS}; not tried again`" in row.data.tags[NOTE]
+    assert row.info.end_time == round(read_json(directory / FAILURE)["time"] * 1000)
+    assert [run.info.status for run in (row, *stages)] == ["FAILED"] * (1 + attempts)
+    for run in stages:
+        told = json.loads(Path(client.download_artifacts(run.info.run_id, "attempts.json")).read_text())
+        assert told["failure"].items() >= {"class": "user_error", "seen": SET_UP.cause}.items()
+    write_down(directory, Failure(kind="cancelled", cause="Slurm ended job 7: CANCELLED"), "the same command continues")
+    sync(home)
+    found = [*runs(client, "smaug/masking_ratio"), *runs(client, STAGES)]
+    assert [run.info.status for run in found] == ["KILLED"] * (1 + attempts)
+    execute(home, made)
+    sync(home)
+    (row,) = runs(client, "smaug/masking_ratio")
+    assert row.info.status == "FINISHED" and "before it made an attempt" not in row.data.tags[NOTE]
 
 
 def test_after_a_killed_driver_the_same_command_leaves_one_finished_run(home, client):
