@@ -102,8 +102,8 @@ class _Board:
     closed: bool = False
     stopping: bool = False
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune stores its settings as a pickle that nobody reads; the store is our memory
+    def __getstate__(self) -> None:
+        """Nothing: Tune copies its settings, and stores them as a pickle that nobody reads; the store is our memory."""
 
     def put(self, job: Job) -> None:
         with self.changed:

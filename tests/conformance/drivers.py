@@ -91,7 +91,7 @@ class Driver:
     def finish(self, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """Wait for its end; gives how it ended."""
         told, complaints = self.process.communicate(timeout=patience_s)
-        assert self.process.returncode == 0, complaints
+        assert self.process.returncode == 0 and "Traceback" not in complaints, complaints
         return dict(json.loads([line for line in told.splitlines() if line.startswith("{")][-1]))
 
     def run(self, store: Store, *stages: Stage, on_event: Callable[[Told], Any] = repr) -> Ran:

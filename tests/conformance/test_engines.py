@@ -214,6 +214,14 @@ def test_sigterm_saves_inline_too(store: Store, drive: Any) -> None:
     assert store.record(stage).state == "resume"
 
 
+def test_ctrl_c_before_ray_has_started_anything_is_no_error(store: Store, drive: Any) -> None:
+    driver = drive(RAY, [[("pretrain", {"steps": 4, "hold_at": 2})]])
+    while '"queued"' not in (line := driver.process.stdout.readline()):
+        assert line, "the driver ended"
+    driver.ctrl_c()
+    assert driver.finish().items() >= {"done": [], "failed": [], "interrupted": True}.items()
+
+
 def test_a_worker_killed_inline_is_continued_by_the_next_driver(store: Store, drive: Any) -> None:
     chains = [[("pretrain", {"steps": 5, "checkpoint_every": 2, "kill_at": 4})]]
     (stage,) = make_stages(chains)
