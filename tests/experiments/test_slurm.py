@@ -283,21 +283,24 @@ slurmstepd: error: *** STEP 41.0 ON node1 CANCELLED ***
 """
 
 
-def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(
-    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its set-up lines are wrong, or Python is not there: another try would end the same, and so would all others."""
+@pytest.fixture
+def failing(tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> SlurmEngine:
+    """An engine of whose jobs Slurm says that they failed."""
     monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
     commands.say("sbatch", "echo Submitted batch job 9")
     commands.say("squeue", "echo '9|FAILED|NonZeroExitCode'")
-    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    return SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+
+
+def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(tmp_path: Path, failing: SlurmEngine) -> None:
+    """Its set-up lines are wrong, or Python is not there: another try would end the same, and so would all others."""
     for number, printed in enumerate(("", NO_PYTHON)):
-        engine.submit(job(tmp_path, number))
-        engine.poll()
+        failing.submit(job(tmp_path, number))
+        failing.poll()
         (folder,) = (tmp_path / "home" / "slurm").iterdir()
         (folder / "slurm" / "9_0_log.out").write_text(printed)
-        wait_until(lambda number=number: engine.poll()[f"name{number}"].ended)
-    first, second = engine.poll().values()
+        wait_until(lambda number=number: failing.poll()[f"name{number}"].ended)
+    first, second = failing.poll().values()
     began = "its job failed before the stage began: "
     right = "right would be set-up lines in the profile that end well, and true on every node"
     log = folder / "slurm" / "9_0_log.out"
@@ -306,33 +309,21 @@ def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(
     assert second.message == f"{began}{said} ({log}, exit code 1); {right}"
 
 
-def test_a_job_that_left_no_log_tells_what_must_be_on_every_node(
-    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_left_no_log_tells_what_must_be_on_every_node(tmp_path: Path, failing: SlurmEngine) -> None:
     """The node cannot open the log that Slurm is to write: it does not see the home folder, as in its own /tmp."""
-    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
-    commands.say("sbatch", "echo Submitted batch job 9")
-    commands.say("squeue", "echo '9|FAILED|RaisedSignal:53(Real-time_signal_19)'")
-    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
-    engine.submit(job(tmp_path, 1))
-    wait_until(lambda: engine.poll()["name1"].ended)
+    failing.submit(job(tmp_path, 1))
+    wait_until(lambda: failing.poll()["name1"].ended)
     (folder,) = (tmp_path / "home" / "slurm").iterdir()
     left = f"it left no log ({folder / 'slurm' / '9_0_log.out'}: No such file or directory)"
     right = f"right would be {tmp_path / 'home'} and true on every node, at the same path"
     told = JobState(True, None, f"its job failed before the stage began: {left}; {right}", "user_error")
-    assert engine.poll()["name1"] == told
+    assert failing.poll()["name1"] == told
 
 
-def test_a_job_that_failed_with_its_supervisor_is_not_blamed(
-    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.1)
-    commands.say("sbatch", "echo Submitted batch job 9")
-    commands.say("squeue", "echo '9|FAILED|NonZeroExitCode'")
-    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
-    engine.submit(job(tmp_path, 1))
+def test_a_job_that_failed_with_its_supervisor_is_not_blamed(tmp_path: Path, failing: SlurmEngine) -> None:
+    failing.submit(job(tmp_path, 1))
     claim(tmp_path / "stage1", {"unit": "CPU h", "slurm": {"job": "9", "restart": 0}})
-    wait_until(lambda: engine.poll()["name1"] == JobState(True, None, "Slurm ended job 9: FAILED", "killed"))
+    wait_until(lambda: failing.poll()["name1"] == JobState(True, None, "Slurm ended job 9: FAILED", "killed"))
 
 
 def test_where_squeue_and_scontrol_never_answer_files_tell_the_end_and_nobody_waits(
