@@ -88,6 +88,14 @@ class Driver:
         if self.process.poll() is not None:
             raise AssertionError(f"the driver ended early: {self.process.communicate()}")
 
+    def read_until(self, words: str, *, of_errors: bool = False) -> str:
+        """The next line that it prints with these words."""
+        stream = self.process.stderr if of_errors else self.process.stdout
+        assert stream is not None
+        while words not in (line := stream.readline()):
+            assert line, "the driver ended"
+        return line
+
     def finish(self, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """Wait for its end; gives how it ended."""
         told, complaints = self.process.communicate(timeout=patience_s)

@@ -216,8 +216,7 @@ def test_sigterm_saves_inline_too(store: Store, drive: Any) -> None:
 
 def test_ctrl_c_before_ray_has_started_anything_is_no_error(store: Store, drive: Any) -> None:
     driver = drive(RAY, [[("pretrain", {"steps": 4, "hold_at": 2})]])
-    while '"queued"' not in (line := driver.process.stdout.readline()):
-        assert line, "the driver ended"
+    driver.read_until('"queued"')
     driver.ctrl_c()
     assert driver.finish().items() >= {"done": [], "failed": [], "interrupted": True}.items()
 

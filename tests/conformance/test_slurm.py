@@ -134,9 +134,7 @@ def test_jobs_of_a_killed_driver_are_taken_over_by_the_next(whole: OneMachine, d
     before = whole.jobs()
     assert sorted(before.values()) == ["PENDING", "RUNNING", "RUNNING"]
     driver = drive(whole.site, chains)
-    assert driver.process.stdout is not None
-    while '"waiting"' not in (line := driver.process.stdout.readline()):  # it has seen those that run
-        assert line, "the driver ended"
+    driver.read_until('"waiting"')  # it has seen those that run
     for stage in stages:
         store.prepare(stage)
         let_go(store, stage)
@@ -152,9 +150,7 @@ def test_a_stop_reaches_what_runs_since_a_driver_that_was_killed(whole: OneMachi
     driver.process.kill()
     driver.process.wait()
     driver = drive(whole.site, chains)
-    assert driver.process.stdout is not None
-    while '"waiting"' not in (line := driver.process.stdout.readline()):
-        assert line, "the driver ended"
+    driver.read_until('"waiting"')
     driver.ctrl_c()
     assert driver.finish()["interrupted"]
     wait_until(lambda: states(store, stage) == ["interrupted"])
@@ -176,9 +172,7 @@ def test_a_driver_that_is_killed_and_started_elsewhere(whole: OneMachine, drive:
     driver.process.kill()
     driver.process.wait()
     driver = drive(elsewhere, chains)
-    assert driver.process.stdout is not None
-    while '"waiting"' not in (line := driver.process.stdout.readline()):
-        assert line, "the driver ended"
+    driver.read_until('"waiting"')
     let_go(store, first)
     assert driver.finish()["done"] == [first.fingerprint, second.fingerprint]
     assert (trail(store, first), states(store, first)) == ([1, 2, 3, 4], ["done"])
@@ -233,10 +227,7 @@ def test_a_partition_that_is_down_is_told_and_waited_for(whole: OneMachine, driv
     whole.ask("scontrol", "update", "PartitionName=gpu", "State=DOWN")
     driver = drive(whole.site, chains)
     wait_until(lambda: "PENDING" in whole.jobs().values())
-    assert driver.process.stderr is not None
-    while "PartitionDown" not in (line := driver.process.stderr.readline()):
-        assert line, "the driver ended"
-    assert "Slurm holds job" in line
+    assert "Slurm holds job" in driver.read_until("PartitionDown", of_errors=True)
     whole.ask("scontrol", "update", "PartitionName=gpu", "State=UP")
     assert driver.finish()["done"] == [stage.fingerprint]
 

@@ -36,19 +36,10 @@ def go_on(cluster: OneMachine) -> None:
     cluster.ask("scontrol", "update", "PartitionName=gpu", "State=UP")
 
 
-def read_until(driver: Driver, words: str, *, of_errors: bool = False) -> str:
-    """The first line that a driver prints with these words."""
-    stream = driver.process.stderr if of_errors else driver.process.stdout
-    assert stream is not None
-    while words not in (line := stream.readline()):
-        assert line, "the driver ended"
-    return line
-
-
 def test_of_an_array_that_waits_one_stage_can_be_cancelled(whole: OneMachine, drive: Start, store: Store) -> None:
     driver, (first, second, third), _ = hold_back(whole, drive)
     cancel.ask(store.home, [second.fingerprint])
-    read_until(driver, '"cancelled"')
+    driver.read_until('"cancelled"')
     assert list(whole.jobs().values()) == ["PENDING"] * 2
     go_on(whole)
     ended = driver.finish()
@@ -75,7 +66,7 @@ def test_a_second_driver_that_is_stopped_leaves_the_first_ones_jobs(
 ) -> None:
     first, stages, chains = hold_back(whole, drive)
     second = drive(whole.site, chains)
-    read_until(second, "Slurm still has jobs of an earlier driver", of_errors=True)
+    second.read_until("Slurm still has jobs of an earlier driver", of_errors=True)
     second.ctrl_c()
     assert second.finish().items() >= {"cancelled": [], "failed": [], "interrupted": True}.items()
     assert list(whole.jobs().values()) == ["PENDING"] * 3
@@ -93,7 +84,7 @@ def test_what_was_asked_for_a_job_that_is_taken_over_is_not_told_from_another_pr
     driver.close()
     (tmp_path / "other.yaml").write_text(PROFILE.read_text().replace("time_minutes: 30", "time_minutes: 10"))
     driver = drive(Site(name=f"slurm@{tmp_path / 'other.yaml'}", environment=whole.environment, cpus=8), chains)
-    assert "(an earlier driver submitted it)" in read_until(driver, "holds job", of_errors=True)
+    assert "(an earlier driver submitted it)" in driver.read_until("holds job", of_errors=True)
     go_on(whole)
     assert len(driver.finish()["done"]) == 1
 
@@ -105,8 +96,8 @@ def inherited(whole: OneMachine, drive: Start, store: Store) -> tuple[Driver, St
     driver.process.kill()
     driver.process.wait()
     driver = drive(whole.site, chains)
-    read_until(driver, '"waiting"')
-    read_until(driver, '"started"')
+    driver.read_until('"waiting"')
+    driver.read_until('"started"')
     return driver, stage, chains
 
 
@@ -136,7 +127,7 @@ def test_a_job_of_an_earlier_driver_that_is_killed_is_tried_again_and_told(
     assert supervisor is not None
     for process in (supervisor, worker):
         os.kill(process.pid, signal.SIGKILL)
-    assert "Slurm ended job" in read_until(driver, '"retry"')
+    assert "Slurm ended job" in driver.read_until('"retry"')
     let_go(store, stage)
     assert driver.finish()["done"] == [stage.fingerprint]
     assert failure_of(store, stage) == ("killed", "tried again")
