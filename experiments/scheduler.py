@@ -186,10 +186,7 @@ class Scheduler:
         stopping = self._stop.is_set()
         if stopping and not self._told_engine_to_stop:
             self._told_engine_to_stop = True
-            for name in self._shared():
-                self._leave(self._submitted[name])
-            for name in [*self._submitted, *self._abandoned(self._elsewhere)]:
-                self._engine.cancel(name)
+            self._tell_engine_to_stop()
         jobs = self._engine.poll()
         for name, task in list(self._submitted.items()):
             self._look_at_submitted(task, jobs[name])
@@ -202,7 +199,16 @@ class Scheduler:
                     self._adopt(self._elsewhere[name])
         while self._ready and not self._starts_nothing and len(self._submitted) < SUBMITTED_AT_ONCE:
             self._start(heapq.heappop(self._ready)[1])
-        return bool(self._submitted) or (not self._starts_nothing and bool(self._ready or self._elsewhere))
+        if stopping or self._summary.paused:
+            return bool(self._submitted)
+        return bool(self._submitted or self._ready or self._elsewhere)  # a stop that came meanwhile is the next step's
+
+    def _tell_engine_to_stop(self) -> None:
+        """Ask all to end but what another living driver looks after."""
+        for name in self._shared():
+            self._leave(self._submitted[name])
+        for name in [*self._submitted, *self._abandoned(self._elsewhere)]:
+            self._engine.cancel(name)
 
     @property
     def _starts_nothing(self) -> bool:

@@ -6,6 +6,7 @@ machine by its CPUs, GPUs and their type; what a trial does is start a worker as
 The Ray that we start asks everybody for a token, and listens on the loopback device only.
 """
 
+import gc
 import logging
 import os
 import secrets
@@ -244,9 +245,7 @@ class RayEngine(Engine):
             self._tune = None
         if self._connected:
             self._connected = False
-            import ray
-
-            ray.shutdown()
+            _leave_ray()
             if os.environ.get(TOKEN) == _OURS:
                 del os.environ[TOKEN]
 
@@ -292,6 +291,22 @@ def _start_ray() -> None:
         logging_level="ERROR",
         log_to_driver=False,
     )
+
+
+def _leave_ray() -> None:
+    """Shut Ray down with nothing of it left to be collected.
+
+    Ray ends this process, without a word to us, where another thread's garbage collection meets a reference of Ray's
+    while it shuts down. Tune leaves many, in cycles.
+    """
+    import ray
+
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def _join_ray(address: str) -> None:

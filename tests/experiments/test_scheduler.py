@@ -430,6 +430,24 @@ def test_no_more_jobs_are_submitted_at_once_than_an_engine_can_take(
     assert most <= 2
 
 
+def test_a_stop_reaches_what_an_earlier_driver_started_however_soon_it_comes(
+    store: Store, engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the very step that finds that somebody is at the stage."""
+    stage = quick_stage(hold_at=2)
+    worker = start_worker(store.prepare(stage))
+    while not store.has_attempt(stage, 1):
+        time.sleep(0.01)
+    cancelled: list[str] = []
+    monkeypatch.setattr(engine, "cancel", cancelled.append)
+    options: dict[str, Any] = {"data_root": store.home, "abandoned": list}
+    scheduler = Scheduler([stage], store, engine, on_event=lambda _: scheduler.stop(), **options)
+    assert scheduler.run().interrupted
+    worker.terminate()
+    worker.wait()
+    assert cancelled == [stage.fingerprint]
+
+
 def test_a_cancellation_reaches_the_engine_for_what_an_earlier_driver_started(
     store: Store, engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
