@@ -125,6 +125,7 @@ def test_a_job_of_an_earlier_driver_that_is_killed_is_tried_again_and_told(
     worker = psutil.Process(read_attempts(store.directory(stage))[0].owner["pid"])
     supervisor = worker.parent()
     assert supervisor is not None
+    worker.suspend()  # it would save once its supervisor is gone
     for process in (supervisor, worker):
         os.kill(process.pid, signal.SIGKILL)
     assert "Slurm ended job" in driver.read_until('"retry"')
