@@ -192,11 +192,9 @@ class Scheduler:
             self._look_at_submitted(task, jobs[name])
         if time.monotonic() - self._slow_look >= SLOW_TICK_S:
             self._slow_look = time.monotonic()
-            for task in list(self._elsewhere.values()):
-                self._look_at_elsewhere(task)
-            if self._elsewhere and not stopping:
-                for name in self._abandoned(self._elsewhere):
-                    self._adopt(self._elsewhere[name])
+            abandoned = self._abandoned(self._elsewhere) if self._elsewhere and not stopping else ()
+            for name, task in list(self._elsewhere.items()):
+                self._look_at_elsewhere(task, abandoned=name in abandoned)
         while self._ready and not self._starts_nothing and len(self._submitted) < SUBMITTED_AT_ONCE:
             self._start(heapq.heappop(self._ready)[1])
         if stopping or self._summary.paused:
@@ -252,10 +250,9 @@ class Scheduler:
             task.stage, record.directory, self._data_root, recompute_layers=recompute, exclude=task.lost_on
         )
 
-    def _adopt(self, task: _Task) -> None:
+    def _adopt(self, task: _Task, record: StageRecord) -> None:
         """Look after a job whose driver is gone as if it were ours, where the engine has it."""
-        record = self._store.record(task.stage)
-        if record.state != "running" or not self._engine.adopt(self._job(task, record)):
+        if not self._engine.adopt(self._job(task, record), record.attempts[-1]):
             return
         if self._budget is not None:
             self._budget.admit(task.stage)  # what it refuses runs all the same
@@ -364,13 +361,15 @@ class Scheduler:
                 task.withdrawn = True
                 self._engine.cancel(name)
 
-    def _look_at_elsewhere(self, task: _Task) -> None:
+    def _look_at_elsewhere(self, task: _Task, *, abandoned: bool) -> None:
         record = self._store.record(task.stage)
         if record.state == "done":
             self._finish(task)
         elif record.state != "running":
             del self._elsewhere[task.stage.fingerprint]
             self._make_ready(task)
+        elif abandoned:
+            self._adopt(task, record)
 
     def _wait_for(self, task: _Task, record: StageRecord) -> None:
         task.phase = "elsewhere"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from experiments.attempt import Attempt
 from experiments.failures import FailureClass
 
 
@@ -81,8 +82,8 @@ class Engine(Protocol):
         A name that was never submitted may be a job of an earlier driver, where jobs outlive drivers.
         """
 
-    def adopt(self, job: Job) -> bool:
-        """Follow the job of an earlier driver that a stage's newest attempt runs in, if this engine has it.
+    def adopt(self, job: Job, attempt: Attempt) -> bool:
+        """Follow the job of an earlier driver that a stage's attempt runs in, if this engine has it.
 
         Only where jobs outlive drivers.
         """

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from experiments.attempt import StoreError, read_attempts, read_json, write_json
+from experiments.attempt import Attempt, StoreError, read_json, write_json
 from experiments.engines import Engine, Inventory, Job, JobState, goes_back
 from experiments.engines.cluster import Cluster
 from experiments.engines.slurm_ends import Placed, end_of, explained
@@ -110,11 +110,10 @@ class SlurmEngine(Engine):
                     with suppress(FileNotFoundError):  # what `gc` has deleted has no job any more
                         (folder / "cancel" / in_folder(job_id, name)).touch()
 
-    def adopt(self, job: Job) -> bool:
-        """Follow the job that a stage's newest attempt runs in, if an earlier driver submitted it."""
+    def adopt(self, job: Job, attempt: Attempt) -> bool:
+        """Follow the job that a stage's attempt runs in, if an earlier driver submitted it."""
+        running = attempt.slurm_job
         with self._lock:
-            attempts = read_attempts(job.directory)
-            running = attempts[-1].slurm_job if attempts else None
             if running is None or running in self._followed:
                 return False
             self._read_placed()
@@ -162,10 +161,13 @@ class SlurmEngine(Engine):
         for name, job_id, folder in candidates:
             standing = standing_of(look.jobs, job_id)
             if name in self._waiting and standing is not None and not standing.ended:
-                placed = Placed(self._waiting[name], job_id, folder, time.monotonic(), inherited=True)
-                if not is_final(placed.told()):
-                    del self._waiting[name]
-                    self._follow(placed)
+                inherited = folder != self._folder
+                placed = Placed(self._waiting[name], job_id, folder, time.monotonic(), inherited=inherited)
+                if is_final(placed.told()):
+                    continue
+                del self._waiting[name]
+                self._follow(placed)
+                if inherited:
                     self._tell_once("Slurm still has jobs of an earlier driver; what was asked for them then stays")
         shapes: dict[tuple[object, ...], list[Job]] = {}
         for job in self._waiting.values():

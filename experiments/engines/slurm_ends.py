@@ -20,13 +20,12 @@ REASONS: dict[str, FailureClass] = {
     "BOOT_FAIL": "node_lost",
     "CANCELLED": "cancelled",
     "DEADLINE": "timeout",
-    "FAILED": "killed",
     "NODE_FAIL": "node_lost",
     "OUT_OF_MEMORY": "host_memory",
     "PREEMPTED": "preempted",
     "TIMEOUT": "timeout",
 }
-"""What Slurm's states say about an end. FAILED only repeats the worker, unless that said nothing."""
+"""What Slurm's states say about an end. FAILED and COMPLETED only repeat the worker."""
 
 LAST_LINES = 5
 """So much is told of what a job printed that failed early."""
@@ -75,9 +74,10 @@ def end_of(placed: Placed, told: dict[str, Any] | None, look: Look) -> JobState 
         return None
     if placed.cancelled:
         return JobState(True, INTERRUPTED, "" if told else "cancelled before it started")
-    if told is not None and standing.state not in REASONS.keys() - {"FAILED"}:
-        return JobState(True, code, "", reason)
-    return JobState(True, code, _ended_by_slurm(placed, standing.state), REASONS.get(standing.state, reason))
+    if told is None and standing.state == "FAILED":
+        return _failed_silently(placed)
+    message = _ended_by_slurm(placed, standing.state) if standing.state in REASONS or told is None else ""
+    return JobState(True, code, message, REASONS.get(standing.state, reason))
 
 
 def explained(ended: JobState, placed: Placed) -> JobState:
@@ -85,7 +85,7 @@ def explained(ended: JobState, placed: Placed) -> JobState:
 
     Slurm opens a job's log before it starts anything.
     """
-    if ended != JobState(True, None, _ended_by_slurm(placed, "FAILED"), REASONS["FAILED"]):
+    if ended != _failed_silently(placed):
         return ended
     if any(attempt.slurm_job == placed.id for attempt in read_attempts(placed.job.directory)):
         return ended
@@ -103,6 +103,11 @@ def explained(ended: JobState, placed: Placed) -> JobState:
     exit_code = f", exit code {code[1]}" if code else ""
     needed = f"right would be set-up lines in the profile that end well, and {python} on every node"
     return JobState(True, None, f"{began}: {said or 'it printed nothing'} ({log}{exit_code}); {needed}", "user_error")
+
+
+def _failed_silently(placed: Placed) -> JobState:
+    """The end of a job whose supervisor was killed, or never began."""
+    return JobState(True, None, _ended_by_slurm(placed, "FAILED"), "killed")
 
 
 def _ended_by_slurm(placed: Placed, state: str) -> str:

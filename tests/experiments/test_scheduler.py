@@ -63,6 +63,15 @@ def start_worker(directory: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT)
 
 
+def start_elsewhere(store: Store) -> tuple[Stage, subprocess.Popen[bytes]]:
+    """A stage that somebody else runs, until it may go on."""
+    stage = quick_stage(hold_at=2)
+    worker = start_worker(store.prepare(stage))
+    while not store.has_attempt(stage, 1):
+        time.sleep(0.01)
+    return stage, worker
+
+
 def at_work(event: Event) -> bool:
     """Whether a stage has done its first step."""
     return event.attempt is not None and event.attempt.progress["step"] == 1
@@ -223,10 +232,7 @@ def test_a_stop_saves_what_runs_and_starts_nothing_new(store: Store, engine: Pro
 
 
 def test_a_stage_that_runs_elsewhere_is_waited_for(store: Store, engine: ProcessEngine) -> None:
-    stage = quick_stage(hold_at=2)
-    worker = start_worker(store.prepare(stage))
-    while not store.has_attempt(stage, 1):
-        time.sleep(0.01)
+    stage, worker = start_elsewhere(store)
 
     def release(event: Event) -> None:
         if event.kind == "waiting":
@@ -260,10 +266,7 @@ def test_a_stage_that_is_claimed_right_before_our_worker_is_waited_for(store: St
 
 
 def test_a_stage_whose_worker_elsewhere_dies_is_taken_over(store: Store, engine: ProcessEngine) -> None:
-    stage = quick_stage(hold_at=2)
-    worker = start_worker(store.prepare(stage))
-    while not store.has_attempt(stage, 1):
-        time.sleep(0.01)
+    stage, worker = start_elsewhere(store)
 
     def kill(event: Event) -> None:
         if event.kind == "waiting":
@@ -434,10 +437,7 @@ def test_a_stop_reaches_what_an_earlier_driver_started_however_soon_it_comes(
     store: Store, engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the very step that finds that somebody is at the stage."""
-    stage = quick_stage(hold_at=2)
-    worker = start_worker(store.prepare(stage))
-    while not store.has_attempt(stage, 1):
-        time.sleep(0.01)
+    stage, worker = start_elsewhere(store)
     cancelled: list[str] = []
     monkeypatch.setattr(engine, "cancel", cancelled.append)
     options: dict[str, Any] = {"data_root": store.home, "abandoned": list}
@@ -452,10 +452,7 @@ def test_a_cancellation_reaches_the_engine_for_what_an_earlier_driver_started(
     store: Store, engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where jobs outlive drivers, the engine knows it still."""
-    stage = quick_stage(hold_at=2)
-    worker = start_worker(store.prepare(stage))
-    while not store.has_attempt(stage, 1):
-        time.sleep(0.01)
+    stage, worker = start_elsewhere(store)
     monkeypatch.setattr(engine, "cancel", lambda name: name == stage.fingerprint and worker.terminate())
     unwanted: set[str] = set()
 

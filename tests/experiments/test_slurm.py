@@ -200,6 +200,29 @@ def test_ids_that_are_given_again_are_not_taken_for_ended(tmp_path: Path, comman
     assert not engine.poll()["name2"].ended
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("job requeued in held state", True),
+        ("JobHeldAdmin", True),
+        ("Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions", True),
+        ("PartitionDown", True),
+        ("Resources", False),
+        ("Priority", False),
+        ("None", False),
+    ],
+)
+def test_why_a_job_waits_is_told_if_somebody_may_have_to_act(
+    tmp_path: Path, commands: Commands, caplog: pytest.LogCaptureFixture, reason: str, told: bool
+) -> None:
+    commands.say("sbatch", "echo Submitted batch job 9")
+    commands.say("squeue", f"echo '9|PENDING|{reason}'")
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1))
+    wait_until(lambda: engine.poll() and engine._seen > 0)
+    assert (f"Slurm holds job 9 back: {reason} (asked for: " in caplog.text) is told
+
+
 def test_a_waiting_job_that_is_cancelled_leaves_the_queue_with_all_others_in_one_call(
     tmp_path: Path, commands: Commands
 ) -> None:
