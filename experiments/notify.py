@@ -85,7 +85,7 @@ class Notifier:
     ) -> None:
         self._command, self._about, self._complain = list(command), dict(about), complain
         self._timeout_s = timeout_s
-        self._running: list[threading.Thread] = []
+        self._last: threading.Thread | None = None
         self._budget_told = False
 
     def __enter__(self) -> Self:
@@ -101,8 +101,8 @@ class Notifier:
             self.tell("end", "the run was stopped, and did not wait for what runs", complete=False)
         elif error is not None:
             self.tell("end", f"the run ended with an error: {str(error) or type(error).__name__}", complete=False)
-        for thread in self._running:
-            thread.join()
+        if self._last is not None:
+            self._last.join()
 
     def __call__(self, event: Event) -> None:
         """Tell of an event of the run that is worth it."""
@@ -115,9 +115,9 @@ class Notifier:
             return
         host = socket.gethostname()
         told = {"event": event, "message": message, "time": time.time(), "host": host} | self._about | more
-        thread = threading.Thread(target=self._run, args=[json.dumps(told) + "\n"], name="notify", daemon=True)
-        self._running.append(thread)
-        thread.start()
+        told_before, text = self._last, json.dumps(told) + "\n"
+        self._last = threading.Thread(target=self._run, args=[text, told_before], name="notify", daemon=True)
+        self._last.start()
 
     def budget(self, spent: float, limit: float | None) -> None:
         """Tell once that most of a budget is spent."""
@@ -126,7 +126,10 @@ class Notifier:
             message = f"{spent:.3g} of {limit:g} device hours are spent"
             self.tell("budget", message, spent_hours=spent, limit_hours=limit)
 
-    def _run(self, told: str) -> None:
+    def _run(self, told: str, told_before: threading.Thread | None) -> None:
+        """Run the command, once the one of the moment before has ended: moments are told in their order."""
+        if told_before is not None:
+            told_before.join()
         name = f"notify: {shlex.join(self._command)}"
         try:
             with TemporaryFile() as said:

@@ -113,6 +113,14 @@ def test_a_command_that_fails_is_told_and_harms_nothing(command: list[str], told
     assert len(complaints) == (told is not None) and all(text.endswith(told or "") for text in complaints)
 
 
+def test_moments_are_told_in_their_order(tmp_path: Path) -> None:
+    command = ["sh", "-c", f"read told; case $told in *paused*) sleep 1;; esac; echo \"$told\" >> '{tmp_path}/heard'"]
+    with Notifier(command, {}, print) as notifier:
+        notifier.tell("paused", "which takes longer to be told")
+        notifier.tell("end", "the run ended")
+    assert [told["event"] for told in heard(tmp_path)] == ["paused", "end"]
+
+
 def test_what_a_command_leaves_behind_does_not_hold_the_runs_end(tmp_path: Path) -> None:
     command = ["sh", "-c", f"sleep 60 & echo $! > '{tmp_path}/pid'; echo no mail >&2; exit 3"]
     complaints: list[str] = []
