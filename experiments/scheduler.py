@@ -1,20 +1,19 @@
 """Decides what runs next: hands stages whose parents are done to an engine, and watches them in the store."""
 
-import heapq
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
+from experiments.agenda import Agenda, Item
 from experiments.attempt import Attempt
 from experiments.budget import Budget
 from experiments.command import worker_job
 from experiments.engines import Engine, Job, JobState
 from experiments.events import Event, Summary
-from experiments.failures import POLICIES, Tries, signature
+from experiments.failures import POLICIES, signature
 from experiments.plan import resource_problems
 from experiments.postmortem import (
     Failure,
@@ -40,31 +39,6 @@ SLOW_TICK_S = 1.0
 """Time between two looks at what other drivers run, and at what people want cancelled."""
 SUBMITTED_AT_ONCE = 512
 """So many jobs at most are in the hands of the engine: what it can run, and some to go on with."""
-
-Phase = Literal["pending", "ready", "held", "submitted", "elsewhere", "done", "failed", "cancelled", "blocked"]
-
-
-@dataclass(slots=True)
-class _Task:
-    stage: Stage
-    place: int
-    """In the order given: of two stages that are ready, the earlier one starts first."""
-    phase: Phase = "pending"
-    missing: int = 0
-    """Parents that are not done."""
-    children: list["_Task"] = field(default_factory=list)
-    message: str = ""
-    tries: Tries = field(default_factory=Tries)
-    seen: int = 0
-    """Number of the newest attempt before the submission."""
-    saved: int = 0
-    """Step of the newest checkpoint before the submission."""
-    withdrawn: bool = False
-    """It was taken back from the engine before it began, for the run has paused."""
-    lost_on: tuple[str, ...] = ()
-    """Machines that were lost under it."""
-    sign: float = 0.0
-    """Time of the last progress that was told."""
 
 
 class Scheduler:
@@ -97,26 +71,17 @@ class Scheduler:
         cancellations: Callable[[], Collection[str]] = tuple,
         abandoned: Callable[[Collection[str]], Collection[str]] = lambda names: (),
     ) -> None:
-        self._tasks = {stage.fingerprint: _Task(stage, place) for place, stage in enumerate(stages)}
-        for task in self._tasks.values():
-            for parent in task.stage.parents:
-                self._tasks[parent.fingerprint].children.append(task)
-            task.missing = len(task.stage.parents)
+        self._agenda = Agenda(stages, on_event)
         self._store, self._engine, self._data_root = store, engine, data_root
         self._tell, self._retry_failed = on_event, retry_failed
         self._budget, self._room_problem, self._cancellations = budget, room_problem, cancellations
         self._abandoned = abandoned
         self._stop = StopFlag()
         self._told_engine_to_stop = False
-        self._ready: list[tuple[int, _Task]] = []
-        self._held: list[_Task] = []
-        self._submitted: dict[str, _Task] = {}
-        self._elsewhere: dict[str, _Task] = {}
         self._unwanted: frozenset[str] = frozenset()
         self._slow_look = 0.0
-        self._errors: dict[str, _Task] = {}
+        self._errors: dict[str, Item] = {}
         """By what tells errors apart, the first stage that met it."""
-        self._summary = Summary()
 
     def stop(self) -> None:
         """Ask for an end: running stages save their state, nothing new starts. For any thread or signal."""
@@ -130,34 +95,23 @@ class Scheduler:
         Raises:
             SmaugError: a stage needs more CPUs or GPUs than the engine has; nothing was started.
         """
-        self._settle_finished()
+        self._agenda.settle(lambda stage: self._store.result(stage) is not None)
         self._check_resources()
         with signals_call(self.stop), self._ears():
             while self._step():
                 time.sleep(TICK_S)
-        for task in self._held:
-            self._summary.held.append((task.stage, task.message))
-            self._block_children(task)
-        self._summary.interrupted = self._stop.is_set() and any(
-            task.phase in ("pending", "ready", "submitted", "elsewhere") for task in self._tasks.values()
-        )
+        self._agenda.give_up_held()
+        self._summary.interrupted = self._stop.is_set() and self._agenda.is_unfinished
         return self._summary
 
+    @property
+    def _summary(self) -> Summary:
+        return self._agenda.summary
+
     def _check_resources(self) -> None:
-        waiting = [task.stage for task in self._tasks.values() if task.phase != "done"]
-        problems = resource_problems(waiting, self._engine.inventory())
+        problems = resource_problems(self._agenda.not_done(), self._engine.inventory())
         if problems:
             raise SmaugError("; ".join(problems) + "; nothing was started")
-
-    def _settle_finished(self) -> None:
-        for task in self._tasks.values():
-            if self._store.result(task.stage) is not None:
-                self._summary.cached.append(task.stage)
-                self._tell(Event(kind="cached", stage=task.stage))
-                self._set_done(task)
-        for task in self._tasks.values():
-            if task.phase == "pending" and task.missing == 0:
-                self._make_ready(task)
 
     @contextmanager
     def _ears(self) -> Iterator[None]:
@@ -169,7 +123,7 @@ class Scheduler:
             while not ended.wait(SLOW_TICK_S):
                 self._unwanted = frozenset(self._cancellations())
                 for name in self._unwanted:
-                    if (name in self._submitted or name in self._elsewhere) and name not in passed_on:
+                    if (name in self._agenda.submitted or name in self._agenda.elsewhere) and name not in passed_on:
                         passed_on.add(name)
                         self._engine.cancel(name)
 
@@ -183,255 +137,208 @@ class Scheduler:
 
     def _step(self) -> bool:
         """Look once at everything; gives whether to go on."""
-        stopping = self._stop.is_set()
+        agenda, stopping = self._agenda, self._stop.is_set()
         if stopping and not self._told_engine_to_stop:
             self._told_engine_to_stop = True
             self._tell_engine_to_stop()
         jobs = self._engine.poll()
-        for name, task in list(self._submitted.items()):
-            self._look_at_submitted(task, jobs[name])
+        for name, item in list(agenda.submitted.items()):
+            self._look_at_submitted(item, jobs[name])
         if time.monotonic() - self._slow_look >= SLOW_TICK_S:
             self._slow_look = time.monotonic()
-            abandoned = self._abandoned(self._elsewhere) if self._elsewhere and not stopping else ()
-            for name, task in list(self._elsewhere.items()):
-                self._look_at_elsewhere(task, abandoned=name in abandoned)
-        while self._ready and not self._starts_nothing and len(self._submitted) < SUBMITTED_AT_ONCE:
-            self._start(heapq.heappop(self._ready)[1])
+            abandoned = self._abandoned(agenda.elsewhere) if agenda.elsewhere and not stopping else ()
+            for name, item in list(agenda.elsewhere.items()):
+                self._look_at_elsewhere(item, abandoned=name in abandoned)
+        while agenda.some_ready and not self._starts_nothing and len(agenda.submitted) < SUBMITTED_AT_ONCE:
+            self._start(agenda.pop_ready())
         if stopping or self._summary.paused:
-            return bool(self._submitted)
-        return bool(self._submitted or self._ready or self._elsewhere)  # a stop that came meanwhile is the next step's
+            return bool(agenda.submitted)
+        return bool(agenda.submitted or agenda.some_ready or agenda.elsewhere)  # a stop meanwhile is the next step's
 
     def _tell_engine_to_stop(self) -> None:
         """Ask all to end but what another living driver looks after."""
         for name in self._shared():
-            self._leave(self._submitted[name])
-        for name in [*self._submitted, *self._abandoned(self._elsewhere)]:
+            self._leave(self._agenda.submitted[name])
+        for name in [*self._agenda.submitted, *self._abandoned(self._agenda.elsewhere)]:
             self._engine.cancel(name)
 
     @property
     def _starts_nothing(self) -> bool:
         return self._stop.is_set() or bool(self._summary.paused)
 
-    def _start(self, task: _Task) -> None:
-        record = self._store.record(task.stage)
+    def _start(self, item: Item) -> None:
+        record = self._store.record(item.stage)
         if record.state == "done":  # another driver was quicker
-            self._finish(task)
+            self._finish(item)
         elif record.state == "running":
-            self._wait_for(task, record)
-        elif task.stage.fingerprint in self._unwanted:
-            self._cancel(task)
-        elif record.state == "failed" and not task.tries.total and not self._may_retry(task, record):
+            self._wait_for(item, record)
+        elif item.stage.fingerprint in self._unwanted:
+            self._agenda.cancel(item)
+        elif record.state == "failed" and not item.tries.total and not self._may_retry(item, record):
             message = record.attempts[-1].last["message"]
-            self._fail(task, f"failed before ({message}); --retry-failed tries again")
+            self._fail(item, f"failed before ({message}); --retry-failed tries again")
         else:
-            self._submit(task, record)
+            self._submit(item, record)
 
-    def _may_retry(self, task: _Task, record: StageRecord) -> bool:
-        return self._retry_failed or is_owed_a_try(task.stage, record.attempts)
+    def _may_retry(self, item: Item, record: StageRecord) -> bool:
+        return self._retry_failed or is_owed_a_try(item.stage, record.attempts)
 
-    def _submit(self, task: _Task, record: StageRecord) -> None:
-        directory = self._store.prepare(task.stage)
-        if (problem := self._room_problem(task.stage)) is not None:
-            self._fail(task, problem)
+    def _submit(self, item: Item, record: StageRecord) -> None:
+        directory = self._store.prepare(item.stage)
+        if (problem := self._room_problem(item.stage)) is not None:
+            self._fail(item, problem)
             return
-        if self._budget is not None and (refusal := self._budget.admit(task.stage)) is not None:
-            self._hold(task, refusal)
+        if self._budget is not None and (refusal := self._budget.admit(item.stage)) is not None:
+            self._agenda.hold(item, refusal)
             return
-        task.phase, task.seen, task.saved = "submitted", len(record.attempts), checkpoint_step(directory)
-        self._submitted[task.stage.fingerprint] = task
-        self._tell(Event(kind="queued", stage=task.stage))
-        self._engine.submit(self._job(task, record))
-        if self._store.has_attempt(task.stage, task.seen + 1):  # `inline` has run it meanwhile
-            self._look_at_submitted(task, self._engine.poll()[task.stage.fingerprint])
+        item.seen, item.saved = len(record.attempts), checkpoint_step(directory)
+        self._agenda.submit(item)
+        self._tell(Event(kind="queued", stage=item.stage))
+        self._engine.submit(self._job(item, record))
+        if self._store.has_attempt(item.stage, item.seen + 1):  # `inline` has run it meanwhile
+            self._look_at_submitted(item, self._engine.poll()[item.stage.fingerprint])
 
-    def _job(self, task: _Task, record: StageRecord) -> Job:
+    def _job(self, item: Item, record: StageRecord) -> Job:
         recompute = any(attempt.failed_as == "gpu_memory" for attempt in record.attempts)
         return worker_job(
-            task.stage, record.directory, self._data_root, recompute_layers=recompute, exclude=task.lost_on
+            item.stage, record.directory, self._data_root, recompute_layers=recompute, exclude=item.lost_on
         )
 
-    def _adopt(self, task: _Task, record: StageRecord) -> None:
+    def _adopt(self, item: Item, record: StageRecord) -> None:
         """Look after a job whose driver is gone as if it were ours, where the engine has it."""
-        if not self._engine.adopt(self._job(task, record), record.attempts[-1]):
+        if not self._engine.adopt(self._job(item, record), record.attempts[-1]):
             return
         if self._budget is not None:
-            self._budget.admit(task.stage)  # what it refuses runs all the same
-        del self._elsewhere[task.stage.fingerprint]
-        task.phase, task.seen, task.saved = "submitted", len(record.attempts) - 1, checkpoint_step(record.directory)
-        self._submitted[task.stage.fingerprint] = task
+            self._budget.admit(item.stage)  # what it refuses runs all the same
+        item.seen, item.saved = len(record.attempts) - 1, checkpoint_step(record.directory)
+        self._agenda.submit(item)
 
     def _shared(self) -> list[str]:
         """Jobs of an earlier driver that another one looks after too."""
-        inherited = [name for name in self._submitted if self._engine.inherits(name)]
+        inherited = [name for name in self._agenda.submitted if self._engine.inherits(name)]
         return sorted(set(inherited) - set(self._abandoned(inherited))) if inherited else []
 
-    def _leave(self, task: _Task) -> None:
+    def _leave(self, item: Item) -> None:
         """Let another driver have a job alone."""
         if self._budget is not None:
-            self._budget.withdraw(task.stage)
-        self._release(task)
-        task.phase = "elsewhere"
-        self._elsewhere[task.stage.fingerprint] = task
+            self._budget.withdraw(item.stage)
+        self._release(item)
+        self._agenda.leave(item)
 
-    def _look_at_submitted(self, task: _Task, job: JobState) -> None:
-        if not job.ended and not self._store.has_attempt(task.stage, task.seen + 1):
+    def _look_at_submitted(self, item: Item, job: JobState) -> None:
+        if not job.ended and not self._store.has_attempt(item.stage, item.seen + 1):
             return
-        record = self._store.record(task.stage)
-        newest = record.attempts[-1] if len(record.attempts) > task.seen else None
+        record = self._store.record(item.stage)
+        newest = record.attempts[-1] if len(record.attempts) > item.seen else None
         if self._budget is not None:
-            self._budget.observe(task.stage, record)
+            self._budget.observe(item.stage, record)
         if newest is not None:
-            self._tell_progress(task, newest)
+            self._tell_progress(item, newest)
         if record.result is not None and (job.ended or (newest and newest.end)):
-            self._finish(task)
+            self._finish(item)
         elif job.ended and record.result is None:
-            self._look_at_ended(task, job, record, newest)
+            self._look_at_ended(item, job, record, newest)
 
-    def _tell_progress(self, task: _Task, attempt: Attempt) -> None:
-        if task.sign == 0.0:
-            self._tell(Event(kind="started", stage=task.stage, attempt=attempt))
-        elif attempt.progress["time"] == task.sign:
+    def _tell_progress(self, item: Item, attempt: Attempt) -> None:
+        if item.sign == 0.0:
+            self._tell(Event(kind="started", stage=item.stage, attempt=attempt))
+        elif attempt.progress["time"] == item.sign:
             return
         else:
-            self._tell(Event(kind="progress", stage=task.stage, attempt=attempt))
-        task.sign = attempt.progress["time"]
+            self._tell(Event(kind="progress", stage=item.stage, attempt=attempt))
+        item.sign = attempt.progress["time"]
 
-    def _look_at_ended(self, task: _Task, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
+    def _look_at_ended(self, item: Item, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
         """The job ended without a result: somebody else has the stage, or it failed, or was killed."""
-        task.sign = 0.0
+        item.sign = 0.0
         if self._budget is not None and job.exit_code == HELD:
-            self._budget.withdraw(task.stage)
-        self._release(task)
+            self._budget.withdraw(item.stage)
+        self._release(item)
         if job.exit_code == HELD:
-            self._wait_for(task, record)
+            self._wait_for(item, record)
             return
         failure = examine(job, record, newest)
         resumable, folder = POLICIES[failure.kind].resumable, record.directory if newest is None else newest.directory
         if failure.kind == "cancelled":  # with the engine's own command
             write_down(folder, failure, "the same command continues")
-            self._cancel(task, failure.cause)
-        elif resumable and task.stage.fingerprint in self._unwanted:
+            self._agenda.cancel(item, failure.cause)
+        elif resumable and item.stage.fingerprint in self._unwanted:
             self._note_end(newest, failure, "cancelled, as asked; the same command continues")
-            self._cancel(task)
-        elif resumable and (self._stop.is_set() or task.withdrawn):
+            self._agenda.cancel(item)
+        elif resumable and (self._stop.is_set() or item.withdrawn):
             self._note_end(newest, failure, "stopped with the run; the same command continues")
-            self._make_ready(task)
+            self._agenda.make_ready(item)
         else:
-            self._treat(task, record, newest, failure, folder)
+            self._treat(item, record, newest, failure, folder)
 
     def _note_end(self, attempt: Attempt | None, failure: Failure, done: str) -> None:
         """Write down that a stage was ended as somebody here asked, unless it had not begun."""
         if attempt is not None:
             write_down(attempt.directory, replace(failure, kind="cancelled"), done)
 
-    def _treat(self, task: _Task, record: StageRecord, newest: Attempt | None, failure: Failure, folder: Path) -> None:
+    def _treat(self, item: Item, record: StageRecord, newest: Attempt | None, failure: Failure, folder: Path) -> None:
         """Do what the policy of a failure says."""
         policy, saved = POLICIES[failure.kind], checkpoint_step(record.directory)
         recorded = alike(record.attempts[:-1], failure.kind) + 1 if newest else 0
-        again = task.tries.again(failure.kind, before=task.saved, saved=saved, alike=recorded)
-        if again and helps(policy, task.stage):
+        again = item.tries.again(failure.kind, before=item.saved, saved=saved, alike=recorded)
+        if again and helps(policy, item.stage):
             if policy.elsewhere and failure.host:
-                task.lost_on = tuple(dict.fromkeys([*task.lost_on, failure.host]))
+                item.lost_on = tuple(dict.fromkeys([*item.lost_on, failure.host]))
             how = next_try(failure)
             write_down(folder, failure, f"tried again{how}")
             message = failure.words + (f"; tried again{how}" if how else "")
-            self._tell(Event(kind="retry", stage=task.stage, message=message))
-            self._make_ready(task)
+            self._tell(Event(kind="retry", stage=item.stage, message=message))
+            self._agenda.make_ready(item)
             return
         write_down(folder, failure, "not tried again")
-        self._fail(task, given_up(failure, self._store, task.stage, newest, tries=task.tries.total, saved=saved))
+        self._fail(item, given_up(failure, self._store, item.stage, newest, tries=item.tries.total, saved=saved))
         if policy.pauses:
-            self._note_error(task, failure)
+            self._note_error(item, failure)
 
-    def _note_error(self, task: _Task, failure: Failure) -> None:
+    def _note_error(self, item: Item, failure: Failure) -> None:
         """Start nothing new where a second stage fails of what the first one failed of."""
         mark = signature(failure.cause, failure.traceback)
-        first = self._errors.setdefault(mark, task)
-        if first is task or self._summary.paused:
+        first = self._errors.setdefault(mark, item)
+        if first is item or self._summary.paused:
             return
-        self._summary.paused = pause_of(first.stage, task.stage, failure)
-        self._tell(Event(kind="paused", stage=task.stage, message=self._summary.paused))
+        self._summary.paused = pause_of(first.stage, item.stage, failure)
+        self._tell(Event(kind="paused", stage=item.stage, message=self._summary.paused))
         self._withdraw()
 
     def _withdraw(self) -> None:
         """Take back the jobs that wait in the engine's queue: they would be started, and meet the same error."""
         shared = set(self._shared())
-        for name, task in self._submitted.items():
-            if name not in shared and not self._store.has_attempt(task.stage, task.seen + 1):
-                task.withdrawn = True
+        for name, item in self._agenda.submitted.items():
+            if name not in shared and not self._store.has_attempt(item.stage, item.seen + 1):
+                item.withdrawn = True
                 self._engine.cancel(name)
 
-    def _look_at_elsewhere(self, task: _Task, *, abandoned: bool) -> None:
-        record = self._store.record(task.stage)
+    def _look_at_elsewhere(self, item: Item, *, abandoned: bool) -> None:
+        record = self._store.record(item.stage)
         if record.state == "done":
-            self._finish(task)
+            self._finish(item)
         elif record.state != "running":
-            del self._elsewhere[task.stage.fingerprint]
-            self._make_ready(task)
+            self._agenda.release(item)
+            self._agenda.make_ready(item)
         elif abandoned:
-            self._adopt(task, record)
+            self._adopt(item, record)
 
-    def _wait_for(self, task: _Task, record: StageRecord) -> None:
-        task.phase = "elsewhere"
-        self._elsewhere[task.stage.fingerprint] = task
+    def _wait_for(self, item: Item, record: StageRecord) -> None:
+        self._agenda.leave(item)
         owner = record.attempts[-1].owner if record.attempts else {"pid": "?", "host": "?"}
         message = f"process {owner['pid']} on {owner['host']} is working on it"
-        self._tell(Event(kind="waiting", stage=task.stage, message=message))
+        self._tell(Event(kind="waiting", stage=item.stage, message=message))
 
-    def _make_ready(self, task: _Task) -> None:
-        task.phase = "ready"
-        heapq.heappush(self._ready, (task.place, task))
+    def _finish(self, item: Item) -> None:
+        self._release(item)
+        self._agenda.finish(item)
 
-    def _hold(self, task: _Task, message: str) -> None:
-        if not task.message:  # once: its numbers change whenever another stage ends
-            self._tell(Event(kind="held", stage=task.stage, message=message))
-        task.phase, task.message = "held", message
-        self._held.append(task)
+    def _fail(self, item: Item, message: str) -> None:
+        self._release(item)
+        self._agenda.fail(item, message)
 
-    def _finish(self, task: _Task) -> None:
-        self._release(task)
-        self._summary.done.append(task.stage)
-        self._tell(Event(kind="done", stage=task.stage))
-        self._set_done(task)
-        for child in task.children:
-            if child.phase == "pending" and child.missing == 0:
-                self._make_ready(child)
-
-    def _set_done(self, task: _Task) -> None:
-        task.phase = "done"
-        for child in task.children:
-            child.missing -= 1
-
-    def _fail(self, task: _Task, message: str) -> None:
-        self._release(task)
-        task.phase, task.message = "failed", message
-        self._summary.failed.append((task.stage, message))
-        self._tell(Event(kind="failed", stage=task.stage, message=message))
-        self._block_children(task)
-
-    def _cancel(self, task: _Task, why: str = "as asked") -> None:
-        task.phase, task.message = "cancelled", f"{why}; the same command continues"
-        self._summary.cancelled.append((task.stage, task.message))
-        self._tell(Event(kind="cancelled", stage=task.stage, message=task.message))
-        self._block_children(task)
-
-    def _block_children(self, cause: _Task) -> None:
-        """Give up all that builds on a stage."""
-        waiting = list(cause.children)
-        for task in waiting:
-            if task.phase == "pending":
-                task.phase, task.message = "blocked", cause.stage.name
-                self._summary.blocked.append((task.stage, task.message))
-                self._tell(Event(kind="blocked", stage=task.stage, message=task.message))
-                waiting += task.children
-
-    def _release(self, task: _Task) -> None:
+    def _release(self, item: Item) -> None:
         """Note that neither our engine nor another driver is at a stage any more; what was held may fit now."""
-        self._elsewhere.pop(task.stage.fingerprint, None)
-        if self._submitted.pop(task.stage.fingerprint, None) is None:
-            return
-        if self._budget is not None:
-            self._budget.settle(task.stage)
-            for held in self._held:
-                self._make_ready(held)
-            self._held.clear()
+        if self._agenda.release(item) and self._budget is not None:
+            self._budget.settle(item.stage)
+            self._agenda.let_go()
