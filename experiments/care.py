@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.options import DONE, FAILED, Home, Json, ScaleName, complain, home_folder, new_console, print_json
+from experiments.options import (
+    DONE,
+    FAILED,
+    ClusterFile,
+    Home,
+    Json,
+    ScaleName,
+    complain,
+    found_file,
+    home_folder,
+    new_console,
+    print_json,
+)
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
@@ -167,15 +179,17 @@ def gc(
 
 
 @care.command()
-def doctor(scale: ScaleName = "tiny", home: Home = None, json_: Json = False) -> None:
-    """Check what a run needs, from Python to the disk, and say how to mend what is wrong; exit 1 with faults."""
+def doctor(scale: ScaleName = "tiny", cluster: ClusterFile = None, home: Home = None, json_: Json = False) -> None:
+    """Check what a run needs, from Python to disk and Slurm, and say how to mend what is wrong; exit 1 with faults."""
     from dataclasses import asdict
 
     from experiments.doctor import examine, lines_of
+    from experiments.engines.cluster import load_cluster
     from experiments.scale import load_scale
 
+    profile = None if cluster is None else load_cluster(found_file(cluster))
     findings = []
-    for finding in examine(home_folder(home), load_scale(scale)):
+    for finding in examine(home_folder(home), load_scale(scale), profile):
         findings.append(finding)
         for line in () if json_ else lines_of(finding):
             typer.echo(line)

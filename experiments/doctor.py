@@ -3,27 +3,34 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments import inspection, machine
+from experiments import inspection, machine, site
+from experiments.engines.cluster import Cluster
 from experiments.finding import Finding
 from experiments.scale import Scale
 
 MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
 
-def examine(home: Path, scale: Scale) -> Iterator[Finding]:
+def examine(home: Path, scale: Scale, cluster: Cluster | None = None) -> Iterator[Finding]:
     """Look at this machine, and at a home folder with the data of a scale; the finding of each thing as it is made.
 
-    Nothing is written but to temporary folders. What may crash or hang is asked in a process of its own.
+    Nothing is written but to temporary folders, nothing is submitted. What may crash or hang is asked in a process of
+    its own.
+
+    Args:
+        cluster: also whether Slurm takes what this profile asks for; then stages need not fit this machine.
     """
     yield from machine.check_python()
     yield from machine.check_packages()
-    yield from machine.check_torch(scale)
+    yield from machine.check_torch(scale if cluster is None else None)
     yield from machine.check_decoder()
     yield from machine.check_ray()
     yield from inspection.check_disk(scale, home)
     yield from inspection.check_mlflow(home)
     yield from inspection.check_stages(home)
     yield from inspection.check_data(scale, home)
+    if cluster is not None:
+        yield from site.check_slurm(cluster, scale)
 
 
 def lines_of(finding: Finding) -> Iterator[str]:

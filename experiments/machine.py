@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from experiments.chain import cut_stages, resolved
-from experiments.engines import local_inventory
+from experiments.engines import Inventory, local_inventory
 from experiments.finding import Finding, fault, fine, probe, warning
 from experiments.plan import resource_problems
 from experiments.scale import Scale
@@ -82,8 +82,8 @@ def check_packages() -> Iterator[Finding]:
         yield fine("packages", f"all {len(requirements)} as required")
 
 
-def check_torch(scale: Scale) -> Iterator[Finding]:
-    """torch, torchvision beside it, and the devices that both the driver and torch see."""
+def check_torch(scale: Scale | None) -> Iterator[Finding]:
+    """torch, torchvision beside it, the devices that both the driver and torch see, and whether a scale fits them."""
     told = probe(TORCH)
     if isinstance(told, str):
         yield fault("torch", f"cannot be loaded ({told})", MEND_PACKAGES)
@@ -95,10 +95,12 @@ def check_torch(scale: Scale) -> Iterator[Finding]:
         yield fault("torchvision", f"cannot be loaded beside torch ({told['fault'].splitlines()[0]})", mend)
     else:
         yield fine("torchvision", f"{told['torchvision']}; timm loads")
-    yield from _check_devices(told["gpus"], told["cuda"], scale)
+    yield from _check_devices(told["gpus"], told["cuda"])
+    if scale is not None:
+        yield from _check_fit(scale)
 
 
-def _check_devices(seen: int, cuda: str | None, scale: Scale) -> Iterator[Finding]:
+def _check_devices(seen: int, cuda: str | None) -> Iterator[Finding]:
     inventory, present = local_inventory(), gpu_names()
     (here,) = inventory.nodes
     found = f"{here.cpus} CPUs, {len(present)} GPUs ({', '.join(present) or 'none'}), {seen} of them seen by torch"
@@ -107,12 +109,19 @@ def _check_devices(seen: int, cuda: str | None, scale: Scale) -> Iterator[Findin
         yield fault("devices", found, mend)
     else:
         yield fine("devices", found)
-    try:
-        problems = resource_problems(cut_stages(resolved(scale.base_config()), scale.resources, 0, 0), inventory)
-    except SmaugError as error:  # e.g. a vocabulary that is not here
-        problems = [f"what scale {scale.name} asks for is not known ({error})"]
-    for problem in problems:
+
+
+def _check_fit(scale: Scale) -> Iterator[Finding]:
+    for problem in misfits(scale, local_inventory()):
         yield warning("devices", f"scale {scale.name}: {problem}", "plan and run it where there is so much")
+
+
+def misfits(scale: Scale, inventory: Inventory) -> list[str]:
+    """What stages of a scale ask for and some machines do not have."""
+    try:
+        return resource_problems(cut_stages(resolved(scale.base_config()), scale.resources, 0, 0), inventory)
+    except SmaugError as error:  # e.g. a vocabulary that is not here
+        return [f"what it asks for is not known ({error})"]
 
 
 def gpu_names() -> list[str]:

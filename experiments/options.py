@@ -54,6 +54,11 @@ def home_folder(home: Path | None) -> Path:
     return (home or ROOT / ".smaug").resolve()
 
 
+def found_file(file: Path) -> Path:
+    """The file, or the one of that name beside the code: the commands in the docs work from any folder."""
+    return ROOT / file if not file.exists() and (ROOT / file).exists() else file
+
+
 def new_console(*, to_stderr: bool = False) -> "Console":
     """The terminal, or whatever takes its place; on the standard error where the output is an answer to a program."""
     from rich.console import Console

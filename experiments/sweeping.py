@@ -25,6 +25,7 @@ from experiments.options import (
     Settings,
     SweepFiles,
     complain,
+    found_file,
     home_folder,
     new_console,
     print_json,
@@ -162,13 +163,8 @@ def _request(
 ) -> "Request":
     from experiments.request import Request
 
-    found = [_found(file) for file in files]
+    found = [found_file(file) for file in files]
     return Request(files=found, scale=scale, set_=set_, only=only, home=home_folder(home), max_hours=max_hours)
-
-
-def _found(file: Path) -> Path:
-    """The file, or the one of that name beside the code: the commands in the docs work from any folder."""
-    return ROOT / file if not file.exists() and (ROOT / file).exists() else file
 
 
 def _planned(request: "Request", inventory: "Inventory") -> "tuple[Plan, float | None]":
@@ -201,7 +197,7 @@ def _profile(file: Path | None) -> "Cluster":
 
     if file is None:
         raise SmaugError("--engine slurm: --cluster FILE is missing; right would be a profile, e.g. slurm/a6000.yaml")
-    return load_cluster(_found(file))
+    return load_cluster(found_file(file))
 
 
 def _inventory(make_engine: "Callable[[], Engine]", address: str | None, cluster: Path | None) -> "Inventory":

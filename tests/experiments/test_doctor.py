@@ -330,7 +330,7 @@ def test_an_old_python_is_a_fault(monkeypatch):
 )
 def test_only_faults_make_the_exit_code(monkeypatch, tmp_path, capsys, findings, code):
     monkeypatch.setenv("SMAUG_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(doctor, "examine", lambda home, scale: iter(findings))
+    monkeypatch.setattr(doctor, "examine", lambda home, scale, cluster: iter(findings))
     for arguments in (["doctor"], ["doctor", "--json", "--scale", "paper"]):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
