@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.engines.ray_tune import OBJECT_STORE_BYTES, OF_TYPE, ON_LOOPBACK, QUIET
+from experiments.engines.ray_session import OBJECT_STORE_BYTES, OF_TYPE, ON_LOOPBACK, QUIET
 from smaug_core.errors import SmaugError
 
 TOKEN_FILE = "RAY_AUTH_TOKEN_PATH"
