@@ -5,12 +5,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test test-tools slurm-up slurm-down screenshots slow check format tables report ui bench clean
+.PHONY: help setup sweep test test-tools slurm-up slurm-down screenshots slow nightly check format tables report ui bench clean
 
 help:
 	@echo "make setup   create or refresh .venv (the others do so too, when it is needed)"
 	@echo "make sweep   pre-train, fine-tune and evaluate at four masking ratios; print Table 4"
-	@echo "make test    the tests          make slow   the proofs that take minutes"
+	@echo "make test    the tests          make slow   the proofs that take half an hour"
+	@echo "make nightly more of these, of engines, sizes and sweeps that CI has no time for"
 	@echo "make check   lint and types     make format lay the code out"
 	@echo "make tables  reports/out/       make report reports/out/index.html, all on one page"
 	@echo "             FROM=DIR: of portable records instead of what is recorded here"
@@ -49,7 +50,10 @@ screenshots: setup test-tools
 	SMAUG_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser -m browser
 
 slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not nightly"
+
+nightly: setup
+	$(BIN)/python -m pytest -m nightly
 
 check: setup
 	$(BIN)/ruff check .

@@ -49,7 +49,7 @@ def test_plans_and_attempts(tmp_path: Path) -> None:
     assert found["plan of 8 trials"]["samples"] == [found["plan of 8 trials"]["measured"]]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(local_cpus() < SLOTS, reason="two slots need two CPUs")
 def test_slots_and_drivers(tmp_path: Path) -> None:
     """That every stage has its result, or is cached or done, is the benchmark's own condition."""

@@ -102,8 +102,8 @@ def test_the_page_is_small_and_quickly_ready(opened, path, record_property):
     [
         pytest.param("light", PHONE, id="light-phone"),
         pytest.param("dark", DESK, id="dark-desk"),
-        pytest.param("light", DESK, id="light-desk", marks=pytest.mark.slow),
-        pytest.param("dark", PHONE, id="dark-phone", marks=pytest.mark.slow),
+        pytest.param("light", DESK, id="light-desk", marks=pytest.mark.nightly),
+        pytest.param("dark", PHONE, id="dark-phone", marks=pytest.mark.nightly),
     ],
 )
 def test_anybody_can_use_it(opened, axe, scheme, size):

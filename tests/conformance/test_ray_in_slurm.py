@@ -106,7 +106,7 @@ def test_who_has_no_token_is_not_let_in(cluster: RayInSlurm, tmp_path: Path) -> 
         assert made.stderr.startswith(f"--address {address}: no Ray cluster takes us in ("), made.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @on_slurm
 def test_two_clusters_share_nodes(cluster: RayInSlurm, one_machine: OneMachine, tmp_path: Path) -> None:
     with RayInSlurm(one_machine, tmp_path, nodes=1, cpus=1) as other:
@@ -135,7 +135,7 @@ ENDS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @on_slurm
-@pytest.mark.parametrize("how", ["scancel", *(pytest.param(how, marks=pytest.mark.slow) for how in list(ENDS)[1:])])
+@pytest.mark.parametrize("how", ["scancel", *(pytest.param(how, marks=pytest.mark.nightly) for how in list(ENDS)[1:])])
 def test_at_the_end_stages_save_and_nothing_is_left(
     one_machine: OneMachine, drive: Start, store: Store, tmp_path: Path, how: str
 ) -> None:
@@ -149,7 +149,7 @@ def test_at_the_end_stages_save_and_nothing_is_left(
     assert store.record(stage).attempts[0].last["step"] == 2, "it saved"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @on_slurm
 def test_a_node_that_ends_takes_no_other_with_it(
     one_machine: OneMachine, drive: Start, store: Store, tmp_path: Path
@@ -188,7 +188,7 @@ def test_a_driver_outside_ends_with_its_cluster_and_goes_on_in_another(
     assert (states(store, stage), trail(store, stage)) == (["interrupted", "done"], [1, 2, 3, 4])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @on_slurm
 def test_a_job_that_is_queued_again_makes_a_new_cluster(one_machine: OneMachine, tmp_path: Path) -> None:
     with RayInSlurm(one_machine, tmp_path) as job:
@@ -225,7 +225,7 @@ def test_a_sweep_in_the_job_runs_and_ends_it(one_machine: OneMachine, tmp_path: 
         assert len(list((job.home / "store").glob("*/*/result.json"))) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @on_slurm
 def test_a_sweep_in_the_job_saves_near_the_time_limit(one_machine: OneMachine, tmp_path: Path) -> None:
     smoke = Smoke(tmp_path)

@@ -79,6 +79,7 @@ assert taken and summary.done == [first, second], summary
 """
 
 
+@pytest.mark.nightly
 def test_a_cluster_that_starts_nothing_is_joined_anew(tmp_path: Path, ray_cluster: RayCluster) -> None:
     """What its lost processes had goes back when their driver leaves, and nothing counts as a failure."""
     ray_cluster.add(3, 2, "L4")

@@ -147,6 +147,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(done, tmp_path):
     assert not (smoke.folder / "pre" / "checkpoints").exists()
 
 
+@pytest.mark.nightly
 def test_ctrl_c_stops_a_sweep_and_the_same_command_continues(done, tmp_path):
     smoke = Smoke(tmp_path)
     shutil.copytree(done.home / "data", smoke.home / "data")

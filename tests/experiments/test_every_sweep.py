@@ -9,6 +9,8 @@ from experiments.scale import FOLDER
 from tests.experiments.smoke import SCALE, Smoke
 
 SWEEPS = sorted(FOLDER.parent.glob("*.yaml"))
+DIFFERENT = ("components", "frame_selection", "retrieval")
+"""These together use every part of the model, several frames, and every task."""
 WHOLE = (
     SCALE.replace("paragraph_train_clips: 1", "paragraph_train_clips: 32")
     .replace("more_stills: 1", "more_stills: 16")
@@ -33,7 +35,13 @@ def smoke(tmp_path_factory) -> Smoke:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in DIFFERENT else [pytest.mark.nightly])
+        for path in SWEEPS
+    ],
+)
 def test_every_row_is_measured(smoke, path):
     """One store for all: what two sweeps share is trained once."""
     ran = smoke("run", str(path), "--scale", str(smoke.scale), "--engine", "inline", "--max-hours", "100")

@@ -96,6 +96,7 @@ def test_into_sqlite(busy_home, tmp_path, monkeypatch):
     assert_each_once(home, f"sqlite:///{home / 'mlflow.db'}")
 
 
+@pytest.mark.nightly
 def test_through_a_server_from_two_home_folders(busy_home, tmp_path, monkeypatch):
     homes = copies(busy_home, tmp_path)
     with server(tmp_path / "server") as running:
