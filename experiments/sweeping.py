@@ -1,12 +1,13 @@
 """The verbs that plan and run sweeps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.answers import complain_of, end_told, plan_told, price_words, show_end, show_plan, show_tables
 from experiments.options import (
     DONE,
     FAILED,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from experiments.describe import PublishedHours
-    from experiments.driver import Drive
     from experiments.engines import Engine, Inventory
     from experiments.engines.cluster import Cluster
     from experiments.plan import Plan
@@ -93,18 +93,21 @@ def run(
     _refuse_over_budget(made, limit, made.to_spend_anew() if rerun_stale else made.to_spend())
     if made.in_state("stale"):
         made = _settle_stale(made, store, accept_stale, rerun_stale, lambda: _planned(request, inventory)[0])
-    _show_plan(made, console)
+    show_plan(made, console)
     if limit is not None and made.to_spend() is None:
         complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
     terms = Terms(limit=limit, retry_failed=retry_failed, notify=command, published=_published_rate)
     outcome = drive(made, store, make_engine, console, terms)
     names = labels(made.trials)
-    _complain_of(outcome, store, names)
+    complain_of(outcome, store, names)
     if outcome.told and not json_:
-        _show_tables(store.home, console, made)
+        show_tables(made, store.home, console)
     elif not outcome.told:
         complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
-    _show_end(outcome, store, console, names, as_json=json_)
+    if json_:
+        print_json(end_told(outcome, store, names))
+    else:
+        show_end(outcome, console)
     held_only = outcome.summary.held and not (outcome.summary.failed or outcome.summary.paused)
     raise typer.Exit(DONE if outcome.summary.complete else OVER_BUDGET if held_only else FAILED)
 
@@ -142,12 +145,9 @@ def plan(
         explanation = explain(made, why, store)
         print_json(explanation.to_json()) if json_ else typer.echo("\n".join(explanation.lines()))
     elif json_:
-        from experiments.plan import labels
-
-        told, names = made.to_json(), labels(made.trials)
-        print_json(told | {"each": [each | {"label": names[each["fingerprint"]]} for each in told["each"]]})
+        print_json(plan_told(made))
     else:
-        _show_plan(made, new_console(), every_stage=True)
+        show_plan(made, new_console(), every_stage=True)
         for problem in made.problems:
             complain(f"problem: {problem}")
     _refuse_over_budget(made, limit, made.to_spend())
@@ -224,14 +224,8 @@ def _refuse_problems(made: "Plan", home: Path) -> None:
 
 def _refuse_over_budget(made: "Plan", limit: float | None, to_spend: float | None) -> None:
     if limit is not None and to_spend is not None and to_spend > limit:
-        complain(f"{_price(made, to_spend)} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
+        complain(f"{price_words(made, to_spend)} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
         raise typer.Exit(OVER_BUDGET)
-
-
-def _price(made: "Plan", hours: float | None) -> str:
-    if hours is None:
-        return f"hours not known ({made.source})"
-    return f"{hours:.4g} {made.unit or 'h'}" + (f" ({made.source})" if hours else "")
 
 
 def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", console: "Console", asked: str) -> None:
@@ -270,112 +264,6 @@ def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again
         complain(f"{names[planned.stage.fingerprint]}: was made by other code; differing: {', '.join(planned.changed)}")
     complain("--accept-stale uses these results and marks them; --rerun-stale runs them again")
     raise typer.Exit(REFUSED)
-
-
-def _show_plan(made: "Plan", console: "Console", *, every_stage: bool = False) -> None:
-    from experiments.plan import labels
-
-    told = made.to_json()
-    stages = told["stages"]
-    stages["new"] -= stages["resume"] + stages["running"] + stages["failed"]
-    counts = ", ".join(f"{count} {state}" for state, count in stages.items() if count and state != "total")
-    sweeps = ", ".join(dict.fromkeys(trial.sweep.name for trial in made.trials))
-    lines = [
-        f"{sweeps} at scale {made.trials[0].scale}: {told['trials']} trials,"
-        f" {told['stages']['total']} stages ({counts})",
-        f"to spend: {_price(made, made.to_spend())}",
-    ]
-    names, hours = labels(made.trials), told["hours"]
-    for planned in made.stages if every_stage else []:
-        price = "" if planned.hours is None else f"  {planned.hours:.3g} {planned.price.unit}"
-        fingerprint = planned.stage.fingerprint
-        lines.append(f"  {planned.state:8}{fingerprint[:12]}  {names[fingerprint]}{price}")
-    if every_stage and hours["row_by_row"] is not None:
-        lines.append(
-            f"every row alone: {hours['row_by_row']:,.4g} {made.unit or 'h'}, of it pre-training"
-            f" {hours['pretrain']['row_by_row']:,.4g}; left to spend, each stage once: {hours['to_spend']:,.4g}, of it"
-            f" pre-training {hours['pretrain']['to_spend']:,.4g}"
-        )
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-
-
-def _complain_of(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -> None:
-    """What did not come to its end, and why."""
-    summary = outcome.summary
-    for stage, message in summary.failed:
-        complain(f"{names[stage.fingerprint]} failed: {message}\n  its folder: {store.directory(stage)}")
-    for stage, message in summary.cancelled:
-        complain(f"{names[stage.fingerprint]} cancelled {message}")
-    for stage, message in summary.held:
-        complain(f"{names[stage.fingerprint]} not started: {message}")
-    if summary.paused:
-        complain(f"paused: {summary.paused}")
-    if summary.interrupted:
-        complain("stopped; the same command continues")
-
-
-def _show_end(
-    outcome: "Drive", store: "Store", console: "Console", names: "Mapping[str, str]", *, as_json: bool
-) -> None:
-    summary, compared = outcome.summary, outcome.comparison
-    if as_json:
-        print_json(_told(outcome, store, names))
-        return
-    console.print(f"{len(summary.done)} stages run, {len(summary.cached)} done before; {outcome.seconds:.0f} s")
-    if compared.stages and compared.unit and compared.predicted:
-        console.print(
-            f"{compared.stages} stages were predicted at {compared.predicted:.3g} {compared.unit} and took"
-            f" {compared.actual:.3g} ({compared.actual / compared.predicted - 1:+.0%})",
-            highlight=False,
-        )
-
-
-def _told(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -> dict[str, Any]:
-    """A run's end for programs."""
-    summary, compared = outcome.summary, outcome.comparison
-
-    def with_reason(stages: Sequence[Any]) -> list[dict[str, str]]:
-        return [
-            {
-                "fingerprint": stage.fingerprint,
-                "name": stage.name,
-                "label": names[stage.fingerprint],
-                "message": why,
-                "folder": str(store.directory(stage)),
-            }
-            for stage, why in stages
-        ]
-
-    return {
-        "done": [stage.fingerprint for stage in summary.done],
-        "cached": [stage.fingerprint for stage in summary.cached],
-        "failed": with_reason(summary.failed),
-        "cancelled": with_reason(summary.cancelled),
-        "held": with_reason(summary.held),
-        "blocked": with_reason(summary.blocked),
-        "paused": summary.paused,
-        "interrupted": summary.interrupted,
-        "recorded": outcome.told,
-        "seconds": outcome.seconds,
-        "hours": {
-            "spent": outcome.spent,
-            "predicted": compared.predicted,
-            "actual": compared.actual,
-            "stages_compared": compared.stages,
-            "unit": compared.unit,
-        },
-    }
-
-
-def _show_tables(home: Path, console: "Console", made: "Plan") -> None:
-    from reports.render import read_report
-    from reports.terminal import to_terminal
-
-    sweeps, scale = {trial.sweep.name for trial in made.trials}, made.trials[0].scale
-    for table in read_report(home).tables:
-        if table.trials and table.trials[0].sweep in sweeps and table.trials[0].scale == scale:
-            to_terminal(table, console)
 
 
 def _published_rate() -> "Rate":
