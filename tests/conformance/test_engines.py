@@ -18,7 +18,7 @@ from tests.quick_driver import make_stages
 from tests.quick_stage import quick_stage
 
 SLURM = pytest.param("slurm", marks=pytest.mark.slurm)
-RAY_CLUSTER = pytest.param("ray cluster", marks=pytest.mark.slow)
+RAY_CLUSTER = pytest.param("ray cluster", marks=pytest.mark.nightly)
 ELSEWHERE = ("ray", RAY_CLUSTER, SLURM)
 """Engines whose workers are processes of their own; an engine to come adds its name, and a fixture `site` for it."""
 ENGINES = ("inline", *ELSEWHERE)

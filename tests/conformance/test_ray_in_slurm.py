@@ -173,8 +173,8 @@ def is_head(raylet: psutil.Process) -> bool:
     return "--head" in raylet.cmdline()
 
 
+@pytest.mark.nightly
 @on_slurm
-@pytest.mark.slow
 def test_a_driver_outside_ends_with_its_cluster_and_goes_on_in_another(
     cluster: RayInSlurm, one_machine: OneMachine, drive: Start, store: Store, tmp_path: Path
 ) -> None:

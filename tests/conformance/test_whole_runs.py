@@ -20,7 +20,7 @@ from tests.slurm_cluster import PROFILE, OneMachine
 pytestmark = pytest.mark.slow  # up to a minute each: every stage is a process that loads torch
 RAY = pytest.param("ray", marks=pytest.mark.nightly)
 SLURM = pytest.param("slurm", marks=pytest.mark.slurm)
-on_every_engine = pytest.mark.parametrize("whole_run", ["inline", RAY, SLURM], indirect=True)
+NIGHTLY_SLURM = pytest.param("slurm", marks=[pytest.mark.slurm, pytest.mark.nightly])
 
 
 @dataclass
@@ -64,7 +64,7 @@ def whole_run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WholeR
         wait_until(lambda: not machine.jobs())
 
 
-@on_every_engine
+@pytest.mark.parametrize("whole_run", ["inline", RAY, SLURM], indirect=True)
 def test_the_same_error_in_two_rows_pauses_the_run_and_it_goes_on_when_it_is_mended(
     whole_run: WholeRun,
     tmp_path: Path,
@@ -96,7 +96,7 @@ def test_the_same_error_in_two_rows_pauses_the_run_and_it_goes_on_when_it_is_men
     assert heard(tmp_path)[-1]["complete"] is True
 
 
-@on_every_engine
+@pytest.mark.parametrize("whole_run", ["inline", RAY, NIGHTLY_SLURM], indirect=True)
 def test_without_gpu_memory_layers_are_recomputed_once_and_then_the_batch_that_fits_is_named(
     whole_run: WholeRun,
 ) -> None:

@@ -103,6 +103,7 @@ def test_without_mlflow_a_run_finishes_warns_once_and_can_be_recorded_later(smok
     assert first.stdout == second.stdout == "3 stages and 1 trials are recorded\n"
 
 
+@pytest.mark.nightly
 def test_stages_run_without_a_sweep(done, tmp_path):
     smoke = Smoke(tmp_path)
     shutil.copytree(done.home / "data", smoke.home / "data")
@@ -126,6 +127,7 @@ def test_stages_run_without_a_sweep(done, tmp_path):
     )
 
 
+@pytest.mark.nightly
 def test_ctrl_c_saves_and_the_same_command_continues(done, tmp_path):
     smoke = Smoke(tmp_path)
     shutil.copytree(done.home / "data", smoke.home / "data")

@@ -117,6 +117,7 @@ def test_a_server_that_is_killed_and_comes_back_has_everything_at_the_end(home, 
     assert_complete(home, mlflow.uri, 2)
 
 
+@pytest.mark.nightly
 def test_a_server_that_answers_no_more_is_left_after_a_while_and_sync_catches_up(home, mlflow, monkeypatch):
     run = Run(home, "10%", "50%", patience_s=1.0, uri=mlflow.uri)
     run.wait_for("started pretrain")

@@ -116,7 +116,14 @@ def workers_of(agent: "subprocess.Popen[str]", out: Path) -> list[psutil.Process
     raise AssertionError("no step within two minutes")
 
 
-@pytest.mark.parametrize("to", ["one worker", pytest.param("torchrun", marks=pytest.mark.nightly), "torchrun, Ctrl-C"])
+@pytest.mark.parametrize(
+    "to",
+    [
+        pytest.param("one worker", marks=pytest.mark.nightly),
+        pytest.param("torchrun", marks=pytest.mark.nightly),
+        "torchrun, Ctrl-C",
+    ],
+)
 def test_a_signal_saves_one_checkpoint_ends_all_and_another_number_goes_on(trained, to):
     home, _ = trained
     out = "stopped-" + to.replace(" ", "-")

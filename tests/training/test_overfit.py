@@ -46,7 +46,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_64_pairs_learnt_by_heart_are_all_found_first(tmp_path):
     items = pairs(tmp_path)
     model = replace(CONFIG, caption_vector="mean")
