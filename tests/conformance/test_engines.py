@@ -247,6 +247,6 @@ def test_two_drivers_at_once_run_each_stage_once(store: Store, drive: Any) -> No
     run_two_drivers(store, drive, INLINE, PROCESS)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_ray_drivers_at_once_run_each_stage_once(store: Store, drive: Any) -> None:
     run_two_drivers(store, drive, RAY, RAY)

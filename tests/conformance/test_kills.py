@@ -31,11 +31,6 @@ def test_ten_random_kills(tmp_path: Path) -> None:
     assert_survives(tmp_path, kills=10)
 
 
-@pytest.mark.slow
-def test_sixty_random_kills(tmp_path: Path) -> None:
-    assert_survives(tmp_path, kills=60)
-
-
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_two_hundred_random_kills(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_a_stage_whose_node_is_killed_goes_on_at_another(store: Store, engine: D
     assert all(attempt.last["spent_s"] > 0 for attempt in record.attempts)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may give a node another host's name")
 def test_a_stage_is_kept_away_from_the_machine_it_was_lost_on(
     store: Store, drive: Callable[[Site, list[Any]], Driver], ray_cluster: RayCluster

@@ -134,6 +134,7 @@ ENDS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
+@pytest.mark.slow
 @on_slurm
 @pytest.mark.parametrize("how", ["scancel", *(pytest.param(how, marks=pytest.mark.nightly) for how in list(ENDS)[1:])])
 def test_at_the_end_stages_save_and_nothing_is_left(

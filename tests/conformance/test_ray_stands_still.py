@@ -17,7 +17,7 @@ from tests.conformance.drivers import ROOT
 from tests.quick_stage import quick_stage
 from tests.ray_cluster import RayCluster
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 def test_a_ray_that_starts_nothing_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,6 @@ assert taken and summary.done == [first, second], summary
 """
 
 
-@pytest.mark.nightly
 def test_a_cluster_that_starts_nothing_is_joined_anew(tmp_path: Path, ray_cluster: RayCluster) -> None:
     """What its lost processes had goes back when their driver leaves, and nothing counts as a failure."""
     ray_cluster.add(3, 2, "L4")

@@ -66,7 +66,7 @@ def test_near_the_time_limit_a_job_saves_and_queues_itself_again(whole: OneMachi
     whole.job_of(store, stage)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_real_time_limit_ends_nothing(whole: OneMachine, drive: Start, store: Store, tmp_path: Path) -> None:
     """Two minutes or more: a profile takes no lower limit, and Slurm looks at it only twice a minute."""
     short = PROFILE.read_text().replace("time_minutes: 30", "time_minutes: 2").replace(": 60", ": 50")

@@ -42,7 +42,8 @@ def test_one_stage_on_two_nodes(whole: OneMachine, drive: Start, store: Store) -
     assert hosts == {0, 1}
 
 
-@pytest.mark.parametrize("how", ["near the limit", pytest.param("requeue", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["near the limit", pytest.param("requeue", marks=pytest.mark.nightly)])
 def test_a_stage_on_two_nodes_saves_and_goes_on(whole: OneMachine, drive: Start, store: Store, how: str) -> None:
     driver, stage, _ = begin(whole, drive, store, **TWO_NODES)
     wait_until(lambda: len(list(store.directory(stage).glob("attempts/0001/ranks/*.json"))) == 4)

@@ -20,7 +20,7 @@ from smaug_core.evaluation.retrieval import evaluate
 from smaug_core.training.train import pretrain
 from tests.small import run_context
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 BINS = 8
 CLIPS = "moving_shapes/sentence"
@@ -82,7 +82,7 @@ def similarities(one: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
     return {"distance": -distance, "cosine": cosine, "whitened distance": -whitened}
 
 
-@pytest.mark.parametrize("source", [pytest.param(CLIPS, marks=pytest.mark.nightly), "moving_shapes/paragraph", BRIEF])
+@pytest.mark.parametrize("source", [CLIPS, "moving_shapes/paragraph", BRIEF])
 def test_colours_alone_do_not_find_the_clip(root, source):
     train, test = items_of(source, "train", root), items_of(source, "test", root)
     seen, said = (histograms(train), histograms(test)), (words(train), words(test))
@@ -155,7 +155,6 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.nightly
 def test_a_model_that_learned_from_shuffled_captions_stays_at_chance(root, tmp_path, one_thread):
     config = load_scale("tiny").base_config()
     items = [item for source in config.pretrain.corpus for item in items_of(source, "train", root)]

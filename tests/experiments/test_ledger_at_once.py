@@ -106,6 +106,7 @@ def test_through_a_server_from_two_home_folders(busy_home, tmp_path, monkeypatch
         assert list((tmp_path / "server" / "kept").rglob("attempts.json"))
 
 
+@pytest.mark.nightly
 def test_through_a_server_over_postgresql_from_two_home_folders(busy_home, tmp_path, monkeypatch):
     homes = copies(busy_home, tmp_path)
     with postgresql() as database, server(tmp_path / "server", database) as running:

@@ -234,6 +234,7 @@ runpy.run_module("experiments.worker", run_name="__main__")
 """A worker that is killed right before its n-th change of a file in its stage's folder."""
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_a_worker_leaves_a_whole_result_or_none(tmp_path: Path) -> None:
     stage = quick_stage(steps=4, checkpoint_every=2)
     instant, killed, seen = 0, True, set()

@@ -309,6 +309,7 @@ def prepare(rank: int, folder: Path) -> None:
         world.wait()
 
 
+@pytest.mark.slow
 def test_the_others_wait_for_what_the_first_does_and_meet_its_error(tmp_path):
     run_together(3, prepare, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["done-0", "done-1", "done-2", "made"]
