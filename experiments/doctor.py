@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments import inspection, machine, site
+from experiments import inspection, machine, slurm_site
 from experiments.engines.cluster import Cluster
 from experiments.finding import Finding
 from experiments.scale import Scale
@@ -30,7 +30,7 @@ def examine(home: Path, scale: Scale, cluster: Cluster | None = None) -> Iterato
     yield from inspection.check_stages(home)
     yield from inspection.check_data(scale, home)
     if cluster is not None:
-        yield from site.check_slurm(cluster, scale)
+        yield from slurm_site.check_slurm(cluster, scale)
 
 
 def lines_of(finding: Finding) -> Iterator[str]:

@@ -25,7 +25,7 @@ from experiments.engines.slurm_ends import Placed, end_of, explained
 from experiments.engines.slurm_folder import SUBMISSION, is_final, new_folder
 from experiments.engines.slurm_job import in_folder
 from experiments.engines.slurm_queue import Look, SlurmQueue, standing_of
-from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, asked_for, checked, submit_array
+from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, asked_in_words, checked, submit_array
 from experiments.work import BAD_INPUT, INTERRUPTED
 from smaug_core.errors import SmaugError
 
@@ -250,7 +250,8 @@ class SlurmEngine(Engine):
             _scancel(unwanted)  # with --state=PENDING whole arrays would go; what has started meanwhile saves
 
     def _asked_for(self, job: Job) -> str:
-        return f"asked for: {asked_for(job, self._cluster)}; profile {self._cluster.name}"
+        words = asked_in_words(self._cluster, job.cpus // job.nodes, job.gpus // job.nodes, job.nodes)
+        return f"asked for: {words}; profile {self._cluster.name}"
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:

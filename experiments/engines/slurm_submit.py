@@ -57,17 +57,10 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
     executor = submitit.SlurmExecutor(folder=folder / "slurm")
     executor.update_parameters(
         job_name=name,
-        time=cluster.time_minutes,
         nodes=nodes,
         ntasks_per_node=1,
-        cpus_per_task=cpus,
-        gres=cluster.gres(gpus),
+        **asked_of_slurm(cluster, cpus, gpus),
         exclude=",".join(_nodes_of(jobs[0].exclude)) or None,
-        mem=f"{cluster.memory_mb(cpus, gpus)}M",
-        partition=cluster.partition,
-        account=cluster.account,
-        qos=cluster.qos,
-        constraint=cluster.constraint,
         signal_delay_s=cluster.signal_seconds,
         array_parallelism=len(jobs),
         wckey=None,
@@ -85,17 +78,31 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
         ],
     )
     try:
-        with _outside_of_jobs(), _out_of_reach(), executor.batch():
+        with outside_of_jobs(), _out_of_reach(), executor.batch():
             taken = [executor.submit(run, str(job.directory)) for job in jobs]
         return [job.job_id for job in taken]
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         raise SubmissionError(_what_sbatch_said(str(error))) from error
 
 
-def asked_for(job: Job, cluster: Cluster) -> str:
-    """What a job asks of Slurm, in words: the things that a refusal may be about."""
-    cpus, gpus = job.cpus // job.nodes, job.gpus // job.nodes
-    node = [f"{job.nodes} node{'s' if job.nodes > 1 else ''} with {cpus} CPUs", f"{cluster.memory_mb(cpus, gpus)} MB"]
+def asked_of_slurm(cluster: Cluster, cpus: int, gpus: int) -> dict[str, str | int | None]:
+    """What a job asks of each node, and where, by the names of sbatch's options with underscores."""
+    return {
+        "time": cluster.time_minutes,
+        "cpus_per_task": cpus,
+        "gres": cluster.gres(gpus),
+        "mem": f"{cluster.memory_mb(cpus, gpus)}M",
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+    }
+
+
+def asked_in_words(cluster: Cluster, cpus: int, gpus: int, nodes: int = 1) -> str:
+    """The same in words, of so many nodes: the things that a refusal may be about."""
+    each = f"{cpus} CPU{'s' if cpus > 1 else ''}"
+    node = [f"{nodes} node{'s' if nodes > 1 else ''} with {each}", f"{cluster.memory_mb(cpus, gpus)} MB"]
     named = {name: getattr(cluster, name) for name in ("partition", "account", "qos", "constraint")}
     given = [f"{name} {value}" for name, value in named.items() if value is not None]
     return ", ".join([*node, *filter(None, [cluster.gres(gpus)]), f"{cluster.time_minutes} minutes", *given])
@@ -120,8 +127,11 @@ def _nodes_of(hosts: tuple[str, ...]) -> list[str]:
 
 
 @contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide what a job that we may be in would pass on to others; where Slurm's settings are is no such thing."""
+def outside_of_jobs() -> Iterator[None]:
+    """Hide what a job that we may be in would pass on to others, and what else is asked of sbatch beside a profile.
+
+    Where Slurm's settings are is no such thing.
+    """
     from submitit.helpers import clean_env
 
     settings = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}

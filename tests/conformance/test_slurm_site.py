@@ -1,6 +1,7 @@
 """What `smaug doctor --cluster` finds, on a real Slurm that is as the profile says, and as it does not."""
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from experiments.engines.cluster import Cluster, load_cluster
 from experiments.finding import Finding
 from experiments.scale import load_scale
-from experiments.site import check_slurm
+from experiments.slurm_site import check_slurm
+from tests.conformance.drivers import wait_until
 from tests.experiments.smoke import Smoke
 from tests.slurm_cluster import PROFILE, OneMachine
 
@@ -31,6 +33,7 @@ def test_a_slurm_that_is_as_the_profile_says(whole: OneMachine, cluster: Cluster
     assert {finding.level for finding in findings.values()} == {"ok"}
     kept = "not kept; " if whole.missing_accounts() else "kept; "
     assert findings["slurm accounts"].found.startswith(kept)
+    assert "; now it would start at 20" in findings["slurm node"].found
     assert not whole.jobs(), "nothing is submitted"
 
 
@@ -52,22 +55,65 @@ def test_what_the_cluster_has_not_got(cluster: Cluster, other: dict[str, object]
 
 
 @pytest.mark.slurm
-def test_the_default_partition_is_taken_where_none_is_named(cluster: Cluster) -> None:
-    assert found(replace(cluster, partition=None))["slurm partition"].found == "gpu is up, and allows infinite"
+@pytest.mark.parametrize("partition", [None, "gpu,", "gpu,gpu"])
+def test_the_default_partition_is_taken_where_none_is_named(cluster: Cluster, partition: str | None) -> None:
+    assert found(replace(cluster, partition=partition))["slurm partition"].found == "gpu is up"
 
 
 @pytest.mark.slurm
-def test_what_sbatch_takes_and_slurm_never_starts(whole: OneMachine, cluster: Cluster) -> None:
-    whole.ask("scontrol", "update", "PartitionName=gpu", "State=DOWN", "MaxTime=29")
-    try:
-        finding = found(cluster)["slurm partition"]
-        assert (finding.level, finding.found) == ("warning", "gpu is down; what is submitted waits for it")
-        whole.ask("scontrol", "update", "PartitionName=gpu", "State=UP")
-        finding = found(cluster)["slurm partition"]
-        assert finding.level == "fault" and finding.mend == "time_minutes: at most 29"
-        assert finding.found == "gpu allows 29:00, and the profile asks for 30 minutes"
-    finally:
-        whole.ask("scontrol", "update", "PartitionName=gpu", "MaxTime=UNLIMITED")
+def test_one_of_several_partitions_is_enough(cluster: Cluster) -> None:
+    finding = found(replace(cluster, partition="h100,gpu"))["slurm partition"]
+    assert (finding.level, finding.found) == ("ok", "gpu is up; not used: there is no h100")
+
+
+@pytest.fixture
+def gpu(whole: OneMachine) -> Iterator[Callable[..., None]]:
+    """Changes the partition, for a test."""
+    yield lambda *changes: whole.ask("scontrol", "update", "PartitionName=gpu", *changes)
+    whole.ask("scontrol", "update", "PartitionName=gpu", "State=UP", "MaxTime=UNLIMITED", "Hidden=NO")
+
+
+@pytest.mark.slurm
+def test_a_partition_that_allows_less(cluster: Cluster, gpu: Callable[..., None]) -> None:
+    """sbatch takes such a job, and it waits for ever."""
+    gpu("MaxTime=29")
+    finding = found(cluster)["slurm partition"]
+    assert finding.level == "fault" and finding.mend == "time_minutes: at most 29"
+    assert finding.found == "gpu allows 29:00, and the profile asks for 30 minutes"
+    gpu("MaxTime=30", "Hidden=YES")
+    assert found(cluster)["slurm partition"].found == "gpu is up, and allows 30:00"
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("DOWN", "gpu is down: jobs wait until it is up"), ("DRAIN", "gpu takes no new jobs now (drain)")],
+)
+def test_a_partition_that_starts_nothing(cluster: Cluster, gpu: Callable[..., None], state: str, words: str) -> None:
+    gpu(f"State={state}")
+    findings = found(cluster)
+    assert (findings["slurm partition"].level, findings["slurm partition"].found) == ("warning", words)
+    assert "slurm node" not in findings, "sbatch refuses what is only for now, or takes it"
+
+
+@pytest.mark.slurm
+def test_nodes_that_all_start_nothing(whole: OneMachine, cluster: Cluster) -> None:
+    """sbatch --test-only refuses what sbatch takes then."""
+    whole.ask("scontrol", "update", "NodeName=node[1-2]", "State=DRAIN", "Reason=a test")
+    finding = found(cluster)["slurm partition"]
+    assert finding.level == "warning"
+    assert finding.found == "no node of gpu can start a job now (2 drained): jobs wait"
+    whole.ask("scontrol", "update", "NodeName=node1", "State=RESUME")
+    wait_until(lambda: found(cluster)["slurm partition"].level == "ok")
+
+
+@pytest.mark.slurm
+def test_what_else_the_environment_asks_is_left_out_as_in_a_run(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SBATCH_PARTITION", "SINFO_PARTITION"):
+        monkeypatch.setenv(name, "h100")
+    assert {finding.level for finding in found(replace(cluster, partition=None)).values()} == {"ok"}
 
 
 @pytest.mark.slurm
@@ -81,6 +127,31 @@ def test_without_slurm_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     (finding,) = found(load_cluster(PROFILE)).values()
     assert (finding.level, finding.found) == ("fault", "does not answer: there is no sinfo here")
+
+
+def test_no_answer_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of nobody's Slurm: it prints what is no text, one is missing, one hangs, the controller is away."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none"))
+    monkeypatch.setattr("experiments.slurm_site.COMMAND_S", 1.0)
+
+    def answer(command: str, script: str) -> None:
+        (tmp_path / command).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / command).chmod(0o755)
+
+    answer("sinfo", "printf 'g\\377|up|n/a|1|idle\\ngpu*|up|1-00:00:00|2|idle~\\ngpu*|up|1-00:00:00|1|down*\\n'")
+    answer("sbatch", "exec sleep 30")
+    answer("sacct", "echo slurm_persist_conn_open: away >&2; exit 1")
+    findings = found(load_cluster(PROFILE))
+    assert findings["slurm partition"].found == "gpu is up, and allows 1-00:00:00"
+    assert findings["slurm node"].found == "cannot be asked for: sbatch gives no answer within 1 s"
+    assert findings["slurm accounts"].level == "warning"
+    answer("sbatch", "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
+    finding = found(load_cluster(PROFILE))["slurm node"]
+    assert (finding.level, finding.mend) == ("warning", "try again")
+    answer("sbatch", "echo 'sbatch: error: Invalid account or account/partition combination' >&2; exit 1")
+    finding = found(load_cluster(PROFILE))["slurm node"]
+    assert finding.level == "fault" and "sacctmgr show associations" in finding.mend
 
 
 @pytest.mark.slow

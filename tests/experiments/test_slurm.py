@@ -180,7 +180,7 @@ def test_what_is_refused_ends_in_sbatchs_words(tmp_path: Path, commands: Command
     commands.say("sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
     engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
     engine.submit(job(tmp_path, 1))
-    asked = "asked for: 1 node with 1 CPUs, 960 MB, 30 minutes, partition gpu; profile one_machine"
+    asked = "asked for: 1 node with 1 CPU, 960 MB, 30 minutes, partition gpu; profile one_machine"
     told = f"sbatch: error: invalid partition specified: gpu ({asked})"
     assert engine.poll() == {"name1": JobState(True, BAD_INPUT, told)}
     engine.submit(job(tmp_path, 2, cpus=4, gpus=2))
