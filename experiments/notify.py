@@ -22,7 +22,10 @@ from experiments.load import Form, SweepError, form_faults, read_document
 from smaug_core.errors import SmaugError
 
 TIMEOUT_S = 30.0
-"""A command that takes longer is ended."""
+"""A command that takes longer is ended; one that waited for the moment before to be told has less, but `LEAST_S`."""
+LEAST_S = 5.0
+UNTOLD_S = 2.0
+"""The end of a run waits so long without saying what for."""
 BUDGET_SHARE = 0.8
 """Of a budget; told once when it is spent."""
 
@@ -84,7 +87,9 @@ class Notifier:
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._command, self._about, self._complain = list(command), dict(about), complain
-        self._timeout_s = timeout_s
+        self._timeout_s, self._name = timeout_s, f"notify: {shlex.join(self._command)}"
+        self._ran: subprocess.Popen[str] | None = None
+        self._given_up = False
         self._last: threading.Thread | None = None
         self._budget_told = False
 
@@ -102,7 +107,7 @@ class Notifier:
         elif error is not None:
             self.tell("end", f"the run ended with an error: {str(error) or type(error).__name__}", complete=False)
         if self._last is not None:
-            self._last.join()
+            self._wait_for(self._last)
 
     def __call__(self, event: Event) -> None:
         """Tell of an event of the run that is worth it."""
@@ -115,8 +120,8 @@ class Notifier:
             return
         host = socket.gethostname()
         told = {"event": event, "message": message, "time": time.time(), "host": host} | self._about | more
-        told_before, text = self._last, json.dumps(told) + "\n"
-        self._last = threading.Thread(target=self._run, args=[text, told_before], name="notify", daemon=True)
+        arguments = [json.dumps(told) + "\n", self._last, time.monotonic()]
+        self._last = threading.Thread(target=self._run, args=arguments, name="notify", daemon=True)
         self._last.start()
 
     def budget(self, spent: float, limit: float | None) -> None:
@@ -126,40 +131,71 @@ class Notifier:
             message = f"{spent:.3g} of {limit:g} device hours are spent"
             self.tell("budget", message, spent_hours=spent, limit_hours=limit)
 
-    def _run(self, told: str, told_before: threading.Thread | None) -> None:
+    def _wait_for(self, last: threading.Thread) -> None:
+        """Wait until all is told, which has its limit; Ctrl-C gives it up instead, and the run comes to its end."""
+        try:
+            last.join(UNTOLD_S)
+            if last.is_alive():
+                self._complain(f"{self._name}: is waited for; Ctrl-C ends it")
+            last.join()
+        except KeyboardInterrupt:
+            self._given_up = True
+            if self._ran is not None and self._ran.poll() is None:
+                _end(self._ran)
+            self._complain(f"{self._name}: was ended, as asked")
+
+    def _run(self, told: str, told_before: threading.Thread | None, asked: float) -> None:
         """Run the command, once the one of the moment before has ended: moments are told in their order."""
         if told_before is not None:
             told_before.join()
-        name = f"notify: {shlex.join(self._command)}"
+        if self._given_up:
+            return
+        limit_s = max(asked + self._timeout_s - time.monotonic(), min(LEAST_S, self._timeout_s))
         try:
             with TemporaryFile() as said:
-                code = self._code_of(told, said)
-                said.seek(0)
-                why = said.read().decode(errors="replace").strip()[-500:]
-        except subprocess.TimeoutExpired:
-            self._complain(f"{name}: was ended after {self._timeout_s:g} s")
+                fault = self._fault_of(told, said, limit_s)
         except OSError as error:
-            self._complain(f"{name}: cannot be run ({error.strerror})")
+            fault = f"cannot be run ({error.strerror})"
         except ValueError as error:  # a NUL in an argument
-            self._complain(f"{name}: cannot be run ({error})")
-        else:
-            if code:
-                self._complain(f"{name}: ended with {code}{f' ({why})' if why else ''}")
+            fault = f"cannot be run ({error})"
+        if fault is not None and not self._given_up:
+            self._complain(f"{self._name}: {fault}")
 
-    def _code_of(self, told: str, said: IO[bytes]) -> int:
-        """The command's exit code; it may leave processes behind that have its standard error, here a file."""
+    def _fault_of(self, told: str, said: IO[bytes], limit_s: float) -> str | None:
+        """Run the command once; what is wrong with how it ended.
+
+        It may leave processes behind that have its standard error, so that is a file.
+        """
         # A session of its own: Ctrl-C, which ends the run, is no reason not to hear of its end.
-        with subprocess.Popen(
+        self._ran = ran = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=said,
             text=True,
             start_new_session=True,
-        ) as ran:
-            try:
-                ran.communicate(told, timeout=self._timeout_s)
-            except subprocess.TimeoutExpired:
-                os.killpg(ran.pid, signal.SIGKILL)
-                raise
-            return ran.returncode
+        )
+        try:
+            ran.communicate(told, timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            if _end(ran):
+                return f"was ended after {limit_s:.2g} s"
+            return f"still runs after {limit_s:.2g} s, and may not be ended by this user"
+        if not ran.returncode:
+            return None
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip()[-500:].splitlines()
+        how = f"ended with {ran.returncode}" if ran.returncode > 0 else f"was killed by signal {-ran.returncode}"
+        return how + (f" ({'; '.join(lines)})" if lines else "")
+
+
+def _end(ran: subprocess.Popen[str]) -> bool:
+    """End a command with what it started in its session; false where that is another user's, as with sudo."""
+    try:
+        os.killpg(ran.pid, signal.SIGKILL)
+    except PermissionError:
+        return False
+    except ProcessLookupError:  # it ended by itself
+        pass
+    ran.wait()
+    return True

@@ -1,7 +1,10 @@
 """Notifications: a real command, what it is given, and what becomes of one that fails, hangs or is not there."""
 
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -99,6 +102,7 @@ def test_a_stop_is_told_as_one_whatever_was_done() -> None:
     [
         (["/nowhere/mail"], "notify: /nowhere/mail: cannot be run (No such file or directory)"),
         (["sh", "-c", "echo no mail >&2; exit 3"], "ended with 3 (no mail)"),
+        (["sh", "-c", "echo two >&2; echo lines >&2; kill -9 $$"], "was killed by signal 9 (two; lines)"),
         (["a\0b"], "cannot be run (embedded null byte)"),
         (["sh", "-c", "sleep 60 & sleep 60"], "was ended after 0.5 s"),
         (["true"], None),  # does not read what it is given
@@ -119,6 +123,43 @@ def test_moments_are_told_in_their_order(tmp_path: Path) -> None:
         notifier.tell("paused", "which takes longer to be told")
         notifier.tell("end", "the run ended")
     assert [told["event"] for told in heard(tmp_path)] == ["paused", "end"]
+
+
+def test_what_hangs_holds_the_runs_end_but_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.notify.LEAST_S", 0.2)
+    complaints: list[str] = []
+    with Notifier(["sleep", "60"], {}, complaints.append, timeout_s=1.0) as notifier:
+        notifier.tell("paused", "which hangs")
+        notifier.tell("end", "the run ended")
+    assert complaints == [f"notify: sleep 60: was ended after {seconds} s" for seconds in (1, 0.2)]
+
+
+def test_ctrl_c_gives_up_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.notify.UNTOLD_S", 0.1)
+    complaints: list[str] = []
+    with Notifier(["sleep", "60"], {}, complaints.append) as notifier:
+        notifier.tell("paused", "which hangs")
+        notifier.tell("end", "the run ended, and nobody is to wait for this either")
+        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    assert complaints == [
+        f"notify: sleep 60: {how}" for how in ("is waited for; Ctrl-C ends it", "was ended, as asked")
+    ]
+    assert not [child for child in psutil.Process().children() if child.name() == "sleep"]
+
+
+def test_what_may_not_be_ended_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what sudo runs; root, as whom these tests may run, may end everything."""
+
+    def refuse(group: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    complaints: list[str] = []
+    with Notifier(["sleep", "60"], {}, complaints.append, timeout_s=0.5) as notifier:
+        notifier.tell("end", "the run ended")
+    assert complaints == ["notify: sleep 60: still runs after 0.5 s, and may not be ended by this user"]
+    (left,) = [child for child in psutil.Process().children() if child.name() == "sleep"]
+    left.kill()
 
 
 def test_what_a_command_leaves_behind_does_not_hold_the_runs_end(tmp_path: Path) -> None:
