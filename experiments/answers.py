@@ -58,7 +58,7 @@ def plan_told(made: "Plan") -> dict[str, Any]:
     return told | {"each": [each | {"label": names[each["fingerprint"]]} for each in told["each"]]}
 
 
-def complain_of(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -> None:
+def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> None:
     """What did not come to its end, and why."""
     summary = outcome.summary
     for stage, message in summary.failed:
@@ -85,7 +85,7 @@ def show_end(outcome: "Drive", console: "Console") -> None:
         )
 
 
-def end_told(outcome: "Drive", store: "Store", names: "Mapping[str, str]") -> dict[str, Any]:
+def end_told(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> dict[str, Any]:
     """A run's end for programs."""
     summary, compared = outcome.summary, outcome.comparison
 

@@ -95,7 +95,7 @@ class RaySession:
                 signal.signal(number, handler)  # Ray takes SIGTERM for itself
 
     def inventory(self) -> Inventory:
-        """The machines of the cluster."""
+        """The machines of the cluster, once it is open."""
         import ray
 
         return Inventory(tuple(_node(told["Resources"]) for told in ray.nodes() if told["Alive"]))
