@@ -10,8 +10,8 @@ INSTALLED := .venv/.installed
 help:
 	@echo "make setup   create or refresh .venv (the others do so too, when it is needed)"
 	@echo "make sweep   pre-train, fine-tune and evaluate at four masking ratios; print Table 4"
-	@echo "make test    the tests          make slow   the proofs that take half an hour"
-	@echo "make nightly more of these, of engines, sizes and sweeps that CI has no time for"
+	@echo "make test    the tests          make slow   proofs that take about 20 minutes"
+	@echo "make nightly those that take longest, and that CI has no time for"
 	@echo "make check   lint and types     make format lay the code out"
 	@echo "make tables  reports/out/       make report reports/out/index.html, all on one page"
 	@echo "             FROM=DIR: of portable records instead of what is recorded here"

@@ -56,7 +56,9 @@ def test_what_the_cluster_has_not_got(cluster: Cluster, other: dict[str, object]
 
 @pytest.mark.slurm
 @pytest.mark.parametrize("partition", [None, "gpu,", "gpu,gpu"])
-def test_the_default_partition_is_taken_where_none_is_named(cluster: Cluster, partition: str | None) -> None:
+def test_without_a_name_it_is_the_default_partition_and_one_named_twice_is_one(
+    cluster: Cluster, partition: str | None
+) -> None:
     assert found(replace(cluster, partition=partition))["slurm partition"].found == "gpu is up"
 
 
