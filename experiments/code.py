@@ -1,4 +1,4 @@
-"""Which code makes a result: digests of the smaug_core modules that a stage imports."""
+"""Code version of a result: digests of the smaug_core modules that a stage imports."""
 
 import ast
 import hashlib
@@ -26,7 +26,8 @@ DOORS = ("smaug_core", "smaug_core.stages")
 def code_digest(kind: str) -> dict[str, str]:
     """SHA-256 of every smaug_core module that a stage of this kind imports, by path from the repository's root.
 
-    Comments, layout and docstrings do not count. Read anew at every call: the files may have been edited.
+    Comments, layout, docstrings and import statements do not count, and a module that holds nothing else is left out.
+    The files are read at every call, since they may have been edited.
     """
     waiting, digests = set(ENTRY_MODULES[kind]), {}
     while waiting:
@@ -35,12 +36,14 @@ def code_digest(kind: str) -> dict[str, str]:
             source = _read(module)
             digests[module] = source.digest
             waiting |= source.imports_first if module in DOORS else source.imports
-    return {_path(module).relative_to(ROOT).as_posix(): digests[module] for module in sorted(digests)}
+    held = {module: digest for module, digest in sorted(digests.items()) if digest != EMPTY}
+    return {_path(module).relative_to(ROOT).as_posix(): digest for module, digest in held.items()}
 
 
 def differing(recorded: dict[str, str], now: dict[str, str]) -> list[str]:
-    """The files that differ between two digests, those only one of them has included."""
-    return sorted(path for path in recorded.keys() | now.keys() if recorded.get(path) != now.get(path))
+    """Files whose content only one of two code versions has; a file that was moved or renamed is the same."""
+    only = [(one, set(other.values())) for one, other in ((recorded, now), (now, recorded))]
+    return sorted({path for one, others in only for path, digest in one.items() if digest not in others})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,15 @@ def _parse(source: str) -> _Source:
     tree = ast.parse(source)
     first, everywhere = _imports(tree.body), _imports(ast.walk(tree))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [statement for statement in node.body if not _is_text(statement)] or [ast.Pass()]
-    return _Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), first, everywhere)
+        for block in ("body", "orelse", "finalbody"):
+            statements = getattr(node, block, None)
+            if isinstance(statements, list):
+                setattr(node, block, [statement for statement in statements if not _is_free(statement)])
+    return _Source(_sha256(tree), first, everywhere)
+
+
+def _sha256(tree: ast.AST) -> str:
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:
@@ -83,10 +92,14 @@ def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:
     return frozenset(name for name in found if name.split(".")[0] == "smaug_core")
 
 
-def _is_text(statement: ast.stmt) -> bool:
-    """A docstring, of a module, class, function or field."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+def _is_free(statement: ast.stmt) -> bool:
+    """Whether a statement may change without another result: an import, or a docstring, of a field too."""
+    if isinstance(statement, ast.If) and isinstance(statement.test, ast.Name):
+        return statement.test.id == "TYPE_CHECKING" and not statement.orelse
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return isinstance(statement.value.value, str)
+    return isinstance(statement, ast.Import | ast.ImportFrom)
+
+
+EMPTY = _sha256(ast.parse(""))
+"""Digest of a module that holds nothing but imports and docstrings."""

@@ -222,14 +222,12 @@ class TrialFacts:
 
     @property
     def code(self) -> str:
-        """Digest of the source files that made the results so far, whichever stages there are.
+        """Digest of the source files that made the results so far, whichever stages there are and wherever they lie.
 
         Rows of one table should agree in it; a file of which two stages had different versions counts twice.
         """
-        files = {
-            tuple(item) for _, facts in self.stages if facts and facts.result for item in facts.result["code"].items()
-        }
-        return digest(sorted(files))
+        results = (facts.result for _, facts in self.stages if facts and facts.result)
+        return digest(sorted({file for result in results for file in result["code"].values()}))
 
     @property
     def started(self) -> float:
