@@ -15,6 +15,7 @@ from experiments.options import (
     Home,
     Json,
     ScaleName,
+    Settings,
     complain,
     found_file,
     home_folder,
@@ -179,17 +180,25 @@ def gc(
 
 
 @care.command()
-def doctor(scale: ScaleName = "tiny", cluster: ClusterFile = None, home: Home = None, json_: Json = False) -> None:
-    """Check what a run needs, from Python to disk and Slurm, and say how to mend what is wrong; exit 1 with faults."""
+def doctor(
+    scale: ScaleName = "tiny",
+    set_: Settings = [],  # noqa: B006
+    cluster: ClusterFile = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Check what a run needs, from Python to data and Slurm, and say how to fix what is wrong; exit 1 with faults."""
     from dataclasses import asdict
 
     from experiments.doctor import examine, lines_of
     from experiments.engines.cluster import load_cluster
+    from experiments.expand import parse_overrides
     from experiments.scale import load_scale
+    from experiments.standalone import with_settings
 
     profile = None if cluster is None else load_cluster(found_file(cluster))
     findings = []
-    for finding in examine(home_folder(home), load_scale(scale), profile):
+    for finding in examine(home_folder(home), with_settings(load_scale(scale), parse_overrides(set_)), profile):
         findings.append(finding)
         for line in () if json_ else lines_of(finding):
             typer.echo(line)

@@ -136,15 +136,25 @@ def data(
     set_: Settings = [],  # noqa: B006
     home: Home = None,
 ) -> None:
-    """Render the embedded data of a scale."""
+    """Render the embedded data of a scale, and say which real data is missing; exit 1 if any is."""
+    from experiments.doctor import lines_of
     from experiments.driver import prepare_data
     from experiments.expand import parse_overrides
+    from experiments.inputs import scale_stages
+    from experiments.inspection import check_real_data
     from experiments.scale import load_scale
-    from experiments.standalone import config_of
+    from experiments.standalone import with_settings
 
-    config = config_of(load_scale(scale), parse_overrides(set_))
-    prepare_data([config], home_folder(home) / "data", new_console())
-    typer.echo(f"{home_folder(home) / 'data'}: complete")
+    chosen, folder = with_settings(load_scale(scale), parse_overrides(set_)), home_folder(home)
+    prepare_data([chosen.base_config()], folder / "data", new_console())
+    findings = list(check_real_data(folder, scale_stages(chosen, folder / "data")))
+    for line in (line for finding in findings for line in lines_of(finding)):
+        typer.echo(line)
+    missing = sum(finding.level == "fault" for finding in findings)
+    if missing:
+        typer.echo(f"{folder / 'data'}: not complete; {missing} of {len(findings)} data sets are missing or damaged")
+        raise typer.Exit(FAILED)
+    typer.echo(f"{folder / 'data'}: complete")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -28,7 +28,7 @@ def examine(home: Path, scale: Scale, cluster: Cluster | None = None) -> Iterato
     yield from inspection.check_disk(scale, home)
     yield from inspection.check_mlflow(home)
     yield from inspection.check_stages(home)
-    yield from inspection.check_data(scale, home)
+    yield from inspection.check_inputs(scale, home)
     if cluster is not None:
         yield from slurm_site.check_slurm(cluster, scale)
 

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from experiments.catalog import Catalog
 from experiments.chain import cut_stages, resolved
 from experiments.drivers import living
 from experiments.finding import Finding, fault, fine, probe, warning
+from experiments.inputs import HUB_FILES, MissingInput, missing_inputs, read_splits, scale_stages
 from experiments.ledger import HALF_MADE
 from experiments.mounts import FileSystem, database_file, file_system_of, read_mounts, tracking_problem, tracking_uri
 from experiments.room import existing, in_words, room_needed
 from experiments.scale import Scale
+from experiments.stage import Stage
 from smaug_core.config import DataConfig
 from smaug_core.data import moving_shapes
-from smaug_core.data.corpora import EMBEDDED, SPLITS, read_source
+from smaug_core.data.corpora import EMBEDDED, read_source
 from smaug_core.data.published import PUBLISHED
 from smaug_core.data.video import read_frames
 from smaug_core.errors import ClipError, SmaugError
@@ -38,15 +40,45 @@ print(json.dumps({"trials": len(read_trials(Path(sys.argv[1])))}))
 """
 
 
-def check_data(scale: Scale, home: Path) -> Iterator[Finding]:
-    """The data of a scale's slots: embedded data against its manifest, real media by its annotations and a sample."""
+def check_inputs(scale: Scale, home: Path) -> Iterator[Finding]:
+    """Everything that stages of a scale read: vocabulary, weights and data, by the same rule as a plan's problems."""
+    try:
+        stages = scale_stages(scale, home / "data")
+    except SmaugError as error:
+        yield fault("inputs", str(error), "fix that file, or name another one with --set")
+        return
+    missing = missing_inputs(stages, home / "data")
+    yield from (
+        fault(each.name, f"not here; it belongs in {each.place}", each.fix) for each in missing if not each.source
+    )
+    names = dict.fromkeys(name for stage in stages for name, digest in stage.inputs.items() if digest is not None)
+    yield from (fine(name, "is here") for name in names if name in HUB_FILES)
+    yield from check_data(scale, home, stages)
+
+
+def check_data(scale: Scale, home: Path, stages: Sequence[Stage]) -> Iterator[Finding]:
+    """The data that stages read: embedded data against its manifest, real media by annotations and a sample."""
     config = scale.base_config()
-    sources = dict.fromkeys([*(s for slot in scale.corpora.values() for s in slot), *scale.datasets.values()])
-    for source in sources:
+    for source in read_splits(stages):
         if source in EMBEDDED and config.data is not None:
             yield _embedded(source, config.data, home / "data")
-        elif source in PUBLISHED:
-            yield _real(source, home / "data")
+    yield from check_real_data(home, stages)
+
+
+def check_real_data(home: Path, stages: Sequence[Stage]) -> Iterator[Finding]:
+    """The real data sets that stages read: what is missing and where it belongs, else a sample of the media."""
+    missing = missing_inputs(stages, home / "data")
+    for source, splits in read_splits(stages).items():
+        if source in PUBLISHED:
+            lacking = [each for each in missing if each.source == source]
+            root = home / "data"
+            yield _missing_data(source, lacking, root) if lacking else _real(source, splits, root)
+
+
+def _missing_data(source: str, missing: Sequence[MissingInput], root: Path) -> Finding:
+    splits = ", ".join(each.name.removeprefix(f"{source} ") for each in missing)
+    files = "; ".join(f"put annotations at {each.place} ({each.fix})" for each in missing)
+    return fault(f"data {source}", f"not here: {splits}", f"{files}; media in {root / source / 'media'}")
 
 
 def _embedded(name: str, config: DataConfig, root: Path) -> Finding:
@@ -67,23 +99,17 @@ def _embedded(name: str, config: DataConfig, root: Path) -> Finding:
     return fine(check, f"{count} files decode; a sample as when rendered")
 
 
-def _real(name: str, root: Path) -> Finding:
-    check, folder = f"data {name}", root / name
-    missing = [split for split in SPLITS[name] if not (folder / "annotations" / f"{split}.json").exists()]
-    if missing:
-        wanted = ", ".join(f"{folder}/annotations/{split}.json" for split in missing)
-        return warning(
-            check, f"not here: {', '.join(missing)}", f"put annotations at {wanted}, media in {folder}/media"
-        )
+def _real(name: str, splits: Sequence[str], root: Path) -> Finding:
+    check = f"data {name}"
     damaged, count, looked = [], 0, 0
     try:
-        for split in SPLITS[name]:
+        for split in splits:
             items = read_source(name, split, None, root)
             picked = min(SAMPLE, len(items))
             count, looked = count + len(items), looked + picked
             damaged += [why for k in range(picked) for why in _unreadable(items[k * len(items) // picked].media)]
     except SmaugError as error:
-        return fault(check, str(error), "mend or fetch that file again")
+        return fault(check, str(error), "fix that file, or fetch it again")
     if damaged:
         return fault(check, _some(damaged, looked), "fetch these files again")
     return fine(check, f"{count} captions; {looked} sampled files decode")

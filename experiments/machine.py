@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
-from experiments.chain import cut_stages, resolved
 from experiments.engines import Inventory, local_inventory
-from experiments.finding import Finding, fault, fine, probe, warning
+from experiments.finding import Finding, fault, fine, probe
+from experiments.inputs import scale_stages
 from experiments.plan import resource_problems
 from experiments.scale import Scale
 from smaug_core.errors import SmaugError
@@ -113,13 +113,14 @@ def _check_devices(seen: int, cuda: str | None) -> Iterator[Finding]:
 
 def _check_fit(scale: Scale) -> Iterator[Finding]:
     for problem in misfits(scale, local_inventory()):
-        yield warning("devices", f"scale {scale.name}: {problem}", "plan and run it where there is so much")
+        fix = "run it on a machine that has so much, on a Ray cluster (run --address), or on Slurm (--cluster FILE)"
+        yield fault("devices", f"scale {scale.name}: {problem}", fix)
 
 
 def misfits(scale: Scale, inventory: Inventory) -> list[str]:
     """What stages of a scale ask for and some machines do not have."""
     try:
-        return resource_problems(cut_stages(resolved(scale.base_config()), scale.resources, 0, 0), inventory)
+        return resource_problems(scale_stages(scale), inventory)
     except SmaugError as error:  # e.g. a vocabulary that is not here
         return [f"what it asks for is not known ({error})"]
 

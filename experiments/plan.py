@@ -7,6 +7,7 @@ from typing import Any, Literal
 from experiments.code import code_digest, differing
 from experiments.engines import Inventory
 from experiments.expand import Trial
+from experiments.inputs import missing_inputs
 from experiments.prices import Price, Prices, Rate, told
 from experiments.stage import Stage
 from experiments.store import Store
@@ -158,7 +159,7 @@ def make_plan(
         price, trials_of = prices.of(stage, record), uses[stage.fingerprint]
         planned.append(PlannedStage(stage=stage, state=state, changed=changed, trials=trials_of, price=price))
     missing = _not_done(planned)
-    problems = input_problems(missing)
+    problems = [each.problem for each in missing_inputs(missing, store.home / "data")]
     if inventory is not None:
         problems += resource_problems(missing, inventory)
     return Plan(trials=trials, stages=planned, problems=problems)
@@ -192,14 +193,6 @@ def _not_done(planned: Iterable[PlannedStage]) -> list[Stage]:
 def distinct_stages(trials: Iterable[Trial]) -> list[Stage]:
     """Every stage of the trials once, parents before children."""
     return list({stage.fingerprint: stage for trial in trials for stage in trial.stages}.values())
-
-
-def input_problems(stages: Iterable[Stage]) -> list[str]:
-    """What stages read and nobody has put here, in words."""
-    unseen = dict.fromkeys(name for stage in stages for name in stage.unseen)
-    return [
-        f"{name}: is not here, so what it holds was not seen; `smaug doctor` says where it belongs" for name in unseen
-    ]
 
 
 def resource_problems(stages: Iterable[Stage], inventory: Inventory) -> list[str]:

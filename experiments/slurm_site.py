@@ -133,7 +133,7 @@ def _whole_node(cluster: Cluster) -> Finding:
 def _check_stages(cluster: Cluster, scale: Scale) -> Iterator[Finding]:
     check, problems = "slurm stages", misfits(scale, cluster.inventory)
     for problem in problems:
-        yield warning(check, f"scale {scale.name}: {problem}", "ask for less in the scale's resources, or larger nodes")
+        yield fault(check, f"scale {scale.name}: {problem}", "ask for less in the scale's resources, or larger nodes")
     if not problems:
         yield fine(check, f"those of scale {scale.name} fit the profile's nodes")
 

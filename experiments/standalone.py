@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,8 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
-    """A scale's configuration with settings replaced.
+def with_settings(scale: Scale, overrides: Mapping[str, Any]) -> Scale:
+    """A scale with settings replaced.
 
     Raises:
         SweepError: every setting that is unknown or not allowed.
@@ -134,7 +135,12 @@ def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
     ]
     if faults:
         raise SweepError(faults)
-    return scale.config(with_overrides(scale.tree, overrides), scale.datasets)
+    return replace(scale, tree=with_overrides(scale.tree, overrides))
+
+
+def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
+    """A scale's configuration with settings replaced; raises as `with_settings` does."""
+    return with_settings(scale, overrides).base_config()
 
 
 def _stage(config: Config, scale: Scale, kind: str, task: str | None, seed: int, data_root: Path) -> Stage:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 from experiments import doctor, inspection, machine
 from experiments.cli import main
 from experiments.finding import Finding, fault, fine, probe, warning
+from experiments.inputs import scale_stages
 from experiments.mounts import FileSystem
 from experiments.records import write_trial
+from experiments.request import Request
 from experiments.scale import Scale, load_scale
+from experiments.standalone import with_settings
 from experiments.store import Store
 from smaug_core.data import moving_shapes
 from smaug_core.data.moving_shapes import SAMPLE
@@ -48,14 +52,18 @@ def levels(findings) -> list[str]:
     return [finding.level for finding in findings]
 
 
+def check_data(scale: Scale, home: Path) -> Iterator[Finding]:
+    return inspection.check_data(scale, home, scale_stages(scale, home / "data"))
+
+
 def clips(home: Path, split: str) -> list[Path]:
     return sorted(home.glob(f"data/moving_shapes/sentence-*/clips/{split}/*.mp4"))
 
 
 def test_whole_data_is_fine_and_data_that_is_not_rendered_no_fault(scale, rendered, tmp_path):
-    (found,) = inspection.check_data(scale, rendered)
+    (found,) = check_data(scale, rendered)
     assert found == fine("data moving_shapes/sentence", "57 files decode; a sample as when rendered")
-    (found,) = inspection.check_data(scale, tmp_path)
+    (found,) = check_data(scale, tmp_path)
     assert found.level == "ok" and found.found.startswith("not rendered yet")
 
 
@@ -63,7 +71,7 @@ def test_a_truncated_clip_outside_the_sample_is_found_and_named(scale, home):
     clip = clips(home, "train")[1]  # of 32, every second one is in the sample that is compared
     assert SAMPLE == 16
     clip.write_bytes(clip.read_bytes()[:-700])
-    (found,) = inspection.check_data(scale, home)
+    (found,) = check_data(scale, home)
     assert found.level == "fault" and found.found.startswith(f"1 of 57 files are damaged: {clip}: ")
     assert found.mend.startswith(f"rm -r {clip.parents[2]}, then `smaug data`")
 
@@ -71,29 +79,29 @@ def test_a_truncated_clip_outside_the_sample_is_found_and_named(scale, home):
 def test_many_damaged_clips_are_counted(scale, home):
     for clip in clips(home, "train")[1:11:2]:
         clip.write_bytes(b"")
-    (found,) = inspection.check_data(scale, home)
+    (found,) = check_data(scale, home)
     assert found.found.startswith("5 of 57 files") and found.found.endswith("; and 2 more")
 
 
 def test_a_clip_that_is_another_than_when_rendered_is_found(scale, home):
     first, second = clips(home, "test")[:2]
     first.write_bytes(second.read_bytes())
-    (found,) = inspection.check_data(scale, home)
+    (found,) = check_data(scale, home)
     assert found.level == "fault" and "test is damaged (a sample decodes to" in found.found
 
 
 def test_a_manifest_that_is_cut_is_found(scale, home):
     manifest = next(home.glob("data/moving_shapes/*/manifest.json"))
     manifest.write_text(manifest.read_text()[:100])
-    (found,) = inspection.check_data(scale, home)
+    (found,) = check_data(scale, home)
     assert found.level == "fault" and "is damaged (JSONDecodeError" in found.found
 
 
 def test_real_media_are_looked_for_by_annotations_and_a_sample(rendered, tmp_path):
     paper, corpus = load_scale("paper"), tmp_path / "data" / "webvid"
-    found = {finding.check: finding for finding in inspection.check_data(paper, tmp_path)}
-    assert set(levels(found.values())) == {"warning"} and len(found) == 9
-    assert found["data didemo"].found == "not here: train, val, test"
+    found = {finding.check: finding for finding in check_data(paper, tmp_path)}
+    assert set(levels(found.values())) == {"fault"} and len(found) == 9
+    assert found["data didemo"].found == "not here: train, test"  # no stage reads val
     assert f"{corpus}/annotations/train.json" in found["data webvid"].mend
     (corpus / "annotations").mkdir(parents=True)
     (corpus / "media").mkdir()
@@ -104,13 +112,44 @@ def test_real_media_are_looked_for_by_annotations_and_a_sample(rendered, tmp_pat
     annotations.write_text(json.dumps([{"video": name, "caption": "a ring"} for name in names]))
 
     def webvid() -> Finding:
-        return next(f for f in inspection.check_data(paper, tmp_path) if f.check == "data webvid")
+        return next(f for f in check_data(paper, tmp_path) if f.check == "data webvid")
 
     assert webvid() == fine("data webvid", "2 captions; 2 sampled files decode")
     (corpus / "media" / names[0]).unlink()
     assert webvid().level == "fault" and f"1 of 2 files are damaged: {corpus}/media/{names[0]}" in webvid().found
     annotations.write_text('[{"image": "x"}]')
     assert webvid().level == "fault" and "row 1 lacks 'video'" in webvid().found
+
+
+def test_doctor_names_everything_that_a_plan_misses_and_where_it_belongs(tmp_path):
+    paper, files = load_scale("paper"), sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+    made, _ = Request(files=files, scale="paper", home=tmp_path).plan(None, None)
+    assert len(made.problems) == 15  # a vocabulary, two weights, twelve splits
+    findings = {finding.check: finding for finding in inspection.check_inputs(paper, tmp_path)}
+    assert all(finding.level == "fault" for finding in findings.values())
+    for problem in made.problems:
+        name = problem.partition(":")[0]
+        source, _, split = name.rpartition(" ")
+        finding = findings.get(name) or findings[f"data {source}"]
+        place = "vocab.txt" if name.startswith("tokenizer") else "model.safetensors"
+        place = place if name in findings else f"{tmp_path}/data/{source}/annotations/{split}.json"
+        assert place in finding.mend
+
+
+def test_a_misfit_of_an_input_is_a_fault_and_not_a_traceback(tmp_path):
+    scale = with_settings(load_scale("tiny"), {"model.tokenizer": str(tmp_path)})
+    (found,) = inspection.check_inputs(scale, tmp_path)
+    assert found.level == "fault" and f"{tmp_path}/vocab.txt cannot be read" in found.found
+    (tmp_path / "vocab.txt").write_text("[PAD]")
+    assert next(inspection.check_inputs(scale, tmp_path)) == fine("tokenizer", "is here")
+
+
+def test_data_lists_what_is_missing_and_exits_1(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "--scale", "paper", "--home", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert ended.value.code == 1 and out.count("not here: ") == 9 and "9 of 9 data sets" in out
+    assert f"{tmp_path}/data/msrvtt/annotations/test.json" in out and "complete\n" not in out
 
 
 def database(path: Path) -> Path:
@@ -278,11 +317,11 @@ def test_torch_must_see_the_devices_that_the_driver_sees(monkeypatch, scale, tol
     assert levels(machine.check_torch(scale)) == expected
 
 
-def test_a_scale_that_asks_for_more_than_there_is_is_a_warning(monkeypatch):
+def test_a_scale_that_asks_for_more_than_there_is_is_a_fault(monkeypatch):
     told = {"version": "2.13.0+cpu", "cuda": None, "gpus": 0, "torchvision": "0.28"}
     monkeypatch.setattr(machine, "probe", lambda code: told)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found = [finding for finding in machine.check_torch(load_scale("paper")) if finding.level == "warning"]
+    found = [finding for finding in machine.check_torch(load_scale("paper")) if finding.level == "fault"]
     assert len(found) == len({finding.found for finding in found}) >= 5
     assert any("scale paper: resources.pretrain.gpus: 4 is more than one stage can have here" in f.found for f in found)
 
