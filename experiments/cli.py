@@ -10,6 +10,7 @@ import typer
 
 from experiments.care import care
 from experiments.gallery import Kind
+from experiments.imports import SAFE_PATH
 from experiments.options import (
     DONE,
     FAILED,
@@ -159,7 +160,7 @@ def data(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command; exit with 0 done, 1 failed, 2 bad input or refused, 3 over budget."""
-    os.environ |= {key: value for key, value in NO_TELEMETRY.items() if key not in os.environ}
+    os.environ |= {key: value for key, value in NO_TELEMETRY.items() if key not in os.environ} | {SAFE_PATH: "1"}
     try:
         app(args=None if arguments is None else list(arguments), standalone_mode=True)
     except SmaugError as error:

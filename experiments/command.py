@@ -1,10 +1,10 @@
 """The command that runs a stage: a worker's, the same on every engine."""
 
-import os
 import sys
 from pathlib import Path
 
 from experiments.engines import Job
+from experiments.imports import import_environment
 from experiments.stage import Stage
 
 
@@ -18,13 +18,12 @@ def worker_job(
 ) -> Job:
     """The command that runs a prepared stage, the same on every engine."""
     gpus, nodes = stage.resources["gpus"], stage.resources.get("nodes", 1)
-    command = (sys.executable, "-m", "experiments.worker", str(directory))
-    options = ("--data-root", str(data_root), "--device", "cuda" if gpus else "cpu")
+    command = (sys.executable, "-m", "experiments.worker", str(directory.resolve()))
+    options = ("--data-root", str(data_root.resolve()), "--device", "cuda" if gpus else "cpu")
     several = ("--processes", str(gpus)) if gpus > 1 else ()
     apart = ("--nodes", str(nodes)) if nodes > 1 else ()
     saving = ("--recompute-layers",) if recompute_layers else ()
-    sources = str(Path(__file__).resolve().parent.parent)
-    env = {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
+    env = import_environment()
     if not gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a job that asked for none
     return Job(

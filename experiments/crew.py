@@ -20,6 +20,7 @@ from typing import Any, Self
 from experiments.attempt import HEARTBEAT_S, NOTHING_SPENT, Lease, read_json, write_json
 from experiments.failures import FailureClass
 from experiments.host import DeviceClock, Start, oom_kills_since
+from experiments.imports import import_environment
 from experiments.stop import StopFlag
 from experiments.work import DONE, INTERRUPTED, EndedError, Ending
 from smaug_core.stages import Outcome
@@ -201,7 +202,8 @@ def start_torchrun(folder: Path, node: int, environment: dict[str, str], **outpu
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.ranks", str(folder), "--worker", str(os.getpid()), "--node", str(node)],
         stdin=subprocess.DEVNULL,
-        env=os.environ | environment,
+        cwd=folder,
+        env=os.environ | import_environment() | environment,
         start_new_session=True,
         **output,
     )

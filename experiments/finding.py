@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
+
+from experiments.imports import SOURCES, import_environment
 
 Level = Literal["ok", "warning", "fault"]
 
@@ -47,12 +48,15 @@ def probe(code: str, *arguments: str, timeout_s: float = PROBE_S, **env: str) ->
 
     A library that crashes, hangs or prints at its import does so there.
     """
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-c", code, *arguments]
     try:
         ran = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path} | env, timeout=timeout_s
+            command,
+            capture_output=True,
+            text=True,
+            cwd=SOURCES,
+            env=os.environ | import_environment() | env,
+            timeout=timeout_s,
         )
     except subprocess.TimeoutExpired:
         return f"no answer within {timeout_s:.0f} s"

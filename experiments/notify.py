@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from experiments.events import Event
+from experiments.imports import without_safe_path
 from experiments.load import Form, SweepError, form_faults, read_document
 from smaug_core.errors import SmaugError
 
@@ -173,6 +174,7 @@ class Notifier:
             stdout=subprocess.DEVNULL,
             stderr=said,
             text=True,
+            env=without_safe_path(os.environ),
             start_new_session=True,
         )
         try:

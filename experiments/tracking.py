@@ -45,6 +45,7 @@ from experiments.dashboard import (
 )
 from experiments.facts import StageFacts, TrialFacts
 from experiments.gallery import FOLDER as EXAMPLES
+from experiments.imports import import_environment
 from experiments.ledger import (
     FINGERPRINT,
     STAGES,
@@ -379,6 +380,7 @@ def serve_ui(home: Path, *, host: str = "127.0.0.1", port: int = 5000) -> None:
         "--workers": "1",
     }
     arguments = [word for option in options.items() for word in option]
+    os.environ |= import_environment()
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments, "--no-serve-artifacts"])
 
 

@@ -37,7 +37,7 @@ root=$PWD
 python=${SMAUG_PYTHON:-$root/.venv/bin/python}
 [[ -x $python ]] || refuse "$python is not there; make setup, or say SMAUG_PYTHON"
 home=${SMAUG_HOME:-$root/.smaug}
-export PYTHONPATH=$root SMAUG_RAY_JOIN_S=${SMAUG_RAY_JOIN_S:-120}
+export PYTHONPATH=$root PYTHONSAFEPATH=1 SMAUG_RAY_JOIN_S=${SMAUG_RAY_JOIN_S:-120}
 [[ $SMAUG_RAY_JOIN_S =~ ^[1-9][0-9]*$ ]] || refuse \
   "SMAUG_RAY_JOIN_S: $SMAUG_RAY_JOIN_S is no number of seconds; right would be e.g. 120"
 
@@ -103,7 +103,7 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token
 if (($# == 0)); then
   host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -1)
   let_in="PYTHONPATH=$(printf %q "$root") RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$(printf %q "$folder/token")"
-  use="$(printf %q "$python") -m experiments.cli run SWEEP --home $(printf %q "$home") --engine ray --address $address"
+  use="$(printf %q "$python") -P -m experiments.cli run SWEEP --home $(printf %q "$home") --engine ray --address $address"
   cat >"$folder/.ready" <<END
 address: $address
 token: $folder/token

@@ -1,9 +1,15 @@
 """Fixtures that many tests share."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from smaug_core.config import ModelConfig
 from tests.small import CONFIG
+
+# The stages of `tests.quick_stage` run in processes that import no more from the working directory.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.hookimpl(tryfirst=True)

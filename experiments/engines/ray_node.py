@@ -64,7 +64,7 @@ def share_of(environment: Mapping[str, str]) -> Share:
 
 def start_command(share: Share, address: str | None, temporary: Path) -> list[str]:
     """`ray start` for a node; the head, which has no address to go to, finds a free port."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     command += [f"--num-cpus={share.cpus}", f"--num-gpus={share.gpus}", f"--temp-dir={temporary}"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
     if share.accelerator is not None and share.gpus:

@@ -12,9 +12,10 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 from experiments.engines import Inventory, Node, local_inventory
+from experiments.imports import SAFE_PATH, import_environment
 from smaug_core.errors import SmaugError
 
 ENDS_BY_ITSELF = {"RAY_kill_child_processes_on_worker_exit": "false"}
@@ -22,6 +23,7 @@ ENDS_BY_ITSELF = {"RAY_kill_child_processes_on_worker_exit": "false"}
 
 QUIET = {
     **ENDS_BY_ITSELF,
+    SAFE_PATH: "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -112,12 +114,13 @@ class RaySession:
 
 def _start() -> None:
     """Ray on this machine, for this process alone."""
-    os.environ.update({"RAY_AUTH_MODE": "token", TOKEN: _OURS, **ON_LOOPBACK})
+    os.environ.update({"RAY_AUTH_MODE": "token", TOKEN: _OURS, **ON_LOOPBACK, **import_environment()})
     import ray
 
     (here,) = local_inventory().nodes
     ray.init(
         address="local",
+        job_config=_job_config(),
         num_cpus=here.cpus,
         num_gpus=here.gpus,
         include_dashboard=False,
@@ -125,6 +128,19 @@ def _start() -> None:
         logging_level="ERROR",
         log_to_driver=False,
     )
+
+
+def _job_config() -> Any:
+    """Ray's settings of a job, whose processes do not import from the driver's working directory."""
+    from ray.job_config import JobConfig
+
+    class Job(JobConfig):  # type: ignore[misc]
+        def _serialize(self) -> bytes:
+            self._py_driver_sys_path.clear()  # else Ray 2.60 puts that directory first on the sys.path of all of them
+            serialized: bytes = super()._serialize()
+            return serialized
+
+    return Job()
 
 
 def _leave() -> None:
@@ -158,12 +174,12 @@ def _join(address: str) -> None:
     import ray
     from ray.exceptions import RayError
 
-    sources = str(Path(__file__).resolve().parents[2])
     try:
         with _silence():
             ray.init(
                 address=address,
-                runtime_env={"env_vars": {**ENDS_BY_ITSELF, "PYTHONPATH": sources}},
+                runtime_env={"env_vars": {**ENDS_BY_ITSELF, **import_environment()}},
+                job_config=_job_config(),
                 logging_level="CRITICAL",
                 log_to_driver=False,
             )

@@ -229,6 +229,7 @@ def supervise(config: dict[str, Any]) -> dict[str, int]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            cwd=config["directory"],
             env=environment | config["env"],
             start_new_session=True,  # Ctrl-C reaches the driver, which asks the worker to stop
         )

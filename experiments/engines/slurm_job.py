@@ -115,6 +115,7 @@ class _Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                cwd=self._directory,
                 env=os.environ | self._told["env"] | {SLURM_JOB: self._job, SLURM_RESTART: self._restarts},
                 start_new_session=True,
             )

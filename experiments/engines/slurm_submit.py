@@ -15,6 +15,7 @@ from pathlib import Path
 from experiments.engines import Job
 from experiments.engines.cluster import Cluster
 from experiments.engines.slurm_job import FOLDER, run
+from experiments.imports import SAFE_PATH
 from smaug_core.errors import SmaugError
 
 COMMAND_S = 60.0
@@ -74,7 +75,8 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
             *cluster.setup,
             *READY,
             f"export {FOLDER}={shlex.quote(checked(str(folder), 'the home folder'))}",
-            f"export PYTHONPATH={shlex.quote(checked(sources, 'PYTHONPATH'))}",
+            f"export PYTHONPATH={shlex.quote(checked(sources, 'PYTHONPATH'))} {SAFE_PATH}=1",
+            f'cd "${FOLDER}"',
         ],
     )
     try:
