@@ -363,14 +363,15 @@ def _marks(column: Column, trials: Sequence[TrialRow], base: Sequence[TrialRow])
     finished = [trial for trial in trials if trial.status == "FINISHED"]
     if len(finished) < len(trials):
         marks.append("unfinished")
-    if base and {t.code for t in finished} - {t.code for t in base if t.status == "FINISHED"} and base[0] not in trials:
+    of_base = {t.code for t in base if t.status == "FINISHED"}
+    if of_base and {t.code for t in finished} - of_base and base[0] not in trials:
         marks.append("other code")
     if column.is_hours:
         if len(_devices(trials)) > 1:
             marks.append("several devices")
         elif unlike := unlike_hours(trials, base):
             marks.append(unlike)
-    elif base and _digests(column, trials) - _digests(column, base):
+    elif (test_sets := _digests(column, base)) and _digests(column, trials) - test_sets:
         marks.append("other test set")
     return tuple(dict.fromkeys(marks))
 

@@ -97,6 +97,14 @@ def test_another_test_set_other_code_and_unfinished_rows_are_marked():
     assert cell(table, "65%", "msrvtt.t2v.r1").marks == ("unfinished",)
 
 
+def test_a_row_that_finishes_before_the_baseline_is_not_flagged():
+    begun = row("50%", hours=0.02, code="digest of no result yet")
+    (table,) = build_tables(ONLY_4, [begun, row("10%", hours=0.02, r1=21.0)], made_ranks)
+    found = cell(table, "10%", "msrvtt.t2v.r1")
+    assert (found.measured, found.marks, found.faults, found.delta) == (21.0, (), (), None)
+    assert cell(table, "10%", "pretrain.hours").marks == ()
+
+
 def test_every_scale_has_its_own_table():
     trials = [row("50%", hours=0.02, r1=20.0), row("50%", hours=50.0, r1=39.0, scale="paper")]
     tables = build_tables(ONLY_4, trials, made_ranks)
