@@ -78,7 +78,7 @@ def _problems(
         yield from (f"row {name}: {fault}" for fault in cell.faults)
         yield from (f"row {name}: {SPOILS[mark]}" for mark in cell.marks if mark in SPOILS)
     row, against = (_trials(table, name) for name in names)
-    if {trial.code for trial in row} != {trial.code for trial in against}:
+    if row and against and {trial.code for trial in row} != {trial.code for trial in against}:
         yield "the two rows were made by different code"
     if column.is_hours and (unlike := unlike_hours(row, against)):
         yield UNLIKE[unlike]

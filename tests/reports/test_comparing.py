@@ -77,3 +77,8 @@ def test_a_faulty_row_is_no_evidence():
     doubled = [row("25%", hours=2.0, r1=41.0), row("25%", hours=2.0, r1=50.0, run_id="another")]
     found = compared([row("10%", hours=3.0, r1=40.0), *doubled])
     assert found.pairs == () and "both claim seed 0" in found.problems[0]
+
+
+def test_a_row_that_is_not_finished_was_not_made_by_other_code():
+    found = compared([row("10%", hours=3.0, r1=40.0), row("25%", hours=2.0, code="digest of no result yet")])
+    assert found.pairs == () and not any("different code" in problem for problem in found.problems)
