@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import psutil
 
+from experiments.process import start_ticks
 from smaug_core.errors import SmaugError
 
 HEARTBEAT_S = 15.0
@@ -175,6 +176,12 @@ def _read_attempt(directory: Path) -> Attempt:
 
 def this_process() -> dict[str, Any]:
     """What tells this process from any other, on this machine and elsewhere, before and after a reboot."""
+    with suppress(NotImplementedError):
+        return _named_by_clock() | {"start_ticks": start_ticks(os.getpid())}
+    return _named_by_clock()
+
+
+def _named_by_clock() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "boot": _boot(),
@@ -194,9 +201,15 @@ def _boot() -> str:
 
 def is_alive(owner: dict[str, Any], last_sign: float, now: float | None = None) -> bool:
     """Whether the process that claimed an attempt still runs: looked up here, else judged by its last sign."""
-    here = this_process()
-    if (owner["host"], owner["boot"]) != (here["host"], here["boot"]):
+    if (owner["host"], owner["boot"]) != (socket.gethostname(), _boot()):
         return (time.time() if now is None else now) - last_sign <= SILENT_S
+    if "start_ticks" in owner:
+        return start_ticks(owner["pid"]) == owner["start_ticks"]
+    return _lives_by_clock(owner)
+
+
+def _lives_by_clock(owner: dict[str, Any]) -> bool:
+    """The same where no start since the boot was noted: on macOS, and by an earlier version."""
     try:
         process = psutil.Process(owner["pid"])
         # A killed worker whose parent has not asked for its exit status yet still has a process id.

@@ -212,7 +212,8 @@ def _ray_garbage(ray: Path, drivers: Iterable[Driver]) -> Iterator[Garbage]:
             yield _trash(entry)
         elif (made := RAY_RUN.fullmatch(entry.name)) and entry.is_dir() and not entry.is_symlink():
             pid = int(made[2])
-            if pid not in at_work and not _is_older_process(pid, made[1]):
+            # No start time is compared: a folder's name holds one by the clock, which may have been set since.
+            if pid not in at_work and not psutil.pid_exists(pid):
                 why = f"Ray of a driver that is gone (process {pid})"
                 yield Garbage(path=entry, kind="ray", why=why, size=size_of(entry))
 
@@ -242,15 +243,6 @@ def _look_at_submissions(slurm: Path, drivers: list[Driver], now: float, found: 
                 found.garbage.append(Garbage(path=entry, kind="slurm", why=why, size=size_of(entry)))
             else:
                 found.kept.append(Kept(entry, reason))
-
-
-def _is_older_process(pid: int, stamp: str) -> bool:
-    """Whether a process of this number runs here since before the time in a folder's name: it may be its driver."""
-    try:
-        began = psutil.Process(pid).create_time()
-    except psutil.Error:
-        return False
-    return began <= time.mktime(time.strptime(stamp, "%Y%m%d-%H%M%S")) + 1.0
 
 
 def _trash(path: Path) -> Garbage:

@@ -28,7 +28,7 @@ FORMAT = "smaug stage 1"
 """What a stage's record says of itself; another number where it is to be read in another way."""
 POINTS = 100
 """Of a longer curve so many are kept."""
-OF_THE_MACHINE = ("boot", "pid", "process_started", "oom_kills")
+OF_THE_MACHINE = ("boot", "pid", "process_started", "start_ticks", "oom_kills")
 """What an attempt's owner holds only to tell whether it lives, and why it may have died."""
 FOLDERS = re.compile(r"(?:file:/{2,3}|(?<![\w./])(?<!:/)~?/)(?:[^\s/:;,'\"()\[\]{}]+/)+")
 """The folders of an absolute path, in any text; addresses like https://host/page are none."""

@@ -1,11 +1,13 @@
 """Claims, and who is alive: by hand, and with processes that race."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from experiments.attempt import (
@@ -22,6 +24,8 @@ from experiments.attempt import (
     this_process,
     write_json,
 )
+from experiments.drivers import driver_at_work, living
+from experiments.process import start_ticks
 from tests.faults import full_disk, read_only_disk
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +40,7 @@ def test_this_process_is_alive_however_long_it_is_silent() -> None:
 
 def test_a_process_that_ended_is_dead_though_it_spoke_just_now() -> None:
     child = subprocess.Popen(["sleep", "60"])
-    owner = this_process() | {"pid": child.pid, "process_started": time.time()}
+    owner = this_process() | {"pid": child.pid, "start_ticks": start_ticks(child.pid)}
     assert is_alive(owner, last_sign=0.0)
     child.kill()
     while Path(f"/proc/{child.pid}/stat").read_text().split()[2] != "Z":
@@ -48,7 +52,46 @@ def test_a_process_that_ended_is_dead_though_it_spoke_just_now() -> None:
 
 def test_another_process_with_the_same_id_is_not_the_owner() -> None:
     owner = this_process()
+    assert not is_alive(owner | {"start_ticks": owner["start_ticks"] - 1}, time.time())
+
+
+def test_a_clock_that_was_set_makes_no_process_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's time of the boot, to which psutil adds, moves with the clock."""
+    owner, before = this_process(), psutil.Process().create_time()
+    lease = claim(tmp_path / "stage", OWNER)
+    with driver_at_work(tmp_path):
+        moved = psutil.boot_time() + 3600.0
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: moved)
+        assert psutil.Process().create_time() == pytest.approx(before + 3600.0, abs=1.0)
+        assert is_alive(owner, last_sign=0.0)
+        (attempt,) = read_attempts(lease.stage_directory)
+        assert attempt.state == "running"
+        assert [driver.owner["pid"] for driver in living(tmp_path)] == [os.getpid()]
+
+
+@pytest.mark.parametrize("without_proc", [False, True], ids=["an earlier version", "no /proc"])
+def test_an_owner_without_ticks_is_known_by_its_start_time(without_proc: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if without_proc:  # as on macOS
+        monkeypatch.setattr("experiments.process.PROC", Path("/nowhere"))
+    owner = {name: value for name, value in this_process().items() if name != "start_ticks"}
+    assert without_proc == (owner == this_process())
+    assert is_alive(owner, last_sign=0.0)
     assert not is_alive(owner | {"process_started": owner["process_started"] - 3600}, time.time())
+    assert not is_alive(owner | GONE, time.time())
+
+
+def test_ticks_are_read_behind_a_name_with_spaces_and_brackets(tmp_path: Path) -> None:
+    program = tmp_path / "a) R (b"
+    program.symlink_to("/bin/sleep")
+    first, second = (subprocess.Popen([program, "60"]) for _ in range(2))
+    ticks = [start_ticks(child.pid) for child in (first, second)]
+    for child in (first, second):
+        child.kill()
+        child.wait()
+    uptime = float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK")
+    assert ticks[0] is not None and ticks[1] is not None
+    assert uptime - 6000 < ticks[0] <= ticks[1] <= uptime
+    assert start_ticks(first.pid) is None
 
 
 @pytest.mark.parametrize("elsewhere", [{"host": "node-7"}, {"boot": "another start of this machine"}])

@@ -255,7 +255,7 @@ def test_an_attempt_that_died_is_a_warning(tmp_path):
     (folder / "result.json").unlink()
     (folder / "attempts" / "0001" / "end.json").unlink()
     owner = folder / "attempts" / "0001" / "owner.json"
-    owner.write_text(json.dumps(json.loads(owner.read_text()) | {"process_started": 1.0}))
+    owner.write_text(json.dumps(json.loads(owner.read_text()) | {"start_ticks": 1}))
     (found,) = stages(tmp_path).values()
     assert found.level == "warning" and "pretrain: attempt 1 died without a word (process " in found.found
     assert found.mend == "the next run continues it"

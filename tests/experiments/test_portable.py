@@ -177,7 +177,18 @@ def test_records_name_no_machine_and_no_folder(tmp_path):
     write_trial(home, made, marks=["--set pretrain.vision_weights=/home/jane/w.pt"])
     write_records(home, records)
     text = "".join(path.read_text() for path in records.rglob("*.json"))
-    for word in ("jane", "Jane", str(tmp_path), "/data/of", "/net/", "/usr/", "boot", '"pid"', "process_started"):
+    for word in (
+        "jane",
+        "Jane",
+        str(tmp_path),
+        "/data/of",
+        "/net/",
+        "/usr/",
+        "boot",
+        '"pid"',
+        "process_started",
+        "ticks",
+    ):
         assert word not in text, word
     facts = read_records(records).stages[made.stages[0].fingerprint]
     kept = {"source": ".../w.pt", "said": "see .../w.pt, .../y.pt or https://host/a/b", "n": 1}
