@@ -24,6 +24,7 @@ def price_words(made: "Plan", hours: float | None) -> str:
 def show_plan(made: "Plan", console: "Console", *, every_stage: bool = False) -> None:
     """What is there, what would be done, and what it costs."""
     from experiments.plan import labels
+    from experiments.seeds import describe_pairs
 
     told = made.to_json()
     stages = told["stages"]
@@ -33,6 +34,7 @@ def show_plan(made: "Plan", console: "Console", *, every_stage: bool = False) ->
     lines = [
         f"{sweeps} at scale {made.trials[0].scale}: {told['trials']} trials,"
         f" {told['stages']['total']} stages ({counts})",
+        f"seeds: {describe_pairs(made.seeds)}",
         f"to spend: {price_words(made, made.to_spend())}",
     ]
     names, hours = labels(made.trials), told["hours"]

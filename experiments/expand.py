@@ -1,8 +1,7 @@
 """From a checked sweep to trials, and from a trial to the stages that it needs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ from experiments.chain import cut_stages, resolved
 from experiments.load import Fault, SweepError, nearest, parse_document
 from experiments.scale import Scale
 from experiments.schema import Sweep, override_faults
+from experiments.seeds import Seeds, read_seeds, seed_faults
 from experiments.settings import setting_of, with_overrides
 from experiments.stage import Stage, digest
 from smaug_core.config import Config
 from smaug_core.errors import SettingsError
 
-SEEDS = ("seeds.pretrain", "seeds.finetune")
+SEEDS = ("seeds", "seeds.pretrain", "seeds.finetune")
 """Keys of the sweep file, besides settings, that can be given on the command line."""
 
 
@@ -62,7 +62,7 @@ class Trial:
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """Read `key=value` options; a value is YAML, so `seeds.pretrain=[0, 1, 2]` is a list.
+    """Read `key=value` options; a value is YAML, so `seeds=[4, 7]` is a list.
 
     Raises:
         SweepError: every option that is none.
@@ -111,7 +111,7 @@ def expand(
         SmaugError: a source that nobody knows.
     """
     given = dict(overrides or {})
-    seeds = [_seeds(given, key, default) for key, default in zip(SEEDS, _own_seeds(sweep), strict=True)]
+    pairs = _seeds(given, sweep.seeds).pairs
     settings = {key: value for key, value in given.items() if key not in SEEDS}
     faults = [*_option_faults(settings, sweep, scale), *_only_faults(only, sweep)]
     if faults:
@@ -126,7 +126,7 @@ def expand(
             config = resolved(scale.config(tree, sweep.tasks), zero_shot=sweep.zero_shot)
         except SettingsError as error:
             raise SweepError(Fault("--set", 0, 0, f"{where}: {what}") for where, what in error.faults) from error
-        for seed_pretrain, seed_finetune in product(*seeds):
+        for seed_pretrain, seed_finetune in pairs:
             trials.append(
                 Trial(
                     sweep=sweep,
@@ -156,19 +156,28 @@ def has_fewer_epochs(tree: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
     return False
 
 
-def _own_seeds(sweep: Sweep) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return sweep.seeds_pretrain, sweep.seeds_finetune
-
-
-def _seeds(given: Mapping[str, Any], key: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    if key not in given:
-        return default
-    value = given[key] if isinstance(given[key], list) else [given[key]]
-    whole = all(type(seed) is int and 0 <= seed < 2**31 for seed in value)
-    if not value or not whole or len(set(value)) < len(value):
-        what = "seeds are different whole numbers from 0, e.g. [0, 1, 2]"
-        raise SweepError([option_fault(f"{key}={given[key]}", what)])
-    return tuple(value)
+def _seeds(given: Mapping[str, Any], own: Seeds) -> Seeds:
+    """The seeds of the command line, else those of the sweep file; a list of one training replaces the file's list."""
+    asked = {key: given[key] for key in SEEDS if key in given}
+    faults = [
+        option_fault(f"{key}={value}", what)
+        for key, value in asked.items()
+        for _, what in seed_faults({key.removeprefix("seeds."): value} if "." in key else value, sign="=")
+    ]
+    if "seeds" in asked and len(asked) > 1:
+        faults.append(
+            option_fault(f"seeds={asked['seeds']}", "seeds.pretrain or seeds.finetune is given too; drop one")
+        )
+    if own.full and len(asked) == 1 and "seeds" not in asked:
+        ((key, value),) = asked.items()
+        what = "the sweep file asks for full trials; give both seeds.pretrain and seeds.finetune, or seeds"
+        faults.append(option_fault(f"{key}={value}", what))
+    if faults:
+        raise SweepError(faults)
+    if "seeds" in asked:
+        return read_seeds(asked["seeds"])
+    lists = {key.removeprefix("seeds."): tuple(value) for key, value in asked.items()}
+    return replace(own, full=False, **lists) if lists else own
 
 
 def _option_faults(settings: Mapping[str, Any], sweep: Sweep, scale: Scale) -> Iterable[Fault]:

@@ -18,7 +18,7 @@ SweepFiles = Annotated[
 ]
 ScaleName = Annotated[str, typer.Option(help="what to run with: a name in sweeps/scales, or a file")]
 Settings = Annotated[
-    list[str], typer.Option("--set", help="KEY=VALUE for every row, e.g. data.seed=7 or seeds.pretrain=[0,1,2]")
+    list[str], typer.Option("--set", help="KEY=VALUE for every row, e.g. data.seed=7, or seeds=3 for three trials")
 ]
 Only = Annotated[list[str], typer.Option(help="take this row only; may be given several times")]
 Home = Annotated[

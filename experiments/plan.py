@@ -9,6 +9,7 @@ from experiments.engines import Inventory
 from experiments.expand import Trial
 from experiments.inputs import missing_inputs
 from experiments.prices import Price, Prices, Rate, told
+from experiments.seeds import Pair
 from experiments.stage import Stage
 from experiments.store import Store
 
@@ -65,6 +66,11 @@ class Plan:
     """What a run would be refused for."""
 
     @property
+    def seeds(self) -> list[Pair]:
+        """Seeds of pre-training and fine-tuning of the trials, each pair once."""
+        return list(dict.fromkeys((trial.seed_pretrain, trial.seed_finetune) for trial in self.trials))
+
+    @property
     def unit(self) -> str | None:
         """Of all hours; none while nothing is known, or where devices are mixed."""
         units = {planned.price.unit for planned in self.stages} - {None}
@@ -104,6 +110,7 @@ class Plan:
         counts = {state: len(self.in_state(state)) for state in ("cached", "stale", "resume", "running", "failed")}
         return {
             "trials": len(self.trials),
+            "seeds": [{"pretrain": pretrain, "finetune": finetune} for pretrain, finetune in self.seeds],
             "stages": {
                 "total": len(self.stages),
                 "new": len(self.in_state("new", "resume", "running", "failed")),

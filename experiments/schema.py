@@ -11,6 +11,7 @@ from pydantic import Field
 from experiments.conditions import Condition, ConditionError
 from experiments.load import Document, Fault, Form, Name, SweepError, form_faults, nearest, read_document
 from experiments.scale import Scale, scale_names
+from experiments.seeds import Seeds, read_seeds, seed_faults
 from experiments.settings import (
     PER_TASK,
     Tree,
@@ -25,15 +26,8 @@ from smaug_core.errors import SettingsError
 DIRECTIONS = ("t2v", "v2t")
 METRICS = ("r1", "r5", "r10", "median_rank")
 HOURS = "pretrain.hours"
-LISTS = (("tasks",), ("seeds", "pretrain"), ("seeds", "finetune"), ("report", "columns"))
-"""The lists of a sweep file whose entries must differ."""
-
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class _SeedsForm(Form):
-    pretrain: list[Seed] = Field(default=[0], min_length=1)
-    finetune: list[Seed] = Field(default=[0], min_length=1)
+LISTS = (("tasks",), ("report", "columns"))
+"""The lists of a sweep file whose entries must differ; `experiments.seeds` checks those of seeds."""
 
 
 class _ReportForm(Form):
@@ -49,7 +43,7 @@ class _SweepForm(Form):
     baseline: str
     tasks: list[str] = Field(min_length=1)
     zero_shot: bool = False
-    seeds: _SeedsForm = _SeedsForm()
+    seeds: Any = {}
     require: list[str] = []
     budget: dict[str, Annotated[float, Field(gt=0)]] = {}
     report: _ReportForm
@@ -80,8 +74,7 @@ class Sweep:
     tasks: tuple[str, ...]
     zero_shot: bool
     """Whether tasks are evaluated without fine-tuning."""
-    seeds_pretrain: tuple[int, ...]
-    seeds_finetune: tuple[int, ...]
+    seeds: Seeds
     require: tuple[str, ...]
     """Conditions that every variant fulfils."""
     budget: dict[str, float]
@@ -100,6 +93,7 @@ def load_sweep(path: Path, scale: Scale) -> Sweep:
         *form_faults(document, _SweepForm),
         *_name_faults(document, scale),
         *_repetition_faults(document),
+        *_seed_faults(document),
         *_variants_faults(document, scale),
     ]
     if faults:
@@ -113,8 +107,7 @@ def load_sweep(path: Path, scale: Scale) -> Sweep:
         baseline=form.baseline,
         tasks=tuple(form.tasks),
         zero_shot=form.zero_shot,
-        seeds_pretrain=tuple(form.seeds.pretrain),
-        seeds_finetune=tuple(form.seeds.finetune),
+        seeds=read_seeds(form.seeds),
         require=tuple(form.require),
         budget=form.budget,
         report=Report(row=form.report.row, columns=tuple(form.report.columns)),
@@ -187,6 +180,13 @@ def _repetition_faults(document: Document) -> Iterator[Fault]:
                 message = f"{name}: {shown(value)} stands here twice; drop one"
                 yield document.fault((*sections, name, number), message)
             seen.append(value)
+
+
+def _seed_faults(document: Document) -> Iterator[Fault]:
+    """What is wrong with `seeds`, where the file gives them."""
+    given = document.held(dict)
+    for keys, what in seed_faults(given["seeds"]) if "seeds" in given else ():
+        yield document.fault(("seeds", *keys), what, at_key=what.startswith("key "))
 
 
 def _tasks(document: Document) -> list[str]:

@@ -102,6 +102,7 @@ def test_a_plan_of_nothing_done(fresh):
     ]
     assert told == {
         "trials": 4,
+        "seeds": [{"pretrain": 0, "finetune": 0}],
         "stages": {
             "total": 12,
             "new": 12,
@@ -141,7 +142,7 @@ def test_more_than_there_is_is_a_problem_of_the_plan_and_refused_by_run(fresh):
 def test_a_sweep_runs_from_nothing_to_its_table(first_run):
     smoke, ran = first_run
     assert ran.returncode == 0, ran.stderr
-    assert "1 trials, 3 stages (3 new)" in ran.stdout
+    assert "1 trials, 3 stages (3 new)\nseeds: 0\n" in ran.stdout
     assert "evaluate.msrvtt 50%: done" in ran.stdout
     assert "Masking Ratio" in ran.stdout and "CPU h" in ran.stdout and "GPU h on" not in ran.stdout
     assert "3 stages run, 0 done before" in ran.stdout

@@ -12,6 +12,7 @@ from experiments.load import SweepError
 from experiments.plan import distinct_stages
 from experiments.scale import Scale, load_scale
 from experiments.schema import Sweep, load_sweep
+from experiments.seeds import Seeds, describe_pairs, read_seeds
 from smaug_core.config import ModelConfig
 from smaug_core.data.text import EMBEDDED_VOCABULARIES
 from smaug_core.errors import SmaugError
@@ -89,15 +90,84 @@ def test_seeds_multiply_and_label_the_trials(masking, tiny):
 
 
 def test_seeds_of_the_sweep_file_are_used(masking, tiny):
-    sweep = dataclasses.replace(masking, seeds_pretrain=(3,), seeds_finetune=(4, 3))
+    sweep = dataclasses.replace(masking, seeds=Seeds(pretrain=(3,), finetune=(4, 3)))
     assert [trial.seed for trial in expand(sweep, tiny, only=["50%"])] == ["3/4", "3"]
-    assert [trial.seed for trial in expand(sweep, tiny, only=["50%"], overrides={"seeds.finetune": 3})] == ["3"]
+    assert [trial.seed for trial in expand(sweep, tiny, only=["50%"], overrides={"seeds.finetune": [3]})] == ["3"]
 
 
-@pytest.mark.parametrize("seeds", [[], [-1], [2**31], ["a"], [True], [1.0], "x", None, {}, [[0]], [0, 0]])
-def test_seeds_that_are_none_are_refused(masking, tiny, seeds):
-    told = refusal(masking, tiny, overrides={"seeds.pretrain": seeds})
-    assert told == f"--set seeds.pretrain={seeds}: seeds are different whole numbers from 0, e.g. [0, 1, 2]"
+@pytest.mark.parametrize(("given", "seeds"), [(3, [0, 1, 2]), (1, [0]), ([4, 7], [4, 7])])
+def test_full_trials_take_one_seed_for_both_trainings(masking, tiny, given, seeds):
+    trials = expand(masking, tiny, only=["50%"], overrides={"seeds": given})
+    assert [(trial.seed_pretrain, trial.seed_finetune, trial.seed) for trial in trials] == [
+        (seed, seed, str(seed)) for seed in seeds
+    ]
+    product = {"seeds.pretrain": seeds, "seeds.finetune": seeds}
+    all_pairs = {trial.fingerprint for trial in expand(masking, tiny, only=["50%"], overrides=product)}
+    assert {trial.fingerprint for trial in trials} <= all_pairs and len(all_pairs) == len(seeds) ** 2
+    mapping = {"seeds": {"pretrain": seeds}}
+    assert len(expand(masking, tiny, only=["50%"], overrides=mapping)) == len(seeds)
+
+
+def test_a_list_of_one_training_does_not_change_full_trials(masking, tiny):
+    sweep = dataclasses.replace(masking, seeds=read_seeds(2))
+    assert [trial.seed for trial in expand(sweep, tiny, only=["50%"])] == ["0", "1"]
+    told = refusal(sweep, tiny, overrides={"seeds.pretrain": [1]})
+    assert told.startswith("--set seeds.pretrain=[1]: the sweep file asks for full trials")
+    both = {"seeds.pretrain": [1, 2], "seeds.finetune": [5, 6]}
+    assert [t.seed for t in expand(sweep, tiny, only=["50%"], overrides=both)] == ["1/5", "1/6", "2/5", "2/6"]
+    assert "drop one" in refusal(masking, tiny, overrides={"seeds": 2, "seeds.pretrain": [1]})
+
+
+@pytest.mark.parametrize(
+    ("seeds", "what"),
+    [
+        (5, "seeds.pretrain: 5 is not a list; write [5] for seed 5, seeds=5 for 5 full trials"),
+        (0, "seeds.pretrain: 0 is not a list; write [0] for seed 0"),
+        (-1, "seeds.pretrain: -1 is not a list; a seed is a whole number from 0 to 2147483647"),
+        ([], "seeds.pretrain: [] is not allowed; expected a list of seeds, e.g. [0, 1, 2]"),
+        ([-1], "seeds.pretrain.0: -1 is not allowed; expected a whole number from 0 to 2147483647"),
+        ([2**31], "seeds.pretrain.0: 2147483648 is not allowed; expected a whole number from 0 to 2147483647"),
+        ([True], "seeds.pretrain.0: True is not allowed; expected a whole number from 0 to 2147483647"),
+        ([1.0], "seeds.pretrain.0: 1.0 is not allowed; expected a whole number from 0 to 2147483647"),
+        ([[0]], "seeds.pretrain.0: [0] is not allowed; expected a whole number from 0 to 2147483647"),
+        ([0, 0], "seeds.pretrain: 0 stands here twice; drop one"),
+        *((wrong, f"seeds.pretrain: {wrong!r} is not allowed; expected a list") for wrong in ("x", None, {}, True)),
+    ],
+)
+def test_seeds_of_one_training_that_are_none_are_refused(masking, tiny, seeds, what):
+    assert refusal(masking, tiny, overrides={"seeds.pretrain": seeds}).startswith(
+        f"--set seeds.pretrain={seeds}: {what}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "what"),
+    [
+        (0, "seeds: 0 trials of each row are not allowed; expected 1 to 1000, or [0] for seed 0"),
+        (-1, "seeds: -1 trials of each row are not allowed; expected 1 to 1000"),
+        (10**12, f"seeds: {10**12} trials of each row are not allowed; expected 1 to 1000"),
+        (True, "seeds: True is not allowed; expected a number of trials (3), "),
+        (None, "seeds: None is not allowed; expected a number of trials (3), "),
+        (2.5, "seeds: 2.5 is not allowed; expected a number of trials (3), "),
+        ([3, 3], "seeds: 3 stands here twice; drop one"),
+        ({"evaluate": [0]}, "key 'seeds.evaluate' is unknown; right would be one of finetune, pretrain"),
+    ],
+)
+def test_seeds_of_full_trials_that_are_none_are_refused(masking, tiny, seeds, what):
+    assert refusal(masking, tiny, overrides={"seeds": seeds}).startswith(f"--set seeds={seeds}: {what}")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (3, "0, 1, 2"),
+        ({"pretrain": [0, 1], "finetune": [0, 2]}, "pre-training 0, 1; fine-tuning 0, 2"),
+        (12, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"),
+    ],
+)
+def test_seeds_are_named_for_people(given, words):
+    assert describe_pairs(read_seeds(given).pairs) == words
+    assert describe_pairs([(0, 0), (1, 2)]) == "0, 1/2"
 
 
 def test_only_takes_rows_in_the_order_of_the_table(masking, tiny):
@@ -125,7 +195,6 @@ def test_overrides_hold_for_every_row(masking, tiny):
         ({"pretrain.corpus": "18M"}, "'18M' is unknown at scale tiny; "),
         ({"data": {"seed": 1}}, "setting 'data' is unknown"),
         ({"resources.pretrain.gpus": 1}, "setting 'resources.pretrain.gpus' is unknown"),
-        ({"seeds": [0]}, "setting 'seeds' is unknown"),
     ],
 )
 def test_overrides_that_do_not_fit_are_refused(masking, tiny, overrides, told):

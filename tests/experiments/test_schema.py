@@ -14,6 +14,7 @@ from experiments.expand import expand
 from experiments.load import SweepError, read_document
 from experiments.scale import Scale, load_scale
 from experiments.schema import HOURS, Report, Sweep, load_sweep, report_columns
+from experiments.seeds import Seeds
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 MASKING = (SWEEPS / "masking_ratio.yaml").read_text()
@@ -89,6 +90,9 @@ def faults_of(folder: Path, text: str, scale: Scale) -> list[str]:
     return [str(fault).removeprefix(f"{folder}/") for fault in refused.value.faults]
 
 
+SEEDS = "seeds: {pretrain: [0], finetune: [0]}"
+
+
 def edited(old: str, new: str) -> str:
     assert MASKING.count(old) == 1, old
     return MASKING.replace(old, new)
@@ -104,8 +108,7 @@ def test_the_shipped_sweep_is_what_the_paper_compares(tiny):
         baseline="50%",
         tasks=("msrvtt",),
         zero_shot=False,
-        seeds_pretrain=(0,),
-        seeds_finetune=(0,),
+        seeds=Seeds(pretrain=(0,), finetune=(0,)),
         require=("pretrain.mask_ratio <= 0.65",),
         budget={"tiny": 2},
         report=Report(row="Masking Ratio", columns=(HOURS, "msrvtt.t2v.r1", "msrvtt.t2v.r5", "msrvtt.t2v.r10")),
@@ -119,7 +122,7 @@ def test_what_need_not_be_given(tmp_path, tiny):
     path.write_text(path.read_text() + "msrvtt.v2t.median_rank]}}")
     sweep = load_sweep(path, tiny)
     assert (sweep.table, sweep.require, sweep.budget) == (None, (), {})
-    assert sweep.seeds_pretrain == sweep.seeds_finetune == (0,)
+    assert sweep.seeds == Seeds() and Seeds().pairs == [(0, 0)]
 
 
 def test_columns_are_hours_and_what_retrieval_measures():
@@ -136,6 +139,21 @@ def test_every_fault_of_a_file_is_told_once_at_its_place(tmp_path, tiny):
     found = faults_of(tmp_path, re.sub(r"<\d+>", "", ALL_WRONG), tiny)
     expected = [f"s.yaml:{line}:{column}: {what}" for (line, column), what in zip(places, TOLD, strict=True)]
     assert [told[: len(start)] for told, start in zip(found, expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("seeds: 3", [(0, 0), (1, 1), (2, 2)]),
+        ("seeds: [4, 7]", [(4, 4), (7, 7)]),
+        ("seeds: {pretrain: [4, 7]}", [(4, 0), (7, 0)]),
+        ("seeds: {finetune: [0, 1], pretrain: [2]}", [(2, 0), (2, 1)]),
+    ],
+)
+def test_seeds_of_a_file(tmp_path, tiny, text, pairs):
+    path = tmp_path / "s.yaml"
+    path.write_text(edited(SEEDS, text))
+    assert load_sweep(path, tiny).seeds.pairs == pairs
 
 
 @pytest.mark.parametrize(
@@ -169,12 +187,24 @@ def test_every_fault_of_a_file_is_told_once_at_its_place(tmp_path, tiny):
             "5:11: setting 'resources.pretrain.gpus' is un",
         ),
         ("tasks: [msrvtt]", "tasks: msrvtt", "10:8: tasks: 'msrvtt' is not allowed; input should be a valid array"),
-        ("seeds: {pretrain: [0]", "seeds: {pretrain: [2, 2]", "11:23: pretrain: 2 stands here twice; drop one"),
+        ("seeds: {pretrain: [0]", "seeds: {pretrain: [2, 2]", "11:23: seeds.pretrain: 2 stands here twice; drop one"),
         (
             "seeds: {pretrain: [0]",
             "seeds: {pretrain: [2147483648]",
             "11:20: seeds.pretrain.0: 2147483648 is not allowed",
         ),
+        (
+            "seeds: {pretrain: [0]",
+            "seeds: {pretrain: 5",
+            "11:19: seeds.pretrain: 5 is not a list; write [5] for seed 5, ",
+        ),
+        (SEEDS, "seeds: 0", "11:8: seeds: 0 trials of each row are not allowed; expected 1 to 1000, or [0] for seed 0"),
+        (
+            SEEDS,
+            "seeds:",
+            "11:1: seeds: None is not allowed; expected a number of trials (3), their seeds ([4, 7]), or",
+        ),
+        (SEEDS, "seeds: [4, 4]", "11:12: seeds: 4 stands here twice; drop one"),
         ("budget: {tiny: 2}", "budget: {tiny: .nan}", "13:16: budget.tiny: nan is not allowed"),
         ("msrvtt.t2v.r10]", "msrvtt.t2v.r5]", "14:86: columns: 'msrvtt.t2v.r5' stands here twice; drop one"),
         ("msrvtt.t2v.r10]", "didemo.t2v.r10]", "14:86: column 'didemo.t2v.r10' is nothing that a stage measures"),
