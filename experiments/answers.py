@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.options import complain
+from experiments.console import Console, complain
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from experiments.driver import Drive
     from experiments.plan import Plan
     from experiments.store import Store
@@ -21,7 +19,7 @@ def price_words(made: "Plan", hours: float | None) -> str:
     return f"{hours:.4g} {made.unit or 'h'}" + (f" ({made.source})" if hours else "")
 
 
-def show_plan(made: "Plan", console: "Console", *, every_stage: bool = False) -> None:
+def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> None:
     """What is there, what would be done, and what it costs."""
     from experiments.plan import labels
     from experiments.seeds import describe_pairs
@@ -49,7 +47,7 @@ def show_plan(made: "Plan", console: "Console", *, every_stage: bool = False) ->
             f" pre-training {hours['pretrain']['to_spend']:,.4g}"
         )
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def plan_told(made: "Plan") -> dict[str, Any]:
@@ -75,15 +73,14 @@ def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> N
         complain("stopped; the same command continues")
 
 
-def show_end(outcome: "Drive", console: "Console") -> None:
+def show_end(outcome: "Drive", console: Console) -> None:
     """How much was done, and how well it was priced."""
     summary, compared = outcome.summary, outcome.comparison
     console.print(f"{len(summary.done)} stages run, {len(summary.cached)} done before; {outcome.seconds:.0f} s")
     if compared.stages and compared.unit and compared.predicted:
         console.print(
             f"{compared.stages} stages were predicted at {compared.predicted:.3g} {compared.unit} and took"
-            f" {compared.actual:.3g} ({compared.actual / compared.predicted - 1:+.0%})",
-            highlight=False,
+            f" {compared.actual:.3g} ({compared.actual / compared.predicted - 1:+.0%})"
         )
 
 
@@ -124,7 +121,7 @@ def end_told(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> dict
     }
 
 
-def show_tables(made: "Plan", home: Path, console: "Console") -> None:
+def show_tables(made: "Plan", home: Path, console: Console) -> None:
     """The tables that a run's sweeps belong to."""
     from reports.render import read_report
     from reports.terminal import to_terminal

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.console import Console, complain, print_json, print_log, say
 from experiments.options import (
     DONE,
     FAILED,
@@ -16,11 +17,8 @@ from experiments.options import (
     Json,
     ScaleName,
     Settings,
-    complain,
     found_file,
     home_folder,
-    new_console,
-    print_json,
 )
 from smaug_core.errors import SmaugError
 
@@ -52,11 +50,11 @@ def status(
     observer = Observer(folder)
     if follow:
         with suppress(KeyboardInterrupt):
-            overview.follow(observer, new_console(), folder, as_json=json_)
+            overview.follow(observer, Console(), folder, as_json=json_)
     elif json_:
         print_json([trial.to_json() for trial in observer.look().trials])
     else:
-        overview.show(observer.look(), new_console(), folder)
+        overview.show(observer.look(), Console(), folder)
 
 
 @care.command()
@@ -94,14 +92,14 @@ def logs(
     if follow:
         complain(catalog.label(named))
         with suppress(KeyboardInterrupt):
-            log.follow(directory, _say, complain, number=attempt, at_work=at_work)
+            log.follow(directory, print_log, complain, number=attempt, at_work=at_work)
         return
     found = log.read_log(directory, attempt)
     if json_:
         print_json({"fingerprint": named.fingerprint, "name": named.name, "folder": str(directory), **found.to_json()})
         return
     complain(f"{catalog.label(named)}: {log.heading(found)}")
-    _say(found.text + found.ending())
+    print_log(found.text + found.ending())
 
 
 @care.command()
@@ -133,11 +131,11 @@ def cancel(
         print_json({"asked": told + [{"fingerprint": fingerprint} for fingerprint in unnamed]})
         return
     for fingerprint in wanted:
-        typer.echo(f"asked to end: {standing.catalog.label(active[fingerprint].named)} ({_where(active[fingerprint])})")
+        say(f"asked to end: {standing.catalog.label(active[fingerprint].named)} ({_where(active[fingerprint])})")
     if unnamed:
-        typer.echo(f"asked to end: {len(unnamed)} stages that only their driver knows")
+        say(f"asked to end: {len(unnamed)} stages that only their driver knows")
     drivers = ", ".join(f"process {driver.owner['pid']} on {driver.owner['host']}" for driver in standing.drivers)
-    typer.echo(f"who is asked: {drivers}; what builds on these stages is not started; `smaug run` takes them up again")
+    say(f"who is asked: {drivers}; what builds on these stages is not started; `smaug run` takes them up again")
 
 
 @care.command()
@@ -166,14 +164,14 @@ def gc(
         print_json({"deleted": yes, "bytes": size, "garbage": told, "kept": stays})
     else:
         for each in removed.deleted if yes else found.garbage:
-            typer.echo(f"{in_words(each.size):>12}  {os.path.relpath(each.path, folder)}: {each.why}")
+            say(f"{in_words(each.size):>12}  {os.path.relpath(each.path, folder)}: {each.why}")
         for kept in found.kept:
-            typer.echo(f"{'kept':>12}  {os.path.relpath(kept.path, folder)}: {kept.why}")
+            say(f"{'kept':>12}  {os.path.relpath(kept.path, folder)}: {kept.why}")
         if yes:
-            typer.echo(f"{len(removed.deleted)} deleted, {in_words(size)}")
+            say(f"{len(removed.deleted)} deleted, {in_words(size)}")
         else:
             advice = f"; --yes deletes {in_words(size)}" if found.garbage else ""
-            typer.echo(f"{len(found.garbage)} could go from {folder}{advice}")
+            say(f"{len(found.garbage)} could go from {folder}{advice}")
     for each, reason in removed.left:
         complain(f"{each.path}: was left ({reason})")
     raise typer.Exit(FAILED if removed.left else DONE)
@@ -201,7 +199,7 @@ def doctor(
     for finding in examine(home_folder(home), with_settings(load_scale(scale), parse_overrides(set_)), profile):
         findings.append(finding)
         for line in () if json_ else lines_of(finding):
-            typer.echo(line)
+            say(line)
     if json_:
         print_json([asdict(finding) for finding in findings])
     raise typer.Exit(FAILED if any(finding.level == "fault" for finding in findings) else DONE)
@@ -240,9 +238,9 @@ def sync(
     if json_:
         print_json({"stages": stages, "trials": trials, "accounted": accounted})
     else:
-        typer.echo(f"{stages} stages and {trials} trials are {done}")
+        say(f"{stages} stages and {trials} trials are {done}")
         if accounted:
-            typer.echo(f"Slurm's accounting told what {accounted} attempts took")
+            say(f"Slurm's accounting told what {accounted} attempts took")
 
 
 @care.command()
@@ -250,7 +248,7 @@ def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000, home: Hom
     """Serve MLflow's pages on this machine only."""
     from experiments.tracking import serve_ui
 
-    typer.echo(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
+    say(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
     sys.stdout.flush()
     serve_ui(home_folder(home), port=port)
 
@@ -285,7 +283,3 @@ def _by_hand(stage: "StageStanding") -> str:
 
 def _where(stage: "StageStanding") -> str:
     return f"running, {stage.where}" if stage.state == "running" else "waiting"
-
-
-def _say(text: str) -> None:
-    typer.echo(text, nl=False)

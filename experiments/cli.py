@@ -1,5 +1,6 @@
 """The command line. Each verb imports what it needs when it is called, so that --help and plan answer at once."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -7,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from typer import TyperException
 
 from experiments.care import care
+from experiments.console import Console, complain, lost_output, prepare_output, print_json, say
 from experiments.gallery import Kind
 from experiments.imports import SAFE_PATH
 from experiments.options import (
@@ -26,10 +29,7 @@ from experiments.options import (
     Settings,
     Task,
     Trained,
-    complain,
     home_folder,
-    new_console,
-    print_json,
 )
 from experiments.reporting import report
 from experiments.sweeping import published_hours, sweeping
@@ -68,7 +68,7 @@ def describe(scale: ScaleName = "tiny", set_: Settings = [], json_: Json = False
     if json_:
         print_json(told)
     else:
-        description.show(told, new_console())
+        description.show(told, Console())
 
 
 @app.command()
@@ -147,26 +147,42 @@ def data(
     from experiments.standalone import with_settings
 
     chosen, folder = with_settings(load_scale(scale), parse_overrides(set_)), home_folder(home)
-    prepare_data([chosen.base_config()], folder / "data", new_console())
+    prepare_data([chosen.base_config()], folder / "data", Console())
     findings = list(check_real_data(folder, scale_stages(chosen, folder / "data")))
     for line in (line for finding in findings for line in lines_of(finding)):
-        typer.echo(line)
+        say(line)
     missing = sum(finding.level == "fault" for finding in findings)
     if missing:
-        typer.echo(f"{folder / 'data'}: not complete; {missing} of {len(findings)} data sets are missing or damaged")
+        say(f"{folder / 'data'}: not complete; {missing} of {len(findings)} data sets are missing or damaged")
         raise typer.Exit(FAILED)
-    typer.echo(f"{folder / 'data'}: complete")
+    say(f"{folder / 'data'}: complete")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command; exit with 0 done, 1 failed, 2 bad input or refused, 3 over budget."""
     os.environ |= {key: value for key, value in NO_TELEMETRY.items() if key not in os.environ} | {SAFE_PATH: "1"}
+    prepare_output()
     try:
-        app(args=None if arguments is None else list(arguments), standalone_mode=True)
+        code = _answer(arguments)
+    except OSError:
+        if not lost_output():
+            raise
+        code = FAILED
+    sys.exit(FAILED if lost_output() and code == DONE else code)
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
+    try:
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except SmaugError as error:
         complain(str(error))
-        sys.exit(REFUSED)
-    sys.exit(DONE)
+        return REFUSED
+    except TyperException as error:  # an option that is unknown, a value that is none
+        message = io.StringIO()
+        error.show(file=message)  # type: ignore[attr-defined]
+        complain(message.getvalue().rstrip())
+        return error.exit_code
+    return code or DONE
 
 
 def _alone(
@@ -197,7 +213,7 @@ def _alone(
             seed=seed,
             data_root=home_folder(home) / "data",
             device=device,
-            console=new_console(),
+            console=Console(),
             recompute_layers=recompute_layers,
         )
     except Interrupted as stopped:
@@ -207,7 +223,7 @@ def _alone(
         _complain_once(str(error))
         raise typer.Exit(FAILED if isinstance(error, DivergedError) else REFUSED) from None
     for name, value in metrics.items():
-        typer.echo(f"{name:32}{value:.4g}")
+        say(f"{name:32}{value:.4g}")
 
 
 def _pictures(kind: Kind, from_: Path, out: Path, device: str, home: Path | None) -> None:
@@ -215,7 +231,7 @@ def _pictures(kind: Kind, from_: Path, out: Path, device: str, home: Path | None
 
     gallery = make_by_hand(kind, from_, out, data_root=home_folder(home) / "data", device=device)
     for example in gallery.examples:
-        typer.echo(f"{os.path.relpath(out / example.file)}: {example.alt}")
+        say(f"{os.path.relpath(out / example.file)}: {example.alt}")
     for fault in gallery.unreadable.values():
         complain(fault)
     if gallery.unreadable:

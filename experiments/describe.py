@@ -5,9 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from experiments.console import Console
 from experiments.prices import Rate
 from experiments.scale import Scale
 from experiments.schema import load_sweep
@@ -151,30 +149,31 @@ def show(told: dict[str, Any], console: Console) -> None:
     frames = f"{clip['frames']} frames" if clip["frames"] > 1 else "single frames"
     if clip["selected"] < clip["frames"]:
         frames += f", {clip['selected']} selected"
-    console.print(f"{told['scale']}: {told['title']}", highlight=False)
-    parts = _table(f"Pre-training on {frames}", "part", "parameters", "tokens", "GMAC")
-    for name, part in told["parts"].items():
-        parts.add_row(name, f"{part['parameters']:,}", str(part["tokens"]), f"{part['gmac']:.3f}")
-    parts.add_section()
-    parts.add_row("all", f"{told['total']['parameters']:,}", "", f"{told['total']['gmac']:.3f}")
-    console.print(parts)
+    console.print(f"{told['scale']}: {told['title']}")
+    parts = [
+        (name, f"{part['parameters']:,}", str(part["tokens"]), f"{part['gmac']:.3f}")
+        for name, part in told["parts"].items()
+    ]
+    parts.append(("all", f"{told['total']['parameters']:,}", "", f"{told['total']['gmac']:.3f}"))
+    console.print_table(f"Pre-training on {frames}", ("part", "parameters", "tokens", "GMAC"), parts, total=True)
     tokens = " ".join(map(str, told["encoder_tokens_by_layer"]))
-    console.print(f"patch tokens after each layer of the encoder: {tokens}", highlight=False)
-    console.print(f"parts: {ACCOUNTING['parts']}", highlight=False)
+    console.print(f"patch tokens after each layer of the encoder: {tokens}")
+    console.print(f"parts: {ACCOUNTING['parts']}")
     if not told["rows"]:
-        console.print(f"no hours: {told['rows_left_out']}", highlight=False)
+        console.print(f"no hours: {told['rows_left_out']}")
         return
-    rows = _table("Hours of pre-training", "table", "row", "GMAC", "published", "predicted", "off by")
+    rows = []
     for row in told["rows"]:
         published, predicted = row["published_hours"], row["predicted_hours"]
         hours = [f"{row['gmac']:.2f}", f"{published:.1f}", f"{predicted:.1f}", f"{predicted / published - 1:+.1%}"]
-        rows.add_row(row["table"], row["row"], *hours)
-    console.print(rows)
+        rows.append([row["table"], row["row"], *hours])
+    columns = ("table", "row", "GMAC", "published", "predicted", "off by")
+    console.print_table("Hours of pre-training", columns, rows, names=2)
     rate = told["rate"]
-    console.print(f"rows: {ACCOUNTING['rows']}", highlight=False)
+    console.print(f"rows: {ACCOUNTING['rows']}")
     worst = ", ".join(told["fails"])
-    console.print(f"fails (off by more than {TOLERANCE:.0%}): {worst}; docs/model.md says why", highlight=False)
-    console.print(f"rate: {rate['tflops']:.1f} TFLOP/s on one A6000, from {rate['from']}", highlight=False)
+    console.print(f"fails (off by more than {TOLERANCE:.0%}): {worst}; docs/model.md says why")
+    console.print(f"rate: {rate['tflops']:.1f} TFLOP/s on one A6000, from {rate['from']}")
 
 
 def _published_macs(config: Config, stage: PretrainConfig | PretrainVideoConfig) -> int:
@@ -186,11 +185,3 @@ def _told(part: Part | None, parameters: int) -> dict[str, Any]:
     """A part without cost is one that the stage does not run."""
     tokens, macs = (0, 0) if part is None else (part.tokens, part.macs)
     return {"parameters": parameters, "gmac": macs / 1e9, "tokens": tokens}
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        is_name = column in ("part", "table", "row")
-        table.add_column(column, justify="left" if is_name or not number else "right")
-    return table

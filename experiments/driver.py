@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from experiments import cancel
 from experiments.accounting import Accountant
 from experiments.budget import Budget, Comparison
+from experiments.console import Console
 from experiments.display import Display
 from experiments.drivers import abandoned, driver_at_work
 from experiments.engines import Engine
@@ -32,9 +30,6 @@ STALE_ACCEPTED = "stale code accepted"
 """Mark of a table's row that holds results of other code than there is now."""
 PARTIAL_SCHEDULE = "partial schedule"
 """Mark of a table's row that was trained for fewer epochs than the scale says."""
-
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
-"""For text that is no markup."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +83,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
         driver_at_work(store.home, (stage.fingerprint for stage in stages)),
         Mirror(store.home, plan.trials) as mirror,
         Accountant(store, stages, mirror.again) as accountant,
-        Notifier(terms.notify, _about(plan, store), lambda text: console.print(text, **PLAIN)) as notifier,
+        Notifier(terms.notify, _about(plan, store), console.print) as notifier,
     ):
         if all(planned.is_done for planned in plan.stages):
             summary.cached = stages
@@ -119,7 +114,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
                 ).run()
         notifier.tell("end", end_of(summary), complete=summary.complete, counts=_counts(summary))
     if mirror.fault is not None:
-        console.print(f"[yellow]not recorded:[/yellow] {mirror.fault}", highlight=False)
+        console.print(("not recorded:", "yellow"), f" {mirror.fault}")
     return Drive(
         summary=summary,
         seconds=time.monotonic() - started,
@@ -164,32 +159,22 @@ def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> Non
     from experiments.engines import local_cpus
     from smaug_core.data.corpora import prepare
 
-    bar = Progress(
-        TextColumn("rendering the data"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
     wanted: dict[DataConfig, dict[str, None]] = {}
     for config in configs:
         if config.data is not None:
             wanted.setdefault(config.data, {}).update(dict.fromkeys(_sources(config)))
     started, rendered = time.monotonic(), 0
-    with bar:
-        task = bar.add_task("render", total=None)
+    with console.bars() as bars:
 
         def show(done: int, total: int) -> None:
             nonlocal rendered
             rendered = done
-            bar.update(task, completed=done, total=total)
+            bars.show("data", "rendering the data", done, total)
 
         for data, sources in wanted.items():
             prepare(sources, data, root, show, workers=local_cpus())
     if rendered:
-        console.print(f"rendered {rendered} clips and pictures in {time.monotonic() - started:.0f} s", highlight=False)
+        console.print(f"rendered {rendered} clips and pictures in {time.monotonic() - started:.0f} s")
 
 
 def _sources(config: Config) -> Iterator[str]:

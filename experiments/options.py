@@ -1,12 +1,9 @@
-"""What the verbs of the command line share: their options, their exit codes, and how they speak."""
+"""What the verbs of the command line share: their options and their exit codes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 DONE, FAILED, REFUSED, OVER_BUDGET = 0, 1, 2, 3
 """Exit codes."""
@@ -57,22 +54,3 @@ def home_folder(home: Path | None) -> Path:
 def found_file(file: Path) -> Path:
     """The file, or the one of that name beside the code: the commands in the docs work from any folder."""
     return ROOT / file if not file.exists() and (ROOT / file).exists() else file
-
-
-def new_console(*, to_stderr: bool = False) -> "Console":
-    """The terminal, or whatever takes its place; on the standard error where the output is an answer to a program."""
-    from rich.console import Console
-
-    return Console(stderr=to_stderr)
-
-
-def complain(message: str) -> None:
-    """Say on the standard error what is wrong."""
-    typer.echo(message, err=True)
-
-
-def print_json(value: Any) -> None:
-    """Answer a program."""
-    import json
-
-    typer.echo(json.dumps(value, indent=1))

@@ -3,17 +3,14 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
+from experiments.console import Console, Part
 from experiments.spent import PARTS
 from experiments.standing import Observer, StageStanding, Standing, TrialStanding
 
-if TYPE_CHECKING:
-    from rich.console import Console
+Line = Sequence[Part]
 
 LOOK_EVERY_S = 2.0
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "unreadable": "red", "stopped": "yellow"}
@@ -21,38 +18,38 @@ ORDER = ("done", "running", "waiting", "failed", "stopped", "new")
 TRIAL_WORDS = {"new": "not begun"}
 
 
-def lines_of(standing: Standing, *, finished: bool = True) -> Iterator[str]:
-    """Everything worth a look, line by line, in rich's markup; `finished`: with the trials that are done."""
+def lines_of(standing: Standing, *, finished: bool = True) -> Iterator[Line]:
+    """Everything worth a look, line by line; `finished`: with the trials that are done."""
     for (sweep, scale), trials in standing.by_sweep().items():
-        yield f"[bold]{escape(sweep)} at {escape(scale)}[/bold]: {_counts(trials)}"
+        yield [(f"{sweep} at {scale}", "bold"), ": ", *_counts(trials)]
         for spent in _spent(trials):
-            yield f"  [dim]{escape(spent)}[/dim]"
+            yield ["  ", (spent, "dim")]
         for trial in trials:
             if finished or trial.state != "done":
-                yield f"  {_row(trial)}"
+                yield ["  ", *_row(trial)]
     given_up = [s for s in standing.in_state("new", "resume") if s.failure and not s.driven]
     failed, running = standing.in_state("failed", "unreadable"), standing.in_state("running")
     for title, found in (("failed", list(failed)), ("stopped", given_up), ("running", list(running))):
         if found:
-            yield f"[bold]{title}[/bold]"
+            yield [(title, "bold")]
         for stage in found:
             yield from _told(standing, stage)
     for driver in standing.drivers:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(driver.started))
-        yield f"[dim]driver: process {driver.owner['pid']} on {escape(driver.owner['host'])}, since {since}[/dim]"
+        yield [(f"driver: process {driver.owner['pid']} on {driver.owner['host']}, since {since}", "dim")]
 
 
-def show(standing: Standing, console: "Console", home: Path) -> None:
+def show(standing: Standing, console: Console, home: Path) -> None:
     """Print it once."""
     for line in lines_of(standing):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(*line)
     if not standing.trials:
-        console.print(f"nothing was run yet in {escape(str(home))}", highlight=False, soft_wrap=True)
+        console.print(f"nothing was run yet in {home}")
 
 
 def follow(
     observer: Observer,
-    console: "Console",
+    console: Console,
     home: Path,
     *,
     as_json: bool = False,
@@ -75,28 +72,18 @@ def follow(
         _follow_by_lines(observer, console, home, sleep)
 
 
-def _follow_live(observer: Observer, console: "Console", home: Path, sleep: Callable[[float], None]) -> None:
-    from rich.live import Live
-    from rich.text import Text
-
-    def drawn() -> Text:
-        lines = list(lines_of(standing, finished=False))
-        # Running stages come last, and must be seen however many trials there are.
-        fitting = lines[-max(1, console.height - 2) :]
-        text = Text.from_markup("\n".join(fitting), overflow="ellipsis")
-        text.no_wrap = True
-        return text
-
+def _follow_live(observer: Observer, console: Console, home: Path, sleep: Callable[[float], None]) -> None:
     standing = observer.look()
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+    with console.redrawn() as draw:
         while standing.at_work:
-            live.update(drawn(), refresh=True)
+            lines = list(lines_of(standing, finished=False))
+            draw(lines[-max(1, console.height - 2) :])  # running stages come last, and must be seen
             sleep(LOOK_EVERY_S)
             standing = observer.look()
     show(standing, console, home)
 
 
-def _follow_by_lines(observer: Observer, console: "Console", home: Path, sleep: Callable[[float], None]) -> None:
+def _follow_by_lines(observer: Observer, console: Console, home: Path, sleep: Callable[[float], None]) -> None:
     standing = observer.look()
     show(standing, console, home)
     states = _states(standing)
@@ -107,21 +94,21 @@ def _follow_by_lines(observer: Observer, console: "Console", home: Path, sleep: 
         for fingerprint, state in now.items():
             if states.get(fingerprint) != state:
                 stage = standing.stages[fingerprint]
-                why = f": {escape(stage.message)}" if stage.message else ""
-                label = escape(standing.catalog.label(stage.named))
+                why = f": {stage.message}" if stage.message else ""
+                label = standing.catalog.label(stage.named)
                 at = time.strftime("%H:%M:%S")
-                console.print(f"{at} {label} {state[0]}{why}", highlight=False, soft_wrap=True)
+                console.print(f"{at} {label} {state[0]}{why}")
         states = now
 
 
-def _follow_as_json(observer: Observer, console: "Console", sleep: Callable[[float], None]) -> None:
+def _follow_as_json(observer: Observer, console: Console, sleep: Callable[[float], None]) -> None:
     told = None
     while True:
         standing = observer.look()
         if told != (states := _states(standing)):
             told = states
             line = json.dumps([trial.to_json() for trial in standing.trials])
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line)
         if not standing.at_work:
             return
         sleep(LOOK_EVERY_S)
@@ -131,10 +118,12 @@ def _states(standing: Standing) -> dict[str, tuple[str, int]]:
     return {fingerprint: (stage.state, stage.attempt) for fingerprint, stage in standing.stages.items()}
 
 
-def _counts(trials: list[TrialStanding]) -> str:
+def _counts(trials: list[TrialStanding]) -> Iterator[Part]:
     counts = Counter[str](trial.state for trial in trials)
-    parts = [f"{counts[word]} {_coloured(word, TRIAL_WORDS.get(word))}" for word in ORDER if counts[word]]
-    return f"{len(trials)} trials: {', '.join(parts)}"
+    yield f"{len(trials)} trials: "
+    for number, word in enumerate(word for word in ORDER if counts[word]):
+        yield f"{', ' if number else ''}{counts[word]} "
+        yield _coloured(word, TRIAL_WORDS.get(word))
 
 
 def _spent(trials: list[TrialStanding]) -> Iterator[str]:
@@ -153,41 +142,43 @@ def _spent(trials: list[TrialStanding]) -> Iterator[str]:
         yield f"{billed:.3g} {unit} billed at {len(hours)} stages{estimated}: {parts}"
 
 
-def _row(trial: TrialStanding) -> str:
-    stages = "  ".join(f"{escape(name)} {_stage_word(stage)}" for name, stage in trial.stages.items())
-    return f"{escape(trial.document['variant'])} seed {escape(trial.document['seed'])}:  {stages}"
+def _row(trial: TrialStanding) -> Iterator[Part]:
+    yield f"{trial.document['variant']} seed {trial.document['seed']}:"
+    for name, stage in trial.stages.items():
+        yield f"  {name} "
+        yield _stage_word(stage)
+        if stage.state == "running" and stage.total:
+            yield f" {100 * stage.step // stage.total}%"
 
 
-def _stage_word(stage: StageStanding) -> str:
+def _stage_word(stage: StageStanding) -> Part:
     if stage.state == "running":
-        share = f" {100 * stage.step // stage.total}%" if stage.total else ""
-        return f"{_coloured('running')}{share}"
+        return _coloured("running")
     if stage.asked_to_end:
         return "asked to end"
     if stage.queued is not None:
-        return escape(stage.queued.words)
+        return stage.queued.words
     if stage.driven and stage.state in ("new", "resume"):
         return "waiting"
     return _coloured(stage.state)
 
 
-def _told(standing: Standing, stage: StageStanding) -> Iterator[str]:
-    label = escape(standing.catalog.label(stage.named))
-    where = f"{escape(stage.where)}, attempt {stage.attempt}"
+def _told(standing: Standing, stage: StageStanding) -> Iterator[Line]:
+    label = standing.catalog.label(stage.named)
+    where = f"{stage.where}, attempt {stage.attempt}"
     if stage.state == "running":
         steps = f"step {stage.step} of {stage.total}" if stage.total else "starting"
         rate = "" if stage.rate is None else f", {stage.rate:.3g} steps/s"
         left = "" if stage.left_s is None else f", {duration(stage.left_s)} left"
         ending = ", asked to end" if stage.asked_to_end else ""
-        yield f"  {label}: {steps}{rate}{left}; {where}{ending}"
+        yield [f"  {label}: {steps}{rate}{left}; {where}{ending}"]
     else:
-        yield f"  {label}: {_coloured('failed' if stage.state == 'failed' else 'stopped', escape(stage.message))}"
-        yield f"    {escape(str(stage.folder))}"
+        yield [f"  {label}: ", _coloured("failed" if stage.state == "failed" else "stopped", stage.message)]
+        yield [f"    {stage.folder}"]
 
 
-def _coloured(word: str, shown: str | None = None) -> str:
-    colour = COLOURS.get(word)
-    return f"[{colour}]{shown or word}[/{colour}]" if colour else shown or word
+def _coloured(word: str, shown: str | None = None) -> Part:
+    return (shown or word, COLOURS[word]) if word in COLOURS else shown or word
 
 
 def duration(seconds: float) -> str:

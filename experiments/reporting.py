@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.options import FAILED, ROOT, Home, Json, complain, home_folder, new_console, print_json
+from experiments.console import Console, complain, print_json, say
+from experiments.options import FAILED, ROOT, Home, Json, home_folder
 
 if TYPE_CHECKING:
     from reports.render import Report
@@ -39,7 +39,7 @@ def tables(
 
     found, _, problems = _read(home, records)
     for path in make_tables(found, out, table or None):
-        typer.echo(os.path.relpath(path))
+        say(os.path.relpath(path))
     _end_with(problems)
 
 
@@ -51,7 +51,7 @@ def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
 
     found, folder, problems = _read(home, records)
     path, more = make_page(found, Ledger(folder), out, steps=_steps(found))
-    typer.echo(os.path.relpath(path))
+    say(os.path.relpath(path))
     _end_with(dict.fromkeys([*problems, *more]))
 
 
@@ -86,7 +86,7 @@ def diff(
         print_json([asdict(change) | {"within": change.within} for change in changes])
     else:
         for line in lines(changes):
-            typer.echo(line)
+            say(line)
     if changes:
         raise typer.Exit(FAILED)
 
@@ -104,9 +104,9 @@ def export(
     found, _, problems = _read(home, records)
     text = json.dumps(exported(found), indent=1, ensure_ascii=False) + "\n"
     if out is None:
-        sys.stdout.write(text)
+        say(text, end="")
     else:
-        typer.echo(os.path.relpath(write_text(out, text)))
+        say(os.path.relpath(write_text(out, text)))
     _end_with(problems)
 
 
@@ -146,13 +146,10 @@ def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list
 
 def _print_indented(lines: Iterable[str]) -> None:
     """Wrap long lines under their own beginning."""
-    from rich.padding import Padding
-    from rich.text import Text
-
-    console = new_console()
+    console = Console()
     for line in lines:
         text = line.lstrip()
-        console.print(Padding(Text(text), (0, 0, 0, len(line) - len(text)), expand=False), highlight=False)
+        console.print_wrapped(text, indent=len(line) - len(text))
 
 
 def _end_with(problems: Iterable[str]) -> None:

@@ -4,16 +4,14 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from experiments.attempt import read_json, write_json
 from experiments.chain import cut_stages
+from experiments.console import Console
 from experiments.driver import prepare_data
 from experiments.expand import option_fault
 from experiments.host import DeviceClock
@@ -79,7 +77,7 @@ def run_alone(
         if finished is None:
             prepare_data([config], data_root, console)
         else:
-            console.print(f"{out}: was done before", highlight=False)
+            console.print(f"{out}: was done before")
         return finished
 
     first = is_first_process()
@@ -115,7 +113,7 @@ def _tell(notes: Mapping[str, Any], console: Console) -> None:
     """What is worth knowing beside the metrics, e.g. which parts of the model were new."""
     for name, told in notes.items():
         if told:
-            console.print(f"{name}: {told}", highlight=False, markup=False)
+            console.print(f"{name}: {told}")
 
 
 def is_first_process() -> bool:
@@ -208,30 +206,22 @@ class _TerminalWatch:
     def __init__(self, console: Console, name: str, gpus: int) -> None:
         self._console, self._name = console, name
         self._clock, self._stop = DeviceClock(gpus), StopFlag()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[values]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal or not is_first_process(),
-        )
-        self._bar = self._progress.add_task(name, total=None, values="")
+        self._open = ExitStack()
 
     def __enter__(self) -> "_TerminalWatch":
-        self._progress.start()
+        self._bars = self._open.enter_context(self._console.bars(shown=is_first_process(), transient=False))
+        self._bars.show(self._name, self._name, 0, None)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._open.close()
 
     def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
         """Move the bar."""
         shown = " ".join(f"{name} {value:.3f}" for name, value in values.items() if name != "lr")
-        self._progress.update(self._bar, completed=step, total=total, values=shown)
+        self._bars.show(self._name, self._name, step, total, shown)
         if is_first_process() and not self._console.is_terminal and (step % max(1, total // 20) == 0 or step == total):
-            self._console.print(f"{self._name} {step}/{total} {shown}", highlight=False)
+            self._console.print(f"{self._name} {step}/{total} {shown}")
 
     def useful(self, seconds: float) -> None:
         """Nothing to note: metrics.json holds the sum."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.answers import complain_of, end_told, plan_told, price_words, show_end, show_plan, show_tables
+from experiments.console import Console, complain, print_json, say
 from experiments.options import (
     DONE,
     FAILED,
@@ -25,17 +26,12 @@ from experiments.options import (
     ScaleName,
     Settings,
     SweepFiles,
-    complain,
     found_file,
     home_folder,
-    new_console,
-    print_json,
 )
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from experiments.describe import PublishedHours
     from experiments.engines import Engine, Inventory
     from experiments.engines.cluster import Cluster
@@ -80,7 +76,7 @@ def run(
     if accept_stale and rerun_stale:
         raise SmaugError("--accept-stale --rerun-stale: one uses older results, the other replaces them; choose one")
     command = command_of(notify, user_settings())
-    request, console = _request(files, scale, set_, only, home, max_hours), new_console(to_stderr=json_)
+    request, console = _request(files, scale, set_, only, home, max_hours), Console(to_stderr=json_)
     make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
     inventory = _inventory(make_engine, address, cluster)
     made, limit = _planned(request, inventory)
@@ -137,17 +133,17 @@ def plan(
     inventory = _inventory(make_engine, address, cluster)
     made, limit = _planned(request, inventory)
     if probe and not made.problems:
-        _probe(made, store, make_engine, new_console(to_stderr=True), "--probe was given")
+        _probe(made, store, make_engine, Console(to_stderr=True), "--probe was given")
         made, limit = _planned(request, inventory)
     if why is not None:
         from experiments.why import explain
 
         explanation = explain(made, why, store)
-        print_json(explanation.to_json()) if json_ else typer.echo("\n".join(explanation.lines()))
+        print_json(explanation.to_json()) if json_ else say("\n".join(explanation.lines()))
     elif json_:
         print_json(plan_told(made))
     else:
-        show_plan(made, new_console(), every_stage=True)
+        show_plan(made, Console(), every_stage=True)
         for problem in made.problems:
             complain(f"problem: {problem}")
     _refuse_over_budget(made, limit, made.to_spend())
@@ -228,7 +224,7 @@ def _refuse_over_budget(made: "Plan", limit: float | None, to_spend: float | Non
         raise typer.Exit(OVER_BUDGET)
 
 
-def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", console: "Console", asked: str) -> None:
+def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", console: Console, asked: str) -> None:
     """Time some steps of what nothing tells the price of; where that fails, say so and go on without."""
     from experiments.driver import prepare_data
     from experiments.plan import labels

@@ -2,11 +2,7 @@
 
 from collections.abc import Mapping
 
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-
+from experiments.console import Console
 from reports.cells import Cell, Column, Table
 from reports.notes import BRACKETS, notes
 from reports.published import sweep_files
@@ -15,6 +11,7 @@ from reports.wording import (
     heading,
     letters,
     measured_number,
+    one_line,
     published_text,
     ratio_text,
     significant,
@@ -28,22 +25,18 @@ def to_terminal(table: Table, console: Console, files: Mapping[str, str] | None 
 
     Rows that quote other people's work are left out.
     """
-    grid = RichTable(title=heading(table), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 0, 0, 1))
-    grid.add_column(table.row_label, overflow="fold")
-    for column in table.columns:
-        for what in ("paper", "here"):
-            grid.add_column(f"{column.header}\n{what}", justify="right", overflow="fold")
-    marks = letters(table)
+    columns = [table.row_label, *(f"{c.header}\n{what}" for c in table.columns for what in ("paper", "here"))]
+    rows, marks = [], letters(table)
     for row, cells in table.rows.items():
         if row in table.cited:
             continue
-        found = [row]
+        found = [one_line(row)]
         for column, cell in zip(table.columns, cells, strict=True):
             found += [published_text(column, cell).replace(" ", "\n"), _narrow(column, cell, marks)]
-        grid.add_row(*map(Text, found))
-    console.print(grid, highlight=False)
+        rows.append(found)
+    console.print_table(one_line(heading(table)), columns, rows)
     for note in notes(table, sweep_files() if files is None else files):
-        console.print(f"- {note.replace(BRACKETS, PLUS_MINUS)}", markup=False, highlight=False)
+        console.print_wrapped(f"- {note.replace(BRACKETS, PLUS_MINUS)}")
 
 
 def _narrow(column: Column, cell: Cell, marks: Mapping[str, str]) -> str:

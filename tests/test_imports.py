@@ -17,6 +17,15 @@ ONLY_IN = {
     "mlflow": ["experiments/connection.py"],
     "ray": ["experiments/engines/ray_session.py", "experiments/engines/ray_tune.py"],
     "submitit": ["experiments/engines/slurm_submit.py"],
+    "rich": ["experiments/console.py"],
+}
+PRINTS = {"print", "typer.echo", "typer.secho", "click.echo", "sys.stdout.write", "sys.stderr.write"}
+TO_A_LOG = {  # the standard error of these is a file, which `smaug logs` shows
+    "experiments/worker.py",
+    "experiments/ranks.py",
+    "experiments/pictures.py",
+    "experiments/engines/slurm_job.py",
+    "experiments/engines/ray_node.py",
 }
 HEAVY = {"torch", "ray", "submitit", "mlflow", "timm", "transformers"}
 
@@ -59,6 +68,28 @@ def test_few_modules_import_the_library(library):
         if any(module.split(".")[0] == library for module in imports_of(path))
     ]
     assert users == ONLY_IN[library]
+
+
+def calls_of(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """Every call of a function by its dotted name, with its keyword arguments."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [(ast.unparse(c.func), {k.arg: ast.unparse(k.value) for k in c.keywords if k.arg}) for c in calls]
+
+
+@pytest.mark.parametrize("package", ["smaug_core", "experiments", "reports"])
+def test_there_is_one_way_to_print(package):
+    for path in sources(package):
+        name = path.relative_to(ROOT).as_posix()
+        for function, keywords in calls_of(path):
+            if name == "experiments/console.py":
+                assert keywords.get("markup", "False") == "False" and "from_markup" not in function, function
+            elif function in PRINTS:
+                assert function == "sys.stderr.write" and name in TO_A_LOG, f"{name} calls {function}"
+            if function == "typer.Typer":
+                assert keywords.get("rich_markup_mode") == "None", name
+    if package == "experiments":
+        made = [keywords for function, keywords in calls_of(ROOT / "experiments/cli.py") if function == "typer.Typer"]
+        assert [keywords["pretty_exceptions_enable"] for keywords in made] == ["False"]
 
 
 def test_reports_read_the_ledger_never_the_store():

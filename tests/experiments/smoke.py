@@ -1,14 +1,14 @@
 """The smallest sweep that is real from end to end, and the command line as a process of its own."""
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments.chain import cut_stages
+from experiments.console import Console
 from experiments.driver import prepare_data
 from experiments.scale import load_scale
 from experiments.stage import Stage
@@ -127,5 +127,5 @@ def prepared_training(folder: Path) -> Stage:
     file = folder / "smoke.yaml"
     file.write_text(SCALE.replace("negatives_group: 16", "negatives_group: 4"))
     scale = load_scale(str(file))
-    prepare_data([scale.base_config()], folder / "data", Console(quiet=True))
+    prepare_data([scale.base_config()], folder / "data", Console(file=io.StringIO()))
     return next(stage for stage in cut_stages(scale.base_config(), scale.resources, 0, 0) if stage.kind == "pretrain")

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from safetensors.torch import load_file
 
 from experiments import overview
 from experiments.attempt import Attempt, claim, read_attempts, write_json
 from experiments.chain import cut_stages
+from experiments.console import Console
 from experiments.crew import ended_as
 from experiments.driver import prepare_data
 from experiments.engines import Engine, Job, JobState
@@ -342,9 +342,9 @@ def test_a_kill_is_noted_beside_the_attempt_and_told_by_status(store: Store, pro
 
 
 def shown(store: Store) -> str:
-    console = Console(file=io.StringIO(), width=80)
-    overview.show(Observer(store.home).look(), console, store.home)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    text = io.StringIO()
+    overview.show(Observer(store.home).look(), Console(file=text), store.home)
+    return text.getvalue()
 
 
 def test_a_failure_is_told_by_status_logs_and_the_attempts_account(store: Store, processes: ProcessEngine) -> None:
@@ -433,7 +433,7 @@ def test_a_real_training_with_recomputed_layers_gives_the_same_numbers(tmp_path:
     file = tmp_path / "smoke.yaml"
     file.write_text(SCALE)
     scale = load_scale(str(file))
-    prepare_data([scale.base_config()], tmp_path / "data", Console(quiet=True))
+    prepare_data([scale.base_config()], tmp_path / "data", Console(file=io.StringIO()))
     stage = next(stage for stage in cut_stages(scale.base_config(), scale.resources, 0, 0) if stage.kind == "pretrain")
     weights = []
     for wanted in (False, True):

@@ -1,14 +1,16 @@
 """Stages whose jobs wait in Slurm, as `status` tells them."""
 
+import io
 import os
 from pathlib import Path
 
 import pytest
 
+from experiments import overview
 from experiments.attempt import write_json
+from experiments.console import Console
 from experiments.drivers import driver_at_work
 from experiments.engines.slurm_folder import last_word
-from experiments.overview import lines_of
 from experiments.records import write_trial
 from experiments.standing import Observer, Standing
 from tests.experiments.made_trials import trial
@@ -46,7 +48,13 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeue: str | None) -
 
 def look(home: Path) -> tuple[Standing, str]:
     standing = Observer(home).look()
-    return standing, "\n".join(lines_of(standing))
+    return standing, shown(standing)
+
+
+def shown(standing: Standing) -> str:
+    text = io.StringIO()
+    overview.show(standing, Console(file=text), Path("home"))
+    return text.getvalue()
 
 
 def test_a_job_that_waits_in_slurm_is_told_and_waited_for(tmp_path, monkeypatch):
@@ -56,7 +64,7 @@ def test_a_job_that_waits_in_slurm_is_told_and_waited_for(tmp_path, monkeypatch)
     for _ in range(3):
         standing = observer.look()
     assert log.read_text().split() == ["scontrol", "squeue"]  # once, however often it is looked at
-    assert "pretrain queued in Slurm (job 7_1: Resources)  finetune.msrvtt new" in "\n".join(lines_of(standing))
+    assert "pretrain queued in Slurm (job 7_1: Resources)  finetune.msrvtt new" in shown(standing)
     assert standing.at_work and standing.trials[0].state == "waiting"
     assert standing.trials[0].to_json()["detail"]["pretrain"]["queued"] == "queued in Slurm (job 7_1: Resources)"
 

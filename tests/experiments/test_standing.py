@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from experiments import overview
 from experiments.attempt import read_attempts, read_json, write_json
 from experiments.cancel import ask
+from experiments.console import Console
 from experiments.drivers import driver_at_work
 from experiments.records import write_trial
-from experiments.standing import Observer, recent_rate
+from experiments.standing import Observer, Standing, recent_rate
 from experiments.store import Store
 from tests.experiments.made_trials import execute, trial
 from tests.experiments.smoke import ROOT
@@ -41,10 +41,10 @@ def working(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def shown(home: Path) -> str:
-    console = Console(file=io.StringIO(), width=80)
-    overview.show(Observer(home).look(), console, home)
-    return console.file.getvalue()
+def shown(home: Path, standing: Standing | None = None) -> str:
+    text = io.StringIO()
+    overview.show(standing or Observer(home).look(), Console(file=text), home)
+    return text.getvalue()
 
 
 def states(home: Path) -> list[tuple[str, dict[str, str]]]:
@@ -205,10 +205,10 @@ def test_following_tells_changes_and_ends_when_nothing_runs(tmp_path, how):
         lambda: execute(tmp_path, made),
         lambda: driver.__exit__(None, None, None),
     )
-    terminal = {"force_terminal": True, "height": 20} if how == "terminal" else {}
-    console = Console(file=io.StringIO(), width=80, **terminal)
+    printed = io.StringIO()
+    console = Console(file=printed, width=80, terminal=how == "terminal")
     overview.follow(Observer(tmp_path), console, tmp_path, as_json=how == "json", sleep=steps)
-    text = console.file.getvalue()
+    text = printed.getvalue()
     if how == "lines":
         changes = [line.split(" ", 1)[1] for line in text.splitlines() if line[2:3] == ":"]
         assert changes == [
@@ -223,9 +223,9 @@ def test_following_tells_changes_and_ends_when_nothing_runs(tmp_path, how):
 
 
 def test_following_where_nothing_runs_shows_it_once(tmp_path):
-    console = Console(file=io.StringIO(), width=80)
-    overview.follow(Observer(tmp_path), console, tmp_path, sleep=Steps())
-    assert console.file.getvalue() == f"nothing was run yet in {tmp_path}\n"
+    printed = io.StringIO()
+    overview.follow(Observer(tmp_path), Console(file=printed), tmp_path, sleep=Steps())
+    assert printed.getvalue() == f"nothing was run yet in {tmp_path}\n"
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0, "0:00"), (125.4, "2:05"), (46841, "13:00:41")])
@@ -274,4 +274,4 @@ def test_steps_that_a_running_stage_has_not_saved_are_not_lost(tmp_path):
         hours = seen.trials[0].to_json()["detail"]["pretrain"]["hours"]
         if hours["billed"] == 2.0:  # unless the worker has told anew
             assert (hours["useful"], hours["lost"], hours["unsaved"], hours["overhead"]) == (0.5, 0.0, 0.5, 1.0)
-            assert " 0.5 useful, 0 lost, 1 overhead, 0.5 unsaved" in "\n".join(overview.lines_of(seen))
+            assert " 0.5 useful, 0 lost, 1 overhead, 0.5 unsaved" in shown(tmp_path, seen)

@@ -5,8 +5,8 @@ import io
 import os
 
 import pytest
-from rich.console import Console
 
+from experiments.console import Console
 from experiments.records import write_trial
 from experiments.tracking import sync
 from reports.markdown import LOCAL_UI, to_markdown
@@ -107,9 +107,9 @@ def test_csv_has_a_line_for_each_row_with_bare_numbers():
 
 
 def test_the_terminal_shows_every_number_in_eighty_columns():
-    console = Console(file=io.StringIO(), width=80)
-    to_terminal(table_4(TRIALS), console, FILES)
-    text = console.file.getvalue()
+    printed = io.StringIO()
+    to_terminal(table_4(TRIALS), Console(file=printed, width=80), FILES)
+    text = printed.getvalue()
     for number in ("70.8", "0.0312", "1.56x", "+1.5", "p<0.001", "21.5±2.6", "51.5", "64.6"):
         assert number in text
     assert "…" not in text
