@@ -16,7 +16,7 @@ SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Annotation:
-    """One row of an annotation file."""
+    """One caption of a picture or clip."""
 
     media: str
     """File of the picture or clip, relative to the folder of all media of its source."""
@@ -29,15 +29,17 @@ class Annotation:
         return SIDES.search(self.caption) is not None
 
 
-def read_annotations(path: Path, *, is_image: bool) -> list[Annotation]:
-    """The rows of an annotation file, in its order.
+def read_annotations(path: Path, *, is_image: bool, is_paragraph: bool) -> list[Annotation]:
+    """Read the captions of an annotation file, in its order.
 
-    The file is a JSON list of `{"image": path, "caption": text}`, or `"video"` for clips; a caption may be a list of
-    sentences, and a picture or clip may come again with another caption. Other keys are passed over.
+    The file is a JSON list of `{"image": path, "caption": text}`, or `"video"` for clips. A caption may be a list of
+    texts, and a picture or clip may come again with another caption. Other keys are passed over.
 
     Args:
         path: the annotation file.
-        is_image: whether it must tell of pictures, else of clips.
+        is_image: whether the file must be of pictures, else of clips.
+        is_paragraph: whether a list of texts holds the sentences of one caption, as in DiDeMo and ActivityNet; else
+            each of them is a caption of its own. Source: Singularity (dataset/caption_dataset.py:97-111, 144-149).
 
     Raises:
         SmaugError: the file is missing or no such list; every row that is wrong is told, up to ten, counted from 1.
@@ -48,7 +50,12 @@ def read_annotations(path: Path, *, is_image: bool) -> list[Annotation]:
     if faults:
         more = f"; and {len(faults) - FAULTS_TOLD} more" if len(faults) > FAULTS_TOLD else ""
         raise SmaugError(f"{path}: {'; '.join(faults[:FAULTS_TOLD])}{more}")
-    return [Annotation(media=row[kind], caption=join_sentences(row["caption"])) for row in rows]
+    captions = ((row[kind], text) for row in rows for text in _captions(row["caption"], is_paragraph))
+    return [Annotation(media=media, caption=caption) for media, caption in captions]
+
+
+def _captions(caption: str | list[str], is_paragraph: bool) -> list[str]:
+    return [join_sentences(caption)] if is_paragraph or isinstance(caption, str) else caption
 
 
 def annotation_digest(path: Path) -> str | None:
@@ -103,6 +110,11 @@ def _faults(row: Any, kind: str) -> Iterator[str]:
         yield f"lacks 'caption', it has {sorted(row)}"
     elif not _is_caption(row["caption"]):
         yield f"'caption' is {_briefly(row['caption'])}; it should be a text, or a list of texts, none of them empty"
+    elif "answer" in row and isinstance(row["caption"], list):
+        yield (
+            f"'caption' holds the {len(row['caption'])} options of a multiple-choice question, whose 'answer' is"
+            f" {_briefly(row['answer'])}; expected captions that all fit the {kind}"
+        )
 
 
 def _is_inside(path: Any) -> bool:

@@ -68,17 +68,19 @@ def read_source(name: str, split: str, data: DataConfig | None, root: Path) -> l
     _check(name, split)
     if name in EMBEDDED:
         return _read_embedded(name, split, _section(name, data), root)
-    is_image, folder = PUBLISHED[name].is_image, root / name / "media"
+    kind, folder = PUBLISHED[name], root / name / "media"
+    path = _annotations(name, split, root)
+    rows = read_annotations(path, is_image=kind.is_image, is_paragraph=kind.is_paragraph)
     return [
         Item(
             id=f"{name}/{split}/{number:08d}",
             media=folder / row.media,
             caption=row.caption,
-            is_image=is_image,
+            is_image=kind.is_image,
             flip=not row.names_sides,
             relevant=(),
         )
-        for number, row in enumerate(read_annotations(_annotations(name, split, root), is_image=is_image))
+        for number, row in enumerate(rows)
     ]
 
 

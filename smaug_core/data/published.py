@@ -14,6 +14,8 @@ class Published:
     """Pictures or clips of each split."""
     annotations: dict[str, str]
     """By split: the annotation file that Singularity published, in the folder of its annotations."""
+    is_paragraph: bool = False
+    """Whether a list of texts holds the sentences of one caption; else each text is a caption."""
 
 
 PUBLISHED = {
@@ -74,12 +76,14 @@ PUBLISHED = {
         captions={"train": 8_395, "val": 1_065, "test": 1_004},
         media={"train": 8_395, "val": 1_065, "test": 1_004},
         annotations={split: f"anno_downstream/didemo_ret_{split}.json" for split in ("train", "val", "test")},
+        is_paragraph=True,
     ),
     "anet": Published(
         is_image=False,
         captions={"train": 10_009, "val": 4_917},
         media={"train": 10_009, "val": 4_917},
         annotations={"train": "anno_downstream/anet_ret_train.json", "val": "anno_downstream/anet_ret_val_1.json"},
+        is_paragraph=True,
     ),
 }
 """By the name of the source, which is the name of its folder."""

@@ -21,9 +21,9 @@ def write(folder, content):
     return path
 
 
-def refusal(path, *, is_image=False) -> str:
+def refusal(path, *, is_image=False, is_paragraph=False) -> str:
     with pytest.raises(SmaugError) as refused:
-        read_annotations(path, is_image=is_image)
+        read_annotations(path, is_image=is_image, is_paragraph=is_paragraph)
     assert str(refused.value).startswith(f"{path}: ")
     return str(refused.value).removeprefix(f"{path}: ")
 
@@ -32,9 +32,33 @@ def refusal(path, *, is_image=False) -> str:
 @given(st.lists(st.one_of(texts, st.lists(texts, min_size=1, max_size=4)), min_size=1, max_size=6))
 def test_captions_come_back_as_written_in_their_order(tmp_path_factory, captions):
     rows = [{"video": f"{number}.mp4", "caption": caption} for number, caption in enumerate(captions)]
-    read = read_annotations(write(tmp_path_factory.mktemp("a"), rows), is_image=False)
-    assert [row.media for row in read] == [row["video"] for row in rows]
-    assert [row.caption for row in read] == [join_sentences(caption) for caption in captions]
+    path = write(tmp_path_factory.mktemp("a"), rows)
+    joined = read_annotations(path, is_image=False, is_paragraph=True)
+    assert [(row.media, row.caption) for row in joined] == [
+        (row["video"], join_sentences(row["caption"])) for row in rows
+    ]
+    each = read_annotations(path, is_image=False, is_paragraph=False)
+    assert [(row.media, row.caption) for row in each] == [
+        (row["video"], text)
+        for row in rows
+        for text in ([row["caption"]] if isinstance(row["caption"], str) else row["caption"])
+    ]
+
+
+def test_each_caption_of_a_list_names_its_own_sides(tmp_path):
+    path = write(tmp_path, [GOOD | {"caption": ["a dog", "a dog on the left"]}])
+    assert [row.names_sides for row in read_annotations(path, is_image=False, is_paragraph=False)] == [False, True]
+    assert [row.names_sides for row in read_annotations(path, is_image=False, is_paragraph=True)] == [True]
+
+
+@pytest.mark.parametrize("is_paragraph", [False, True])
+def test_options_of_a_question_are_no_captions(tmp_path, is_paragraph):
+    options = [f"option {number}" for number in range(5)]
+    what = refusal(write(tmp_path, [GOOD, GOOD | {"caption": options, "answer": 3}]), is_paragraph=is_paragraph)
+    assert what == (
+        "row 2 'caption' holds the 5 options of a multiple-choice question, whose 'answer' is 3;"
+        " expected captions that all fit the video"
+    )
 
 
 def test_sentences_are_joined_by_one_space():
@@ -44,7 +68,9 @@ def test_sentences_are_joined_by_one_space():
 
 @pytest.mark.parametrize("path", ["a.mp4", "a/b/c.mp4", "./a.mp4", "a..b/c", "..a", "ä b.mp4", "a\\b"])
 def test_paths_below_the_folder_are_taken(tmp_path, path):
-    assert read_annotations(write(tmp_path, [GOOD | {"video": path}]), is_image=False)[0].media == path
+    assert (
+        read_annotations(write(tmp_path, [GOOD | {"video": path}]), is_image=False, is_paragraph=False)[0].media == path
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +88,9 @@ def test_paths_that_leave_the_folder_or_are_none_are_refused(tmp_path, path):
 def test_no_path_that_is_taken_leaves_the_folder(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("a")
     try:
-        (row,) = read_annotations(write(folder, [GOOD | {"video": "/".join(parts)}]), is_image=False)
+        (row,) = read_annotations(
+            write(folder, [GOOD | {"video": "/".join(parts)}]), is_image=False, is_paragraph=False
+        )
     except SmaugError:
         return
     media = folder / "media"

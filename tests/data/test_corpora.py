@@ -227,6 +227,18 @@ def test_a_clip_may_have_many_captions_and_each_is_an_item(tmp_path):
     assert len({item.id for item in items}) == 20 and len({item.media for item in items}) == 1
 
 
+@pytest.mark.parametrize("name", ["msrvtt", "webvid", "didemo", "anet"])
+def test_a_list_of_captions_is_a_paragraph_in_paragraph_benchmarks_and_else_several(tmp_path, name):
+    rows = [{"video": "one.mp4", "caption": ["A dog runs.", "It sits."]}, {"video": "two.mp4", "caption": "A cat."}]
+    annotate(tmp_path, name, "train", rows)
+    items = read_source(name, "train", None, tmp_path)
+    several = [("one.mp4", "A dog runs."), ("one.mp4", "It sits."), ("two.mp4", "A cat.")]
+    joined = [("one.mp4", "A dog runs. It sits."), ("two.mp4", "A cat.")]
+    expected = joined if name in ("didemo", "anet") else several
+    assert [(item.media.name, item.caption) for item in items] == expected
+    assert [item.id for item in items] == [f"{name}/train/{number:08d}" for number in range(len(expected))]
+
+
 def test_a_missing_media_file_is_told_when_it_is_read_and_not_before(tmp_path):
     annotate(tmp_path, "webvid", "train", [{"video": "gone.mp4", "caption": "a dog"}])
     (item,) = read_source("webvid", "train", None, tmp_path)
