@@ -19,6 +19,11 @@ from smaug_core.errors import SmaugError
 
 T = TypeVar("T")
 
+EXCHANGED = frozenset(
+    {torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.uint8}
+)
+"""Types of numbers that NCCL and gloo both add up; NCCL knows no other integers, and makes a sum of bools an or."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
@@ -26,6 +31,8 @@ class World:
 
     rank: int = 0
     size: int = 1
+    device: str = "cpu"
+    """Where the tensors lie that are exchanged: `cpu` or `cuda`."""
 
     @property
     def is_first(self) -> bool:
@@ -47,15 +54,18 @@ class World:
         """The sum over all processes, without gradient."""
         if self.size == 1:
             return value.detach()
-        summed = value.detach().clone()
+        summed = value.detach().clone(memory_format=torch.contiguous_format)
+        check_exchange(summed, self.device)
         dist.all_reduce(summed)
         return summed
 
     def any(self, *flags: bool) -> list[bool]:
-        """Whether a flag is set in any process, for each flag."""
+        """Whether a flag is set in any process, for each flag; by gloo, so that no GPU is waited for."""
         if self.size == 1:
             return list(flags)
-        return [bool(count) for count in self.total(torch.tensor(flags, dtype=torch.int32)).tolist()]
+        counts = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(counts)
+        return [bool(count) for count in counts.tolist()]
 
     def collect(self, value: Any) -> list[Any]:
         """The values of all processes, by rank; for anything small that is not a tensor."""
@@ -90,14 +100,30 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
         ctx.world, ctx.num = world, len(rows)
-        found = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world.size)]
-        dist.all_gather(found, rows.contiguous())
+        rows = rows.contiguous()
+        check_exchange(rows, world.device)
+        found = [torch.empty_like(rows) for _ in range(world.size)]
+        dist.all_gather(found, rows)
         return torch.cat(found)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         total = ctx.world.total(grads[0])
         return total[ctx.world.rank * ctx.num : (ctx.world.rank + 1) * ctx.num], None
+
+
+def check_exchange(tensor: Tensor, device: str) -> None:
+    """Refuse what NCCL refuses, on every device: gloo takes it, and adds up transposed tensors element by element.
+
+    Raises:
+        ValueError: the tensor is not contiguous, lies on another device than `device`, or holds other numbers than
+            those in `EXCHANGED`.
+    """
+    found = f"{tensor.dtype}, shape {list(tensor.shape)}, strides {list(tensor.stride())}, on {tensor.device.type}"
+    if not tensor.is_contiguous() or tensor.device.type != device or tensor.dtype not in EXCHANGED:
+        raise ValueError(
+            f"exchange between processes: got {found}; expected a contiguous tensor of numbers on {device}"
+        )
 
 
 @contextmanager
@@ -124,7 +150,7 @@ def joined_world(device: str) -> Iterator[World]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, store=_store(), rank=rank, world_size=size)
-    yield World(rank=rank, size=size)
+    yield World(rank=rank, size=size, device=device)
     # Not after an error: NCCL would wait here for processes that are gone. Leaving the group to the process's end
     # closes its connections, which ends the others' waiting.
     dist.destroy_process_group()

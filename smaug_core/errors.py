@@ -13,6 +13,10 @@ class SettingsError(SmaugError):
         super().__init__("; ".join(f"{name}: {what}" for name, what in faults))
         self.faults = faults
 
+    def __reduce__(self) -> tuple[type["SettingsError"], tuple[list[tuple[str, str]]]]:
+        """Processes that share a training send each other the error that one of them met."""
+        return type(self), (self.faults,)
+
 
 class ClipError(SmaugError):
     """A media file that cannot be read; the message names it."""

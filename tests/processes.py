@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.experiments.smoke import ROOT
@@ -26,7 +27,23 @@ def _start(rank: int, size: int, port: int, work: Callable[..., None], arguments
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    for name in ("all_reduce", "all_gather"):
+        setattr(dist, name, _compared(name, getattr(dist, name)))
     work(rank, *arguments)
+
+
+def _compared(name: str, exchange: Callable[..., Any]) -> Callable[..., Any]:
+    """The exchange, refused where processes differ in what they exchange: NCCL would hang, or mix up numbers."""
+
+    def checked(*tensors: Any) -> Any:
+        given: list[Any] = [None] * dist.get_world_size()
+        own = (name, tensors[-1].dtype, tensors[-1].shape)  # of all_gather the first argument takes the results
+        dist.all_gather_object(given, own)
+        if len(set(given)) > 1:
+            raise ValueError(f"the processes exchange different tensors: {given}")
+        return exchange(*tensors)
+
+    return checked
 
 
 def torchrun(size: int, *arguments: str) -> list[str]:

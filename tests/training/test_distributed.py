@@ -1,6 +1,7 @@
 """Any number of processes: the same losses, gradients and weights, and the same end."""
 
 import os
+import pickle
 import signal
 import time
 from dataclasses import fields, replace
@@ -12,8 +13,8 @@ from safetensors.torch import load_file
 
 from smaug_core.config import ClipShape
 from smaug_core.data.batch import Batch
-from smaug_core.distributed import World, first_does, joined_world
-from smaug_core.errors import CheckpointError, SmaugError
+from smaug_core.distributed import World, check_exchange, first_does, joined_world
+from smaug_core.errors import CheckpointError, ClipError, DivergedError, SettingsError, SmaugError
 from smaug_core.model.initial import build
 from smaug_core.stages import Interrupted
 from smaug_core.training.checkpoint import Checkpoints, save_model
@@ -127,6 +128,36 @@ def test_the_gradient_of_a_gathered_row_is_the_sum_of_what_all_processes_owe_to_
     for rank in range(len(results)):
         owned = torch.tensor([[2.0 * rank], [2.0 * rank + 1]])
         torch.testing.assert_close(torch.load(folder / f"gathered-{rank}.pt"), owned * debts)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "device", "found"),
+    [
+        (torch.ones(2, 3).T, "cpu", "torch.float32, shape [3, 2], strides [1, 3], on cpu"),
+        (torch.ones(2, 1).expand(2, 3), "cpu", "torch.float32, shape [2, 3], strides [1, 0], on cpu"),
+        (torch.ones(2, dtype=torch.int16), "cpu", "torch.int16, shape [2], strides [1], on cpu"),
+        (torch.ones(2, dtype=torch.bool), "cpu", "torch.bool, shape [2], strides [1], on cpu"),
+        (torch.ones(2), "cuda", "torch.float32, shape [2], strides [1], on cpu"),
+    ],
+)
+def test_what_nccl_would_refuse_is_refused_by_gloo_too(tensor, device, found):
+    with pytest.raises(ValueError) as raised:
+        check_exchange(tensor, device)
+    assert str(raised.value) == (
+        f"exchange between processes: got {found}; expected a contiguous tensor of numbers on {device}"
+    )
+
+
+def test_every_error_of_one_process_can_be_sent_to_the_others():
+    plain = [kind("x.mp4: no such file") for kind in (SmaugError, ClipError, CheckpointError, DivergedError)]
+    for error in [*plain, SettingsError([("pretrain.lr", "-1 is not allowed")])]:
+        received = pickle.loads(pickle.dumps(error))
+        assert (type(received), str(received)) == (type(error), str(error))
+
+
+def test_a_tensor_left_on_the_cpu_is_not_exchanged_by_processes_with_gpus():
+    with pytest.raises(ValueError, match="on cpu; expected a contiguous tensor of numbers on cuda"):
+        World(rank=0, size=2, device="cuda").gather(torch.ones(2))
 
 
 def train_all(rank: int, folder: Path) -> None:
