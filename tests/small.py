@@ -10,7 +10,7 @@ from PIL import Image
 from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, PretrainVideoConfig
 from smaug_core.context import RunContext
 from smaug_core.counting import num_visible
-from smaug_core.data.batch import Batch
+from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.data.corpora import Item
 from smaug_core.data.video import write_clip
 from smaug_core.model.masking import split_patches
@@ -66,6 +66,7 @@ def make_batch(*, num=6, frames=1, mask_ratio=0.5, hide_words=True, seed=0, medi
     mask = torch.arange(7) < lengths[:, None]
     targets = torch.full_like(words, -100)
     targets[:, 2] = words[:, 2]
+    word_places, word_targets = places_of_words(targets) if hide_words else (None, None)
     visible, hidden = split_patches(torch.rand(num, 36, generator=generator), num_visible(36, mask_ratio))
     return Batch(
         images=torch.randn(num, frames, 3, 48, 48, generator=generator),
@@ -75,7 +76,8 @@ def make_batch(*, num=6, frames=1, mask_ratio=0.5, hide_words=True, seed=0, medi
         negative_draws=torch.rand(num, 2, generator=generator),
         selection_draws=torch.rand(num, 3, frames, generator=generator) if frames > 1 else None,
         hidden_words=torch.where(targets == -100, words, 4) if hide_words else None,
-        word_targets=targets if hide_words else None,
+        word_places=word_places,
+        word_targets=word_targets,
         visible=visible if mask_ratio else None,
         hidden=hidden if mask_ratio else None,
     )

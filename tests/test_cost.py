@@ -13,7 +13,7 @@ from experiments.settings import with_overrides
 from smaug_core.config import ClipShape
 from smaug_core.cost import StepShape, block, cost, published_accounting, step_cost, token_schedule, total_macs
 from smaug_core.counting import num_visible
-from smaug_core.data.batch import Batch
+from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.errors import SmaugError
 from smaug_core.model.initial import build
 from smaug_core.model.smaug import SMAUG
@@ -76,29 +76,28 @@ def test_equals_torchs_count_of_a_fine_tuning_step(config):
 
 @pytest.mark.parametrize("clip", [SINGLE, ClipShape(frames=4, selected=2)])
 def test_equals_torchs_count_at_the_papers_widths(clip):
-    """Two of the twelve vision layers, of which one drops tokens, and one of each other kind, on two samples.
-
-    On the meta device, where full depth would cost nothing, hidden words cannot be picked: that depends on values.
-    """
-    config = replace(PAPER, layers=2, sparsify_layers=(2,), text_layers=1, fusion_layers=1, decoder_depth=1)
-    config = replace(config, temporal_layers=1, selector_layers=1)
+    """At full depth, on two samples, on the meta device: no number is computed."""
     batch = make_batch(num=2, frames=clip.frames)
     patches = torch.rand(2, 196).argsort(dim=1)
     words = torch.randint(5, BERT, (2, 32))
     targets = torch.full_like(words, -100)
     targets[:, 1:5] = words[:, 1:5]
+    word_places, word_targets = places_of_words(targets)
     batch = replace(
         batch,
         images=torch.randn(2, clip.frames, 3, 224, 224),
         words=words,
         word_mask=torch.ones_like(words, dtype=torch.bool),
         hidden_words=words,
-        word_targets=targets,
+        word_places=word_places,
+        word_targets=word_targets,
         visible=patches[:, :98],
         hidden=patches[:, 98:],
     )
-    found = counted(SMAUG(config, BERT, clip), batch)
-    assert total_macs(step_cost(config, single_frame(0.5, clip))) == pytest.approx(found, rel=1e-3)
+    with torch.device("meta"):
+        model = SMAUG(PAPER, BERT, clip)
+    found = counted(model, batch.to("meta"))
+    assert total_macs(step_cost(PAPER, single_frame(0.5, clip))) == pytest.approx(found, rel=1e-3)
 
 
 def test_finetuning_has_no_masked_pass_and_no_decoder(config):

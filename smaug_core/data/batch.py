@@ -3,8 +3,11 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from smaug_core.model.objectives import IGNORED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +29,10 @@ class Batch:
     a wrong caption; none for single frames."""
     hidden_words: Int[Tensor, "batch words"] | None = None
     """Token ids with some words replaced; none where no words are to be predicted."""
-    word_targets: Int[Tensor, "batch words"] | None = None
-    """The true ids of the replaced words, -100 elsewhere."""
+    word_places: Int[Tensor, " predicted"] | None = None
+    """Where the replaced words are in the captions, laid end to end; padded, as `places_of_words` says."""
+    word_targets: Int[Tensor, " predicted"] | None = None
+    """The true ids of the replaced words, -100 for padding."""
     visible: Int[Tensor, "batch visible"] | None = None
     """Patches that the encoder sees, the same in every frame of a clip; none where nothing is hidden."""
     hidden: Int[Tensor, "batch hidden"] | None = None
@@ -39,3 +44,20 @@ class Batch:
         for name, tensor in moved.items():
             moved[name] = tensor if tensor is None else tensor.to(device, non_blocking=True)
         return Batch(**moved)
+
+
+def places_of_words(
+    targets: Int[Tensor, "batch words"],
+) -> tuple[Int[Tensor, " predicted"], Int[Tensor, " predicted"]]:
+    """The places of the words to be predicted, in the captions laid end to end, and their true ids.
+
+    A GPU can neither wait for their number in mid-step nor meet a new shape in every batch. So they are counted here,
+    on the CPU, and padded to the next power of two: padding has place 0 and the target `IGNORED`.
+
+    Args:
+        targets: the true ids of the words to be predicted, `IGNORED` elsewhere.
+    """
+    flat = targets.flatten()
+    places = (flat != IGNORED).nonzero().squeeze(1)
+    padding = (0, (1 << max(0, len(places) - 1).bit_length()) - len(places))
+    return F.pad(places, padding), F.pad(flat[places], padding, value=IGNORED)

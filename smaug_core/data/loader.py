@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smaug_core.counting import num_visible
 from smaug_core.data.augment import Colours, augment
-from smaug_core.data.batch import Batch
+from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.data.corpora import Item
 from smaug_core.data.draws import draws_for
 from smaug_core.data.frames import sample_frames
@@ -96,7 +96,7 @@ class TrainingBatches:
         readable = [self._readable(item, items, epoch) for item in items[self.world.share(len(items))]]
         items = [item for item, _ in readable]
         words, word_mask = self.tokenizer.encode([item.caption for item in items], self.recipe.text_length)
-        hidden_words, targets = self._hide_words(items, epoch, words, word_mask)
+        hidden_words, word_places, word_targets = self._hide_words(items, epoch, words, word_mask)
         visible, hidden = self._hide_patches(items, epoch)
         negatives = [draws_for(self.seed, epoch, i.id, "negatives").random(2) for i in items]
         return Batch(
@@ -106,8 +106,9 @@ class TrainingBatches:
             word_mask=torch.from_numpy(word_mask),
             negative_draws=torch.from_numpy(np.stack(negatives)).float(),
             selection_draws=self._selection_draws(items, epoch),
-            hidden_words=None if hidden_words is None else torch.from_numpy(hidden_words),
-            word_targets=None if targets is None else torch.from_numpy(targets),
+            hidden_words=hidden_words,
+            word_places=word_places,
+            word_targets=word_targets,
             visible=visible,
             hidden=hidden,
         )
@@ -175,9 +176,10 @@ class TrainingBatches:
 
     def _hide_words(
         self, items: list[Item], epoch: int, words: NDArray[np.int64], mask: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The captions with words replaced, where these are, and what they were."""
         if self.recipe.mlm_ratio == 0:
-            return None, None
+            return None, None, None
         longest = words.shape[1]
         draws = np.stack(
             [
@@ -185,7 +187,8 @@ class TrainingBatches:
                 for item in items
             ]
         )
-        return hide_words(words, mask, draws, self.recipe.mlm_ratio, self.tokenizer)
+        hidden, targets = hide_words(words, mask, draws, self.recipe.mlm_ratio, self.tokenizer)
+        return torch.from_numpy(hidden), *places_of_words(torch.from_numpy(targets))
 
 
 def hide_words(

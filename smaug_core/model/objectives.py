@@ -96,8 +96,8 @@ def matching_loss(
 def word_loss(
     logits: Float[Tensor, "words vocabulary"], targets: Int[Tensor, " words"], total: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """MLM: cross-entropy of the replaced words (appendix C), divided by `total` > 0."""
-    return F.cross_entropy(logits.float(), targets, reduction="sum") / total
+    """MLM: cross-entropy of the replaced words (appendix C), divided by `total` > 0; `IGNORED` targets add nothing."""
+    return F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=IGNORED) / total
 
 
 def pixel_targets(

@@ -1,9 +1,16 @@
 """Where autocast must not lower the precision."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
-def full_precision(near: Tensor) -> torch.autocast:
-    """A context without autocast on the device of `near`: what is computed in it keeps its inputs' precision."""
-    return torch.autocast(near.device.type, enabled=False)
+def full_precision(near: Tensor) -> AbstractContextManager[Any]:
+    """A context without autocast on the device of `near`: what is computed in it keeps its inputs' precision.
+
+    The meta device, which computes shapes alone, has no autocast.
+    """
+    kind = near.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

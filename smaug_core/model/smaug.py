@@ -238,11 +238,11 @@ class SMAUG(nn.Module):
         logits = self.match_head(self.summarise(fused[:num_pairs], mask[:num_pairs]))
         share = _share(pairs.counts, world)
         losses = {"vtm": matching_loss(logits, is_match, pairs.counts, share)}
-        if batch.word_targets is not None:
-            predicted = batch.word_targets != IGNORED
+        if batch.word_places is not None and batch.word_targets is not None:
             table = self.text.embeddings.word_embeddings.weight
-            guesses = self.word_head(fused[num_pairs:][predicted], table)
-            losses["mlm"] = word_loss(guesses, batch.word_targets[predicted], _share(predicted, world))
+            guesses = self.word_head(fused[num_pairs:].flatten(0, 1)[batch.word_places], table)
+            share = _share(batch.word_targets != IGNORED, world)
+            losses["mlm"] = word_loss(guesses, batch.word_targets, share)
         return losses
 
     def _reconstruct(self, batch: Batch, clips: EncodedClips, selection: Selection | None) -> Float[Tensor, ""]:

@@ -149,16 +149,18 @@ def train(
                 world=world,
             )
         terms = torch.stack(list(losses.values()))
-        values = dict(zip(losses, (world.total(terms) / world.size).tolist(), strict=True))
+        means = world.total(terms) / world.size
+        optimizer.zero_grad()
+        terms.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+        # The one wait for the device in a step, once all its work is queued: for the losses that are reported.
+        values = dict(zip(losses, means.tolist(), strict=True))
         values["loss"] = sum(values.values())
         if not math.isfinite(values["loss"]):
             raise DivergedError(
                 f"step {step + 1} of {total}: the loss is not finite: {values}; {_last_good(checkpoints)}"
             )
-        optimizer.zero_grad()
-        terms.sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
         watch.report(step + 1, total, values | {"lr": rate})
         due = world.is_first and time.monotonic() - saved_at > CHECKPOINT_EVERY_S
         stop, save = world.any(watch.stop_requested(), due)
@@ -188,8 +190,13 @@ def train(
 
 
 def _check_finite(model: SMAUG, step: int, total: int, checkpoints: Checkpoints) -> None:
-    """A checkpoint that holds numbers which are none would take the place of one to resume from."""
-    bad = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    """A checkpoint that holds numbers which are none would take the place of one to resume from.
+
+    It waits for the device once, at checkpoints and at the end.
+    """
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    finite = torch.stack([parameter.isfinite().all() for parameter in parameters]).tolist()
+    bad = [name for name, good in zip(names, finite, strict=True) if not good]
     if bad:
         raise DivergedError(
             f"step {step} of {total}: {len(bad)} weights are not finite, the first is {bad[0]};"

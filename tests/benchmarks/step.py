@@ -26,7 +26,7 @@ import torch
 
 from smaug_core.cost import TRAINING, StepShape, step_cost, total_macs
 from smaug_core.counting import num_visible
-from smaug_core.data.batch import Batch
+from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.model.masking import split_patches
 from smaug_core.model.smaug import SMAUG
 from tests.benchmarks.rows import DEFAULT, ROWS, SIZES, Case, Size
@@ -78,6 +78,7 @@ def synthetic_batch(case: Case, size: Size, num: int) -> Batch:
     words = torch.randint(5, size.vocab_size, (num, size.text_tokens))
     targets = torch.full_like(words, -100)
     targets[:, 1 : 1 + size.hidden_words] = words[:, 1 : 1 + size.hidden_words]
+    word_places, word_targets = places_of_words(targets)
     return Batch(
         images=torch.randn(num, frames, 3, model.image_size, model.image_size),
         media=torch.arange(num),
@@ -86,7 +87,8 @@ def synthetic_batch(case: Case, size: Size, num: int) -> Batch:
         negative_draws=torch.rand(num, 2),
         selection_draws=torch.rand(num, 3, frames) if frames > 1 else None,
         hidden_words=words,
-        word_targets=targets,
+        word_places=word_places,
+        word_targets=word_targets,
         visible=visible if case.mask_ratio else None,
         hidden=hidden if case.mask_ratio else None,
     )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smaug_core.data.augment import CLIP
+from smaug_core.data.batch import places_of_words
 from smaug_core.data.loader import BatchRecipe, TrainingBatches, hide_words
 from smaug_core.data.text import load_tokenizer
 from smaug_core.distributed import World
@@ -45,8 +46,24 @@ def batches_of(items, tokenizer, seed=0, **changes):
 def equal(one, other) -> bool:
     return all(
         torch.equal(getattr(one, name), getattr(other, name))
-        for name in ("images", "media", "words", "hidden_words", "visible", "hidden", "negative_draws")
+        for name in (
+            "images",
+            "media",
+            "words",
+            "hidden_words",
+            "word_places",
+            "word_targets",
+            "visible",
+            "hidden",
+            "negative_draws",
+        )
     )
+
+
+def words_by_place(batch) -> dict[tuple[int, int], int]:
+    """The words to be predicted, by their caption and their place in it."""
+    places, words = batch.word_places.tolist(), batch.word_targets.tolist()
+    return {divmod(p, batch.words.shape[1]): w for p, w in zip(places, words, strict=True) if w != -100}
 
 
 def test_a_step_is_the_same_batch_wherever_training_starts(items, tokenizer):
@@ -112,7 +129,11 @@ def test_the_share_of_a_process_is_its_part_of_the_batch_whatever_cannot_be_read
             assert torch.equal(getattr(share, name), getattr(whole, name)[own]), name
         longest = share.words.shape[1]
         assert torch.equal(share.words, whole.words[own, :longest])
-        assert torch.equal(share.word_targets, whole.word_targets[own, :longest])
+        assert words_by_place(share) == {
+            (row - own.start, column): word
+            for (row, column), word in words_by_place(whole).items()
+            if own.start <= row < own.stop
+        }
     assert whole.media.tolist() == [whole.media[0], whole.media[2], whole.media[2], whole.media[0]]
 
 
@@ -142,6 +163,27 @@ def test_too_little_data_for_a_batch_is_said(items, tokenizer):
 def test_nothing_is_hidden_in_finetuning(items, tokenizer):
     batch = batches_of(items, tokenizer, mask_ratio=0.0, mlm_ratio=0.0).batch(items[:4], 0)
     assert batch.visible is None and batch.hidden is None and batch.hidden_words is None
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.02, 0.15, 0.6]))
+def test_every_hidden_word_has_its_place_and_padding_has_no_target(seed, ratio):
+    rng = np.random.default_rng(seed)
+    targets = torch.from_numpy(np.where(rng.random((6, 11)) < ratio, rng.integers(0, 99, (6, 11)), -100))
+    places, words = places_of_words(targets)
+    found = words != -100
+    assert places.shape == words.shape and len(places) in {2**n for n in range(8)}
+    assert len(places) < 2 * max(1, found.sum())
+    rebuilt = torch.full_like(targets, -100)
+    rebuilt.view(-1)[places[found]] = words[found]
+    assert torch.equal(rebuilt, targets) and (places[~found] == 0).all()
+
+
+def test_a_batch_says_where_words_were_replaced(items, tokenizer):
+    batch = batches_of(items, tokenizer, mlm_ratio=0.5).batch(items[:4], 0)
+    found = words_by_place(batch)
+    assert len(found) > 4 and all(batch.words[place] == word for place, word in found.items())
+    changed = {tuple(place) for place in (batch.hidden_words != batch.words).nonzero().tolist()}
+    assert changed <= found.keys()
 
 
 @given(st.integers(0, 2**31))

@@ -13,7 +13,7 @@ import json, resource, sys, time
 import torch
 from smaug_core.config import ClipShape, ModelConfig
 from smaug_core.counting import num_visible
-from smaug_core.data.batch import Batch
+from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.model.initial import build
 from smaug_core.model.masking import split_patches
 
@@ -27,12 +27,14 @@ model = build(config, vocabulary, seed=0, shape=ClipShape(frames=frames, selecte
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 words = torch.randint(1000, vocabulary, (batch, 32))
 targets = torch.where(torch.rand(words.shape) < 0.15, words, -100)
+places, found = places_of_words(targets)
 visible, hidden = split_patches(torch.rand(batch, 196), num_visible(196, 0.5))
 given = Batch(
     images=torch.randn(batch, frames, 3, 224, 224), media=torch.arange(batch), words=words,
     word_mask=torch.ones_like(words, dtype=torch.bool), negative_draws=torch.rand(batch, 2),
     selection_draws=torch.rand(batch, 3, frames) if frames > 1 else None,
-    hidden_words=torch.where(targets == -100, words, 103), word_targets=targets, visible=visible, hidden=hidden,
+    hidden_words=torch.where(targets == -100, words, 103), word_places=places, word_targets=found,
+    visible=visible, hidden=hidden,
 )
 started = time.monotonic()
 losses = model(given, negatives_group=batch)

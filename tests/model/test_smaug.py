@@ -42,11 +42,31 @@ def test_padding_does_not_change_the_losses(config):
         words=torch.nn.functional.pad(batch.words, (0, width)),
         word_mask=torch.nn.functional.pad(batch.word_mask, (0, width)),
         hidden_words=torch.nn.functional.pad(batch.hidden_words, (0, width)),
-        word_targets=torch.nn.functional.pad(batch.word_targets, (0, width), value=-100),
+        word_places=batch.word_places // 7 * (7 + width) + batch.word_places % 7,
     )
     short, long = model(batch, negatives_group=6), model(padded, negatives_group=6)
     for name in short:
         torch.testing.assert_close(short[name], long[name], atol=1e-5, rtol=1e-5)
+
+
+def test_padding_of_the_hidden_words_changes_neither_losses_nor_gradients(config):
+    """6 words are padded to 8 places; the same 6, and 32 places, give the same."""
+    batch, model = make_batch(num=6), build(config, VOCABULARY, seed=0)
+    found = []
+    for places in (8, 6, 32):
+        padding = (0, places - 8)
+        padded = replace(
+            batch,
+            word_places=torch.nn.functional.pad(batch.word_places, padding),
+            word_targets=torch.nn.functional.pad(batch.word_targets, padding, value=-100),
+        )
+        model.zero_grad()
+        losses = model(padded, negatives_group=6)
+        sum(losses.values()).backward()
+        found.append((losses["mlm"], {name: p.grad for name, p in model.named_parameters()}))
+    for loss, gradients in found[1:]:
+        torch.testing.assert_close(loss, found[0][0])
+        torch.testing.assert_close(gradients, found[0][1])
 
 
 def test_words_of_the_fusion_encoder_see_each_other_in_both_directions(config):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from smaug_core.config import ClipShape
-from smaug_core.data.batch import Batch
+from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.distributed import World, check_exchange, first_does, joined_world
 from smaug_core.errors import CheckpointError, ClipError, DivergedError, SettingsError, SmaugError
 from smaug_core.model.initial import build
@@ -33,7 +33,9 @@ def words_hidden(batch: Batch, *rows: int) -> Batch:
     targets = torch.full_like(batch.words, -100)
     for count, row in enumerate(rows, start=1):
         targets[row, 1 : 1 + min(count, 3)] = batch.words[row, 1 : 1 + min(count, 3)]
-    return replace(batch, word_targets=targets, hidden_words=torch.where(targets == -100, batch.words, 4))
+    places, found = places_of_words(targets)
+    hidden_words = torch.where(targets == -100, batch.words, 4)
+    return replace(batch, word_places=places, word_targets=found, hidden_words=hidden_words)
 
 
 def cases() -> dict[str, tuple[ClipShape, Batch, dict[str, str], dict[str, object]]]:
@@ -60,8 +62,12 @@ def cases() -> dict[str, tuple[ClipShape, Batch, dict[str, str], dict[str, objec
 
 def share_of(batch: Batch, world: World) -> Batch:
     parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    own = world.share(len(batch.media))
-    return Batch(**{name: part if part is None else part[own] for name, part in parts.items()})
+    own, words = world.share(len(batch.media)), {}
+    if batch.word_targets is not None:
+        targets, is_word = torch.full_like(batch.words, -100), batch.word_targets != -100
+        targets.view(-1)[batch.word_places[is_word]] = batch.word_targets[is_word]
+        words["word_places"], words["word_targets"] = places_of_words(targets[own])
+    return Batch(**{name: part if part is None else part[own] for name, part in parts.items()} | words)
 
 
 def step(world: World, name: str) -> list[tuple[dict[str, float], dict[str, torch.Tensor | None]]]:
