@@ -59,6 +59,26 @@ def cut_stages(
     return tuple(stages)
 
 
+def with_seeds(stages: Iterable[Stage], seed_pretrain: int, seed_finetune: int, known: dict[Any, Stage]) -> list[Stage]:
+    """The same chain with other seeds; cutting it again for each pair of seeds would take most of a plan's time.
+
+    Args:
+        stages: of one configuration, parents first.
+        seed_pretrain: of the draws of pre-training.
+        seed_finetune: of the draws of fine-tuning.
+        known: stages that earlier calls for this configuration made; those that differ in nothing are shared.
+    """
+    made: dict[int, Stage] = {}
+    for stage in stages:
+        parents = tuple(made[id(parent)] for parent in stage.parents)
+        seed = None if stage.seed is None else seed_finetune if stage.kind == "finetune" else seed_pretrain
+        key = (id(stage), seed, *map(id, parents))
+        if key not in known:
+            known[key] = replace(stage, seed=seed, parents=parents)
+        made[id(stage)] = known[key]
+    return list(made.values())
+
+
 def resolved(config: Config, *, zero_shot: bool = False) -> Config:
     """The same configuration with the frames that fine-tuning takes over from pre-training, or without fine-tuning."""
     video = config.pretrain_video

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.chain import cut_stages, resolved
+from experiments.chain import cut_stages, resolved, with_seeds
 from experiments.load import Fault, SweepError, nearest, parse_document
 from experiments.scale import Scale
 from experiments.schema import Sweep, override_faults
@@ -117,6 +117,7 @@ def expand(
     if faults:
         raise SweepError(faults)
     set_keys = tuple(sorted({key for variant in sweep.variants.values() for key in variant}))
+    overridden = tuple(f"{key}={value}" for key, value in sorted(settings.items()))
     trials = []
     for variant, changes in sweep.variants.items():
         if only and variant not in only:
@@ -126,6 +127,9 @@ def expand(
             config = resolved(scale.config(tree, sweep.tasks), zero_shot=sweep.zero_shot)
         except SettingsError as error:
             raise SweepError(Fault("--set", 0, 0, f"{where}: {what}") for where, what in error.faults) from error
+        chain = cut_stages(config, scale.resources, *pairs[0], data_root)
+        known: dict[Any, Stage] = {}
+        shortened = has_fewer_epochs(tree, scale.tree)
         for seed_pretrain, seed_finetune in pairs:
             trials.append(
                 Trial(
@@ -137,9 +141,9 @@ def expand(
                     config=config,
                     tree=tree,
                     set_keys=set_keys,
-                    overrides=tuple(f"{key}={value}" for key, value in sorted(settings.items())),
-                    shortened=has_fewer_epochs(tree, scale.tree),
-                    stages=cut_stages(config, scale.resources, seed_pretrain, seed_finetune, data_root),
+                    overrides=overridden,
+                    shortened=shortened,
+                    stages=tuple(with_seeds(chain, seed_pretrain, seed_finetune, known)),
                 )
             )
     return trials

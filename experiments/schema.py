@@ -174,12 +174,12 @@ def _name_faults(document: Document, scale: Scale) -> Iterator[Fault]:
 def _repetition_faults(document: Document) -> Iterator[Fault]:
     """What a list names twice: it would be measured, or shown, twice."""
     for *sections, name in LISTS:
-        seen: list[Any] = []
+        seen: set[str] = set()
         for number, value in enumerate(document.held(list, *sections, name)):
-            if value in seen:
+            if (told := json.dumps(value)) in seen:
                 message = f"{name}: {shown(value)} stands here twice; drop one"
                 yield document.fault((*sections, name, number), message)
-            seen.append(value)
+            seen.add(told)
 
 
 def _seed_faults(document: Document) -> Iterator[Fault]:

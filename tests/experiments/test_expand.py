@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from experiments import expand as expansion
 from experiments.chain import cut_stages
 from experiments.expand import Trial, expand, parse_overrides
 from experiments.load import SweepError
@@ -307,3 +308,16 @@ def test_fewer_epochs_than_the_scale_says_are_noticed_wherever_they_are_set(mask
     assert expand(masking, tiny, overrides={"pretrain.epochs": 1})[0].shortened
     assert not expand(masking, tiny, overrides={"pretrain.epochs": 99})[0].shortened
     assert expand(masking, tiny, overrides={"finetune.msrvtt.epochs": 1})[0].shortened
+
+
+def test_many_seeds_cut_a_chain_once_and_give_what_cutting_for_each_gives(tiny, monkeypatch):
+    cuts = []
+    monkeypatch.setattr(expansion, "cut_stages", lambda *given: cuts.append(given) or cut_stages(*given))
+    sweep = load_sweep(SWEEPS / "frame_selection.yaml", tiny)
+    trials = expand(sweep, tiny, overrides={"seeds.pretrain": [3, 5], "seeds.finetune": [0, 7, 9]})
+    assert len(trials) == 6 * len(sweep.variants) and len(cuts) == len(sweep.variants)
+    for made in trials:
+        alone = cut_stages(made.config, tiny.resources, made.seed_pretrain, made.seed_finetune, None)
+        assert [stage.document() for stage in made.stages] == [stage.document() for stage in alone]
+    ones = [made.stages[0] for made in trials[:6]]
+    assert [one is ones[0] for one in ones] == [True] * 3 + [False] * 3  # what seeds share is worked out once
