@@ -21,6 +21,7 @@ from experiments.attempt import HEARTBEAT_S, NOTHING_SPENT, Lease, read_json, wr
 from experiments.failures import FailureClass
 from experiments.host import DeviceClock, Start, oom_kills_since
 from experiments.imports import import_environment
+from experiments.memory import PEAK_MEMORY
 from experiments.stop import StopFlag
 from experiments.work import DONE, INTERRUPTED, EndedError, Ending
 from smaug_core.stages import Outcome
@@ -86,8 +87,9 @@ class CrewClock(DeviceClock):
         return super().cpu_s() + sum(told["cpu_s"] for told in told_by_nodes(self._folder))
 
     def account(self) -> dict[str, float]:
-        """As of one machine; `joules` only where all machines know theirs."""
+        """As of one machine, the memory of all together; `joules` only where all machines know theirs."""
         account = super().account()
+        account[PEAK_MEMORY] += sum(told.get(PEAK_MEMORY, 0) for told in told_by_nodes(self._folder))
         joules = [told["joules"] for told in told_by_nodes(self._folder) if "joules" in told]
         if "joules" in account and len(joules) == self._others:
             return account | {"joules": account["joules"] + sum(joules)}
@@ -95,7 +97,7 @@ class CrewClock(DeviceClock):
 
 
 def told_by_nodes(folder: Path) -> Iterator[dict[str, Any]]:
-    """What the followers of an attempt told last: `cpu_s`, maybe `joules`, and `ended` with torchrun's code."""
+    """What the followers of an attempt told last: `cpu_s`, the peak memory, maybe `joules`, torchrun's code `ended`."""
     for path in (folder / "nodes").glob("[0-9]*.json"):
         if (told := read_json(path)) is not None:
             yield told
@@ -192,8 +194,10 @@ class Ranks:
 
     def account(self) -> dict[str, Any]:
         """The first rank's last account, and the time until now."""
-        told = read_json(self._lease.directory / "progress.json") or NOTHING_SPENT
-        return {key: told[key] for key in NOTHING_SPENT} | self._clock.account()
+        told: dict[str, Any] = read_json(self._lease.directory / "progress.json") or dict(NOTHING_SPENT)
+        account = self._clock.account()
+        peak = max(account[PEAK_MEMORY], told.get(PEAK_MEMORY, 0))  # the ranks may have ended
+        return {key: told[key] for key in NOTHING_SPENT} | account | {PEAK_MEMORY: int(peak)}
 
 
 def start_torchrun(folder: Path, node: int, environment: dict[str, str], **output: Any) -> "subprocess.Popen[bytes]":

@@ -39,7 +39,8 @@ UNITS = (
 STAGES_NOTE = f"""Each run is a **stage**: one training or evaluation, done once and shared by all rows that need it.
 These runs own the hours really spent: `hours.billed` = `useful` + `lost` + `overhead` over all attempts; add them up
 here, never over rows. `energy.kwh` is what the GPUs used, where they counted it in every attempt; the tag
-`smaug.no_energy` says why it is not there. {UNITS} The training curves are here too. *Views* > *Hours spent* sorts by
+`smaug.no_energy` says why it is not there. `memory.peak_bytes` is the most memory that the processes of an attempt
+held. {UNITS} The training curves are here too. *Views* > *Hours spent* sorts by
 cost.
 
 The rows of a table are the runs of `smaug/<sweep>`, whose descriptions link to their stages."""

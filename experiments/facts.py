@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 from experiments.attempt import Attempt
 from experiments.failures import POLICIES
 from experiments.gallery import Gallery
-from experiments.hours import Hours, energy_kwh, is_corrected, stage_hours
+from experiments.hours import Hours, energy_kwh, is_corrected, peak_memory_bytes, stage_hours
 from experiments.stage import digest
 from experiments.store import StageState
 from smaug_core.stages import KINDS
@@ -90,6 +90,11 @@ class StageFacts:
     def energy_kwh(self) -> float | None:
         """What its GPUs used in all attempts; none where that was not counted."""
         return energy_kwh(self.attempts)
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The most memory that the processes of an attempt held; none where none told."""
+        return peak_memory_bytes(self.attempts)
 
     @property
     def no_energy(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from experiments.attempt import StoreError, read_attempts, write_json
 from experiments.crew import ALONE_S, LOOK_S, OVER, Crew, start_torchrun
 from experiments.host import DeviceClock
+from experiments.memory import PEAK_MEMORY
 
 TELL_EVERY_S = 5.0
 
@@ -71,5 +72,5 @@ class Follower:
 
     def _tell(self, folder: Path, clock: DeviceClock, **more: int) -> None:
         account = clock.account()
-        used = {name: account[name] for name in ("cpu_s", "joules") if name in account}
+        used = {name: account[name] for name in ("cpu_s", PEAK_MEMORY, "joules") if name in account}
         write_json(folder / "nodes" / f"{self._node}.json", used | more)

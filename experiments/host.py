@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from experiments.energy import energy_mj, joules_since, visible_gpus
+from experiments.memory import PEAK_MEMORY, peak_bytes_of_tree
 
 SLURM_JOB, SLURM_RESTART = "SMAUG_SLURM_JOB", "SMAUG_SLURM_RESTART"
 """Variables of a worker that a Slurm job was made for: the job's id as squeue prints it, and how often it was queued
@@ -46,7 +47,7 @@ class DeviceClock:
     """
 
     def __init__(self, gpus: float, start: Start | None = None, *, nodes: int = 1) -> None:
-        self._gpus = gpus
+        self._gpus, self._peak_bytes = gpus, 0
         pid = os.getpid()
         self.start = start or Start(
             pid=pid,
@@ -68,9 +69,12 @@ class DeviceClock:
         return self.wall_s() * self._gpus if self._gpus else self.cpu_s()
 
     def account(self) -> dict[str, float]:
-        """All three, and `joules` where the GPUs' energy is known."""
+        """All three, the process tree's `peak_memory_bytes`, and `joules` where the GPUs' energy is known."""
         joules = joules_since(self.start.energy_from) if self.start.energy_from else None
+        # Kept, since a process that ended meanwhile does not count any more.
+        self._peak_bytes = max(self._peak_bytes, peak_bytes_of_tree(self.start.pid))
         told = {"spent_s": self.spent_s(), "wall_s": self.wall_s(), "cpu_s": self.cpu_s()}
+        told[PEAK_MEMORY] = self._peak_bytes
         return told if joules is None else told | {"joules": joules}
 
 

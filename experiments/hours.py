@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from experiments.attempt import Attempt
+from experiments.memory import PEAK_MEMORY
 
 JOULES_PER_KWH = 3.6e6
 
@@ -84,3 +85,8 @@ def energy_kwh(attempts: Sequence[Attempt]) -> float | None:
     told = [attempt.last.get("joules") for attempt in attempts]
     known = [joules for joules in told if joules is not None]
     return sum(known) / JOULES_PER_KWH if known and len(known) == len(told) else None
+
+
+def peak_memory_bytes(attempts: Sequence[Attempt]) -> int | None:
+    """The most memory that the processes of an attempt at a stage held; none where no attempt told."""
+    return max((attempt.last[PEAK_MEMORY] for attempt in attempts if PEAK_MEMORY in attempt.last), default=None)

@@ -21,6 +21,8 @@ HALF_MADE = "whoever made it was killed before it was whole"
 FINGERPRINT, SUPERSEDED = "smaug.fingerprint", "smaug.superseded_by"
 ENERGY = "energy.kwh"
 """Of a stage's run: what its GPUs used in all attempts."""
+MEMORY = "memory.peak_bytes"
+"""Of a stage's run: the most that the processes of an attempt held of their machine's memory."""
 IDENTITY = ("smaug.sweep", "smaug.scale", "smaug.variant", "smaug.seed")
 """Tags that one valid trial has."""
 
@@ -89,6 +91,8 @@ def tell_stage(facts: StageFacts) -> Telling:
     metrics = {f"hours.{part}": (value, facts.last_sign) for part, value in spent.items()}
     if facts.energy_kwh is not None:
         metrics[ENERGY] = (facts.energy_kwh, facts.last_sign)
+    if facts.peak_memory_bytes is not None:
+        metrics[MEMORY] = (float(facts.peak_memory_bytes), facts.last_sign)
     if facts.prediction is not None:
         metrics["hours.predicted"] = (facts.prediction["hours"], facts.prediction["time"])
     return Telling(

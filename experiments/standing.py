@@ -55,6 +55,8 @@ class StageStanding:
     """What it took so far; none before the first attempt, or where its folder cannot be read."""
     unit: str = ""
     """Of its hours."""
+    peak_memory_bytes: int | None = None
+    """The most memory that the processes of an attempt held; none where none told."""
     unsaved: float = 0.0
     """Of its lost hours, those of steps that the attempt that runs has not saved yet."""
     queued: Queued | None = None
@@ -95,6 +97,7 @@ class StageStanding:
             "failure": self.failure,
             "queued": None if self.queued is None else self.queued.words,
             "hours": self._hours_to_json(),
+            "peak_memory_bytes": self.peak_memory_bytes,
             "folder": str(self.folder),
         }
 
@@ -242,6 +245,7 @@ def _standing(named: Named, facts: StageFacts, folder: Path, driven: bool, endin
         failure=(attempt.failed_as or "") if state != "done" else "",
         hours=facts.hours,
         unit=facts.host["unit"],
+        peak_memory_bytes=facts.peak_memory_bytes,
         unsaved=_unsaved(facts) if state == "running" else 0.0,
     )
 

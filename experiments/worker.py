@@ -30,6 +30,7 @@ from experiments.attempt import (
 from experiments.code import code_digest
 from experiments.crew import Crew, Ranks, meeting_point
 from experiments.host import DeviceClock, describe_device, library_versions, oom_kills, slurm_job, source_commit
+from experiments.memory import forget_peak
 from experiments.pictures import leave_pictures
 from experiments.stop import StopFlag, end_with
 from experiments.watch import StageWatch
@@ -88,6 +89,7 @@ def run_stage(
     host = describe_device(device) | {"cpus": cpus, "gpus": gpus, "versions": library_versions()}
     host |= {"recompute_layers": True} if recompute_layers else {}
     host |= {"nodes": nodes} if nodes > 1 else {}
+    forget_peak()  # of the driver that this process may be, and of the stages before
     clock = DeviceClock(gpus, nodes=nodes)
     lease = claim(directory, host | slurm_job() | {"oom_kills": oom_kills()})
     if (directory / "result.json").exists():  # published by an attempt that ended between our look and our claim

@@ -22,7 +22,8 @@ class QuickStage(Stage):
     Its own settings: `steps`, each of `step_s` seconds; `checkpoint_every` so many steps; `hold_at` a step until the
     file `go` appears in its folder; `stuck_at` a step that it never takes, nor ends but when asked to, with a file
     `stuck-N` in its Nth attempt; `kill_at` a step, in as many attempts as `kills` says, or a list with a step for
-    each attempt; `fail_at`, `refuse_at`, `diverge_at` a step; `eat_at` a step, 4 GiB of memory; `no_gpu_memory_at`,
+    each attempt; `hold_mib`, so much memory in each process to its end; `fail_at`, `refuse_at`, `diverge_at` a step;
+    `eat_at` a step, 4 GiB of memory; `no_gpu_memory_at`,
     `no_host_memory_at` a step, in as many attempts as `times` says, and on the GPU only as long as layers are not
     recomputed if it is `until_recomputed`; `rank`, which of several processes misbehaves. The first process writes;
     each of the others notes that it was there in `ranks.txt`.
@@ -69,6 +70,7 @@ def run(
     recompute_layers: bool = False,
 ) -> Outcome:
     own, rank = settings[kind], int(os.environ.get("RANK", "0"))
+    _held = b"a" * (own.get("hold_mib", 0) * 2**20)
     steps, (first, useful_before, loss) = own["steps"], _resume(out)
     spent_before = watch.spent() - useful_before
     if rank > 0:

@@ -147,21 +147,25 @@ def test_a_follower_takes_no_other_jobs_attempt_and_leaves_when_the_first_part_h
     assert not list(directory.glob("attempts/*/node1.txt"))
 
 
-@pytest.mark.parametrize(("told", "joules"), [({"cpu_s": 7.0, "joules": 30.0}, 42.0), ({"cpu_s": 7.0}, None)])
-def test_energy_is_told_only_where_all_machines_know_theirs(
+@pytest.mark.parametrize(
+    ("told", "joules"),
+    [({"cpu_s": 7.0, "peak_memory_bytes": 30, "joules": 30.0}, 42.0), ({"cpu_s": 7.0, "peak_memory_bytes": 30}, None)],
+)
+def test_memory_of_all_machines_is_told_and_energy_is_told_only_where_all_machines_know_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, float], joules: float | None
 ) -> None:
     from experiments.crew import Crew
     from experiments.host import DeviceClock, Start
 
-    own = {"spent_s": 1.0, "wall_s": 1.0, "cpu_s": 2.0, "joules": 12.0}
-    monkeypatch.setattr(DeviceClock, "account", lambda _: own)
+    own = {"spent_s": 1.0, "wall_s": 1.0, "cpu_s": 2.0, "peak_memory_bytes": 12, "joules": 12.0}
+    monkeypatch.setattr(DeviceClock, "account", lambda _: dict(own))
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes" / "1.json").write_text(json.dumps(told))
     start = Start(pid=os.getpid(), wall_from=0.0, cpu_from=0.0)
     of_two = {"processes": 2, "gpus": 2, "nodes": 2, "threads": 1, "device": "cuda", "data_root": ""}
     clock = CrewClock(Crew(host="a", port=1, start=start, **of_two), tmp_path)
     assert clock.account().get("joules") == joules
+    assert clock.account()["peak_memory_bytes"] == 42
 
 
 def test_where_one_machine_meets_itself_nobody_else_can_come() -> None:

@@ -73,7 +73,7 @@ def assert_billed_once(store: Store, stage: Stage) -> None:
 
 
 def test_two_processes_publish_one_result(store: Store) -> None:
-    stage = quick_stage()
+    stage = quick_stage(hold_mib=300)
     directory = store.prepare(stage)
     assert run(directory) == DONE, last_end(directory)
     result = store.result(stage)
@@ -86,6 +86,7 @@ def test_two_processes_publish_one_result(store: Store) -> None:
     assert (attempt.state, attempt.last["step"], attempt.last["total"]) == ("done", 3, 3)
     # Two interpreters that load torch take seconds of CPU time, the worker alone takes none.
     assert attempt.last["spent_s"] > 0.4
+    assert attempt.last["peak_memory_bytes"] > 2 * 300 * 2**20, "the ranks have ended, and still count"
     assert_billed_once(store, stage)
     assert run(directory) == DONE
     assert len(read_attempts(directory)) == 1
