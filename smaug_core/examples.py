@@ -189,7 +189,7 @@ def _look(model: SMAUG, item: Item, device: str) -> tuple[Float[Tensor, "frames 
     looked_at: list[int] = []
 
     def middles(available: int) -> list[int]:
-        looked_at.extend(sample_frames(available, model.shape.frames))
+        looked_at[:] = sample_frames(available, model.shape.frames)
         return looked_at
 
     frames = read_frames(item.media, middles)

@@ -1,46 +1,35 @@
 """Media files to frames and back: decoding only what is asked for, never guessing around damage."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from smaug_core.errors import ClipError
+from smaug_core.data.decoding import Choose, checked, decode
+from smaug_core.data.display import Display
+from smaug_core.data.stills import SUFFIXES, read_still
 
-if TYPE_CHECKING:
-    from av import VideoFrame
-
-STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 MAX_KEYFRAME_EVERY = 30
-
-Choose = Callable[[int], Sequence[int]]
-"""From the number of frames of a clip to the frames wanted: ascending, repeats allowed."""
 
 
 def read_frames(path: Path, choose: Choose) -> UInt8[np.ndarray, "frames height width 3"]:
-    """The frames of a clip, or of a picture, that `choose` picks; RGB.
+    """The frames of a clip, or of a picture, that `choose` picks: as ffmpeg shows them, in RGB.
 
-    Decoding starts at the key frame before a wanted frame, skips to a later key frame where one lies before the
-    next wanted frame, and ends with the last wanted one.
+    Frames are counted in the order in which a player shows them, without those that an edit list cuts off or a codec
+    hides. They are upright, and of the size of the clip's first frame.
 
     Raises:
-        ClipError: the file is missing, damaged, shorter than its header says, or holds no frames.
+        ClipError: the file is missing, damaged, truncated, or holds no frames.
     """
-    if path.suffix.lower() in STILL_SUFFIXES:
-        picture = _read_still(path)
-        return np.repeat(picture[None], len(_checked(choose, 1)), axis=0)
-    from av.video.reformatter import VideoReformatter
-
-    to_rgb = VideoReformatter()
-    decoded = [
-        (to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray(), repeats)
-        for frame, repeats in _decode(path, choose)
-    ]
-    return np.stack([frame for frame, repeats in decoded for _ in range(repeats)])
+    if path.suffix.lower() in SUFFIXES:
+        picture = read_still(path)
+        return np.repeat(picture[None], len(checked(choose, 1)), axis=0)
+    wanted, frames = decode(path, choose, Display().show)
+    return np.stack([frames[index] for index in wanted])
 
 
 def decoded_digest(paths: Iterable[Path]) -> str:
@@ -50,11 +39,12 @@ def decoded_digest(paths: Iterable[Path]) -> str:
     """
     digest = sha256()
     for path in paths:
-        if path.suffix.lower() in STILL_SUFFIXES:
-            digest.update(_read_still(path).tobytes())
+        if path.suffix.lower() in SUFFIXES:
+            digest.update(read_still(path).tobytes())
         else:
-            for frame, _ in _decode(path, lambda available: range(available)):
-                digest.update(frame.to_ndarray().tobytes())
+            wanted, frames = decode(path, range, lambda frame, size: frame.to_ndarray().tobytes())
+            for index in wanted:
+                digest.update(frames[index])
     return digest.hexdigest()
 
 
@@ -93,75 +83,3 @@ def write_clip(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     path.write_bytes(buffer.getvalue())
-
-
-def _checked(choose: Choose, available: int) -> list[int]:
-    wanted = list(choose(available))
-    if not wanted or wanted != sorted(wanted) or wanted[0] < 0 or wanted[-1] >= available:
-        raise ValueError(f"frames must be ascending within [0, {available - 1}], got {wanted}")
-    return wanted
-
-
-def _read_still(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise ClipError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ClipError(f"{path}: not a readable picture ({error})") from error
-
-
-def _decode(path: Path, choose: Choose) -> Iterator[tuple["VideoFrame", int]]:
-    """The chosen frames of a clip as decoded, each once, with how often it was asked for."""
-    import av
-
-    try:
-        with av.open(path) as container:
-            if not container.streams.video:
-                raise ClipError(f"{path}: holds no video stream")
-            stream = container.streams.video[0]
-            # More threads cost more to start than a clip of a few pictures takes to decode.
-            stream.codec_context.thread_count = 1
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            if not packets:
-                raise ClipError(f"{path}: holds no frames")
-            if len(packets) < stream.frames or any(packet.is_corrupt for packet in packets):
-                raise ClipError(
-                    f"{path}: truncated, holds {len(packets)} whole frames where its header says {stream.frames}"
-                )
-            yield from _decode_packets(path, stream.codec_context, packets, choose)
-    except av.FFmpegError as error:
-        if isinstance(error, FileNotFoundError):
-            raise ClipError(f"{path}: no such file") from error
-        raise ClipError(f"{path}: not a readable video ({error.strerror})") from error
-
-
-def _decode_packets(path: Path, codec: Any, packets: list[Any], choose: Choose) -> Iterator[tuple["VideoFrame", int]]:
-    shown = sorted(p.pts for p in packets if not p.is_discard)
-    wanted = _checked(choose, len(shown))
-    # A packet's place in the file is its place in decoding; the time stamp tells its place on the screen.
-    key_places = [place for place, packet in enumerate(packets) if packet.is_keyframe]
-    frames: dict[int, VideoFrame] = {}
-    place, start = 0, shown[0]
-    for index in dict.fromkeys(wanted):
-        time = shown[index]
-        key = max((k for k in key_places if packets[k].pts <= time), default=0)
-        if key > place:
-            codec.flush_buffers()
-            frames.clear()
-            place, start = key, packets[key].pts
-        while time not in frames and place <= len(packets):
-            # Past the last packet, None makes the decoder hand out what it holds back.
-            packet = packets[place] if place < len(packets) else None
-            for frame in codec.decode(packet):
-                # Frames shown before the key frame may lack what they build on; they are not wanted.
-                if frame.is_corrupt and frame.pts >= start:
-                    raise ClipError(f"{path}: damaged, frame {shown.index(frame.pts)} of {len(shown)} is incomplete")
-                frames[frame.pts] = frame
-            place += 1
-        if time not in frames:
-            raise ClipError(f"{path}: damaged, frame {index} of {len(shown)} cannot be decoded")
-        yield frames[time], wanted.count(index)

@@ -45,7 +45,7 @@ def selected_frames(
         looked_at: list[int] = []
 
         def choose(available: int, looked_at: list[int] = looked_at) -> list[int]:
-            looked_at += sample_frames(available, frames)
+            looked_at[:] = sample_frames(available, frames)
             return looked_at
 
         images = resize(read_frames(item.media, choose), model.config.image_size, model.vision.colours)
