@@ -70,6 +70,8 @@ def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> N
         complain(f"{names[stage.fingerprint]} cancelled {message}")
     for stage, message in summary.held:
         complain(f"{names[stage.fingerprint]} not started: {message}")
+    if not outcome.told:
+        complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
     if summary.paused:
         complain(f"paused: {summary.paused}")
     if summary.interrupted:

@@ -12,6 +12,7 @@ from experiments.console import Console, complain, print_json, print_log, say
 from experiments.options import (
     DONE,
     FAILED,
+    PATH,
     ClusterFile,
     Home,
     Json,
@@ -208,10 +209,12 @@ def doctor(
 @care.command()
 def sync(
     from_: Annotated[
-        Path | None, typer.Option("--from", help="a folder of portable records, to be told to MLflow as well")
+        Path | None,
+        typer.Option("--from", help="a folder of portable records, to be told to MLflow as well", **PATH),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", help="write the valid trials here as portable records, for other machines")
+        Path | None,
+        typer.Option("--to", help="write the valid trials here as portable records, for other machines", **PATH),
     ] = None,
     home: Home = None,
     json_: Json = False,

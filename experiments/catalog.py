@@ -14,6 +14,7 @@ from smaug_core.errors import SmaugError
 LEAST_DIGITS = 4
 """Of a fingerprint's beginning, so that a row named 7 is never taken for one."""
 CANDIDATES_TOLD = 20
+NEAR_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +128,18 @@ class Catalog:
     def _advice(self, what: str) -> str:
         if not self.stages:
             return "nothing was run yet"
-        near = difflib.get_close_matches(what, self._by_name, n=1)
+        near: dict[frozenset[str], str] = {}  # one name for each thing that is meant
+        for name in difflib.get_close_matches(what, self._by_name, n=4 * NEAR_TOLD):
+            near.setdefault(frozenset(self._by_name[name]), name)
         if near:
-            return f"did you mean {near[0]!r}?"
-        known = list(dict.fromkeys(address for addresses in self._addresses.values() for address in addresses))
-        if len(known) > CANDIDATES_TOLD:
-            return f"`smaug status` lists them; a stage is named like {known[0]!r}, or by its fingerprint"
-        return f"right would be one of {', '.join(known)}"
+            return f"did you mean {' or '.join(map(repr, list(near.values())[:NEAR_TOLD]))}?"
+        sweeps = sorted({document["sweep"] for document in self.documents})
+        more = f" and {len(sweeps) - CANDIDATES_TOLD} more" if len(sweeps) > CANDIDATES_TOLD else ""
+        example = next(address for addresses in self._addresses.values() for address in addresses)
+        return (
+            f"a stage is named like {example!r}, or by its fingerprint; there are stages of the sweeps"
+            f" {', '.join(sweeps[:CANDIDATES_TOLD])}{more}, and `smaug status` lists their rows"
+        )
 
 
 WITH_SWEEP = 4

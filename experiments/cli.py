@@ -17,6 +17,7 @@ from experiments.imports import SAFE_PATH
 from experiments.options import (
     DONE,
     FAILED,
+    PATH,
     REFUSED,
     Device,
     From,
@@ -75,7 +76,8 @@ def describe(scale: ScaleName = "tiny", set_: Settings = [], json_: Json = False
 def pretrain(
     out: Out,
     from_: Annotated[
-        Path | None, typer.Option("--from", help="a single-frame model: train it on several frames (pretrain_video.*)")
+        Path | None,
+        typer.Option("--from", help="a single-frame model: train it on several frames (pretrain_video.*)", **PATH),
     ] = None,
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006

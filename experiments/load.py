@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -20,6 +21,9 @@ from smaug_core.errors import SmaugError
 MAX_BYTES = 256 * 1024
 MAX_VALUES = 20_000
 """After aliases are followed: a few lines of nested aliases could otherwise fill the memory."""
+
+MOST_NAMED = 40
+"""Of what a word that is unknown could have been."""
 
 SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null", "str")}
 COLLECTIONS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq")}
@@ -97,11 +101,13 @@ def read_document(path: Path, name: str | None = None) -> Document:
     """
     name = name or str(path)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # never more: it may be large, or a device that never ends
+            size = max(os.fstat(file.fileno()).st_size, len(content))
     except OSError as error:
-        raise SweepError([Fault(name, 1, 1, f"cannot be read ({error.strerror})")]) from error
+        raise SweepError([Fault(name, 0, 0, f"cannot be read ({error.strerror})")]) from error
     if len(content) > MAX_BYTES:
-        raise SweepError([Fault(name, 1, 1, f"{len(content)} bytes are too many; at most {MAX_BYTES}")])
+        raise SweepError([Fault(name, 0, 0, f"{size} bytes or more are too many; expected at most {MAX_BYTES}")])
     return parse_document(content, name)
 
 
@@ -194,8 +200,9 @@ def spelled(pattern: str, allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Name = Annotated[str, spelled(r"[a-z0-9_]+", "lower-case letters, digits and _")]
-"""Of a sweep, a scale, a cluster: it becomes a part of paths and of MLflow's keys."""
+Name = Annotated[str, spelled(r"[a-z0-9_]{1,100}", "lower-case letters, digits and _, at most 100")]
+"""Of a sweep, a scale, a cluster: a part of names of folders (255 bytes), and of MLflow's experiments (256) and keys
+(250), which hold more than the name."""
 
 
 def form_faults(document: Document, form: type[Form]) -> list[Fault]:
@@ -233,7 +240,10 @@ def _known_keys(form: type[Form], keys: Keys) -> list[str]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What would have been right in the place of `word`: the nearest of `known`, or all of them."""
+    """What would have been right in the place of `word`: the nearest of `known`, or all of them, if they are few."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"right would be one of {', '.join(known) or '(none)'}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+    return f"right would be one of {', '.join(known[:MOST_NAMED]) or '(none)'}{more}"

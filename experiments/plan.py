@@ -93,6 +93,10 @@ class Plan:
         """Hours that a run would still take."""
         return _sum((planned.hours, 1) for planned in self._of(kinds) if not planned.is_done)
 
+    def known_to_spend(self) -> float:
+        """Hours that a run would still take for the stages whose hours are known."""
+        return sum(planned.hours or 0.0 for planned in self.stages if not planned.is_done)
+
     def to_spend_anew(self) -> float | None:
         """Hours that a run would take that also runs stale stages again, and all that was made from them."""
         again: set[str] = set()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.console import Console, complain, print_json, say
-from experiments.options import FAILED, ROOT, Home, Json, home_folder
+from experiments.options import FAILED, PATH, ROOT, Home, Json, home_folder
 
 if TYPE_CHECKING:
     from reports.render import Report
@@ -21,9 +21,10 @@ report = typer.Typer(
 )
 OUT = ROOT / "reports" / "out"
 
-Folder = Annotated[Path, typer.Option(help="folder to write to")]
+Folder = Annotated[Path, typer.Option(help="folder to write to", **PATH)]
 Records = Annotated[
-    Path | None, typer.Option("--from", help="a folder of portable records, instead of what is recorded here")
+    Path | None,
+    typer.Option("--from", help="a folder of portable records, instead of what is recorded here", **PATH),
 ]
 
 
@@ -74,8 +75,8 @@ def claims(json_: Json = False, records: Records = None, home: Home = None) -> N
 
 @report.command()
 def diff(
-    a: Annotated[Path, typer.Argument(help="a cells.csv, or a folder that holds one", metavar="A")],
-    b: Annotated[Path, typer.Argument(help="another", metavar="B")],
+    a: Annotated[Path, typer.Argument(help="a cells.csv, or a folder that holds one", **PATH | {"metavar": "A"})],
+    b: Annotated[Path, typer.Argument(help="another", **PATH | {"metavar": "B"})],
     json_: Json = False,
 ) -> None:
     """Say in which cells two reports differ; exit with 1 if they do."""
@@ -93,7 +94,7 @@ def diff(
 
 @report.command()
 def export(
-    out: Annotated[Path | None, typer.Option(help="file to write (default: print)")] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write (default: print)", **PATH)] = None,
     records: Records = None,
     home: Home = None,
 ) -> None:

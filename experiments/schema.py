@@ -26,6 +26,8 @@ from smaug_core.errors import SettingsError
 DIRECTIONS = ("t2v", "v2t")
 METRICS = ("r1", "r5", "r10", "median_rank")
 HOURS = "pretrain.hours"
+LONGEST_ROW = 200
+"""Characters of a row's name; the name of its run in MLflow (250) also holds its seeds."""
 LISTS = (("tasks",), ("report", "columns"))
 """The lists of a sweep file whose entries must differ; `experiments.seeds` checks those of seeds."""
 
@@ -204,9 +206,8 @@ def _variants_faults(document: Document, scale: Scale) -> Iterator[Fault]:
     conditions = dict(_conditions(document, tasks))
     yield from (document.fault(("require", n), found) for n, found in conditions.items() if isinstance(found, str))
     for variant, overrides in document.held(dict, "variants").items():
-        if isinstance(variant, str) and not (variant.isprintable() and variant.strip() == variant != ""):
-            what = f"variant {variant!r}: a row's name is one line of text without spaces around it"
-            yield document.fault(("variants", variant), what, at_key=True)
+        if wrong := _row_fault(variant):
+            yield document.fault(("variants", variant), wrong, at_key=True)
         if not isinstance(overrides, dict):
             continue  # the form says so
         found = override_faults(overrides, scale, tasks or scale.datasets)
@@ -224,6 +225,15 @@ def _variants_faults(document: Document, scale: Scale) -> Iterator[Fault]:
         for number, condition in conditions.items() if set(tasks) <= scale.datasets.keys() else ():
             if isinstance(condition, Condition) and (wrong := _broken(condition, tree)):
                 yield document.fault(("require", number), f"{wrong} for variant {variant!r}: {shown(overrides)}")
+
+
+def _row_fault(variant: str) -> str | None:
+    """What is wrong with a row's name."""
+    if not (variant.isprintable() and variant.strip() == variant != ""):
+        return f"variant {variant!r}: a row's name is one line of text without spaces around it"
+    if len(variant) > LONGEST_ROW:
+        return f"variant {variant[:20]!r}...: has {len(variant)} characters; expected at most {LONGEST_ROW}"
+    return None
 
 
 def _conditions(document: Document, tasks: list[str]) -> Iterator[tuple[int, Condition | str]]:

@@ -68,7 +68,7 @@ def run(
     """Run sweeps, or continue them where they stopped, and show their tables."""
     if plan_:
         return plan(files, scale, set_, only, engine, address, cluster, max_hours, None, False, home, json_)
-    from experiments.driver import Terms, drive
+    from experiments.driver import Terms, drive, set_aside_stale
     from experiments.notify import command_of, user_settings
     from experiments.plan import labels
     from experiments.store import Store
@@ -83,12 +83,16 @@ def run(
     _refuse_problems(made, request.home)
     if cluster is not None and not all(planned.is_done for planned in made.stages):
         make_engine().close()  # whether jobs can be submitted from here is told before data are rendered
+    if not (accept_stale or rerun_stale):
+        _refuse_stale(made)
     if limit is not None and made.to_spend() is None:
+        _refuse_over_budget(made, limit, None)
         _probe(made, store, make_engine, console, f"a limit of {limit:g} hours is to be checked")
         made, limit = _planned(request, inventory)
     _refuse_over_budget(made, limit, made.to_spend_anew() if rerun_stale else made.to_spend())
-    if made.in_state("stale"):
-        made = _settle_stale(made, store, accept_stale, rerun_stale, lambda: _planned(request, inventory)[0])
+    if rerun_stale and made.in_state("stale"):
+        complain(f"{set_aside_stale(made, store)} stages put aside")
+        made, _ = _planned(request, inventory)
     show_plan(made, console)
     if limit is not None and made.to_spend() is None:
         complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
@@ -96,13 +100,11 @@ def run(
     outcome = drive(made, store, make_engine, console, terms)
     names = labels(made.trials)
     complain_of(outcome, store, names)
-    if outcome.told and not json_:
-        show_tables(made, store.home, console)
-    elif not outcome.told:
-        complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
     if json_:
         print_json(end_told(outcome, store, names))
     else:
+        if outcome.told:
+            show_tables(made, store.home, console)
         show_end(outcome, console)
     held_only = outcome.summary.held and not (outcome.summary.failed or outcome.summary.paused)
     raise typer.Exit(DONE if outcome.summary.complete else OVER_BUDGET if held_only else FAILED)
@@ -132,7 +134,7 @@ def plan(
     make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
     inventory = _inventory(make_engine, address, cluster)
     made, limit = _planned(request, inventory)
-    if probe and not made.problems:
+    if probe and not made.problems and not _is_over_budget(made, limit, made.to_spend()):
         _probe(made, store, make_engine, Console(to_stderr=True), "--probe was given")
         made, limit = _planned(request, inventory)
     if why is not None:
@@ -219,9 +221,18 @@ def _refuse_problems(made: "Plan", home: Path) -> None:
 
 
 def _refuse_over_budget(made: "Plan", limit: float | None, to_spend: float | None) -> None:
-    if limit is not None and to_spend is not None and to_spend > limit:
-        complain(f"{price_words(made, to_spend)} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
+    if limit is not None and _is_over_budget(made, limit, to_spend):
+        known = made.known_to_spend()
+        hours = f"more than {known:.4g} {made.unit or 'h'}" if to_spend is None else price_words(made, to_spend)
+        complain(f"{hours} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
         raise typer.Exit(OVER_BUDGET)
+
+
+def _is_over_budget(made: "Plan", limit: float | None, to_spend: float | None) -> bool:
+    """Whether a plan exceeds a limit; where not all of its hours are known, the known ones must leave something."""
+    if limit is None:
+        return False
+    return made.known_to_spend() >= limit if to_spend is None else to_spend > limit
 
 
 def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", console: Console, asked: str) -> None:
@@ -245,21 +256,16 @@ def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", co
         raise typer.Exit(FAILED) from None
 
 
-def _settle_stale(made: "Plan", store: "Store", accept: bool, rerun: bool, again: "Callable[[], Plan]") -> "Plan":
-    """Refuse results of other code, accept them, or put them aside and plan anew."""
-    from experiments.driver import set_aside_stale
+def _refuse_stale(made: "Plan") -> None:
     from experiments.plan import labels
 
-    if rerun:
-        complain(f"{set_aside_stale(made, store)} stages put aside")
-        return again()
-    if accept:
-        return made
     names = labels(made.trials)
-    for planned in made.in_state("stale"):
+    stale = made.in_state("stale")
+    for planned in stale:
         complain(f"{names[planned.stage.fingerprint]}: was made by other code; differing: {', '.join(planned.changed)}")
-    complain("--accept-stale uses these results and marks them; --rerun-stale runs them again")
-    raise typer.Exit(REFUSED)
+    if stale:
+        complain("--accept-stale uses these results and marks them; --rerun-stale runs them again")
+        raise typer.Exit(REFUSED)
 
 
 def _published_rate() -> "Rate":

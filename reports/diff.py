@@ -50,7 +50,8 @@ def load_cells(path: Path) -> Cells:
     try:
         with file.open(newline="", encoding="utf-8") as handle:
             reader = csv.DictReader(handle)
-            lines, names = list(reader), reader.fieldnames or []
+            names = reader.fieldnames or []
+            lines = list(reader) if all(name in names for name in ("measured", *KEY)) else []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ReportError(
             f"{file}: cannot be read ({error}); right would be a cells.csv, or a folder with one"

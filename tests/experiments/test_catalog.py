@@ -101,13 +101,18 @@ def test_only_valid_trials_give_names_but_every_begun_stage_has_its_fingerprint(
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("50%/pretrian", "50%/pretrian: is no stage here; did you mean '50%/pretrain'?"),
+        ("50%/pretrian", "50%/pretrian: is no stage here; did you mean '50%/pretrain' or '10%/pretrain'?"),
         ("abc", "abc: is too short for a fingerprint; right would be 4 digits or more"),
-        ("ffffffff", "ffffffff: is no stage here; right would be one of masking_ratio/50%/pretrain, masking"),
+        ("60%/pretrain", "60%/pretrain: is no stage here; did you mean '50%/pretrain' or '10%/pretrain'?"),
+        (
+            "ffffffff",
+            "ffffffff: is no stage here; a stage is named like 'masking_ratio/50%/pretrain', or by its fingerprint;"
+            " there are stages of the sweeps masking_ratio, and `smaug status` lists their rows",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused_with_what_would_be_right(tmp_path, what, told):
-    rows(tmp_path, "50%")
+    rows(tmp_path, "50%", "10%")
     with pytest.raises(SmaugError) as refused:
         Catalog(tmp_path).find(what)
     assert str(refused.value).startswith(told)

@@ -46,7 +46,7 @@ def test_a_bad_sweep_is_told_whole_and_nothing_is_made(fresh):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["plan", "none.yaml"], "none.yaml:1:1: cannot be read (No such file or directory)"),
+        (["plan", "none.yaml"], "none.yaml: cannot be read (No such file or directory)"),
         (["plan", SWEEP, "--scale", "tinny"], "--scale: scale 'tinny' is unknown; did you mean 'tiny'?"),
         (["plan", SWEEP, "--only", "55%"], "--only 55%: variant '55%' is unknown; did you mean '65%'?"),
         (["plan", SWEEP, "--set", "data.sede=1"], "--set data.sede=1: setting 'data.sede' is unknown; did you mean"),
@@ -69,6 +69,34 @@ def test_what_is_wrong_is_refused_in_a_line_and_nothing_is_made(fresh, arguments
     assert ran.stderr.startswith(told)
     assert len(ran.stderr.splitlines()) == 1
     assert not fresh.home.exists() and not (fresh.folder / "x").exists()
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["status", "--home", ""], "Invalid value for '--home' (env var: 'SMAUG_HOME'): is empty; expected a path"),
+        (["plan", ""], "Invalid value for 'FILE...': is empty; expected a path"),
+        (["pretrain", "--out", ""], "Invalid value for '--out': is empty; expected a path"),
+        (["report", "tables", "--out", ""], "Invalid value for '--out': is empty; expected a path"),
+        (["report", "tables", "--from", ""], "Invalid value for '--from': is empty; expected a path"),
+        (["status", "--home", "file"], "--home file: {}/file is not a folder; expected a folder"),
+        (["plan", SWEEP, "--home", "file/home"], "--home file/home: {}/file is not a folder; expected a folder"),
+        (["status", "--home", "circle"], "--home circle: cannot be used (Symlink loop from"),
+        (["status", "--home", LONG], "a name in it has 300 bytes; expected at most 255"),
+        (["plan", LONG], "a name in it has 300 bytes; expected at most 255"),
+        (["plan", SWEEP, "--cluster", LONG], "a name in it has 300 bytes; expected at most 255"),
+    ],
+)
+def test_paths_that_are_none_are_refused(smaug, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    code, out, err = smaug(*arguments)
+    assert (code, out) == (2, "") and told.format(tmp_path) in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file"]
 
 
 def test_without_slurm_here_nothing_is_rendered(fresh):
@@ -156,7 +184,7 @@ def test_the_same_command_again_trains_nothing(swept):
     before = swept.attempts()
     ran = swept.sweep("--only", "50%")
     assert ran.returncode == 0, ran.stderr
-    assert "3 stages (3 cached)\nto spend: 0 CPU h" in ran.stdout
+    assert "3 stages (3 cached)\nseeds: 0\nto spend: 0 CPU h" in ran.stdout
     assert "0 stages run, 3 done before" in ran.stdout
     assert swept.attempts() == before
 
@@ -299,6 +327,16 @@ def test_a_run_answers_programs(swept):
     told = json.loads(ran.stdout)
     assert (told["done"], len(told["cached"]), told["failed"], told["interrupted"]) == ([], 3, [], False)
     assert told["hours"]["spent"] == 0 and told["recorded"]
+
+
+def test_a_limit_that_is_used_up_is_told_before_anything_is_rendered_or_timed(fresh):
+    for verb, more in (("run", ()), ("plan", ("--probe",)), ("plan", ())):
+        ran = fresh.sweep("--only", "50%", "--max-hours", "0", *more, verb=verb)
+        assert (ran.returncode, ran.stderr) == (
+            3,
+            "more than 0 h to spend, 0 allowed; raise --max-hours or the file's budget\n",
+        )
+        assert not fresh.home.exists()
 
 
 def test_a_limit_is_checked_against_a_probe_where_nothing_else_tells_hours(fresh):

@@ -1,12 +1,15 @@
 """Reading YAML: plain values, where each stands, and every file that is refused."""
 
+import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.load import MAX_BYTES, Document, Fault, SweepError, nearest, parse_document, read_document
+from experiments.load import MAX_BYTES, MOST_NAMED, Document, Fault, SweepError, nearest, parse_document, read_document
 
 
 def faults_of(content: bytes | str) -> list[str]:
@@ -175,14 +178,43 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     for path, why in [(tmp_path, "Is a directory"), (tmp_path / "none.yaml", "No such file or directory")]:
         with pytest.raises(SweepError) as refused:
             read_document(path)
-        assert str(refused.value) == f"{path}:1:1: cannot be read ({why})"
+        assert str(refused.value) == f"{path}: cannot be read ({why})"
 
 
 def test_a_file_of_the_largest_size_is_read_and_one_byte_more_is_not(tmp_path):
     content = "a: 1\n".ljust(MAX_BYTES - 1, "#") + "\n"
     assert read_document(write(tmp_path, content)).value == {"a": 1}
-    with pytest.raises(SweepError, match=f"{MAX_BYTES + 1} bytes are too many; at most {MAX_BYTES}"):
+    with pytest.raises(SweepError, match=f"{MAX_BYTES + 1} bytes or more are too many; expected at most {MAX_BYTES}"):
         read_document(write(tmp_path, content + "\n"))
+
+
+@pytest.mark.parametrize("made", ["sparse", "device", "pipe"])
+def test_no_more_of_a_file_is_read_than_may_be(tmp_path, made):
+    path = tmp_path / "large.yaml"
+    if made == "sparse":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    elif made == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        read, write = os.pipe()
+        threading.Thread(target=_write_for_ever, args=[write], daemon=True).start()
+        path = Path(f"/dev/fd/{read}")
+    with pytest.raises(SweepError, match=f"{path.name}: \\d+ bytes or more are too many"):
+        read_document(path)
+    if made == "pipe":
+        os.close(read)
+
+
+def _write_for_ever(end: int) -> None:
+    with suppress(BrokenPipeError):
+        while True:
+            os.write(end, b"a: 1\n" * 1000)
+
+
+def test_what_an_unknown_word_could_have_been_is_cut_where_there_is_much():
+    told = nearest("zzz", [f"a{number}" for number in range(1000)])
+    assert told.endswith(f" and {1000 - MOST_NAMED} more") and len(told) < 400
 
 
 def test_a_fault_of_what_is_missing_stands_at_what_would_hold_it():

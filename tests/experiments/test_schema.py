@@ -90,6 +90,18 @@ def faults_of(folder: Path, text: str, scale: Scale) -> list[str]:
     return [str(fault).removeprefix(f"{folder}/") for fault in refused.value.faults]
 
 
+@pytest.mark.parametrize("length", [100, 101, 300])
+def test_names_that_no_folder_takes_are_refused(tmp_path, tiny, length):
+    path, name, row = tmp_path / "s.yaml", "m" * length, "5" * 2 * length
+    path.write_text(MASKING.replace("sweep: masking_ratio", f"sweep: {name}").replace('"50%"', f'"{row}"'))
+    if length == 100:
+        assert load_sweep(path, tiny).name == name
+        return
+    told = faults_of(tmp_path, path.read_text(), tiny)
+    assert "digits and _, at most 100" in told[0]
+    assert [f"has {2 * length} characters; expected at most 200" in fault for fault in told] == [False, True]
+
+
 SEEDS = "seeds: {pretrain: [0], finetune: [0]}"
 
 
