@@ -71,7 +71,7 @@ def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> N
     for stage, message in summary.held:
         complain(f"{names[stage.fingerprint]} not started: {message}")
     if not outcome.told:
-        complain("no table: it is made of what MLflow holds; `smaug sync`, then `make tables`")
+        complain("no table: it is made of what MLflow holds; first what is said above, then `make tables`")
     if summary.paused:
         complain(f"paused: {summary.paused}")
     if summary.interrupted:

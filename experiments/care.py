@@ -216,6 +216,9 @@ def sync(
         Path | None,
         typer.Option("--to", help="write the valid trials here as portable records, for other machines", **PATH),
     ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="set MLflow's database aside first, and make a new one")
+    ] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
@@ -225,6 +228,8 @@ def sync(
     folder = home_folder(home)
     if to is not None and from_ is not None:
         raise SmaugError("--from and --to: one loads records, the other writes them; leave one of them out")
+    if rebuild and to is not None:
+        raise SmaugError("--rebuild --to: one writes to MLflow, the other does not; leave one of them out")
     accounted = account_all(folder)
     if to is not None:
         from experiments.portable import record_files, write_records
@@ -234,9 +239,14 @@ def sync(
         removed = len(before - set(record_files(to)))
         done = f"written to {to}" + (f"; {removed} older records were removed" if removed else "")
     else:
-        from experiments.tracking import sync as record
+        from experiments import tracking
 
-        stages, trials = record(folder, records=from_)
+        if rebuild:
+            aside, stages, trials = tracking.rebuild(folder, records=from_)
+            if aside is not None:
+                complain(f"MLflow's database was set aside as {aside}")
+        else:
+            stages, trials = tracking.sync(folder, records=from_)
         done = "recorded"
     if json_:
         print_json({"stages": stages, "trials": trials, "accounted": accounted})

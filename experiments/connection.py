@@ -6,13 +6,15 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from experiments.ledger import HALF_MADE, LATER
-from smaug_core.errors import SmaugError
+from experiments.database import DAMAGE, REBUILD, damage_of, database_file, redacted, sqlite_uri
+from experiments.database import TrackingError as TrackingError
+from experiments.ledger import LATER
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # mlflow's own choice keeps a driver waiting for minutes
@@ -31,9 +33,6 @@ METRICS_AT_ONCE, PARAMS_AT_ONCE = 800, 100
 """MLflow refuses more than 100 parameters or tags, or more than 1000 entries of all kinds, in one call."""
 IDS_AT_ONCE = 200
 """Of runs that are asked for by their ids, so that the question stays short."""
-SQLITE = "sqlite:///"
-MADE_TWICE = re.compile(r"table \w+ already exists|duplicate column name")
-"""What MLflow meets where its making of a database was cut short: a table is there, and not noted."""
 QUIET = {
     "alembic": logging.WARNING,
     "mlflow.store.db.utils": logging.CRITICAL,
@@ -42,25 +41,51 @@ QUIET = {
 """What goes wrong is raised and told once; these would print it as well, some with a traceback."""
 
 
-class TrackingError(SmaugError):
-    """MLflow cannot be reached, refuses, or holds something that contradicts itself."""
+def connect(uri: str, answered: Callable[[], None] | None = None) -> MlflowClient:
+    """Open the ledger; a new database is made here, not at some later call.
 
+    Args:
+        uri: of the ledger.
+        answered: called after each call that succeeds.
 
-def connect(uri: str) -> MlflowClient:
-    """Open the ledger; a new database is made here, not at some later call."""
+    Raises:
+        TrackingError: its database is damaged.
+    """
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
-    if not exists(uri):
-        _make_database(_file_of(uri))
-    return _opened(uri)
+    file = database_file(uri)
+    if file is not None and not file.exists():
+        _make_database(file)
+    elif file is not None and (damage := damage_of(file)) is not None:
+        raise TrackingError(f"MLflow at {redacted(uri)}: the database {damage}; {REBUILD}")
+    client = _opened(uri)
+    return client if answered is None else _Reporting(client, answered)
+
+
+class _Reporting:
+    """A client that reports each call that succeeds: a slow ledger differs from one that does not answer."""
+
+    def __init__(self, client: MlflowClient, answered: Callable[[], None]) -> None:
+        self._client, self._answered = client, answered
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if not callable(found):
+            return found
+
+        def call(*given: Any, **named: Any) -> Any:
+            answer = found(*given, **named)
+            self._answered()
+            return answer
+
+        return call
 
 
 def remove_partials(uri: str) -> None:
     """Delete what makers of a database left that were killed; only where nobody can be making one now."""
-    if uri.startswith(SQLITE):
-        path = _file_of(uri)
-        for left in path.parent.glob(f".{path.name}.*.partial*"):  # a journal of sqlite's may lie beside it
-            left.unlink(missing_ok=True)
+    path = database_file(uri)
+    for left in () if path is None else path.parent.glob(f".{escape(path.name)}.*.partial*"):  # or its journal
+        left.unlink(missing_ok=True)
 
 
 def _make_database(path: Path) -> None:
@@ -70,7 +95,7 @@ def _make_database(path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    _opened(f"{SQLITE}{partial}")
+    _opened(sqlite_uri(partial))
     try:
         os.link(partial, path)
     except FileExistsError:  # a driver of another home folder was quicker
@@ -86,13 +111,10 @@ def _opened(uri: str) -> MlflowClient:
     return client
 
 
-def _file_of(uri: str) -> Path:
-    return Path(uri.removeprefix(SQLITE))
-
-
 def exists(uri: str) -> bool:
     """Whether something may have been recorded there."""
-    return not uri.startswith(SQLITE) or _file_of(uri).exists()
+    file = database_file(uri)
+    return file is None or file.exists()
 
 
 @contextmanager
@@ -103,9 +125,9 @@ def faults_told(uri: str, advice: str = LATER) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         said = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
         lines = said or [type(error).__name__]
-        if MADE_TWICE.search(lines[0]) and uri.startswith(SQLITE):
-            advice = f"{HALF_MADE}; delete {_file_of(uri)}, and `smaug sync` makes it again from the store"
-        raise TrackingError(f"MLflow at {uri}: {lines[0][:300]}; {advice}") from error
+        if DAMAGE.search(lines[0]) and database_file(uri) is not None:
+            advice = REBUILD
+        raise TrackingError(redacted(f"MLflow at {uri}: {lines[0][:300]}; {advice}")) from error
 
 
 def experiment_named(client: MlflowClient, name: str, artifacts: Path) -> Experiment:
@@ -188,14 +210,12 @@ def artifact(client: MlflowClient, run_id: str, artifacts: str, name: str) -> by
 
 def write_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes]) -> None:
     """Give a run files, by their paths in it; those that it has are replaced."""
-    if not files:
-        return
-    with TemporaryDirectory() as folder:
-        for name, content in files.items():
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        within, _, own = name.rpartition("/")
+        with TemporaryDirectory() as folder:
+            path = Path(folder, own)
             path.write_bytes(content)
-        client.log_artifacts(run_id, folder)
+            client.log_artifact(run_id, str(path), within or None)
 
 
 def metric(name: str, value: float, at: int, step: int) -> Metric:

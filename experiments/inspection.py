@@ -11,11 +11,11 @@ from pathlib import Path
 from experiments.attempt import StoreError, read_attempts, read_json
 from experiments.catalog import Catalog
 from experiments.chain import cut_stages, resolved
+from experiments.database import REBUILD, TrackingError, damage_of, database_file, redacted, settle
 from experiments.drivers import living
 from experiments.finding import Finding, fault, fine, probe, warning
 from experiments.inputs import HUB_FILES, MissingInput, missing_inputs, read_splits, scale_stages
-from experiments.ledger import HALF_MADE
-from experiments.mounts import FileSystem, database_file, file_system_of, read_mounts, tracking_problem, tracking_uri
+from experiments.mounts import FileSystem, file_system_of, read_mounts, tracking_problem, tracking_uri
 from experiments.room import existing, in_words, room_needed
 from experiments.scale import Scale
 from experiments.stage import Stage
@@ -136,30 +136,37 @@ def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator
             check, problem.partition("; right would be ")[0], "use " + problem.partition("; right would be ")[2]
         )
         return
-    file = database_file(uri)
-    if file is not None and file.exists() and (why := database_fault(file)) is not None:
-        mend = f"mv {file} {file}.damaged, then `smaug sync` writes it anew from the store"
-        yield fault(check, f"{file}: {why}", mend)
+    file, shown = database_file(uri), redacted(uri)
+    try:
+        if file is not None and file.exists() and (why := damage_of(file) or database_fault(file)) is not None:
+            yield fault(check, f"{file}: {why}", REBUILD)
+            return
+        moved = settle(home, uri)
+    except TrackingError as error:
+        yield fault(check, str(error), "see the message")
         return
+    if moved is not None:
+        yield fine(check, moved)
     told = probe(TRACKING, str(home), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    if isinstance(told, str) and HALF_MADE in told:
-        yield fault(check, told, f"rm {file}, then `smaug sync` writes it anew from the store")
+    if isinstance(told, str) and REBUILD in told:
+        yield fault(check, told.removesuffix(f"; {REBUILD}"), REBUILD)
     elif isinstance(told, str):
         mend = "see that the server is up and MLFLOW_TRACKING_URI right" if file is None else "see the message"
-        yield fault(check, f"{uri}: {told}", f"{mend}; runs go on without it, and `smaug sync` catches up")
+        yield fault(check, f"{shown}: {told}", f"{mend}; runs go on without it, and `smaug sync` catches up")
     elif file is not None and not file.exists():
-        yield fine(check, f"loads; {uri} is made by the first run")
+        yield fine(check, f"loads; {shown} is made by the first run")
     else:
-        yield fine(check, f"{uri} answers, {told['trials']} trials")
+        yield fine(check, f"{shown} answers, {told['trials']} trials")
 
 
 def database_fault(file: Path) -> str | None:
-    """What is wrong with an SQLite file, in words, by its own check; none if nothing is."""
+    """What is wrong with an SQLite file, in words, by its own check; none if nothing is, or it is locked."""
     try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+        # Writable: what a killed writer left is rolled back first.
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=10)) as database:
             rows = database.execute("PRAGMA quick_check(3)").fetchall()
     except sqlite3.Error as error:
-        return f"cannot be read ({error})"
+        return None if error.sqlite_errorcode == sqlite3.SQLITE_BUSY else f"cannot be read ({error})"
     told = "; ".join(str(row[0]) for row in rows)
     return None if told == "ok" else told
 

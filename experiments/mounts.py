@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.database import DATABASE, database_file, sqlite_uri
+
 NETWORK = re.compile(
     r"nfs\d?|lustre|gpfs|beegfs(_\w+)?|cifs|smb\d?|smbfs|afs|ceph|glusterfs|pvfs2|orangefs|panfs|wekafs|quobyte|9pnet"
     r"|fuse\.(sshfs|glusterfs|ceph|ceph-fuse|s3fs|rclone|gcsfuse|juicefs|beegfs|lizardfs|mfs|quobyte|smbnetfs|davfs)"
@@ -12,7 +14,6 @@ NETWORK = re.compile(
 )
 """Types in /proc/mounts of file systems that several machines see."""
 MOUNTS = Path("/proc/mounts")
-DATABASE = "mlflow.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,7 @@ def read_mounts() -> list[FileSystem]:
 
 def tracking_uri(home: Path) -> str:
     """Where MLflow's records are: MLFLOW_TRACKING_URI, else a database in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.resolve() / DATABASE}"
-
-
-def database_file(uri: str) -> Path | None:
-    """The file of an SQLite database; none where MLflow is elsewhere."""
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve() if uri.startswith("sqlite:///") else None
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home.resolve() / DATABASE)
 
 
 def tracking_problem(home: Path, mounts: list[FileSystem] | None = None) -> str | None:

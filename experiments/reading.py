@@ -20,6 +20,8 @@ from experiments.connection import (
     runs_with,
 )
 from experiments.connection import TrackingError as TrackingError
+from experiments.console import complain
+from experiments.database import redacted, settle
 from experiments.gallery import FOLDER as EXAMPLES
 from experiments.gallery import LIST, Example, GalleryError, read_gallery
 from experiments.ledger import STAGES, SUPERSEDED, ranks_file
@@ -43,7 +45,7 @@ class Ledger:
 
     def __init__(self, home: Path) -> None:
         """Nothing is opened yet, and nothing is ever made."""
-        self.uri = tracking_uri(home)
+        self._home, self.uri = home, tracking_uri(home)
         self.damaged: dict[str, DamagedRun] = {}
         """By run: those met so far that do not tell what they are, and so are no rows."""
 
@@ -121,7 +123,7 @@ class Ledger:
             try:
                 return list(read_gallery(held(LIST), held, f"run {stage.run_id}: {EXAMPLES}/{LIST}").examples)
             except GalleryError as error:
-                raise TrackingError(f"MLflow at {self.uri}: {error}; {TOLD_ANEW}") from error
+                raise TrackingError(f"MLflow at {redacted(self.uri)}: {error}; {TOLD_ANEW}") from error
 
     def curve(self, stage: StageRow, name: str) -> list[tuple[int, float]]:
         """Step and value of everything that was reported under a name, e.g. `loss`, in order."""
@@ -130,12 +132,14 @@ class Ledger:
 
     @cached_property
     def _client(self) -> MlflowClient:
+        if (moved := settle(self._home, self.uri)) is not None:
+            complain(moved)
         return connect(self.uri)
 
     @contextmanager
     def _read(self, advice: str = READ_ADVICE) -> Iterator[MlflowClient]:
         if not exists(self.uri):
-            raise TrackingError(f"{self.uri}: no such database; run a sweep first")
+            raise TrackingError(f"{redacted(self.uri)}: no such database; run a sweep first")
         with faults_told(self.uri, advice):
             yield self._client
 

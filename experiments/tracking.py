@@ -4,12 +4,10 @@ Experiment `smaug/stages` has a run for each stage, the owner of the hours spent
 flat run for each trial. A run is found again by its fingerprint, so that recording twice changes nothing.
 """
 
-import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from experiments.connection import (
     write,
     write_files,
 )
+from experiments.console import complain
 from experiments.dashboard import (
     KIND,
     NOTE,
@@ -43,6 +42,8 @@ from experiments.dashboard import (
     sweep_view,
     to_write,
 )
+from experiments.database import DATABASE, database_file, lock, redacted, set_aside, settle
+from experiments.drivers import living
 from experiments.facts import StageFacts, TrialFacts
 from experiments.gallery import FOLDER as EXAMPLES
 from experiments.imports import import_environment
@@ -62,8 +63,6 @@ from experiments.mounts import tracking_uri
 from experiments.portable import Records, read_records
 from experiments.records import all_stages, identity, superseded, trial_documents, trial_facts
 
-LOCK_S = 120.0
-"""How long another driver of the home folder may keep the lock; a call to MLflow takes up to a minute."""
 MADE, TOLD, FILES, CURVE_STEP = "smaug.made", "smaug.told", "smaug.files", "smaug.curve_step"
 """Tags that say when a run was made, and how much of what was to be told has arrived."""
 
@@ -89,9 +88,14 @@ class _Known:
 class Tracker:
     """Writes the ledger; every call may be repeated, and one that fails may be made up for later."""
 
-    def __init__(self, home: Path) -> None:
-        """Record what happens in a home folder; nothing is opened yet."""
-        self._home, self.uri = home.resolve(), tracking_uri(home)
+    def __init__(self, home: Path, answered: Callable[[], None] | None = None) -> None:
+        """Record what happens in a home folder; nothing is opened yet.
+
+        Args:
+            home: the home folder.
+            answered: called after each answer of MLflow.
+        """
+        self._home, self.uri, self._answered = home.resolve(), tracking_uri(home), answered
         self._experiments: dict[str, Experiment] = {}
         self._shown: dict[str, dict[str, str]] = {}
         self._documents: dict[str, dict[str, Any]] = {}
@@ -189,31 +193,21 @@ class Tracker:
     def client(self) -> MlflowClient:
         """The connection, opened when first used; one process at a time makes a new database."""
         if self._client is None:
-            with self._lock():
-                if self.uri == f"sqlite:///{self._home / 'mlflow.db'}":  # another home's drivers do not take this lock
+            if (moved := settle(self._home, self.uri)) is not None:
+                complain(moved)
+            with lock(self._home):
+                if database_file(self.uri) == self._home / DATABASE:  # another home's drivers do not take this lock
                     remove_partials(self.uri)
-                self._client = connect(self.uri)
+                self._client = connect(self.uri, self._answered)
         return self._client
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Exclude other drivers of this home folder while something is looked for and made if missing."""
-        self._home.mkdir(parents=True, exist_ok=True)
-        path, give_up = self._home / "tracking.lock", time.monotonic() + LOCK_S
-        with path.open("a") as file:
-            while not _lock_now(file.fileno()):
-                if time.monotonic() > give_up:
-                    raise TrackingError(f"{path}: another process holds it for {LOCK_S:.0f} s; see whether it hangs")
-                time.sleep(0.02)
-            yield
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
             client = self.client
-            with self._lock():
+            with lock(self._home):
                 found = experiment_named(client, name, self._home / "artifacts")
             if found.lifecycle_stage != "active":
-                raise TrackingError(f"{self.uri}: experiment {name} was deleted there; restore it in MLflow")
+                raise TrackingError(f"{redacted(self.uri)}: experiment {name} was deleted there; restore it in MLflow")
             self._experiments[name] = found
         return self._experiments[name].experiment_id
 
@@ -253,7 +247,7 @@ class Tracker:
             if run.info.lifecycle_stage == "active" and not (telling.valid and SUPERSEDED in run.data.tags):
                 return run
         self._experiment(telling.experiment)  # before the lock, which it takes too
-        with self._lock():
+        with lock(self._home):
             mine, others = self._find(telling)
             run = mine[0] if mine else self._new_run(telling)
         if telling.valid:
@@ -362,6 +356,26 @@ def sync(home: Path, *, records: Path | None = None) -> tuple[int, int]:
     return len(begun) + len(others), len(documents) + len(more)
 
 
+def rebuild(home: Path, *, records: Path | None = None) -> tuple[Path | None, int, int]:
+    """Set the ledger's database aside and make a new one, as `sync` does; gives where it is now, stages and trials.
+
+    Raises:
+        TrackingError: the ledger is on a server, or a driver of this home folder writes to it.
+    """
+    uri = tracking_uri(home)
+    file = database_file(uri)
+    if file is None:
+        raise TrackingError(f"MLFLOW_TRACKING_URI is {redacted(uri)}: expected an SQLite file to set aside")
+    if drivers := living(home):
+        owner = drivers[0].owner
+        raise TrackingError(
+            f"{file}: process {owner['pid']} on {owner['host']} writes to it; wait for its end, or end it"
+        )
+    with lock(home.resolve()):
+        aside = set_aside(file)
+    return aside, *sync(home, records=records)
+
+
 def serve_ui(home: Path, *, host: str = "127.0.0.1", port: int = 5000) -> None:
     """Become MLflow's web server for this ledger; does not return.
 
@@ -369,12 +383,12 @@ def serve_ui(home: Path, *, host: str = "127.0.0.1", port: int = 5000) -> None:
         TrackingError: the ledger is on a server, which shows it itself.
     """
     uri = tracking_uri(home)
-    if not uri.startswith("sqlite:"):
-        raise TrackingError(f"MLFLOW_TRACKING_URI is {uri}: open that server's own page")
+    if database_file(uri) is None:
+        raise TrackingError(f"MLFLOW_TRACKING_URI is {redacted(uri)}: open that server's own page")
     Tracker(home).prepare()
     options = {
         "--backend-store-uri": uri,
-        "--default-artifact-root": str(home.resolve() / "artifacts"),
+        "--default-artifact-root": (home.resolve() / "artifacts").as_uri(),
         "--host": host,
         "--port": str(port),
         "--workers": "1",
@@ -382,14 +396,6 @@ def serve_ui(home: Path, *, host: str = "127.0.0.1", port: int = 5000) -> None:
     arguments = [word for option in options.items() for word in option]
     os.environ |= import_environment()
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments, "--no-serve-artifacts"])
-
-
-def _lock_now(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _end_of(telling: Telling) -> int | None:

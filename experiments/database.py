@@ -1,0 +1,197 @@
+"""Where a ledger is, and the state of its SQLite file: address, damage, home folder. Imports no mlflow."""
+
+import fcntl
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from smaug_core.errors import SmaugError
+
+DATABASE = "mlflow.db"
+REBUILD = "`smaug sync --rebuild` sets it aside and makes a new one from what the home folder holds"
+"""What to do about a damaged database."""
+TABLES = frozenset(
+    ("alembic_version", "experiments", "experiment_tags", "runs", "tags", "params", "metrics", "latest_metrics")
+)
+"""What the ledger needs. MLflow makes missing ones in an old form, without their rows, and says nothing."""
+DAMAGE = re.compile(
+    r"file is not a database|database disk image is malformed|no such (table|column):"
+    r"|table \w+ already exists|duplicate column name|schema \(found version None"
+)
+"""In what SQLite, or MLflow's migrations, say of a database that they can neither use nor repair."""
+SIDE_FILES = ("-wal", "-shm", "-journal")
+LOCK_S = 120.0
+"""How long another driver of the home folder may keep the lock; a call to MLflow takes up to a minute."""
+BUSY_S = 20.0
+"""How long a question waits for a process that writes."""
+_SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]*)")
+
+
+class TrackingError(SmaugError):
+    """MLflow cannot be reached, refuses, or holds something that contradicts itself."""
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of an SQLite file, as SQLAlchemy and MLflow read it.
+
+    SQLAlchemy ends a path at `?` and decodes `%20`. Of `sqlite:///` MLflow makes the folder as it is spelled there, so
+    a path that has to be quoted is written with the driver's name.
+    """
+    quoted = re.sub("[%?#]", lambda found: f"%{ord(found[0]):02X}", str(path))
+    return f"{'sqlite' if quoted == str(path) else 'sqlite+pysqlite'}:///{quoted}"
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of an SQLite database; none where MLflow is elsewhere."""
+    found = _SQLITE.match(uri)
+    return None if found is None else Path(unquote(found[1])).resolve()
+
+
+def redacted(text: str) -> str:
+    """A text with the user, password and secret options of every address in it left out."""
+    text = re.sub(r"(\b[a-zA-Z][\w+.-]*://)[^/\s'\"]*@", r"\1***@", text)
+    return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret|sslpassword)=)[^&\s'\"]*", r"\1***", text)
+
+
+def damage_of(file: Path) -> str | None:
+    """What is wrong with the file of a ledger, as far as a glance shows; none if nothing is.
+
+    Raises:
+        TrackingError: it may not be opened.
+    """
+    if not file.is_file():
+        return "is not a file; expected an SQLite database"
+    if not file.stat().st_size:
+        return "is empty (0 bytes); expected an SQLite database"
+    try:
+        with _opened(file) as database:
+            found = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error as error:
+        if DAMAGE.search(str(error)):
+            return f"cannot be read ({error})"
+        if error.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN:
+            raise TrackingError(f"{file}: cannot be opened ({error}); see who may read and write it") from error
+        return None  # e.g. locked: MLflow waits longer
+    missing = sorted(TABLES - found)
+    return f"lacks the table{'s'[: len(missing) > 1]} {', '.join(missing)}" if missing else None
+
+
+def set_aside(file: Path) -> Path | None:
+    """Rename a database, with the files that SQLite keeps beside it; gives its new path, none if there is no file."""
+    if not file.exists():
+        return None
+    stamp, number = time.strftime("%Y%m%d-%H%M%S"), 0
+    while (aside := file.with_name(f"{file.name}.damaged-{stamp}{f'-{number}' if number else ''}")).exists():
+        number += 1
+    for end in SIDE_FILES:  # first: beside a new database they would damage it
+        if (side := file.with_name(file.name + end)).exists():
+            side.rename(aside.with_name(aside.name + end))
+    file.rename(aside)
+    return aside
+
+
+@contextmanager
+def lock(home: Path) -> Iterator[None]:
+    """Exclude other drivers of this home folder while something is looked for and made if missing.
+
+    Raises:
+        TrackingError: another process keeps the lock.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    path, give_up = home / "tracking.lock", time.monotonic() + LOCK_S
+    with path.open("a") as file:
+        while not _lock_now(file.fileno()):
+            if time.monotonic() > give_up:
+                raise TrackingError(f"{path}: another process holds it for {LOCK_S:.0f} s; see whether it hangs")
+            time.sleep(0.02)
+        yield
+
+
+def settle(home: Path, uri: str) -> str | None:
+    """Have the ledger of a home folder that was moved or copied name its own files; says what was changed, if any.
+
+    MLflow keeps the absolute address of each run's files, and offers no way to change it. A run whose files are
+    elsewhere still, because another home folder wrote it into this database, is left alone, with its experiment.
+
+    Raises:
+        TrackingError: the home folder was moved, and its database cannot be written.
+    """
+    home = home.resolve()
+    file, here = home / DATABASE, (home / "artifacts").as_uri()
+    if database_file(uri) != file or not file.is_file() or not _names_others(file, here):
+        return None
+    try:
+        with lock(home), _opened(file) as database:
+            database.execute("BEGIN IMMEDIATE")
+            found = [run for run in database.execute(_RUNS, (here,)) if _is_ours(run, here)]
+            database.executemany(
+                "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?",
+                [(f"{here}/{run_id}/artifacts", run_id) for run_id, _, _ in found],
+            )
+            kept = {number for _, _, number in database.execute(_RUNS, (here,))}
+            going = [each for each in database.execute(_EXPERIMENTS, (here,)) if each[0] not in kept]
+            database.executemany(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                [(here, number) for number, _ in going],
+            )
+            database.commit()
+    except (sqlite3.Error, OSError) as error:
+        raise TrackingError(
+            f"{file}: names files of another folder, since this home was moved or copied, and cannot be written"
+            f" ({error}); expected a home that may be written to"
+        ) from error
+    if not found and not going:
+        return None
+    old = going[0][1] if going else found[0][1].rsplit("/", 2)[0]
+    counts = f"{len(going)} experiments and {len(found)} runs"
+    return f"{file}: was moved or copied; {counts} named files in {unquote(urlsplit(old).path)}, and now those here"
+
+
+_EXPERIMENTS = """
+SELECT experiment_id, artifact_location FROM experiments
+WHERE name LIKE 'smaug/%' AND artifact_location LIKE 'file:///%' AND artifact_location <> ?
+"""
+_RUNS = """
+SELECT run_uuid, artifact_uri, experiment_id FROM runs JOIN experiments USING (experiment_id)
+WHERE experiments.name LIKE 'smaug/%' AND artifact_uri LIKE 'file:///%'
+AND artifact_uri <> ? || '/' || run_uuid || '/artifacts'
+"""
+"""Experiments and runs of ours whose files are in a local folder other than the given one."""
+
+
+def _names_others(file: Path, here: str) -> bool:
+    try:
+        with _opened(file) as database:
+            return any(database.execute(query, (here,)).fetchone() for query in (_EXPERIMENTS, _RUNS))
+    except sqlite3.Error as error:
+        if DAMAGE.search(str(error)) or error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN):
+            return False  # which is said when it is opened
+        raise
+
+
+def _is_ours(run: tuple[str, str, int], here: str) -> bool:
+    """Whether the files of a run came along with the home folder, or are nowhere."""
+    run_id, address, _ = run
+    if not address.endswith(f"/{run_id}/artifacts"):
+        return False
+    new, old = (Path(unquote(urlsplit(uri).path)) for uri in (f"{here}/{run_id}/artifacts", address))
+    return new.exists() or not old.exists()
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[sqlite3.Connection]:
+    """Open a file that is there; writable if it may be, since what a killed writer left must be rolled back first."""
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=BUSY_S)) as database:
+        yield database
+
+
+def _lock_now(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
