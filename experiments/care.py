@@ -1,7 +1,6 @@
 """The verbs that look after a home folder: what stands where in it, what its stages print, how they are ended."""
 
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -257,13 +256,15 @@ def sync(
 
 
 @care.command()
-def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000, home: Home = None) -> None:
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="on 127.0.0.1")] = 5000, home: Home = None) -> None:
     """Serve MLflow's pages on this machine only."""
-    from experiments.tracking import serve_ui
+    from experiments.ui import ServerError, serve
 
-    say(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
-    sys.stdout.flush()
-    serve_ui(home_folder(home), port=port)
+    try:
+        serve(home_folder(home), port, say, complain)
+    except ServerError as error:
+        complain(str(error))
+        raise typer.Exit(FAILED) from None
 
 
 def _active_of(what: list[str], standing: "Standing") -> list[str]:

@@ -4,8 +4,6 @@ Experiment `smaug/stages` has a run for each stage, the owner of the hours spent
 flat run for each trial. A run is found again by its fingerprint, so that recording twice changes nothing.
 """
 
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +44,6 @@ from experiments.database import DATABASE, database_file, lock, redacted, set_as
 from experiments.drivers import living
 from experiments.facts import StageFacts, TrialFacts
 from experiments.gallery import FOLDER as EXAMPLES
-from experiments.imports import import_environment
 from experiments.ledger import (
     FINGERPRINT,
     STAGES,
@@ -374,28 +371,6 @@ def rebuild(home: Path, *, records: Path | None = None) -> tuple[Path | None, in
     with lock(home.resolve()):
         aside = set_aside(file)
     return aside, *sync(home, records=records)
-
-
-def serve_ui(home: Path, *, host: str = "127.0.0.1", port: int = 5000) -> None:
-    """Become MLflow's web server for this ledger; does not return.
-
-    Raises:
-        TrackingError: the ledger is on a server, which shows it itself.
-    """
-    uri = tracking_uri(home)
-    if database_file(uri) is None:
-        raise TrackingError(f"MLFLOW_TRACKING_URI is {redacted(uri)}: open that server's own page")
-    Tracker(home).prepare()
-    options = {
-        "--backend-store-uri": uri,
-        "--default-artifact-root": (home.resolve() / "artifacts").as_uri(),
-        "--host": host,
-        "--port": str(port),
-        "--workers": "1",
-    }
-    arguments = [word for option in options.items() for word in option]
-    os.environ |= import_environment()
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments, "--no-serve-artifacts"])
 
 
 def _end_of(telling: Telling) -> int | None:
