@@ -81,7 +81,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
     budget = Budget(store, Prices(store, published=terms.published), terms.limit)
     with (
         driver_at_work(store.home, (stage.fingerprint for stage in stages)),
-        Mirror(store.home, plan.trials) as mirror,
+        Mirror(store.home, plan.trials, console.print) as mirror,
         Accountant(store, stages, mirror.again) as accountant,
         Notifier(terms.notify, _about(plan, store), console.print) as notifier,
     ):

@@ -2,14 +2,16 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from experiments.database import redacted
 from experiments.events import Event
 from experiments.expand import Trial
 from experiments.ledger import LATER, STAGES, experiment_of
+from experiments.mounts import tracking_uri
 from experiments.plan import distinct_stages
 from experiments.records import stage_facts, trial_documents, trial_facts, valid_documents
 from experiments.stage import Stage
@@ -23,7 +25,10 @@ CURVE_EVERY_S = 15.0
 RETRY_S = 30.0
 """Time between a failure of MLflow and the next try."""
 PATIENCE_S = 60.0
-"""How long the end of a run waits for an MLflow that takes nothing."""
+"""How long the end of a run waits for an MLflow that answers nothing; while it answers, the run waits on."""
+WORD_EVERY_S = 15.0
+"""Time between two messages that say what the end of a run waits for."""
+POLL_S = 0.1
 REST = 4.0
 """After telling for a while, so many times as long nothing is told: the processor is the driver's, not ours."""
 READ_AHEAD_FROM = 100
@@ -34,12 +39,17 @@ class Mirror:
     """Told every event of a scheduler; records the stages and trials that it concerns, soon.
 
     MLflow may be down, slow or locked: it is tried again later in the run, and at its end. If that fails too, `fault`
-    says what is missing, and `smaug sync` makes up for it. Only the end of the run waits for MLflow, and not for long.
+    says what is missing, and `smaug sync` makes up for it. Only the end of the run waits for MLflow, as long as it
+    answers; Ctrl-C ends that wait.
+
+    Args:
+        home: the home folder, which holds the trials' documents already.
+        trials: to be recorded.
+        say: called with what the end of the run waits for, and how far that is.
     """
 
-    def __init__(self, home: Path, trials: Sequence[Trial]) -> None:
-        """Record some trials, whose documents are in the home folder already."""
-        self._home, self._stages = home, distinct_stages(trials)
+    def __init__(self, home: Path, trials: Sequence[Trial], say: Callable[[str], None]) -> None:
+        self._home, self._stages, self._say = home, distinct_stages(trials), say
         self._sweeps = list(dict.fromkeys(trial.sweep.name for trial in trials))
         self._ours = {(trial.fingerprint, trial.variant) for trial in trials}
         self._changed, self._closed = threading.Condition(), False
@@ -51,6 +61,8 @@ class Mirror:
         self._settled: set[str] = set()
         self._trials = _Trials(home, self._sweeps)
         self._sign, self._complete = time.monotonic(), False
+        """When MLflow answered last or something was looked at, and whether it has everything."""
+        self._loaded = self._given_up = False
         self._failure: SmaugError | None = None
         # A daemon: a call that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
@@ -70,9 +82,25 @@ class Mirror:
         with self._changed:
             self._closed, self._sign = True, time.monotonic()
             self._changed.notify()
-        while self._thread.is_alive() and time.monotonic() - self._sign < PATIENCE_S:
-            self._thread.join(timeout=0.1)
+        try:
+            self._wait_for_the_end()
+        except KeyboardInterrupt:
+            self._given_up = True
         self.fault = self._what_is_missing()
+
+    def _wait_for_the_end(self) -> None:
+        """Wait until all is recorded, as long as MLflow answers; loading it takes as long as it takes."""
+        next_word = time.monotonic() + WORD_EVERY_S
+        while self._thread.is_alive() and not (self._loaded and time.monotonic() - self._sign > PATIENCE_S):
+            self._thread.join(timeout=POLL_S)
+            if self._thread.is_alive() and time.monotonic() > next_word:
+                next_word = time.monotonic() + WORD_EVERY_S
+                done, count = len(self._settled), len(self._stages)
+                where = redacted(tracking_uri(self._home))
+                self._say(
+                    f"waiting for MLflow at {where}: {done} of {count} stages are recorded;"
+                    " Ctrl-C ends the wait, and `smaug sync` records the rest"
+                )
 
     def __call__(self, event: Event) -> None:
         """Note that a stage has something new to tell."""
@@ -98,7 +126,8 @@ class Mirror:
     def _work(self) -> None:
         from experiments.tracking import Tracker  # takes seconds to load: while the stages start
 
-        tracker, rest = Tracker(self._home), 0.0
+        tracker, rest = Tracker(self._home, self._progressed), 0.0
+        self._loaded, self._sign = True, time.monotonic()
         while self._wait(rest):
             began = time.monotonic()
             if self._tell(tracker, driven=True):
@@ -110,6 +139,9 @@ class Mirror:
                 if stage.fingerprint not in self._settled:
                     self._due[stage.fingerprint] = (stage, True)
         self._complete = self._tell(tracker, driven=False)
+
+    def _progressed(self) -> None:
+        self._sign = time.monotonic()
 
     def _wait(self, rest: float) -> bool:
         """Wait so long, and then for news; gives whether the run goes on."""
@@ -155,7 +187,7 @@ class Mirror:
                 if self._due[name] is due:
                     del self._due[name]
                     self._settled |= {name} if is_last else set()
-            self._sign = time.monotonic()
+            self._progressed()
 
     def _tell_trials(self, tracker: "Tracker", *, driven: bool) -> None:
         for place in list(self._trials.due):
@@ -164,7 +196,7 @@ class Mirror:
             ours = (document["fingerprint"], document["variant"]) in self._ours
             tracker.record_trial(facts, driven=driven and ours, valid=place in self._trials.valid)
             self._trials.due.pop(place)
-            self._sign = time.monotonic()
+            self._progressed()
 
     def _what_is_missing(self) -> SmaugError | None:
         if self._complete:
@@ -173,8 +205,10 @@ class Mirror:
             begun = [stage for stage in self._stages if (self._folder(stage) / "attempts").exists()]
             missing = [s for s in begun if s.fingerprint in self._due or s.fingerprint not in self._settled]
         what = f"{len(missing)} of {len(self._stages)} stages" if missing else "trials"
+        if self._thread.is_alive() and self._given_up:
+            return SmaugError(f"{what}: the wait for MLflow was ended by Ctrl-C; {LATER}")
         if self._thread.is_alive():
-            return SmaugError(f"{what}: MLflow took nothing for {PATIENCE_S:.0f} s; {LATER}")
+            return SmaugError(f"{what}: MLflow did not answer for {PATIENCE_S:.0f} s; {LATER}")
         return SmaugError(f"{what}: {self._failure or f'the thread that records ended early; {LATER}'}")
 
     def _folder(self, stage: Stage) -> Path:

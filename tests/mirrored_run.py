@@ -31,7 +31,7 @@ def main() -> int:
     trials = [made(variant) for variant in sys.argv[3:]]
     write_trials(home, [(one, []) for one in trials])
     engine = ProcessEngine()
-    with mirror.Mirror(home, trials) as told:
+    with mirror.Mirror(home, trials, say) as told:
 
         def tell(event: Event) -> None:
             told(event)

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,6 +153,33 @@ def test_a_server_that_hangs_for_a_while_costs_nothing(home, mlflow):
     assert_complete(home, mlflow.uri, 1)
 
 
+def test_a_slow_server_is_waited_for_longer_than_one_that_does_not_answer(home, mlflow):
+    run = Run(home, "50%", patience_s=2.0, uri=mlflow.uri)
+    run.wait_for("started pretrain")
+    until(lambda: stages_in(mlflow.uri))
+    slowed, over = [], threading.Event()
+
+    def slow_down():  # at work one part of the time in eight
+        while not over.wait(0.05):
+            mlflow.signal(signal.SIGSTOP)
+            over.wait(0.35)
+            mlflow.signal(signal.SIGCONT)
+            slowed.append(1)
+
+    slowing = threading.Thread(target=slow_down)
+    slowing.start()
+    try:
+        run.go()
+        run.wait_for("ran 3")
+        since = time.monotonic()
+        assert run.end() == "None"
+        assert time.monotonic() - since > 2.0 and slowed
+    finally:
+        over.set()
+        slowing.join()
+    assert_complete(home, mlflow.uri, 1)
+
+
 @pytest.fixture
 def database(home, monkeypatch) -> str:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -167,7 +195,7 @@ def test_a_database_that_is_locked_to_the_end_is_left_and_sync_catches_up(home, 
     run.go()
     run.wait_for("ran 3")
     since = time.monotonic()
-    assert run.end().startswith("3 of 3 stages: MLflow took nothing for 1 s; results stay in the store")
+    assert run.end().startswith("3 of 3 stages: MLflow did not answer for 1 s; results stay in the store")
     assert time.monotonic() - since < 10
     other.execute("ROLLBACK")
     for _ in range(2):
