@@ -18,6 +18,7 @@ from smaug_core.data.frames import sample_frames
 from smaug_core.data.text import Tokenizer, load_tokenizer
 from smaug_core.data.video import read_frames
 from smaug_core.distributed import World
+from smaug_core.documents import write_whole
 from smaug_core.evaluation.metrics import ranks, recall
 from smaug_core.model.objectives import frame_similarity
 from smaug_core.model.smaug import SMAUG, EncodedClips
@@ -229,9 +230,7 @@ def digest_of_queries(items: list[Item]) -> str:
 def _write_ranks(path: Path, by_direction: dict[str, np.ndarray], items: list[Item], media: list[Path]) -> None:
     queries = {"t2v": [item.id for item in items], "v2t": [_first_id(items, clip) for clip in media]}
     document = {d: dict(zip(queries[d], r.tolist(), strict=True)) for d, r in by_direction.items()}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(document))
-    partial.rename(path)
+    write_whole(path, lambda partial: partial.write_text(json.dumps(document)))
 
 
 def _first_id(items: list[Item], clip: Path) -> str:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from smaug_core.config import ClipShape
+from smaug_core.documents import COUNT, DIGEST, POSITIVE, SECONDS, DocumentError, check, parse, sync
 from smaug_core.errors import CheckpointError
 from smaug_core.model.positions import resize_positions
 from smaug_core.model.smaug import SMAUG
@@ -97,9 +98,10 @@ def read_config(folder: Path) -> tuple[dict[str, Any], ClipShape]:
         CheckpointError: there is no readable config.json.
     """
     try:
-        document: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        return document["model"], ClipShape(**document["clip"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        document: dict[str, Any] = parse((folder / "config.json").read_bytes())
+        check(document, CONFIG)
+        return document["model"], ClipShape(**{name: document["clip"][name] for name in CLIP})
+    except (OSError, DocumentError) as error:
         raise CheckpointError(f"{folder}: not a folder of SMAUG weights ({error})") from error
 
 
@@ -116,6 +118,18 @@ def _resized(tensors: dict[str, Tensor], model: SMAUG) -> dict[str, Tensor]:
     }
 
 
+CLIP = {"frames": POSITIVE, "selected": POSITIVE}
+CONFIG = {"model": dict, "clip": CLIP}
+"""Form of config.json beside weights."""
+STATE = {"step": COUNT, "useful_s": SECONDS, "sha256": {"model.safetensors": DIGEST, "optimizer.safetensors": DIGEST}}
+"""Form of state.json in a checkpoint."""
+
+
+def step_name(step: int) -> str:
+    """Name of the folder of a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
 class Checkpoints:
     """The checkpoints of one training, `step-00000123` and so on under one folder."""
 
@@ -124,7 +138,7 @@ class Checkpoints:
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Write a checkpoint, then forget all but the newest `KEPT`."""
-        target = self.folder / f"step-{progress.step:08d}"
+        target = self.folder / step_name(progress.step)
         with _appearing(target) as partial:
             save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
             save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
@@ -157,13 +171,20 @@ class Checkpoints:
                 continue
             return progress
         if faults:
-            raise CheckpointError("no checkpoint can be read: " + "; ".join(faults) + "; delete them to start over")
+            raise CheckpointError(
+                "no checkpoint can be read: "
+                + "; ".join(faults)
+                + f"; mv {self.folder} {self.folder}.damaged to start over"
+            )
         return None
 
 
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder that is written aside and renamed into place when complete; nothing is left of a failed one."""
+    """A folder that is written aside and renamed into place when complete; nothing is left of a failed one.
+
+    It outlives a power failure from then on.
+    """
     partial = folder.with_name(f".partial-{folder.name}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -172,12 +193,12 @@ def _appearing(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for path in partial.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in (*partial.iterdir(), partial):
+        sync(path)
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
+    sync(folder.parent)
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -215,10 +236,13 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
 
 def _read_state(folder: Path) -> tuple[Progress, dict[str, str]]:
     try:
-        state = json.loads((folder / "state.json").read_text())
-        return Progress(step=state["step"], useful_s=state["useful_s"]), state["sha256"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder}: incomplete checkpoint ({error})") from error
+        state = parse((folder / "state.json").read_bytes())
+        check(state, STATE)
+    except (OSError, DocumentError) as error:
+        raise CheckpointError(f"{folder / 'state.json'}: incomplete checkpoint ({error})") from error
+    if folder.name != step_name(state["step"]):
+        raise CheckpointError(f"{folder / 'state.json'}: expected the step of its folder, got {state['step']}")
+    return Progress(step=state["step"], useful_s=state["useful_s"]), state["sha256"]
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
