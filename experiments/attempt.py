@@ -4,13 +4,13 @@ The directory of an attempt is the lease. Claiming is one `rename` of a prepared
 which fails if that number is taken; nothing is ever removed, so two claims can never both succeed.
 """
 
-import json
 import os
 import re
 import shutil
 import socket
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,43 @@ from typing import Any, Literal
 
 import psutil
 
+from experiments.documents import (
+    ACCOUNTED,
+    ANY,
+    END,
+    FAILED,
+    OWNER,
+    PROGRESS,
+    StoreError,
+    read_document,
+    read_point,
+    unwritable,
+    write_json,
+)
 from experiments.process import start_ticks
-from smaug_core.errors import SmaugError
+from smaug_core.documents import sync
+
+__all__ = [
+    "ACCOUNTING",
+    "FAILURE",
+    "HEARTBEAT_S",
+    "NOTHING_SPENT",
+    "SILENT_S",
+    "Attempt",
+    "AttemptState",
+    "HeldError",
+    "Lease",
+    "StoreError",
+    "SupersededError",
+    "claim",
+    "held",
+    "is_alive",
+    "read_attempts",
+    "read_json",
+    "this_process",
+    "unwritable",
+    "write_json",
+]
 
 HEARTBEAT_S = 15.0
 """Time between signs of life of a running attempt."""
@@ -34,72 +69,12 @@ ACCOUNTING = "accounting.json"
 AttemptState = Literal["running", "dead", "done", "failed", "diverged", "interrupted", "cancelled"]
 
 
-class StoreError(SmaugError):
-    """The store cannot be written, or holds something that contradicts itself."""
-
-
 class HeldError(StoreError):
     """Somebody else is working on the stage."""
 
 
 class SupersededError(StoreError):
     """This attempt was taken for dead and a newer one has begun; it must not publish."""
-
-
-def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
-    """Make `path` hold `value`, complete or not at all.
-
-    Raises:
-        StoreError: it cannot be written, e.g. the disk is full.
-    """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with partial.open("w") as file:
-            json.dump(value, file, indent=1)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        partial.rename(path)
-        if durable:
-            sync_directory(path.parent)
-    except OSError as error:
-        with suppress(OSError):  # a read-only disk refuses to remove even what is not there
-            partial.unlink()
-        raise unwritable(path, error) from error
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that `path` holds; none if there is no such file.
-
-    Raises:
-        StoreError: the file is not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); delete its directory to start over") from error
-    if not isinstance(value, dict):
-        raise StoreError(f"{path}: holds {type(value).__name__}, not an object; delete its directory")
-    return value
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames within `directory` survive a power failure."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def unwritable(path: Path, error: OSError) -> StoreError:
-    """The error that names what could not be written, why, and what to do."""
-    return StoreError(
-        f"{path}: cannot be written ({error.strerror}); free some space or choose another --home,"
-        " then give the same command again"
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +94,8 @@ class Attempt:
     accounting: dict[str, Any] | None = None
     """What Slurm says of the run of its job: `start` and `end` in seconds since 1970, `state`, `cpu_s`; none where it
     ran in no job, or nobody could ask."""
+    fault: str = ""
+    """What is wrong with its progress.json, so that `progress` is an estimate; empty if nothing is."""
 
     @property
     def failed_as(self) -> str | None:
@@ -157,21 +134,60 @@ def read_attempts(stage_directory: Path) -> list[Attempt]:
     return [_read_attempt(stage_directory / "attempts" / name) for name in names]
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object that `path` holds, whatever its keys; none if there is no such file.
+
+    Raises:
+        StoreError: the file is not a JSON object.
+    """
+    return read_document(path, ANY)
+
+
 def _read_attempt(directory: Path) -> Attempt:
-    owner, progress = read_json(directory / "owner.json"), read_json(directory / "progress.json")
-    if owner is None or progress is None:
-        raise StoreError(
-            f"{directory}: owner.json or progress.json is missing; delete the stage {directory.parent.parent}"
-        )
+    owner = read_document(directory / "owner.json", OWNER)
+    if owner is None:
+        raise OWNER.fault(directory / "owner.json", "is missing")
+    progress, fault = _read_progress(directory, owner)
     return Attempt(
         number=int(directory.name),
         directory=directory,
         owner=owner,
         progress=progress,
-        end=read_json(directory / "end.json"),
-        failure=read_json(directory / FAILURE),
-        accounting=read_json(directory / ACCOUNTING),
+        end=read_document(directory / "end.json", END),
+        failure=read_document(directory / FAILURE, FAILED),
+        accounting=read_document(directory / ACCOUNTING, ACCOUNTED),
+        fault=fault,
     )
+
+
+def _read_progress(directory: Path, owner: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """An attempt's account, and what is wrong with its file, which a power failure may leave empty.
+
+    Such an account is estimated from the curve: what the attempt held until its last step. A worker that lives
+    writes the file again with its next heartbeat.
+    """
+    path = directory / "progress.json"
+    try:
+        found = read_document(path, PROGRESS)
+        if found is not None:
+            return found, ""
+        fault = str(PROGRESS.fault(path, "is missing"))
+    except StoreError as error:
+        fault = str(error)
+    last = _last_point(directory / "metrics.jsonl") or {"time": owner["started"], "step": 0, "values": {}}
+    wall_s = max(0.0, last["time"] - owner["started"])
+    written = path.stat().st_mtime if path.exists() else last["time"]
+    spent = {"spent_s": wall_s * (owner["gpus"] or owner["cpus"]), "wall_s": wall_s}
+    return NOTHING_SPENT | spent | {"time": written, "step": last["step"], "values": last["values"]}, fault
+
+
+def _last_point(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a curve that can be read."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for line in reversed(lines):
+        with suppress(StoreError):
+            return read_point(line, path)
+    return None
 
 
 def this_process() -> dict[str, Any]:
@@ -274,9 +290,10 @@ def claim(stage_directory: Path, owner: dict[str, Any]) -> Lease:
     prepared = stage_directory / "attempts" / f".claim-{uuid.uuid4().hex[:12]}"
     try:
         prepared.mkdir(parents=True)
-        write_json(prepared / "owner.json", {**this_process(), "started": now, **owner})
+        write_json(prepared / "owner.json", {**this_process(), "started": now, **owner}, durable=True)
         write_json(prepared / "progress.json", {"time": now, **NOTHING_SPENT})
         prepared.rename(lease.directory)
+        sync(prepared.parent)
     except StoreError:
         shutil.rmtree(prepared, ignore_errors=True)
         raise

@@ -3,7 +3,8 @@
 import time
 from dataclasses import dataclass
 
-from experiments.attempt import read_json, write_json
+from experiments.attempt import write_json
+from experiments.documents import PREDICTED, read_document
 from experiments.prices import Prices
 from experiments.stage import Stage
 from experiments.store import StageRecord, Store
@@ -69,7 +70,7 @@ class Budget:
         self._promised[stage.fingerprint] = expected
         record = self._store.record(stage)
         self._billed_before[stage.fingerprint] = record.hours.billed
-        if price.hours is not None and read_json(record.directory / PREDICTION) is None:
+        if price.hours is not None and read_document(record.directory / PREDICTION, PREDICTED) is None:
             told = {"hours": price.hours, "unit": price.unit, "source": price.basis, "time": time.time()}
             write_json(record.directory / PREDICTION, told)
         return None
@@ -89,7 +90,7 @@ class Budget:
         if record.result is None:
             return
         self._prices.learn(stage, record)
-        prediction, actual = read_json(record.directory / PREDICTION), self._prices.of(stage, record)
+        prediction, actual = read_document(record.directory / PREDICTION, PREDICTED), self._prices.of(stage, record)
         if prediction is not None and actual.hours is not None and prediction["unit"] == actual.unit:
             self._compared.append((prediction["hours"], actual.hours, prediction["unit"]))
 

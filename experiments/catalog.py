@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import read_json
 from experiments.records import superseded, trial_documents
+from experiments.store import read_stage
 from smaug_core.errors import SmaugError
 
 LEAST_DIGITS = 4
@@ -118,7 +118,7 @@ class Catalog:
             raise SmaugError(f"{digits}: is too short for a fingerprint; right would be {LEAST_DIGITS} digits or more")
         found = {f: named for f, named in self.stages.items() if f.startswith(digits)}
         for path in sorted(self._store.glob(f"*/{digits[:12]}*/stage.json")):
-            document = read_json(path) if re.fullmatch(r"[0-9a-f]{12}", path.parent.name) else None
+            document = read_stage(path.parent) if re.fullmatch(r"[0-9a-f]{12}", path.parent.name) else None
             if document is not None and document["fingerprint"].startswith(digits):
                 found.setdefault(
                     document["fingerprint"], Named(document["fingerprint"], document["kind"], document["name"])

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from experiments.attempt import HEARTBEAT_S, NOTHING_SPENT, Lease, read_json, write_json
+from experiments.attempt import HEARTBEAT_S, NOTHING_SPENT, Lease, write_json
+from experiments.documents import CREW, NODE, OWNER, PROGRESS, RANK, read_document
 from experiments.failures import FailureClass
 from experiments.host import DeviceClock, Start, oom_kills_since
 from experiments.imports import import_environment
@@ -63,7 +64,7 @@ class Crew:
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """Of the attempt in `folder`; none as long as its worker has not told."""
-        told = read_json(folder / "crew.json")
+        told = read_document(folder / "crew.json", CREW)
         return None if told is None else cls(**told | {"start": Start(**told["start"])})
 
 
@@ -99,7 +100,7 @@ class CrewClock(DeviceClock):
 def told_by_nodes(folder: Path) -> Iterator[dict[str, Any]]:
     """What the followers of an attempt told last: `cpu_s`, the peak memory, maybe `joules`, torchrun's code `ended`."""
     for path in (folder / "nodes").glob("[0-9]*.json"):
-        if (told := read_json(path)) is not None:
+        if (told := read_document(path, NODE)) is not None:
             yield told
 
 
@@ -138,10 +139,10 @@ class Ranks:
         write_json(folder / "crew.json", asdict(self._crew))  # the other machines wait for it
         code = self._run_torchrun(start_torchrun(folder, 0, LOOPBACK if self._crew.nodes == 1 else {}))
         self._wait_for_others()
-        notes = [read_json(folder / "ranks" / f"{rank}.json") or {} for rank in range(self._crew.processes)]
+        notes = [read_document(folder / "ranks" / f"{rank}.json", RANK) or {} for rank in range(self._crew.processes)]
         if (outcome := notes[0].get("outcome")) is not None:
             return Outcome(**outcome)
-        owner = read_json(folder / "owner.json") or {}
+        owner = read_document(folder / "owner.json", OWNER) or {}
         raise EndedError(ended_as(notes, code, oom_kills_since(owner.get("oom_kills", {}))))
 
     def _run_torchrun(self, torchrun: "subprocess.Popen[bytes]") -> int:
@@ -167,7 +168,7 @@ class Ranks:
         folder, here = self._lease.directory, self._crew.processes // self._crew.nodes
         if self._crew.nodes == 1:
             return False
-        notes = (read_json(folder / "ranks" / f"{rank}.json") or {} for rank in range(here))
+        notes = (read_document(folder / "ranks" / f"{rank}.json", RANK) or {} for rank in range(here))
         return any(told.get("ended") for told in told_by_nodes(folder)) or all("end" in note for note in notes)
 
     def _wait_for_others(self) -> None:
@@ -194,7 +195,8 @@ class Ranks:
 
     def account(self) -> dict[str, Any]:
         """The first rank's last account, and the time until now."""
-        told: dict[str, Any] = read_json(self._lease.directory / "progress.json") or dict(NOTHING_SPENT)
+        progress = read_document(self._lease.directory / "progress.json", PROGRESS)
+        told: dict[str, Any] = progress or dict(NOTHING_SPENT)
         account = self._clock.account()
         peak = max(account[PEAK_MEMORY], told.get(PEAK_MEMORY, 0))  # the ranks may have ended
         return {key: told[key] for key in NOTHING_SPENT} | account | {PEAK_MEMORY: int(peak)}

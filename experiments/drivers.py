@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import HEARTBEAT_S, StoreError, is_alive, read_json, this_process, unwritable, write_json
+from experiments.attempt import HEARTBEAT_S, StoreError, is_alive, this_process, unwritable, write_json
+from experiments.documents import DRIVER, read_document
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +89,7 @@ def living(home: Path) -> list[Driver]:
     """
     found = []
     for path in sorted((home / "drivers").glob("[!.]*.json")):
-        document = read_json(path)
+        document = read_document(path, DRIVER)
         try:
             last_sign = path.stat().st_mtime
         except FileNotFoundError:

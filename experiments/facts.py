@@ -115,7 +115,8 @@ class StageFacts:
     def host(self) -> dict[str, Any]:
         """Device, its name and unit, cpus, gpus, host: of the attempt that made the result, else of the newest."""
         made_by = self.attempts[-1].number if self.result is None else self.result["attempt"]
-        return next(attempt.owner for attempt in self.attempts if attempt.number == made_by)
+        newest = self.attempts[-1].owner  # where the attempt that made it was put aside, its folder being damaged
+        return next((attempt.owner for attempt in self.attempts if attempt.number == made_by), newest)
 
     @property
     def started(self) -> float:
@@ -202,11 +203,7 @@ class TrialFacts:
 
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """By slot: real dataset, split, number of queries and clips, digest of the test set, ranking."""
-        found = {task: result["notes"] for task, _, result in self.done("evaluate") if task is not None}
-        return {
-            task: {name: value for name, value in notes.items() if name != "unknown_words"}
-            for task, notes in found.items()
-        }
+        return {task: result["notes"] for task, _, result in self.done("evaluate") if task is not None}
 
     def ranks(self) -> dict[str, dict[str, int]]:
         """By slot: the rank of every query's clip; two slots may hold the same dataset."""

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import psutil
 
-from experiments.attempt import StoreError, read_attempts, read_json
+from experiments.attempt import StoreError, read_attempts
 from experiments.cancel import asked
 from experiments.catalog import Catalog
 from experiments.drivers import Driver, living
 from experiments.engines.slurm_folder import SUBMISSION
 from experiments.room import size_of
+from experiments.store import read_result, read_stage
 from experiments.submissions import Submissions
 
 LEFTOVER_AGE_S = 3600.0
@@ -168,9 +169,11 @@ def _look_at_kind(folder: Path, wanted: Needs, now: float, found: Found) -> None
 
 
 def _look_at_unwanted(stage: Path, wanted: Needs, now: float, found: Found) -> None:
-    document = read_json(stage / "stage.json")
+    document = read_stage(stage)
     if document is None:
-        if _age(stage, now) > LEFTOVER_AGE_S:
+        if held := [name for name in ("attempts", "checkpoints", "result.json") if (stage / name).exists()]:
+            found.kept.append(Kept(stage, f"holds no stage.json, but {', '.join(held)}; nobody knows what it is"))
+        elif _age(stage, now) > LEFTOVER_AGE_S:
             _look_at_doomed(stage, "leftover", "holds no stage.json: whoever made it died", found)
     elif wanted.any_trial:
         done = "done" if (stage / "result.json").exists() else "not done"
@@ -192,7 +195,7 @@ def _parts(stage: Path, now: float) -> Iterator[Garbage]:
     if held_by(stage) is not None:
         return
     checkpoints = stage / "checkpoints"
-    done = (stage / "result.json").exists()
+    done = read_result(stage) is not None
     if done and checkpoints.is_dir() and not checkpoints.is_symlink():
         yield Garbage(
             path=checkpoints, kind="checkpoints", why="the stage is done", size=size_of(checkpoints), stage=stage

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from experiments.attempt import StoreError, read_attempts, read_json
+from experiments.attempt import StoreError, read_attempts
 from experiments.catalog import Catalog
 from experiments.chain import cut_stages, resolved
 from experiments.database import REBUILD, TrackingError, damage_of, database_file, redacted, settle
@@ -19,6 +19,7 @@ from experiments.mounts import FileSystem, file_system_of, read_mounts, tracking
 from experiments.room import existing, in_words, room_needed
 from experiments.scale import Scale
 from experiments.stage import Stage
+from experiments.store import do_again, read_result, read_stage
 from smaug_core.config import DataConfig
 from smaug_core.data import moving_shapes
 from smaug_core.data.corpora import EMBEDDED, read_source
@@ -208,26 +209,30 @@ def check_stages(home: Path) -> Iterator[Finding]:
         try:
             look(home)
         except StoreError as error:
-            wrong.append(fault(what, str(error), "delete that file; the next run of its sweep writes it again"))
+            wrong.append(fault(what, error.what, error.advice))
     yield from wrong
     if not wrong:
         yield fine("stages", f"{count} in {home}, none damaged, none left by a process that died")
 
 
 def _stage_findings(folder: Path) -> Iterator[Finding]:
-    check, redo = f"stage {folder.parent.name}/{folder.name}", f"rm -r {folder}; the next run does it again"
+    check = f"stage {folder.parent.name}/{folder.name}"
     try:
-        document, result = read_json(folder / "stage.json"), read_json(folder / "result.json")
+        document, result = read_stage(folder), read_result(folder)
         if document is None:
-            yield warning(check, f"{folder} is half written: it holds no stage.json", redo)
+            mend = "the next run of its sweep writes it; if no sweep asks for it, `smaug gc` removes what is empty"
+            yield warning(check, f"{folder} is half written: it holds no stage.json", mend)
             return
         attempts = read_attempts(folder)
     except StoreError as error:
-        yield fault(check, str(error), redo)
+        yield fault(check, error.what, error.advice)
         return
     missing = [name for name in (result or {}).get("files", {}) if not (folder / name).exists()]
     if missing:
-        yield fault(check, f"{folder} is done, but lacks {', '.join(missing)}", redo)
+        yield fault(check, f"{folder} is done, but lacks {', '.join(missing)}", do_again(folder))
+    for attempt in attempts:
+        if attempt.fault and attempt.state == "dead":
+            yield warning(check, attempt.fault, "nothing: the next run goes on from the newest checkpoint")
     if result is None and attempts and attempts[-1].state == "dead":
         attempt = attempts[-1]
         died = f"attempt {attempt.number} died without a word (process {attempt.owner['pid']} on"

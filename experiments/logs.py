@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import FAILURE, Attempt, read_attempts, read_json
+from experiments.attempt import FAILURE, Attempt, read_attempts
+from experiments.documents import FAILED, read_document
 from experiments.failures import in_words
 from smaug_core.errors import SmaugError
 
@@ -72,7 +73,7 @@ def read_log(directory: Path, number: int | None = None) -> Log:
     attempts = read_attempts(directory)
     if number is None:
         newest = attempts[-1] if attempts else None
-        return Log(directory=directory, attempt=newest, early=read_json(directory / FAILURE))
+        return Log(directory=directory, attempt=newest, early=read_document(directory / FAILURE, FAILED))
     for attempt in attempts:
         if attempt.number == number:
             return Log(directory=directory, attempt=attempt)

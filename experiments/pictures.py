@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.attempt import read_json, unwritable, write_json
+from experiments.attempt import unwritable, write_json
+from experiments.documents import ALONE, ANY, STAGE, read_document
 from experiments.gallery import FOLDER, LIST, Example, Gallery, Kind
 from experiments.stage import ENTRY
 from smaug_core.config import DataConfig, from_settings
@@ -177,10 +178,11 @@ def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise SmaugError(f"--out {out}: is there already and not empty; choose another folder")
-    written = read_json(folder / "stage.json")
+    written = read_document(folder / "stage.json", ANY)
     if written is None:
         raise SmaugError(f"--from {folder}: holds no stage.json; right would be the folder of a finished training")
-    stage = written.get("stage", written)
+    alone = read_document(folder / "stage.json", ALONE if "stage" in written else STAGE) or {}
+    stage = alone.get("stage", alone)
     if kind == "reconstruction" and stage["kind"] not in TRAININGS:
         raise SmaugError(
             f"--from {folder}: is {stage['name']}, in which no patch is hidden; right would be a pre-training"
@@ -199,8 +201,6 @@ def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device
             check_selects(trained.loaded.model)
     except SmaugError as error:
         raise SmaugError(f"--from {folder}: {error}") from error
-    if kind == "selection":
-        trained.loaded.check_words([item.caption for item in trained.items])
     gallery = make_gallery(trained, [kind], NUM, MOST_BYTES)
     write_gallery(out, gallery)
     return gallery

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from experiments.attempt import StoreError
 from experiments.code import code_digest, differing
 from experiments.engines import Inventory
 from experiments.expand import Trial
@@ -16,7 +17,7 @@ from experiments.store import Store
 PRETRAINING = ("pretrain", "pretrain_video")
 ROWS_IN_A_LABEL = 4
 """Of more rows that need one stage, the rest is counted."""
-PlanState = Literal["cached", "stale", "new", "resume", "running", "failed"]
+PlanState = Literal["cached", "stale", "new", "resume", "running", "failed", "unreadable"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +26,8 @@ class PlannedStage:
 
     stage: Stage
     state: PlanState
-    """`stale`: done, by other code than there is now; all but it and `cached` are not done."""
+    """`stale`: done, by other code than there is now; `unreadable`: its folder is damaged, as a problem of the plan
+    says; all but `stale` and `cached` are not done."""
     changed: list[str] = field(default_factory=list)
     """Of a stale stage: the source files that differ."""
     trials: int
@@ -117,7 +119,7 @@ class Plan:
             "seeds": [{"pretrain": pretrain, "finetune": finetune} for pretrain, finetune in self.seeds],
             "stages": {
                 "total": len(self.stages),
-                "new": len(self.in_state("new", "resume", "running", "failed")),
+                "new": len(self.in_state("new", "resume", "running", "failed", "unreadable")),
                 "shared": sum(planned.trials > 1 for planned in self.stages),
                 **counts,
             },
@@ -153,7 +155,7 @@ def make_plan(
         published: gives the rate that the paper's hours imply, for work on GPUs that nothing else tells the price of.
 
     Raises:
-        StoreError: the store contradicts itself.
+        StoreError: the rate of a probe is damaged.
     """
     stages = distinct_stages(trials)
     uses: dict[str, int] = {}
@@ -162,15 +164,24 @@ def make_plan(
             uses[stage.fingerprint] = uses.get(stage.fingerprint, 0) + 1
     code = {kind: code_digest(kind) for kind in {stage.kind for stage in stages}}
     prices = Prices(store, published=published)
-    planned = []
+    planned, damaged = [], []
     for stage in stages:
-        record = store.record(stage)
-        changed = [] if record.result is None else differing(record.result["code"], code[stage.kind])
-        state: PlanState = record.state if record.state != "done" else ("stale" if changed else "cached")
-        price, trials_of = prices.of(stage, record), uses[stage.fingerprint]
-        planned.append(PlannedStage(stage=stage, state=state, changed=changed, trials=trials_of, price=price))
+        changed: list[str] = []
+        try:
+            record = store.record(stage)
+        except StoreError as error:
+            state: PlanState = "unreadable"
+            price = prices.of(stage)
+            damaged.append(str(error))
+        else:
+            changed = [] if record.result is None else differing(record.result["code"], code[stage.kind])
+            state = record.state if record.state != "done" else ("stale" if changed else "cached")
+            price = prices.of(stage, record)
+        planned.append(
+            PlannedStage(stage=stage, state=state, changed=changed, trials=uses[stage.fingerprint], price=price)
+        )
     missing = _not_done(planned)
-    problems = [each.problem for each in missing_inputs(missing, store.home / "data")]
+    problems = damaged + [each.problem for each in missing_inputs(missing, store.home / "data")]
     if inventory is not None:
         problems += resource_problems(missing, inventory)
     return Plan(trials=trials, stages=planned, problems=problems)

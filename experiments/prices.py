@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from experiments.attempt import read_json
+from experiments.attempt import StoreError
+from experiments.documents import RATE, read_document
 from experiments.stage import Stage
-from experiments.store import StageRecord, Store
+from experiments.store import StageRecord, Store, read_stage
 from experiments.workload import TRAININGS, stage_macs
 from smaug_core.errors import SmaugError
 
@@ -144,14 +146,15 @@ class Prices:
         before = None
         for fingerprint in document["parents"]:
             found = next(iter(self._store.root.glob(f"*/{fingerprint[:12]}/stage.json")), None)
-            parent = None if found is None else read_json(found)
-            before = None if parent is None else parent["settings"]
+            with suppress(StoreError):  # it teaches nothing; whoever needs that very stage meets it
+                parent = None if found is None else read_stage(found.parent)
+                before = None if parent is None else parent["settings"]
         return _macs(document["kind"], document["settings"], before)
 
 
 def read_rate(store: Store, document: dict[str, Any]) -> Rate | None:
     """The rate that a probe found for stages like this one."""
-    found = read_json(rate_file(store, document))
+    found = read_document(rate_file(store, document), RATE)
     return None if found is None else Rate(macs_per_hour=found["macs_per_hour"], unit=found["unit"])
 
 

@@ -5,8 +5,9 @@ import json
 import time
 from pathlib import Path
 
-from experiments.attempt import read_json, unwritable, write_json
+from experiments.attempt import unwritable, write_json
 from experiments.command import worker_job
+from experiments.documents import RATE, read_document
 from experiments.engines import Engine, Job, JobState
 from experiments.plan import Plan
 from experiments.postmortem import last_words
@@ -46,7 +47,7 @@ def find_rate(stage: Stage, store: Store, engine: Engine, data_root: Path) -> No
     write_json(directory / "stage.json", json.loads(json.dumps(stage.document())))
     job = worker_job(stage, directory, data_root)
     ended = _run(engine, dataclasses.replace(job, name=f"probe {job.name}", command=(*job.command, "--probe")))
-    if read_json(directory / "rate.json") is None:
+    if read_document(directory / "rate.json", RATE) is None:
         raise SmaugError(f"{stage.name} could not be timed: {last_words(directory, ended)}")
 
 

@@ -5,7 +5,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.attempt import StoreError, read_json
+from experiments.attempt import StoreError
+from experiments.documents import WORD, read_document
 from experiments.engines.slurm_folder import SUBMISSION, Submission, is_final, last_word, read_submission, slurms_name
 from experiments.engines.slurm_queue import QueryError, Standing, query, standing_of
 
@@ -69,7 +70,7 @@ def _open_jobs(folder: Path, submission: Submission, names: frozenset[str]) -> d
     return {
         name: job
         for name, job, _ in submission.placed
-        if name in names and not is_final(read_json(last_word(folder, job, name)))
+        if name in names and not is_final(read_document(last_word(folder, job, name), WORD))
     }
 
 

@@ -20,10 +20,12 @@ from typing import Any
 
 import psutil
 
-from experiments.attempt import Lease, StoreError, read_json, write_json
+from experiments.attempt import Lease, StoreError, write_json
 from experiments.crew import LOOK_S, Crew, CrewClock, told_by_nodes
+from experiments.documents import RANK, read_document
 from experiments.host import DeviceClock
 from experiments.stop import StopFlag, end_with
+from experiments.store import read_stage
 from experiments.watch import StageWatch
 from experiments.work import DONE, FAILED, INTERRUPTED, call_entry, ending_of, set_threads
 from smaug_core.stages import Watch
@@ -82,7 +84,7 @@ class Rank:
 
     def _work(self) -> None:
         directory = self._folder.parent.parent
-        stage, crew = read_json(directory / "stage.json"), Crew.read(self._folder)
+        stage, crew = read_stage(directory), Crew.read(self._folder)
         if stage is None or crew is None:
             raise StoreError(f"{self._folder}: stage.json or crew.json is missing")
         with self._watch(directory, crew) as watch:
@@ -121,8 +123,8 @@ class Rank:
         """Whether this one may have failed because another failed before, or was killed."""
         deadline = time.monotonic() + DEATH_SHOWS_S
         while time.monotonic() < deadline:
-            notes = [read_json(path) or {} for path in (self._folder / "ranks").glob("*.json")]
-            for note in notes:
+            notes = [read_document(path, RANK) for path in (self._folder / "ranks").glob("[0-9]*.json")]
+            for note in filter(None, notes):
                 other = (note["pid"], note["node"]) != (os.getpid(), self._node)
                 if other and ("end" in note or (note["node"] == self._node and not _lives(note["pid"]))):
                     return True

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import FAILURE, StoreError, read_attempts, read_json, unwritable, write_json
+from experiments.attempt import FAILURE, StoreError, read_attempts, unwritable, write_json
+from experiments.documents import FAILED, PREDICTED, RANKS, TRIAL, read_document
 from experiments.expand import Trial
 from experiments.facts import StageFacts, TrialFacts
 from experiments.gallery import Gallery, stored_gallery
 from experiments.stage import digest
-from experiments.store import StageRecord, read_curve
+from experiments.store import StageRecord, read_curve, read_result, read_stage
 
 
 def write_trial(home: Path, trial: Trial, *, marks: Sequence[str] = ()) -> Path:
@@ -53,7 +54,7 @@ def write_trials(home: Path, trials: Sequence[tuple[Trial, Sequence[str]]]) -> l
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(path, error) from error
-        write_json(path, document)
+        write_json(path, document, durable=True)
         paths.append(path)
     return paths
 
@@ -107,11 +108,10 @@ def trial_documents(home: Path, sweep: str = "*", *, damaged: bool = False) -> l
     found = []
     for path in sorted((home / "trials").glob(f"{sweep}/*.json")):
         try:
-            found.append(read_json(path))
-        except StoreError as error:
+            found.append(read_document(path, TRIAL))
+        except StoreError:
             if not damaged:
-                what = f"{path}: cannot be read; delete that file: the next run of its sweep writes it again"
-                raise StoreError(what) from error
+                raise
     return sorted((d for d in found if d is not None), key=lambda d: float(d["time"]))
 
 
@@ -119,7 +119,7 @@ def trial_facts(home: Path, document: dict[str, Any]) -> TrialFacts:
     """What the stages of a trial did so far."""
     stages = tuple((told, stage_facts(home, told["kind"], told["fingerprint"])) for told in document["stages"])
     early = {
-        told["name"]: read_json(_folder(home, told["kind"], told["fingerprint"]) / FAILURE)
+        told["name"]: read_document(_folder(home, told["kind"], told["fingerprint"]) / FAILURE, FAILED)
         if facts is None
         else facts.early
         for told, facts in stages
@@ -164,7 +164,7 @@ class _StoredDetails:
 
     def ranks(self) -> dict[str, Any] | None:
         """As the evaluation wrote them."""
-        return read_json(self.directory / "ranks.json")
+        return read_document(self.directory / "ranks.json", RANKS)
 
     def gallery(self) -> Gallery | None:
         """As the worker left it."""
@@ -174,7 +174,7 @@ class _StoredDetails:
 def _read_stage(directory: Path) -> StageFacts | None:
     # The attempts first: a result that is published in between still counts.
     attempts = read_attempts(directory)
-    document, result = read_json(directory / "stage.json"), read_json(directory / "result.json")
+    document, result = read_stage(directory), read_result(directory)
     if document is None or not attempts:
         return None
     state = StageRecord(directory=directory, attempts=attempts, result=result).state
@@ -183,9 +183,9 @@ def _read_stage(directory: Path) -> StageFacts | None:
         state=state,
         attempts=attempts,
         result=result,
-        prediction=read_json(directory / "prediction.json"),
+        prediction=read_document(directory / "prediction.json", PREDICTED),
         details=_StoredDetails(directory),
-        early=None if state in ("done", "running") else read_json(directory / FAILURE),
+        early=None if state in ("done", "running") else read_document(directory / FAILURE, FAILED),
     )
 
 

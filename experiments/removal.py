@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.attempt import StoreError, read_attempts, read_json
+from experiments.attempt import StoreError, read_attempts
 from experiments.drivers import living
 from experiments.facts import StageFacts
 from experiments.garbage import TRASH, Garbage, held_by, leads_inside, needs
 from experiments.mounts import tracking_problem
 from experiments.records import stage_facts
+from experiments.store import read_stage
 from experiments.submissions import Submissions
 from smaug_core.errors import SmaugError
 
@@ -127,7 +128,7 @@ def _is_followed(home: Path, each: Garbage, now_at: Path, submissions: Submissio
 
 def _record_hours(home: Path, stage: Path, record: Record) -> None:
     if read_attempts(stage):
-        document = read_json(stage / "stage.json") or {"kind": stage.parent.name, "fingerprint": stage.name}
+        document = read_stage(stage) or {"kind": stage.parent.name, "fingerprint": stage.name}
         facts = stage_facts(home, document["kind"], document["fingerprint"])
         if facts is None:
             raise StoreError(f"{stage}: its hours cannot be recorded, for it does not say what stage it is")

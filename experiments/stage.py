@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -49,15 +50,14 @@ class Stage:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what decides the result; the slot's name, paths, devices and resources do not."""
-        identity = {
-            "kind": self.kind,
-            "version": VERSIONS[self.kind],
-            "settings": _what_counts(self.settings),
-            "inputs": self.inputs,
-            "parents": [parent.fingerprint for parent in self.parents],
-            "seed": self.seed,
-        }
-        return digest(identity)
+        return _identified(
+            kind=self.kind,
+            version=VERSIONS[self.kind],
+            settings=self.settings,
+            inputs=self.inputs,
+            parents=[parent.fingerprint for parent in self.parents],
+            seed=self.seed,
+        )
 
     def document(self) -> dict[str, Any]:
         """What stage.json holds: all a worker needs, and all a reader may ask."""
@@ -74,6 +74,25 @@ class Stage:
             "entry": ENTRY,
             "fingerprint": self.fingerprint,
         }
+
+
+IDENTIFYING = ("kind", "version", "settings", "inputs", "parents", "seed")
+"""Keys of a stage.json that its fingerprint stands for."""
+
+
+def agrees(document: Mapping[str, Any]) -> bool:
+    """Whether what a stage.json asks for has the fingerprint that it names; one of another version is not judged."""
+    if document["version"] != VERSIONS[document["kind"]]:
+        return True
+    try:
+        found = _identified(**{key: document[key] for key in IDENTIFYING})
+    except ValueError:  # it holds a NaN, which no stage does
+        return False
+    return found == document["fingerprint"]
+
+
+def _identified(*, settings: dict[str, Any], **others: Any) -> str:
+    return digest({"settings": _what_counts(settings), **others})
 
 
 def _what_counts(settings: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import read_json, write_json
+from experiments.attempt import write_json
 from experiments.chain import cut_stages
 from experiments.console import Console
+from experiments.documents import ALONE, METRICS, read_document
 from experiments.driver import prepare_data
 from experiments.expand import option_fault
 from experiments.host import DeviceClock
@@ -73,7 +74,7 @@ def run_alone(
 
     def begin() -> dict[str, float] | None:
         _claim(out, stage, parent)
-        finished: dict[str, float] | None = read_json(out / "metrics.json")
+        finished: dict[str, float] | None = read_document(out / "metrics.json", METRICS)
         if finished is None:
             prepare_data([config], data_root, console)
         else:
@@ -112,7 +113,7 @@ def run_alone(
 def _tell(notes: Mapping[str, Any], console: Console) -> None:
     """What is worth knowing beside the metrics, e.g. which parts of the model were new."""
     for name, told in notes.items():
-        if told and name != "unknown_words":  # logged when the data was read
+        if told:
             console.print(f"{name}: {told}")
 
 
@@ -159,7 +160,7 @@ def _claim(out: Path, stage: Stage, parent: Path | None) -> None:
     if out.exists() and not out.is_dir():
         raise SmaugError(f"--out {out}: is a file; choose a folder")
     identity = {"stage": stage.document(), "from": None if parent is None else str(parent.resolve())}
-    there = read_json(out / "stage.json")
+    there = read_document(out / "stage.json", ALONE)
     if there is not None and there != identity:
         differing = _first_difference(there, identity)
         raise SmaugError(f"{out}: holds {there['stage']['name']} with another {differing}; choose another --out")

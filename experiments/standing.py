@@ -1,16 +1,16 @@
 """Where everything stands in a home folder: each trial, each stage of it, and who is at work."""
 
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.accounting import unaccounted
-from experiments.attempt import FAILURE, Attempt, StoreError, read_json
+from experiments.attempt import FAILURE, Attempt, StoreError
 from experiments.cancel import asked
 from experiments.catalog import Catalog, Named
+from experiments.documents import FAILED, read_document, read_point
 from experiments.drivers import Driver, living
 from experiments.facts import StageFacts
 from experiments.failures import in_words
@@ -213,13 +213,14 @@ class Observer:
             return known
         folder = catalog.directory(named)
         try:
-            facts, early = stage_facts(self._home, named.kind, named.fingerprint), read_json(folder / FAILURE)
+            facts = stage_facts(self._home, named.kind, named.fingerprint)
+            early = read_document(folder / FAILURE, FAILED)
+            if facts is None:
+                found = StageStanding(named=named, state="new", folder=folder, driven=driven, asked_to_end=ending)
+                return _ended_early(found, early)
+            found = _ended_early(_standing(named, facts, folder, driven, ending), early)
         except StoreError as error:
             return StageStanding(named=named, state="unreadable", folder=folder, driven=driven, message=str(error))
-        if facts is None:
-            found = StageStanding(named=named, state="new", folder=folder, driven=driven, asked_to_end=ending)
-            return _ended_early(found, early)
-        found = _ended_early(_standing(named, facts, folder, driven, ending), early)
         if found.state == "done" and facts.attempts[-1].end is not None and not unaccounted(facts.attempts):
             self._done[named.fingerprint] = found
         return found
@@ -278,13 +279,7 @@ def recent_rate(attempt: Attempt) -> float | None:
     except FileNotFoundError:
         return None
     whole = lines[:-1] if size <= RATE_FROM_BYTES else lines[1:-1]  # the first may be cut, the last half written
-    points = list(_points(whole[:1])) + list(_points(whole[-1:]))
-    if len(points) < 2 or points[1][0] <= points[0][0]:
+    points = [read_point(line, attempt.directory / "metrics.jsonl") for line in (*whole[:1], *whole[-1:])]
+    if len(points) < 2 or points[1]["time"] <= points[0]["time"]:
         return None
-    return (points[1][1] - points[0][1]) / (points[1][0] - points[0][0])
-
-
-def _points(lines: Iterable[bytes]) -> Iterator[tuple[float, int]]:
-    for line in lines:
-        told = json.loads(line)
-        yield told["time"], told["step"]
+    return float((points[1]["step"] - points[0]["step"]) / (points[1]["time"] - points[0]["time"]))

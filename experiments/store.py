@@ -5,6 +5,7 @@ stage writes, and result.json, which is written last: present means done.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,12 @@ from experiments.attempt import (
     Attempt,
     StoreError,
     read_attempts,
-    read_json,
     unwritable,
     write_json,
 )
+from experiments.documents import EVALUATION, RESULT, STAGE, read_document, read_point
 from experiments.hours import Hours, stage_hours
-from experiments.stage import Stage
+from experiments.stage import Stage, agrees
 
 StageState = Literal["new", "resume", "running", "failed", "done"]
 
@@ -76,9 +77,7 @@ class Store:
         """
         directory = self.directory(stage)
         document = json.loads(json.dumps(stage.document()))
-        there = read_json(directory / "stage.json")
-        if there is not None:
-            self._check(directory, there["fingerprint"], stage)
+        there = self._there(directory, stage)
         try:
             (directory / FAILURE).unlink(missing_ok=True)  # of a job that ended before it made an attempt
         except OSError as error:
@@ -88,13 +87,23 @@ class Store:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise unwritable(directory, error) from error
-            write_json(directory / "stage.json", document)
+            write_json(directory / "stage.json", document, durable=True)
         return directory
+
+    def _there(self, directory: Path, stage: Stage) -> dict[str, Any] | None:
+        """What stage.json holds; none where it is missing or damaged: it holds nothing that the stage does not say."""
+        try:
+            there = read_document(directory / "stage.json", STAGE)
+        except StoreError:
+            return None
+        if there is not None:
+            self._check(directory, there["fingerprint"], stage)
+        return there
 
     def result(self, stage: Stage) -> dict[str, Any] | None:
         """The stage's result; none if it is not done."""
         directory = self.directory(stage)
-        result = read_json(directory / "result.json")
+        result = read_result(directory)
         if result is not None:
             self._check(directory, result["fingerprint"], stage)
         return result
@@ -112,10 +121,10 @@ class Store:
     def done(self, kind: str) -> Iterator[tuple[dict[str, Any], StageRecord]]:
         """Every finished stage of a kind that can be read, with its stage.json, in no particular order."""
         for path in (self.root / kind).glob("*/result.json"):
-            if ".aside-" in path.parent.name:
-                continue
+            if not re.fullmatch(r"[0-9a-f]{12}", path.parent.name):
+                continue  # put aside
             try:
-                document, result = read_json(path.parent / "stage.json"), read_json(path)
+                document, result = read_stage(path.parent), read_result(path.parent)
                 attempts = read_attempts(path.parent)
             except StoreError:
                 continue  # it teaches nothing; whoever needs that very stage is told
@@ -147,16 +156,56 @@ class Store:
             )
 
 
+def do_again(directory: Path) -> str:
+    """What to do about a finished stage whose files are damaged."""
+    again = "the next run then does the stage again"
+    return f"restore it from a backup, or rename the folder to {directory.name}.damaged; {again}"
+
+
+def read_stage(directory: Path) -> dict[str, Any] | None:
+    """What the stage.json of a folder holds; none if there is none.
+
+    Raises:
+        StoreError: it is damaged, or was edited: what it asks for is not what its fingerprint stands for.
+    """
+    path = directory / "stage.json"
+    document = read_document(path, STAGE)
+    if document is not None and not agrees(document):
+        raise STAGE.fault(path, f"was edited: what it holds does not have its fingerprint {document['fingerprint']}")
+    return document
+
+
+def read_result(directory: Path) -> dict[str, Any] | None:
+    """What the result.json of a folder holds; none if there is none.
+
+    Raises:
+        StoreError: it is damaged, or is not the result of what lies beside it: stage.json was edited, or a file that
+            the stage published does not have its size. Older results name no sizes, so their files are not compared.
+    """
+    path = directory / "result.json"
+    if not path.exists():
+        return None
+    document = read_stage(directory)
+    evaluated = document is not None and document["kind"] == "evaluate"
+    result = read_document(path, EVALUATION if evaluated else RESULT)
+    for name, size in ({} if result is None else result.get("sizes", {})).items():
+        found = (directory / name).stat().st_size if (directory / name).exists() else None
+        if found != size:
+            got = "no such file" if found is None else f"{found} bytes"
+            what = f"{directory / name}: was changed after its stage was done: expected {size} bytes, got {got}"
+            raise StoreError(what, do_again(directory))
+    return result
+
+
 def read_curve(stage_directory: Path) -> list[dict[str, Any]]:
     """What a stage reported, step by step; where steps were done again, the newest attempt's account."""
     points: dict[int, dict[str, Any]] = {}
     for attempt in read_attempts(stage_directory):
         try:
-            lines = (attempt.directory / "metrics.jsonl").read_text().splitlines(keepends=True)
+            lines = (attempt.directory / "metrics.jsonl").read_bytes().split(b"\n")
         except FileNotFoundError:
             continue  # it ended before it could report
-        for line in lines:
-            if line.endswith("\n"):  # a killed worker may leave half a line
-                point = json.loads(line)
-                points[point["step"]] = point
+        for line in lines[:-1]:  # a killed worker may leave half a line
+            point = read_point(line, attempt.directory / "metrics.jsonl")
+            points[point["step"]] = point
     return [points[step] for step in sorted(points)]

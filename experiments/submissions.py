@@ -5,7 +5,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.attempt import StoreError, read_json
+from experiments.attempt import StoreError
+from experiments.documents import WORD, read_document
 from experiments.drivers import Driver
 from experiments.engines.slurm_folder import (
     SUBMISSION,
@@ -104,5 +105,5 @@ def _unsettled(folder: Path, submission: Submission, now: float) -> Iterator[str
     yield from submission.names - {name for name, _, _ in submission.placed}  # nobody wrote down that Slurm took them
     for name, job, _ in submission.placed:
         word = last_word(folder, job, name)
-        if not is_final(read_json(word)) or now - word.stat().st_mtime < SETTLED_S:
+        if not is_final(read_document(word, WORD)) or now - word.stat().st_mtime < SETTLED_S:
             yield name

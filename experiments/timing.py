@@ -5,7 +5,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.attempt import read_json, write_json
+from experiments.attempt import write_json
+from experiments.documents import STAGE, read_document
 from experiments.host import DeviceClock, describe_device
 from experiments.stop import StopFlag
 from experiments.work import set_threads
@@ -63,7 +64,7 @@ def time_steps(directory: Path, *, data_root: Path, device: str, stop: StopFlag)
     Raises:
         SmaugError: the training cannot start, or ended before a step was timed.
     """
-    stage = read_json(directory / "stage.json")
+    stage = read_document(directory / "stage.json", STAGE)
     if stage is None:
         raise SmaugError(f"{directory}: nothing to be timed was prepared here (stage.json is missing)")
     watch, out = _StopWatch(DeviceClock(stage["resources"]["gpus"]), stop), directory / "out"

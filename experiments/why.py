@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import read_json
 from experiments.load import Fault, SweepError
 from experiments.plan import Plan, PlannedStage
 from experiments.stage import NAMES_OF_INPUTS, Stage
-from experiments.store import Store
+from experiments.store import Store, read_stage
 
 LEAST_DIGITS = 4
 """Of a fingerprint's beginning."""
@@ -102,7 +101,7 @@ def _stored_lineage(document: dict[str, Any], store: Store) -> list[dict[str, An
     before: list[dict[str, Any]] = []
     for fingerprint in document["parents"]:
         path = next(iter(store.root.glob(f"*/{fingerprint[:12]}/stage.json")), None)
-        parent = None if path is None else read_json(path)
+        parent = None if path is None else read_stage(path.parent)
         before += [] if parent is None else _stored_lineage(parent, store)
     return [*before, document]
 

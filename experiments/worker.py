@@ -24,7 +24,6 @@ from experiments.attempt import (
     Lease,
     StoreError,
     claim,
-    read_json,
     write_json,
 )
 from experiments.code import code_digest
@@ -33,6 +32,7 @@ from experiments.host import DeviceClock, describe_device, library_versions, oom
 from experiments.memory import forget_peak
 from experiments.pictures import leave_pictures
 from experiments.stop import StopFlag, end_with
+from experiments.store import read_stage
 from experiments.watch import StageWatch
 from experiments.work import (
     BAD_INPUT,
@@ -80,7 +80,7 @@ def run_stage(
         HeldError: somebody else is working on the stage.
         StoreError: there is no stage here, or the store cannot be written.
     """
-    stage = read_json(directory / "stage.json")
+    stage = read_stage(directory)
     if stage is None:
         raise StoreError(f"{directory}: no stage was prepared here (stage.json is missing)")
     if (directory / "result.json").exists():
@@ -164,6 +164,7 @@ class _Publication:
             "metrics": outcome.metrics,
             "useful_s": outcome.useful_s,
             "files": _digests(directory, outcome.files),
+            "sizes": {name: (directory / name).stat().st_size for name in outcome.files},
             "notes": outcome.notes,
             "code": code,
             **self.host,

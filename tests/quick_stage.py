@@ -14,6 +14,8 @@ from smaug_core.errors import DivergedError, SmaugError
 from smaug_core.stages import Interrupted, Outcome, Watch
 
 ENTRY = "tests.quick_stage:run"
+NOTES = {"dataset": "d", "split": "test", "n_queries": 1, "n_clips": 1, "test_digest": "aaaa", "ranking": "match"}
+"""Of an evaluation."""
 
 
 class QuickStage(Stage):
@@ -98,6 +100,7 @@ def run(
         useful_s=watch.spent() - spent_before,
         files=["weights.json"],
         scratch=["checkpoints"],
+        notes=NOTES if kind == "evaluate" else {},
     )
 
 

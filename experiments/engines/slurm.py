@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from experiments.attempt import Attempt, StoreError, read_json, write_json
+from experiments.attempt import Attempt, StoreError, write_json
+from experiments.documents import PLACED, read_document
 from experiments.engines import Engine, Inventory, Job, JobState, goes_back
 from experiments.engines.cluster import Cluster
 from experiments.engines.slurm_ends import Placed, end_of, explained
@@ -178,7 +179,7 @@ class SlurmEngine(Engine):
     def _read_placed(self) -> None:
         for file in self._root.glob("*/placed-*.json"):
             if file not in self._earlier and SUBMISSION.fullmatch(file.parent.name):
-                self._earlier[file] = read_json(file) or {}
+                self._earlier[file] = read_document(file, PLACED) or {}
 
     def _submitted_before(self, name: str) -> Iterator[tuple[str, Path]]:
         """Id and folder of every job of this home for a stage, as far as was read, the last submitted first."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import read_attempts, read_json
+from experiments.attempt import read_attempts
+from experiments.documents import WORD, read_document
 from experiments.engines import Job, JobState
 from experiments.engines.slurm_folder import is_final, last_word
 from experiments.engines.slurm_job import in_folder
@@ -56,7 +57,7 @@ class Placed:
 
     def told(self) -> dict[str, Any] | None:
         """What its supervisor told at its end."""
-        return read_json(last_word(self.folder, self.id, self.job.name))
+        return read_document(last_word(self.folder, self.id, self.job.name), WORD)
 
 
 def end_of(placed: Placed, told: dict[str, Any] | None, look: Look) -> JobState | None:

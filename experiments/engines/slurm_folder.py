@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import read_json, write_json
+from experiments.attempt import write_json
+from experiments.documents import JOB, PLACED, read_document
+from experiments.documents import SUBMISSION as TOLD
 from experiments.engines.slurm_job import in_folder
 from experiments.work import INTERRUPTED
 
@@ -53,9 +55,10 @@ def read_submission(folder: Path) -> Submission:
     Raises:
         StoreError: a file of it holds something else.
     """
-    told = [document for path in (folder / "jobs").glob("[!.]*.json") if (document := read_json(path)) is not None]
-    files = [(path, read_json(path) or {}) for path in sorted(folder.glob("placed-*.json"))]
-    known = read_json(folder / "slurm.json") or {}
+    jobs = (read_document(path, JOB) for path in (folder / "jobs").glob("[!.]*.json"))
+    told = [document for document in jobs if document is not None]
+    files = [(path, read_document(path, PLACED) or {}) for path in sorted(folder.glob("placed-*.json"))]
+    known = read_document(folder / "slurm.json", TOLD) or {}
     placed = tuple((name, str(job), path) for path, ids in files for name, job in ids.items())
     names = frozenset(str(document["name"]) for document in told) | {name for name, _, _ in placed}
     return Submission(names=names, placed=placed, slurm=known.get("slurm", ""), jobs=known.get("jobs", ""))

@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from experiments.attempt import StoreError, read_attempts, read_json, write_json
+from experiments.attempt import StoreError, read_attempts, write_json
+from experiments.documents import JOB, SAVED, WORD, read_document
 from experiments.failures import FailureClass
 from experiments.follower import Follower
 from experiments.host import SLURM_JOB, SLURM_RESTART
@@ -67,7 +68,7 @@ def in_folder(job: str, name: str) -> str:
 class _Supervisor:
     def __init__(self, directory: Path, folder: Path, environment: Mapping[str, str]) -> None:
         self._directory, self._job, self._restarts = directory, slurm_id(environment), restarts(environment)
-        told = read_json(folder / "jobs" / f"{directory.name}.json")
+        told = read_document(folder / "jobs" / f"{directory.name}.json", JOB)
         if told is None:
             raise StoreError(f"{folder}: says nothing of {directory.name}; it must be there while its jobs run")
         self._told, name = told, in_folder(self._job, told["name"])
@@ -77,7 +78,7 @@ class _Supervisor:
 
     def run(self) -> int:
         self._ended.unlink(missing_ok=True)  # of a run of this job before it was queued again
-        before = max(checkpoint_step(self._directory), (read_json(self._saved) or {}).get("step", 0))
+        before = max(checkpoint_step(self._directory), (read_document(self._saved, SAVED) or {}).get("step", 0))
         self._note_before()
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._hear)
@@ -101,8 +102,8 @@ class _Supervisor:
 
     def _has_ended(self) -> bool:
         """Whether the first node's part has ended since the job was queued last."""
-        told = read_json(self._ended)
-        return told is not None and told["restart"] == int(self._restarts)
+        told = read_document(self._ended, WORD)
+        return told is not None and told.get("restart") == int(self._restarts)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

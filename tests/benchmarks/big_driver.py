@@ -27,6 +27,7 @@ from experiments.scheduler import Scheduler
 from experiments.store import Store
 from experiments.work import DONE, INTERRUPTED
 from tests.benchmarks.made_store import publish, request
+from tests.experiments.finished import HOST
 
 TICKS = 40
 """Looks of the driver at jobs that run and wait."""
@@ -68,7 +69,7 @@ class Holding(Instant):
 
     def submit(self, job: Job) -> None:
         if len(self._states) < AT_WORK:
-            claim(job.directory, {"unit": "CPU h", "cpus": job.cpus, "gpus": 0})
+            claim(job.directory, HOST | {"cpus": job.cpus})
         self._states[job.name] = JobState(False)
 
     def poll(self) -> Mapping[str, JobState]:

@@ -1,11 +1,24 @@
 """Results as a worker would have published them, of any cost, without the work."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 from experiments.attempt import NOTHING_SPENT, claim, write_json
 from experiments.code import code_digest
 from experiments.stage import Stage
 from experiments.store import Store
+from tests.quick_stage import NOTES
+
+HOST = {"device": "cpu", "device_name": "a processor", "unit": "CPU h", "cpus": 1, "gpus": 0, "versions": {}}
+"""What a worker says of the machine that it is on."""
+
+
+def made_result(stage: Stage, **changes: Any) -> dict[str, Any]:
+    """A result as a worker publishes it."""
+    made = {"fingerprint": stage.fingerprint, "metrics": {}, "useful_s": 0.0, "files": {}, "code": {}}
+    made["notes"] = NOTES if stage.kind == "evaluate" else {}
+    return made | HOST | {"commit": None, "threads": 1, "attempt": 1, "time": time.time()} | changes
 
 
 def finish(store: Store, stage: Stage, hours: float, *, lost: float = 0.0, unit: str = "CPU h") -> Path:
@@ -14,9 +27,9 @@ def finish(store: Store, stage: Stage, hours: float, *, lost: float = 0.0, unit:
     useful_s = (hours - 0.25) * 3600
     if lost:
         account = NOTHING_SPENT | {"spent_s": lost * 3600, "train_s": lost * 3600}
-        claim(directory, {"unit": unit}).end("interrupted", account, "")
-    lease = claim(directory, {"unit": unit})
-    result = {"fingerprint": stage.fingerprint, "useful_s": useful_s, "code": code_digest(stage.kind)}
+        claim(directory, HOST | {"unit": unit}).end("interrupted", account, "")
+    lease = claim(directory, HOST | {"unit": unit})
+    result = made_result(stage, useful_s=useful_s, code=code_digest(stage.kind), unit=unit, attempt=lease.number)
     write_json(directory / "result.json", result)
     account = NOTHING_SPENT | {"spent_s": hours * 3600, "train_s": useful_s, "useful_s": useful_s}
     lease.end("done", account, "published")

@@ -16,6 +16,7 @@ from experiments.records import stage_facts
 from experiments.stage import Stage
 from experiments.store import Store
 from tests.conformance.drivers import wait_until
+from tests.experiments.finished import HOST
 from tests.experiments.test_slurm_accounting import answers
 from tests.quick_stage import quick_stage
 
@@ -50,14 +51,14 @@ def attempted(
     stage = quick_stage(gpus=gpus, seed=seed)
     store.prepare(stage)
     told = {**NOTHING_SPENT, "time": began + 110, "spent_s": 100.0 * (gpus or 1), "cpu_s": 100.0}
-    owner = this_process() | GONE | {"cpus": 1, "gpus": gpus, "started": began + 10, "unit": "h"}
+    owner = this_process() | GONE | HOST | {"gpus": gpus, "started": began + 10, "unit": "h"}
     slurm = {} if job is None else {"slurm": {"job": job, "restart": 0}}
     folder = store.directory(stage) / "attempts" / "0001"
     folder.mkdir(parents=True)
     write_json(folder / "owner.json", owner | slurm)
     write_json(folder / "progress.json", told)
     if ended:
-        write_json(folder / "end.json", told | {"class": "failed", "message": ""})
+        write_json(folder / "end.json", told | {"class": "failed", "message": "", "traceback": ""})
     return stage
 
 
@@ -78,7 +79,9 @@ def accounted(store: Store, stage: Stage) -> dict[str, Any] | None:
 def test_which_attempts_slurm_could_tell_more_of(store: Store, made: dict[str, Any], asked: bool) -> None:
     directory = store.directory(attempted(store, **made))
     assert bool(unaccounted(read_attempts(directory))) is asked
-    write_json(directory / "attempts" / "0001" / ACCOUNTING, {"start": 1.0})
+    write_json(
+        directory / "attempts" / "0001" / ACCOUNTING, {"start": 1.0, "end": 2.0, "state": "FAILED", "cpu_s": None}
+    )
     assert not unaccounted(read_attempts(directory))
 
 

@@ -26,10 +26,11 @@ from experiments.attempt import (
 )
 from experiments.drivers import driver_at_work, living
 from experiments.process import start_ticks
+from tests.experiments.finished import HOST
 from tests.faults import full_disk, read_only_disk
 
 ROOT = Path(__file__).parents[2]
-OWNER = {"unit": "CPU h", "cpus": 1, "gpus": 0}
+OWNER = HOST
 GONE = {"pid": 2**22 + 1}
 """No process has an id beyond the largest that Linux gives."""
 
@@ -151,12 +152,13 @@ CONTENDER = """
 import sys, time
 from pathlib import Path
 from experiments.attempt import HeldError, claim
+from tests.experiments.finished import HOST
 stages, start = sorted(Path(sys.argv[1]).iterdir()), float(sys.argv[2])
 for number, stage in enumerate(stages):
     while time.time() < start + number / 20:
         pass
     try:
-        print(claim(stage, {"unit": "CPU h"}).number, flush=True)
+        print(claim(stage, HOST).number, flush=True)
     except HeldError:
         print("held", flush=True)
 sys.stdin.read()
@@ -199,14 +201,14 @@ def test_no_file_is_no_object(tmp_path: Path) -> None:
 def test_damaged_json_is_named_with_what_to_do(tmp_path: Path, content: str) -> None:
     path = tmp_path / "result.json"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(StoreError, match=r"result\.json: .*delete its directory"):
+    with pytest.raises(StoreError, match=r"result\.json: .*rename it to result"):
         read_json(path)
 
 
 def test_an_attempt_without_its_files_is_named(tmp_path: Path) -> None:
     lease = claim(tmp_path, OWNER)
     (lease.directory / "owner.json").unlink()
-    with pytest.raises(StoreError, match=r"attempts/0001: owner\.json or progress\.json is missing"):
+    with pytest.raises(StoreError, match=r"attempts/0001/owner\.json: is missing; .* rename .*0001 to 0001.damaged"):
         read_attempts(tmp_path)
 
 

@@ -10,7 +10,7 @@ from experiments.attempt import NOTHING_SPENT, claim
 from experiments.budget import PREDICTION, Budget
 from experiments.prices import Prices
 from experiments.store import Store
-from tests.experiments.finished import finish
+from tests.experiments.finished import HOST, finish
 from tests.quick_stage import quick_stage
 
 
@@ -56,7 +56,7 @@ def test_only_attempts_of_this_run_are_spent(store):
 
 def test_a_failed_attempt_is_billed_too(store):
     stage, budget = quick_stage(seed=1), Budget(store, Prices(store))
-    lease = claim(store.prepare(stage), {"unit": "CPU h"})
+    lease = claim(store.prepare(stage), HOST)
     assert budget.admit(stage) is None
     lease.end("failed", NOTHING_SPENT | {"spent_s": 1800.0}, "it broke")
     budget.settle(stage)
@@ -93,7 +93,7 @@ def test_what_nothing_tells_the_price_of_is_admitted_and_counts_when_it_ends(sto
 
 def test_what_runs_longer_than_predicted_counts_by_what_it_has_spent(store):
     stage, budget = quick_stage(seed=1), Budget(store, Prices(store), limit=10.0)
-    lease = claim(store.prepare(stage), {"unit": "CPU h"})
+    lease = claim(store.prepare(stage), HOST)
     assert budget.admit(stage) is None
     assert budget.promised == 2.0
     lease.heartbeat(NOTHING_SPENT | {"spent_s": 9 * 3600.0})

@@ -239,9 +239,12 @@ def test_damaged_stages_are_named_one_by_one(tmp_path):
     found = stages(tmp_path)
     assert len(found) == 4
     lacking = found[f"stage pretrain/{pretrain.name}"]
-    assert lacking.level == "fault" and lacking.found == f"{pretrain} is done, but lacks weights.json"
-    assert lacking.mend == f"rm -r {pretrain}; the next run does it again"
-    assert "owner.json or progress.json is missing" in found[f"stage finetune/{finetune.name}"].found
+    assert lacking.level == "fault"
+    assert lacking.found.startswith(f"{pretrain / 'weights.json'}: was changed after its stage was done")
+    assert lacking.mend.endswith(
+        f"rename the folder to {pretrain.name}.damaged; the next run then does the stage again"
+    )
+    assert "owner.json: is missing" in found[f"stage finetune/{finetune.name}"].found
     assert "result.json: cannot be read" in found[f"stage evaluate/{evaluate.name}"].found
     assert found["stage pretrain/0123456789ab"].level == "warning"
     assert found["stage pretrain/0123456789ab"].found == f"{half} is half written: it holds no stage.json"

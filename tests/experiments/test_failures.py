@@ -40,6 +40,7 @@ from experiments.store import Store
 from experiments.work import INTERRUPTED
 from experiments.worker import DONE, run_stage
 from tests.conformance.drivers import wait_until
+from tests.experiments.finished import HOST
 from tests.experiments.made_trials import trial
 from tests.experiments.smoke import SCALE
 from tests.process_engine import ProcessEngine
@@ -227,13 +228,13 @@ def write_like(store: Store, done: Stage, other: Stage) -> None:
     path = store.directory(done) / "stage.json"
     document = json.loads(path.read_text())
     own = other.document()["settings"]["pretrain"] | {"batch_size": document["settings"]["pretrain"]["batch_size"]}
-    write_json(path, document | {"settings": {"pretrain": own}})
+    write_json(path, document | {"settings": {"pretrain": own}, "version": 0})
 
 
 def test_nothing_is_known_of_batches_of_other_shapes(store: Store) -> None:
     run(store, InlineEngine(), quick_stage(batch_size=4, other=1), quick_stage(batch_size=4))
     stage = quick_stage(batch_size=8)
-    owner = {"unit": "CPU h", "cpus": 1, "gpus": 0, "device_name": "x"}
+    owner = HOST | {"device_name": "x"}
     claim(store.prepare(stage), owner)
     (attempt,) = read_attempts(store.directory(stage))
     assert largest_batch(store, stage, attempt).endswith("does not fit on 0 x x; no smaller one is known to fit")
@@ -548,7 +549,7 @@ class Losing(InlineEngine):
     def submit(self, job: Job) -> None:
         self.jobs.append(job)
         if self._reasons:
-            lease = claim(job.directory, {"unit": "CPU h", "host": "node1", "boot": "other", "pid": 1})
+            lease = claim(job.directory, HOST | {"host": "node1", "boot": "other", "pid": 1})
             write_json(lease.directory / "progress.json", read_attempts(job.directory)[-1].progress | {"time": 0.0})
             self._states[job.name] = JobState(True, None, "as the engine says", self._reasons.pop(0))
         else:

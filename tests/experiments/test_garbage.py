@@ -230,7 +230,7 @@ def test_without_any_trial_nobody_knows_what_is_needed(tmp_path):
 
 def test_a_damaged_stage_is_named_and_stays(tmp_path, replaced):
     old, _ = replaced
-    (folder(tmp_path, old, 2) / "attempts" / "0001" / "progress.json").unlink()
+    (folder(tmp_path, old, 2) / "attempts" / "0001" / "owner.json").unlink()
     found = find_garbage(tmp_path)
     assert found.garbage == [] and "is damaged, so it may be in use" in found.kept[0].why
 

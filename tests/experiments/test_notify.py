@@ -20,6 +20,7 @@ from experiments.notify import Notifier, command_of, user_settings
 from experiments.prices import Prices
 from experiments.store import Store
 from smaug_core.errors import SmaugError
+from tests.experiments.finished import HOST
 from tests.experiments.smoke import Smoke
 from tests.quick_stage import quick_stage
 
@@ -213,7 +214,7 @@ def test_the_command_comes_from_the_option_or_the_users_settings(
 def test_running_stages_count_with_what_they_have_spent(tmp_path: Path) -> None:
     store, stage = Store(tmp_path), quick_stage()
     budget = Budget(store, Prices(store), limit=10.0)
-    lease = claim(store.prepare(stage), {"unit": "CPU h"})
+    lease = claim(store.prepare(stage), HOST)
     assert budget.admit(stage) is None and budget.used == 0.0
     lease.heartbeat(NOTHING_SPENT | {"spent_s": 7200.0})
     budget.observe(stage, store.record(stage))

@@ -16,7 +16,7 @@ from experiments.scale import load_scale
 from experiments.schema import load_sweep
 from experiments.stage import Stage
 from experiments.store import Store
-from tests.experiments.finished import finish
+from tests.experiments.finished import HOST, finish, made_result
 from tests.quick_stage import quick_stage
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
@@ -139,8 +139,7 @@ def test_other_code_makes_a_stage_stale_and_names_the_files(store: Store, trials
     assert states(make_plan(trials, store))[0] == "cached"
     code = code_digest("pretrain")
     changed = code | {"smaug_core/model/smaug.py": "0" * 64, "smaug_core/gone.py": "1" * 64}
-    result = {"fingerprint": trials[0].stages[0].fingerprint, "useful_s": 0.0, "code": changed}
-    write_json(directory / "result.json", result)
+    write_json(directory / "result.json", made_result(trials[0].stages[0], code=changed))
     plan = make_plan(trials, store)
     assert plan.stages[0].state == "stale"
     assert plan.stages[0].changed == ["smaug_core/gone.py", "smaug_core/model/smaug.py"]
@@ -149,9 +148,9 @@ def test_other_code_makes_a_stage_stale_and_names_the_files(store: Store, trials
 
 def test_states_on_the_way(store: Store, real_trials: list[Trial]) -> None:
     running, failed, resumed, new = (quick_stage(seed=seed) for seed in range(4))
-    claim(store.prepare(running), {"unit": "CPU h"})
-    claim(store.prepare(failed), {"unit": "CPU h"}).end("failed", NOTHING_SPENT, "as told")
-    claim(store.prepare(resumed), {"unit": "CPU h"}).end("interrupted", NOTHING_SPENT, "as told")
+    claim(store.prepare(running), HOST)
+    claim(store.prepare(failed), HOST).end("failed", NOTHING_SPENT, "as told")
+    claim(store.prepare(resumed), HOST).end("interrupted", NOTHING_SPENT, "as told")
     (store.directory(resumed) / "checkpoints" / "step-00000001").mkdir(parents=True)
     plan = make_plan([with_stages(real_trials[0], (running, failed, resumed, new))], store)
     assert states(plan) == ["running", "failed", "resume", "new"]

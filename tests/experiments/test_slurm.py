@@ -22,6 +22,7 @@ from experiments.failures import FailureClass
 from experiments.work import BAD_INPUT, DONE, INTERRUPTED
 from smaug_core.errors import SmaugError
 from tests.conformance.drivers import wait_until
+from tests.experiments.finished import HOST
 from tests.faults import full_disk
 from tests.slurm_cluster import PROFILE
 
@@ -345,7 +346,7 @@ def test_a_job_that_left_no_log_tells_what_must_be_on_every_node(tmp_path: Path,
 
 def test_a_job_that_failed_with_its_supervisor_is_not_blamed(tmp_path: Path, failing: SlurmEngine) -> None:
     failing.submit(job(tmp_path, 1))
-    claim(tmp_path / "stage1", {"unit": "CPU h", "slurm": {"job": "9", "restart": 0}})
+    claim(tmp_path / "stage1", HOST | {"slurm": {"job": "9", "restart": 0}})
     wait_until(lambda: failing.poll()["name1"] == JobState(True, None, "Slurm ended job 9: FAILED", "killed"))
 
 

@@ -122,7 +122,7 @@ def test_a_damaged_folder_is_told_and_hides_nothing_else(tmp_path):
     (Store(tmp_path).directory(broken.stages[0]) / "attempts" / "0001" / "owner.json").unlink()
     assert [state for state, _ in states(tmp_path)] == ["failed", "stopped"]
     text = shown(tmp_path)
-    assert "pretrain unreadable" in text and "owner.json or progress.json is missing; delete the stage" in text
+    assert "pretrain unreadable" in text and "owner.json: is missing" in text
     assert "50% seed 0:  pretrain done" in text
 
 

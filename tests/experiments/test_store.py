@@ -9,17 +9,18 @@ import pytest
 from experiments.attempt import NOTHING_SPENT, StoreError, claim, write_json
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
+from tests.experiments.finished import HOST, made_result
 from tests.faults import full_disk, read_only_disk
 from tests.quick_stage import quick_stage
 
-OWNER = {"unit": "CPU h", "cpus": 1, "gpus": 0}
+OWNER = HOST
 
 
 def finish(store: Store, stage: Stage, **result: Any) -> Path:
     """Publish a result as a worker would, without working."""
     directory = store.prepare(stage)
     lease = claim(directory, OWNER)
-    write_json(directory / "result.json", {"fingerprint": stage.fingerprint, "useful_s": 0.0, "code": {}} | result)
+    write_json(directory / "result.json", made_result(stage) | result)
     lease.end("done", NOTHING_SPENT, "published")
     return directory
 
@@ -101,10 +102,10 @@ def test_stages_that_share_their_first_digits_are_not_mixed_up(store: Store) -> 
     stage = quick_stage()
     directory = store.prepare(stage)
     other = stage.fingerprint[:12] + "0" * 52
-    write_json(directory / "stage.json", stage.document() | {"fingerprint": other})
+    write_json(directory / "stage.json", stage.document() | {"fingerprint": other, "version": 0})
     with pytest.raises(StoreError, match=rf"holds the stage {other}, not {stage.fingerprint}.*another --home"):
         store.prepare(stage)
-    write_json(directory / "result.json", {"fingerprint": other})
+    write_json(directory / "result.json", made_result(stage, fingerprint=other))
     with pytest.raises(StoreError, match=rf"holds the stage {other}"):
         store.result(stage)
 

@@ -22,11 +22,12 @@ from experiments.store import Store, read_curve
 from experiments.watch import StageWatch
 from experiments.worker import BAD_INPUT, DIVERGED, DONE, FAILED, HELD, INTERRUPTED, run_stage
 from smaug_core.stages import Outcome
+from tests.experiments.finished import HOST
 from tests.faults import full_disk
 from tests.quick_stage import QuickStage, quick_stage
 
 ROOT = Path(__file__).parents[2]
-OWNER = {"unit": "CPU h", "cpus": 1, "gpus": 0}
+OWNER = HOST
 PATIENCE_S = 60.0
 
 

@@ -56,7 +56,6 @@ class Step:
         return f"{told} decoder {model.decoder_depth} {model.image_size}px {model.vision[:4]}"
 
 
-@cache
 def steps() -> list[Step]:
     """The distinct steps of all rows of all sweeps at the paper's scale."""
     scale, found = load_scale("paper"), {}
@@ -127,17 +126,9 @@ def is_part_of_another(step: Step) -> bool:
     return isinstance(step.schedule, FinetuneConfig) and step.clip != ClipShape(frames=4, selected=2)
 
 
-def with_other_choices() -> Step:
-    """A step with the settings that no sweep changes."""
-    step = next(step for step in steps() if step.clip == ClipShape(frames=4, selected=2))
-    model = replace(step.model, selection_per="clip", caption_vector="mean", normalize_target=True)
-    return replace(step, model=model, schedule=replace(step.schedule, vtc_negatives="group"))
-
-
 STEPS = [
     pytest.param(step, id=step.name, marks=[pytest.mark.slow] if is_part_of_another(step) else []) for step in steps()
 ]
-STEPS.append(pytest.param(with_other_choices(), id="other choices"))
 
 
 @pytest.mark.parametrize(
