@@ -121,13 +121,20 @@ def recipe_of(step: Step, model: SMAUG) -> BatchRecipe:
     return replace(made, batch_size=SAMPLES)
 
 
-def is_part_of_another(step: Step) -> bool:
-    """Whether pre-training runs the same operations and more; of these, one stays with the quick tests."""
-    return isinstance(step.schedule, FinetuneConfig) and step.clip != ClipShape(frames=4, selected=2)
+def is_like_another(step: Step) -> bool:
+    """Whether a quick test runs the same operations: rates and depths change their sizes and their number alone."""
+    if isinstance(step.schedule, FinetuneConfig):  # a part of what pre-training does
+        return step.clip != ClipShape(frames=4, selected=2)
+    return next(other for other in steps() if _operations(other) == _operations(step)) is not step
+
+
+def _operations(step: Step) -> tuple[object, ...]:
+    model = step.model
+    return step.clip, model.vision, step.mask_ratio > 0, model.keep_rate < 1, model.decoder_depth > 0
 
 
 STEPS = [
-    pytest.param(step, id=step.name, marks=[pytest.mark.slow] if is_part_of_another(step) else []) for step in steps()
+    pytest.param(step, id=step.name, marks=[pytest.mark.slow] if is_like_another(step) else []) for step in steps()
 ]
 
 
