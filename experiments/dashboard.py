@@ -64,7 +64,7 @@ def sweep_note(document: Mapping[str, Any], spent: Mapping[str, Sequence[Total]]
         document: what a trial of it is.
         spent: by scale, what its distinct stages took; none while that is not known.
     """
-    slots = [f"`{slot}.t2v.r1{PER_HOUR}`" for slot in slots_of(document)]
+    slots = [_code(f"{slot}.t2v.r1{PER_HOUR}") for slot in slots_of(document)]
     answer = (
         f"""**Which row is best per hour?** Choose *Views* > *Best per hour (SCALE)*: rows sorted by {slots[0]}, and R@1
 drawn against hours. Or search for ``tags.`smaug.scale` = 'SCALE' and attributes.status = 'FINISHED'``, sort by that
@@ -75,8 +75,8 @@ metric, and in the chart view add a scatter of `{HOURS}` against R@1. {", ".join
         if slots
         else ""
     )
-    return f"""**{_of_table(document)}{document["title"]}.** Each run is a row ({document["report"]["row"]}) with one
-seed at one scale; its parameters are all settings that any row sets. The baseline is `{document["baseline"]}`.
+    return f"""**{_title(document)}.** Each run is a row ({_plain(document["report"]["row"])}) with one
+seed at one scale; its parameters are all settings that any row sets. The baseline is {_code(document["baseline"])}.
 
 {answer}`row_hours.*` are what a row would cost if it were trained alone; `row_spent.*` are what all attempts at its
 stages took, once all are done: `billed` = `useful` + `lost` + `overhead`, and `kwh` where the GPUs counted it in every
@@ -85,14 +85,14 @@ attempt. A stage that rows share is in each of them: **never add either up over 
 
 
 def _spent(spent: Mapping[str, Sequence[Total]]) -> str:
-    lines = [f"\n- `{scale}`: {_in_words(total)}" for scale in sorted(spent) for total in spent[scale]]
+    lines = [f"\n- {_code(scale)}: {_in_words(total)}" for scale in sorted(spent) for total in spent[scale]]
     return f"\n\nSpent on the rows that count, each stage once:\n{''.join(lines)}" if lines else ""
 
 
 def _in_words(total: Total) -> str:
     parts = ", ".join(f"{getattr(total, part):.3g} {part}" for part in PARTS if part != "billed")
     estimated = f"; {total.num_estimated} of them estimated, since an attempt died" if total.num_estimated else ""
-    energy = f"no kWh: {'; '.join(total.no_energy)}" if total.kwh is None else f"{total.kwh:.3g} kWh"
+    energy = f"no kWh: {_plain('; '.join(total.no_energy))}" if total.kwh is None else f"{total.kwh:.3g} kWh"
     return f"**{total.billed:.3g} {total.unit} billed** at {total.num_stages} stages{estimated} ({parts}); {energy}"
 
 
@@ -110,13 +110,13 @@ def trial_note(
         stages: id of the experiment that holds them.
         early: why the latest jobs of stages ended before they made an attempt, by the stages' names.
     """
-    settings = [f"`{key} = {value}`" for key, value in document["params"].items()]
-    links = [f"[{name}](#/experiments/{stages}/runs/{run_id})" for name, run_id in stage_runs.items()]
-    ended = [f"\n\n{name}: its job ended before it made an attempt: {_quoted(early[name])}" for name in early]
-    baseline = document["baseline"]
-    beside = "the baseline" if document["variant"] == baseline else f"to be compared with `{baseline}`"
-    return f"""`{document["variant"]}`, {beside}: a row of {_of_table(document)}{document["title"]}.
-Seed {document["seed"]}, scale {document["scale"]}. Stages: {", ".join(links) or "none has begun"}.{"".join(ended)}
+    settings = [_code(f"{key} = {value}") for key, value in document["params"].items()]
+    links = [f"[{_plain(name)}](#/experiments/{stages}/runs/{run_id})" for name, run_id in stage_runs.items()]
+    ended = [f"\n\n{_plain(name)}: its job ended before it made an attempt: {_quoted(early[name])}" for name in early]
+    baseline, scale = document["baseline"], _plain(document["scale"])
+    beside = "the baseline" if document["variant"] == baseline else f"to be compared with {_code(baseline)}"
+    return f"""{_code(document["variant"])}, {beside}: a row of {_title(document)}.
+Seed {document["seed"]}, scale {scale}. Stages: {", ".join(links) or "none has begun"}.{"".join(ended)}
 
 Settings: {", ".join(settings) or "those of the scale"}."""
 
@@ -124,7 +124,21 @@ Settings: {", ".join(settings) or "those of the scale"}."""
 def _quoted(failure: Mapping[str, Any]) -> str:
     """A failure in a line that MLflow's page takes for no markup."""
     words = " ".join(in_words(failure).replace("`", "'").split())
-    return f"`{words if len(words) <= WORDS else words[:WORDS] + ' ...'}`"
+    return _code(words if len(words) <= WORDS else words[:WORDS] + " ...")
+
+
+def _plain(text: str) -> str:
+    """Text in a line of Markdown that shows it as it is; MLflow's page also makes links of addresses and @names."""
+    text = " ".join(text.split())
+    text = re.sub(r"[\\`*_{}\[\]~|!#]|:(?=//)|(?<=www)\.|(?<!\S)@", lambda found: "\\" + found[0], text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _code(text: str) -> str:
+    """Text in a line of Markdown as code; what is longer than any run of backticks in it begins and ends it."""
+    text = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
 def color(document: Mapping[str, Any]) -> str:
@@ -208,8 +222,9 @@ def _ours(key: str, value: str | None) -> bool:
     return False
 
 
-def _of_table(document: Mapping[str, Any]) -> str:
-    return f"Table {document['table']}: " if document["table"] else ""
+def _title(document: Mapping[str, Any]) -> str:
+    table = f"Table {_plain(document['table'])}: " if document["table"] else ""
+    return table + _plain(document["title"])
 
 
 def _view(key: str, name: str, *, search: str, sort: str, columns: list[str], charts: list[Any]) -> dict[str, str]:

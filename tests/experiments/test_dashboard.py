@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 from mlflow.tracking import MlflowClient
 
 from experiments.dashboard import (
@@ -25,6 +26,7 @@ from experiments.ledger import STAGES
 from experiments.records import write_trial
 from experiments.scale import load_scale
 from experiments.schema import load_sweep
+from experiments.spent import Total
 from experiments.tracking import sync
 from tests.experiments.made_trials import execute, stage, trial
 
@@ -90,6 +92,41 @@ def test_a_row_tells_in_a_line_without_markup_why_a_job_ended_before_it_made_an_
     note = trial_note(DOCUMENT, {}, "1", {"pretrain": failure})
     start = "Stages: none has begun.\n\npretrain: its job ended before it made an attempt: `error: no 'module' * xxx"
     assert start in note and "xxx ...`\n\nSettings: " in note and len(note) < 1000
+
+
+HOSTILE = [
+    "*a* **b** _c_ ~~d~~ [e](https://f) ![g](h.png) <b>i</b> &lt; \\ `j` | # k",
+    "``` `",
+    "`",
+    "a\n\n# b\n- c\n<script>d</script>",
+    "see https://a.b/c and www.d.e, @somebody",
+    "100 % [mask] 65% a_b_c {x} 1 < 2 & 3 > 2!",
+]
+
+
+def shown(note: str) -> tuple[str, set[str]]:
+    """What a description shows as text, and of what kinds its parts are."""
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(note)
+    parts = [part for token in tokens for part in (token.children or [token])]
+    texts = [" " if part.type == "softbreak" else part.content for part in parts]
+    return "".join(texts), {part.type for part in parts}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_comes_from_a_sweep_file_is_no_markup_in_a_description(text):
+    report = DOCUMENT["report"] | {"row": text}
+    names = {"title": text, "table": text, "variant": text, "baseline": text, "scale": text, "params": {text: text}}
+    hostile, once = DOCUMENT | names | {"report": report}, " ".join(text.split())
+    hours = {"num_estimated": 0, "useful": 1.0, "lost": 0.0, "overhead": 0.0, "billed": 1.0, "kwh": None}
+    spent = [Total(unit="CPU h", num_stages=1, no_energy=(text,), **hours)]
+    told, kinds = shown(sweep_note(hostile, {text: spent}))
+    assert kinds == shown(sweep_note(DOCUMENT, {"tiny": [dataclasses.replace(spent[0], no_energy=("x",))]}))[1]
+    assert f"Table {once}: {once}. Each run is a row ({once}) with one" in told and f"The baseline is {once}." in told
+    told, kinds = shown(trial_note(hostile, {text: "abc"}, "7"))
+    assert kinds == shown(trial_note(DOCUMENT, {"pretrain": "abc"}, "7"))[1]
+    row = f"{once}, the baseline: a row of Table {once}: {once}."
+    assert told.startswith(f"{row} Seed 0, scale {once}. Stages: {once}.")
+    assert told.endswith(f"Settings: {once} = {once}.")
 
 
 def test_the_rows_of_every_table_have_colors_of_their_own():
