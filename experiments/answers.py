@@ -9,6 +9,7 @@ from experiments.console import Console, complain
 if TYPE_CHECKING:
     from experiments.driver import Drive
     from experiments.plan import Plan
+    from experiments.stage import Stage
     from experiments.store import Store
 
 
@@ -61,6 +62,8 @@ def plan_told(made: "Plan") -> dict[str, Any]:
 def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> None:
     """What did not come to its end, and why."""
     summary = outcome.summary
+    for warning in unknown_words(summary.done, store):
+        complain(warning)
     for stage, message in summary.failed:
         complain(f"{names[stage.fingerprint]} failed: {message}\n  its folder: {store.directory(stage)}")
     for stage, message in summary.cancelled:
@@ -73,6 +76,20 @@ def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> N
         complain(f"paused: {summary.paused}")
     if summary.interrupted:
         complain("stopped; the same command continues")
+
+
+def unknown_words(stages: "Sequence[Stage]", store: "Store") -> list[str]:
+    """Warnings about data sets of finished stages with many words that their vocabulary does not know, each once."""
+    from smaug_core.data.unknown_words import UnknownWords
+
+    warnings: dict[str, None] = {}
+    for stage in stages:
+        result = store.record(stage).result or {"notes": {}}
+        for source, told in result["notes"].get("unknown_words", {}).items():
+            counts = UnknownWords(**told)
+            if counts.is_high:
+                warnings[counts.message(source, stage.settings["model"]["tokenizer"])] = None
+    return list(warnings)
 
 
 def show_end(outcome: "Drive", console: Console) -> None:

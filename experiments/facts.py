@@ -203,7 +203,11 @@ class TrialFacts:
 
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """By slot: real dataset, split, number of queries and clips, digest of the test set, ranking."""
-        return {task: result["notes"] for task, _, result in self.done("evaluate") if task is not None}
+        found = {task: result["notes"] for task, _, result in self.done("evaluate") if task is not None}
+        return {
+            task: {name: value for name, value in notes.items() if name != "unknown_words"}
+            for task, notes in found.items()
+        }
 
     def ranks(self) -> dict[str, dict[str, int]]:
         """By slot: the rank of every query's clip; two slots may hold the same dataset."""

@@ -201,6 +201,8 @@ def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device
             check_selects(trained.loaded.model)
     except SmaugError as error:
         raise SmaugError(f"--from {folder}: {error}") from error
+    if kind == "selection":
+        trained.loaded.check_words([item.caption for item in trained.items])
     gallery = make_gallery(trained, [kind], NUM, MOST_BYTES)
     write_gallery(out, gallery)
     return gallery

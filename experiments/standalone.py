@@ -113,7 +113,7 @@ def run_alone(
 def _tell(notes: Mapping[str, Any], console: Console) -> None:
     """What is worth knowing beside the metrics, e.g. which parts of the model were new."""
     for name, told in notes.items():
-        if told:
+        if told and name != "unknown_words":  # logged when the data was read
             console.print(f"{name}: {told}")
 
 

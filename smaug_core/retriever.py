@@ -1,5 +1,6 @@
 """A trained model in use: embeds, scores and ranks one's own clips and captions."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from smaug_core.config import EvaluateConfig, ModelConfig, from_settings
 from smaug_core.context import RunContext
 from smaug_core.data.corpora import Item
 from smaug_core.data.text import load_tokenizer
+from smaug_core.data.unknown_words import count_unknown
 from smaug_core.errors import SmaugError
 from smaug_core.evaluation.retrieval import Encoded, Scores, candidates, encode, score
 from smaug_core.model.smaug import SMAUG
 from smaug_core.training.checkpoint import load_weights, read_config
+
+logger = logging.getLogger(__name__)
 
 
 class _Unwatched:
@@ -48,6 +52,8 @@ class Retriever:
         made_for, shape = read_config(weights)
         config = from_settings(ModelConfig, made_for, f"{weights}: model")
         self.tokenizer = load_tokenizer(config.tokenizer)
+        self._vocabulary = config.tokenizer
+        self._warned_of: set[str] = set()
         self.model = SMAUG(config, self.tokenizer.vocab_size, shape)
         load_weights(weights, self.model)
         self.model.to(device).eval()
@@ -65,6 +71,7 @@ class Retriever:
         """Each caption as a vector of length 1; its cosines with a clip's frames, averaged, are their similarity."""
         if not captions:
             raise SmaugError("captions: at least one is needed, not 0")
+        self.check_words(captions)
         words, mask = (torch.from_numpy(part) for part in self.tokenizer.encode(captions, self._text_length))
         with torch.inference_mode():
             words, mask = words.to(self._context.device), mask.to(self._context.device)
@@ -81,6 +88,7 @@ class Retriever:
         Raises:
             ClipError: a file cannot be read.
         """
+        self.check_words(captions)
         encoded = self._encode(clips, captions, frames)
         with torch.inference_mode():
             return score(self.model, encoded, self._config(frames, rerank), self._context)
@@ -99,6 +107,13 @@ class Retriever:
         match = np.where(matched, scores.match[:, 0], np.nan)
         order = np.lexsort((-scores.contrast[:, 0], -np.where(matched, match, -np.inf)))
         return [(Path(clips[place]), float(match[place])) for place in order]
+
+    def check_words(self, captions: Sequence[str]) -> None:
+        """Log a warning if more than 5 % of the captions' tokens are unknown; no word causes a second one."""
+        counts = count_unknown(self.tokenizer, captions)
+        if counts.is_high and not counts.most_frequent.keys() <= self._warned_of:
+            logger.warning(counts.message("captions", self._vocabulary))
+            self._warned_of |= counts.most_frequent.keys()
 
     @property
     def _text_length(self) -> int:

@@ -4,10 +4,11 @@ Whoever runs a stage (the worker process of a sweep, or `smaug pretrain`) hands 
 of the stages it builds on, an empty or half-finished folder to write to, and a `Watch`.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from smaug_core.config import (
     DataConfig,
@@ -19,6 +20,12 @@ from smaug_core.config import (
     from_settings,
 )
 from smaug_core.errors import SmaugError
+
+if TYPE_CHECKING:
+    from smaug_core.data.corpora import Item
+    from smaug_core.distributed import World
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("pretrain", "pretrain_video", "finetune", "evaluate")
 """The kinds of stages, in the order in which they build on each other."""
@@ -94,7 +101,6 @@ def run(
         SmaugError: something named in the message is wrong with the settings, the data or the parent's weights.
     """
     from smaug_core.context import RunContext
-    from smaug_core.data.corpora import Item, read_source
     from smaug_core.distributed import joined_world
     from smaug_core.evaluation.retrieval import evaluate
     from smaug_core.training.train import finetune, pretrain, pretrain_video
@@ -106,11 +112,7 @@ def run(
     own: Mapping[str, Any] = settings[kind]
 
     with joined_world(device) as world:
-
-        def read(sources: Iterable[str], split: str) -> list[Item]:
-            with world.together():
-                return [item for name in sources for item in read_source(name, split, data, data_root)]
-
+        reader = _Reader(data, data_root, model.tokenizer, world)
         context = RunContext(
             seed=seed,
             weights=parents[0] / "model" if parents else None,
@@ -122,12 +124,44 @@ def run(
         )
         if kind == "pretrain":
             config = from_settings(PretrainConfig, own, kind)
-            return pretrain(model, config, read(config.corpus, "train"), context)
-        if kind == "pretrain_video":
+            outcome = pretrain(model, config, reader.read(config.corpus, "train"), context)
+        elif kind == "pretrain_video":
             video = from_settings(PretrainVideoConfig, own, kind)
-            return pretrain_video(model, video, read(video.corpus, "train"), context)
-        if kind == "finetune":
+            outcome = pretrain_video(model, video, reader.read(video.corpus, "train"), context)
+        elif kind == "finetune":
             tuning = from_settings(FinetuneConfig, own, kind)
-            return finetune(model, tuning, read([tuning.dataset], "train"), context)
-        test = from_settings(EvaluateConfig, own, kind)
-        return evaluate(model, test, read([test.dataset], test.split), context)
+            outcome = finetune(model, tuning, reader.read([tuning.dataset], "train"), context)
+        else:
+            test = from_settings(EvaluateConfig, own, kind)
+            outcome = evaluate(model, test, reader.read([test.dataset], test.split), context)
+        return replace(outcome, notes=outcome.notes | {"unknown_words": reader.unknown_words})
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads data sets, and counts what the vocabulary does not know of their captions."""
+
+    config: DataConfig | None
+    root: Path
+    tokenizer: str
+    world: "World"
+    unknown_words: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By source and split."""
+
+    def read(self, sources: Iterable[str], split: str) -> "list[Item]":
+        """Read one split of each source; warn of one with many unknown words."""
+        from smaug_core.data.corpora import read_source
+        from smaug_core.data.text import load_tokenizer
+        from smaug_core.data.unknown_words import count_unknown, sampled
+
+        items: list[Item] = []
+        with self.world.together():
+            tokenizer = load_tokenizer(self.tokenizer)
+            for source in sources:
+                own = read_source(source, split, self.config, self.root)
+                counts = count_unknown(tokenizer, (item.caption for item in sampled(own)))
+                self.unknown_words[f"{source} {split}"] = counts.to_json()
+                if counts.is_high and self.world.is_first:
+                    logger.warning(counts.message(f"{source} {split}", self.tokenizer))
+                items += own
+        return items

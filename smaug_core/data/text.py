@@ -70,6 +70,22 @@ class Tokenizer:
             mask[number, : len(row)] = True
         return ids, mask
 
+    def count_tokens(self, caption: str) -> tuple[int, list[str]]:
+        """The number of a caption's tokens without [CLS] and [SEP], and the words that became [UNK]."""
+        text = clean_caption(caption)
+        encoded = self._wordpiece.encode(text)
+        ids = encoded.ids
+        unknown = (
+            []
+            if self.unk_id not in ids
+            else [
+                text[start:end]
+                for number, (start, end) in zip(ids, encoded.offsets, strict=True)
+                if number == self.unk_id
+            ]
+        )
+        return len(ids) - 2, unknown
+
 
 def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of `moving_shapes`, or the one whose vocab.txt is in a directory or with a model of the hub.

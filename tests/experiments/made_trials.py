@@ -40,6 +40,7 @@ def run(kind: str, settings: dict[str, Any], *, out: Path, **others: Any) -> Out
         "n_clips": 200,
         "test_digest": own.get("test_digest", "aaaa"),
         "ranking": "match",
+        "unknown_words": own.get("unknown_words", {}),
     }
     return dataclasses.replace(outcome, metrics=metrics, files=["ranks.json"], notes=notes)
 

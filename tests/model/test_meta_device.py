@@ -56,6 +56,7 @@ class Step:
         return f"{told} decoder {model.decoder_depth} {model.image_size}px {model.vision[:4]}"
 
 
+@cache
 def steps() -> list[Step]:
     """The distinct steps of all rows of all sweeps at the paper's scale."""
     scale, found = load_scale("paper"), {}
@@ -133,9 +134,17 @@ def _operations(step: Step) -> tuple[object, ...]:
     return step.clip, model.vision, step.mask_ratio > 0, model.keep_rate < 1, model.decoder_depth > 0
 
 
+def with_other_choices() -> Step:
+    """A step with the settings that no sweep changes."""
+    step = next(step for step in steps() if step.clip == ClipShape(frames=4, selected=2))
+    model = replace(step.model, selection_per="clip", caption_vector="mean", normalize_target=True)
+    return replace(step, model=model, schedule=replace(step.schedule, vtc_negatives="group"))
+
+
 STEPS = [
     pytest.param(step, id=step.name, marks=[pytest.mark.slow] if is_like_another(step) else []) for step in steps()
 ]
+STEPS.append(pytest.param(with_other_choices(), id="other choices"))
 
 
 @pytest.mark.parametrize(

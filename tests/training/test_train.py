@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from smaug_core.errors import CheckpointError, DivergedError, SmaugError
+from smaug_core.model.smaug import SMAUG
 from smaug_core.stages import Interrupted
 from smaug_core.training import train as training
 from smaug_core.training.train import finetune, pretrain
@@ -62,6 +63,30 @@ def weights(out):
 
 def identical(one, other) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_step_reads_no_tensor_before_all_its_work_is_queued(tmp_path, items, monkeypatch):
+    """A GPU would be waited for: in mid-step it would run dry."""
+    events = []
+
+    def note(owner, name):
+        plain = getattr(owner, name)
+
+        def noted(*inputs, **more):
+            events.append(name)
+            return plain(*inputs, **more)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    for name in ("tolist", "item", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
+        note(torch.Tensor, name)
+    note(SMAUG, "forward")
+    note(torch.optim.AdamW, "step")
+    run(items, tmp_path, Recorder())
+    starts = [place for place, name in enumerate(events) if name == "forward"]
+    assert len(starts) == 8
+    assert [events[start + 1] for start in starts] == ["step"] * 8
+    assert events[starts[-1] :][:4] == ["forward", "step", "tolist", "tolist"]  # the losses; whether weights are finite
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
