@@ -50,5 +50,5 @@ def settle(home: Path, fingerprint: str) -> None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except OSError:  # a container may run under a number that has no name
+    except (KeyError, OSError):  # a container may run under a number that has no name
         return str(os.getuid())

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pwd
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -162,7 +163,8 @@ def data(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command; exit with 0 done, 1 failed, 2 bad input or refused, 3 over budget."""
-    os.environ |= {key: value for key, value in NO_TELEMETRY.items() if key not in os.environ} | {SAFE_PATH: "1"}
+    defaults = NO_TELEMETRY | _nameless_user()
+    os.environ |= {key: value for key, value in defaults.items() if key not in os.environ} | {SAFE_PATH: "1"}
     prepare_output()
     try:
         code = _answer(arguments)
@@ -171,6 +173,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         code = FAILED
     sys.exit(FAILED if lost_output() and code == DONE else code)
+
+
+def _nameless_user() -> dict[str, str]:
+    """What libraries ask of a user, for one without a name, as in a container; HOME as Docker sets it."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return {"HOME": "/", "USER": str(os.getuid())}
+    return {}
 
 
 def _answer(arguments: Sequence[str] | None) -> int:

@@ -93,7 +93,8 @@ class Console:
         """Print text whose long lines are broken at spaces, every line `indent` characters from the edge."""
         from rich.padding import Padding
 
-        self._rich.print(Padding(self._text([text]), (0, 0, 0, indent), expand=False))
+        shown = self._text([text])
+        self._rich.print(Padding(shown, (0, 0, 0, indent), expand=False) if indent else shown)
 
     def print_table(
         self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1, total: bool = False

@@ -181,7 +181,7 @@ class _Places:
     """Takes out of what is recorded where on which machine it was."""
 
     def __init__(self, home: Path) -> None:
-        self._folders = [f"{folder}/" for folder in (home.resolve(), home.absolute(), Path.home())]
+        self._folders = [f"{folder}/" for folder in (home.resolve(), home.absolute(), Path.home()) if folder.parts[1:]]
 
     def left_out(self, value: Any) -> Any:
         """The same with `.../` for the folders of absolute paths, in all texts; other text is not changed."""

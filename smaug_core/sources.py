@@ -4,6 +4,7 @@ A hub name is answered from the local cache wherever the cache holds it, also wh
 what a plan digested is what a training then loads.
 """
 
+import os
 import re
 from hashlib import file_digest
 from pathlib import Path
@@ -52,7 +53,7 @@ def find_beside(source: str, name: str) -> Path | None:
     Raises:
         CheckpointError: the hub refuses.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return path / name if (path / name).is_file() else None
     if path.exists():
@@ -111,7 +112,7 @@ def timm_hub_name(vision: str) -> str:
 
 def _local_file(source: str) -> Path | None:
     """The file on disk; none if `source` can only be a hub name."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_file():
         return path
     if source and path.is_dir():

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,29 @@ def test_what_is_wrong_is_refused_in_a_line_and_nothing_is_made(fresh, arguments
     assert ran.stderr.startswith(told)
     assert len(ran.stderr.splitlines()) == 1
     assert not fresh.home.exists() and not (fresh.folder / "x").exists()
+
+
+def test_a_user_without_a_name_and_a_home_can_plan_run_and_cancel(fresh, monkeypatch):
+    """As in a container, where no account has the number that processes run under."""
+    if os.getuid() or shutil.which("setpriv") is None:
+        pytest.skip("needs root, and setpriv")
+    may = ("dac_override", "dac_read_search")  # the Python of root's own folder
+    caps = [f"--{kind}-caps={','.join(f'+{one}' for one in may)}" for kind in ("inh", "ambient")]
+    code = (
+        "import getpass, pathlib; from experiments import cancel, cli, notify; assert cancel._user() == '12345'\n"
+        "try:\n    cli.main()\nfinally:\n    print(getpass.getuser(), pathlib.Path.home(), notify.user_settings())"
+    )
+    fresh.folder.chmod(0o777)
+    kept = {k: v for k, v in fresh.environment().items() if k not in ("HOME", "USER", "LOGNAME", "XDG_CONFIG_HOME")}
+    ran = subprocess.run(
+        ["setpriv", "--reuid=12345", "--clear-groups", *caps, sys.executable, "-c", code, "run", SWEEP, "--plan"],
+        env=kept | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.endswith("12345 / /.config/smaug/config.yaml\n")
 
 
 LONG = "a" * 300

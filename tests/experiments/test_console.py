@@ -179,6 +179,12 @@ def test_logs_print_text_that_begins_anywhere(capsys):
     assert capsys.readouterr().out == "half a line and its rest\n50 %\n"
 
 
+def test_wrapped_lines_have_no_spaces_at_their_ends():
+    text = io.StringIO()
+    Console(file=text, width=20).print_wrapped("some words that need more than one line")
+    assert text.getvalue() == "some words that need\nmore than one line\n"
+
+
 CLI = [sys.executable, "-c", "from experiments.cli import main; main()"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from experiments import portable
 from experiments.attempt import read_json, write_json
 from experiments.ledger import STAGES
 from experiments.portable import RecordError, read_records, write_records
@@ -281,3 +282,8 @@ def test_a_changed_setting_and_a_missing_result_are_named(tmp_path):
     result.unlink()
     with pytest.raises(RecordError, match=rf"{result.name}: is missing; trials/masking_ratio/.* was recorded with it"):
         read_records(records)
+
+
+def test_a_home_at_the_root_takes_nothing_out_of_addresses(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/")
+    assert portable._Places(tmp_path).left_out("see https://example.org/page") == "see https://example.org/page"
