@@ -31,6 +31,7 @@ from experiments.documents import (
     unwritable,
     write_json,
 )
+from experiments.failures import Failure
 from experiments.process import start_ticks
 from smaug_core.documents import sync
 
@@ -325,3 +326,16 @@ NOTHING_SPENT = {
     "values": {},
 }
 """The account of an attempt that has just begun."""
+
+
+def write_down(folder: Path, failure: Failure, done: str) -> None:
+    """Leave in an attempt's folder, or a stage's whose job ended before it made one, why, and what was done."""
+    with suppress(StoreError):  # a disk that is full, maybe the failure itself; the driver tells it all the same
+        told = {"class": failure.kind, "seen": failure.cause, "done": done, "time": time.time()}
+        write_json(folder / FAILURE, told)
+
+
+def checkpoint_step(directory: Path) -> int:
+    """Step of a stage's newest checkpoint; 0 without one."""
+    found = (re.fullmatch(r"step-(\d+)", path.name) for path in (directory / "checkpoints").glob("step-*"))
+    return max((int(match[1]) for match in found if match), default=0)

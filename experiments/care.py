@@ -190,9 +190,8 @@ def doctor(
 
     from experiments.doctor import examine, lines_of
     from experiments.engines.cluster import load_cluster
-    from experiments.expand import parse_overrides
+    from experiments.expand import parse_overrides, with_settings
     from experiments.scale import load_scale
-    from experiments.standalone import with_settings
 
     profile = None if cluster is None else load_cluster(found_file(cluster))
     findings = []

@@ -143,11 +143,10 @@ def data(
     """Render the embedded data of a scale, and say which real data is missing; exit 1 if any is."""
     from experiments.doctor import lines_of
     from experiments.driver import prepare_data
-    from experiments.expand import parse_overrides
+    from experiments.expand import parse_overrides, with_settings
     from experiments.inputs import scale_stages
     from experiments.inspection import check_real_data
     from experiments.scale import load_scale
-    from experiments.standalone import with_settings
 
     chosen, folder = with_settings(load_scale(scale), parse_overrides(set_)), home_folder(home)
     prepare_data([chosen.base_config()], folder / "data", Console())
@@ -213,7 +212,7 @@ def _alone(
     from experiments.expand import parse_overrides
     from experiments.scale import load_scale
     from experiments.standalone import run_alone
-    from smaug_core.stages import Interrupted
+    from smaug_core.stage_protocol import Interrupted
 
     try:
         metrics = run_alone(

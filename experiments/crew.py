@@ -25,7 +25,7 @@ from experiments.imports import import_environment
 from experiments.memory import PEAK_MEMORY
 from experiments.stop import StopFlag
 from experiments.work import DONE, INTERRUPTED, EndedError, Ending
-from smaug_core.stages import Outcome
+from smaug_core.stage_protocol import Outcome
 
 LOOK_S = 0.1
 """Time between two looks of the worker at torchrun, and of a rank at whether to stop."""

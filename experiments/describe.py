@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.console import Console
+from experiments.expand import config_of
 from experiments.prices import Rate
 from experiments.scale import Scale
 from experiments.schema import load_sweep
 from experiments.settings import with_overrides
-from experiments.standalone import config_of
 from experiments.workload import vocabulary_size
 from smaug_core.config import Config, PretrainConfig, PretrainVideoConfig
 from smaug_core.cost import TRAINING, Part, published_accounting, step_cost, step_of, token_schedule, total_macs

@@ -31,7 +31,7 @@ from smaug_core.documents import (
     write_whole,
 )
 from smaug_core.errors import SmaugError
-from smaug_core.stages import KINDS
+from smaug_core.stage_protocol import KINDS
 
 
 class StoreError(SmaugError):

@@ -1,8 +1,8 @@
 """Drives a sweep from its plan to its table: data, stages, the ledger, in that order, on this machine."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from experiments import cancel
 from experiments.accounting import Accountant
 from experiments.budget import Budget, Comparison
 from experiments.console import Console
-from experiments.display import Display
 from experiments.drivers import abandoned, driver_at_work
 from experiments.engines import Engine
 from experiments.events import Event, Summary
@@ -61,13 +60,21 @@ class Terms:
     """Gives the rate that the paper's hours imply, for work that nothing else tells the price of."""
 
 
-def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: Console, terms: Terms) -> Drive:
+def drive(
+    plan: Plan,
+    store: Store,
+    make_engine: Callable[[], Engine],
+    make_display: Callable[[Mapping[str, str]], AbstractContextManager[Callable[[Event], None]]],
+    console: Console,
+    terms: Terms,
+) -> Drive:
     """Run what a plan has not done yet, and record it.
 
     Args:
         plan: its stages, and which of them are done; stale ones count as done, and mark their trials.
         store: where results are kept.
         make_engine: called when there is something to run; the engine is closed at the end.
+        make_display: called with the labels of stages by fingerprint; shows every event while stages run.
         console: told what happens.
         terms: what it may cost, and the like.
 
@@ -91,7 +98,7 @@ def drive(plan: Plan, store: Store, make_engine: Callable[[], Engine], console: 
             for stage in stages:
                 cancel.settle(store.home, stage.fingerprint)  # the same command continues what was cancelled
             prepare_data([trial.config for trial in plan.trials], store.home / "data", console)
-            with closing(make_engine()) as engine, Display(console, labels(plan.trials)) as display:
+            with closing(make_engine()) as engine, make_display(labels(plan.trials)) as display:
 
                 def tell(event: Event) -> None:
                     display(event)

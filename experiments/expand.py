@@ -149,6 +149,26 @@ def expand(
     return trials
 
 
+def with_settings(scale: Scale, overrides: Mapping[str, Any]) -> Scale:
+    """A scale with settings replaced.
+
+    Raises:
+        SweepError: every setting that is unknown or not allowed.
+    """
+    faults = [
+        option_fault(f"{key}={overrides[key]}", what)
+        for key, what, _ in override_faults(overrides, scale, scale.datasets)
+    ]
+    if faults:
+        raise SweepError(faults)
+    return replace(scale, tree=with_overrides(scale.tree, overrides))
+
+
+def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
+    """A scale's configuration with settings replaced; raises as `with_settings` does."""
+    return with_settings(scale, overrides).base_config()
+
+
 def has_fewer_epochs(tree: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
     """Whether any `epochs` of a settings tree is below the one at the same place of another."""
     for key, value in tree.items():

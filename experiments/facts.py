@@ -10,7 +10,7 @@ from experiments.gallery import Gallery
 from experiments.hours import Hours, energy_kwh, is_corrected, peak_memory_bytes, stage_hours
 from experiments.stage import digest
 from experiments.store import StageState
-from smaug_core.stages import KINDS
+from smaug_core.stage_protocol import KINDS
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """As MLflow names them; `KILLED`: neither done nor failed, and nobody is at it."""

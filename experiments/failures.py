@@ -173,3 +173,21 @@ def signature(message: str, traceback: str) -> str:
 def in_words(failure: Mapping[str, Any]) -> str:
     """A failure as a driver wrote it down, in a line: its class, what was seen, what was done."""
     return f"{POLICIES[failure['class']].words}: {failure['seen']}; {failure['done']}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why a job ended without a result."""
+
+    kind: FailureClass
+    cause: str
+    """What was seen, in words."""
+    traceback: str = ""
+    host: str = ""
+    """Where it ran; empty if it never began, or ran on several machines, of which nobody knows which was lost."""
+
+    @property
+    def words(self) -> str:
+        """Class and cause; the cause alone where it says it all."""
+        plain = self.kind in ("user_error", "diverged", "storage", "killed", "cancelled")
+        return self.cause if plain else f"{POLICIES[self.kind].words}: {self.cause}"

@@ -16,6 +16,7 @@ import psutil
 
 from experiments.energy import energy_mj, joules_since, visible_gpus
 from experiments.memory import PEAK_MEMORY, peak_bytes_of_tree
+from smaug_core.errors import SmaugError
 
 SLURM_JOB, SLURM_RESTART = "SMAUG_SLURM_JOB", "SMAUG_SLURM_RESTART"
 """Variables of a worker that a Slurm job was made for: the job's id as squeue prints it, and how often it was queued
@@ -185,3 +186,17 @@ def source_commit() -> dict[str, Any] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return {"id": head.stdout.strip(), "changed": bool(changes.stdout.strip())}
+
+
+def check_device(device: str) -> None:
+    """Check that torch can use a device.
+
+    Raises:
+        SmaugError: it cannot, or the name is unknown.
+    """
+    import torch
+
+    if device not in ("cpu", "cuda"):
+        raise SmaugError(f"--device {device}: is unknown; expected cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SmaugError("--device cuda: torch finds no GPU here; expected cpu")

@@ -189,7 +189,7 @@ def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device
         )
     if not (folder / "model" / "config.json").exists():
         raise SmaugError(f"--from {folder}: holds no model; right would be the folder of a finished training")
-    from experiments.standalone import check_device
+    from experiments.host import check_device
     from smaug_core.examples import check_reconstructs, check_selects
 
     check_device(device)

@@ -3,16 +3,14 @@
 import re
 import shutil
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import FAILURE, Attempt, StoreError, this_process, write_json
+from experiments.attempt import Attempt, this_process
 from experiments.engines import JobState
-from experiments.failures import POLICIES, FailureClass, Policy, Seen, classify
+from experiments.failures import POLICIES, Failure, FailureClass, Policy, Seen, classify
 from experiments.host import oom_kills_since
 from experiments.stage import Stage
 from experiments.store import StageRecord, Store
@@ -31,24 +29,6 @@ OF_ENDS: Mapping[str, FailureClass] = {
 NO_MEMORY = {"batch_size", "epochs", "lr", "min_lr", "warmup_epochs", "beta2", "weight_decay", "max_unreadable"}
 NO_MEMORY |= {"negatives_group", "corpus", "dataset"}
 """Settings of a training in which two may differ and still need the same memory for a sample."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """Why a job ended without a result."""
-
-    kind: FailureClass
-    cause: str
-    """What was seen, in words."""
-    traceback: str = ""
-    host: str = ""
-    """Where it ran; empty if it never began, or ran on several machines, of which nobody knows which was lost."""
-
-    @property
-    def words(self) -> str:
-        """Class and cause; the cause alone where it says it all."""
-        plain = self.kind in ("user_error", "diverged", "storage", "killed", "cancelled")
-        return self.cause if plain else f"{POLICIES[self.kind].words}: {self.cause}"
 
 
 def examine(job: JobState, record: StageRecord, newest: Attempt | None) -> Failure:
@@ -95,13 +75,6 @@ def last_words(directory: Path, job: JobState) -> str:
         if shutil.disk_usage(directory).free < ROOM_FOR_WORDS:
             return f"{directory}: the disk is full; free some space, then give the same command again"
     return f"the worker ended with exit code {job.exit_code} and said nothing"
-
-
-def write_down(folder: Path, failure: Failure, done: str) -> None:
-    """Leave in an attempt's folder, or a stage's whose job ended before it made one, why, and what was done."""
-    with suppress(StoreError):  # a disk that is full, maybe the failure itself; the driver tells it all the same
-        told = {"class": failure.kind, "seen": failure.cause, "done": done, "time": time.time()}
-        write_json(folder / FAILURE, told)
 
 
 def pause_of(first: Stage, second: Stage, failure: Failure) -> str:
@@ -158,12 +131,6 @@ def given_up(failure: Failure, store: Store, stage: Stage, newest: Attempt | Non
     if policy.recompute and helps(policy, stage) and newest is not None:
         return f"{failure.words}; {largest_batch(store, stage, newest)}"
     return failure.words
-
-
-def checkpoint_step(directory: Path) -> int:
-    """Step of a stage's newest checkpoint; 0 without one."""
-    found = (re.fullmatch(r"step-(\d+)", path.name) for path in (directory / "checkpoints").glob("step-*"))
-    return max((int(match[1]) for match in found if match), default=0)
 
 
 def largest_batch(store: Store, stage: Stage, attempt: Attempt) -> str:

@@ -28,14 +28,14 @@ from experiments.stop import StopFlag, end_with
 from experiments.store import read_stage
 from experiments.watch import StageWatch
 from experiments.work import DONE, FAILED, INTERRUPTED, call_entry, ending_of, set_threads
-from smaug_core.stages import Watch
+from smaug_core.stage_protocol import Watch
 
 DEATH_SHOWS_S = 2.0
 """A rank whose exchange broke waits so long to see another one dead: a process closes its connections first."""
 
 
 class RankWatch:
-    """What a rank but the first reports to: nobody; implements `smaug_core.stages.Watch`."""
+    """What a rank but the first reports to: nobody; implements `smaug_core.stage_protocol.Watch`."""
 
     def __init__(self, share: DeviceClock, stop: StopFlag) -> None:
         self._share, self._stop = share, stop

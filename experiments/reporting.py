@@ -103,7 +103,10 @@ def export(
     from reports.files import write_text
 
     found, _, problems = _read(home, records)
-    text = json.dumps(exported(found), indent=1, ensure_ascii=False) + "\n"
+    text = (
+        json.dumps(exported(found.tables, found.faults, ui=found.ui, origin=found.origin), indent=1, ensure_ascii=False)
+        + "\n"
+    )
     if out is None:
         say(text, end="")
     else:

@@ -31,7 +31,7 @@ from smaug_core.config import (
     PretrainVideoConfig,
     from_settings,
 )
-from smaug_core.stages import KINDS
+from smaug_core.stage_protocol import KINDS
 
 FOLDER = Path(__file__).resolve().parent.parent / "sweeps" / "scales"
 

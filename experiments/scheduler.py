@@ -8,24 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.agenda import Agenda, Item
-from experiments.attempt import Attempt
+from experiments.attempt import Attempt, checkpoint_step, write_down
 from experiments.budget import Budget
 from experiments.command import worker_job
 from experiments.engines import Engine, Job, JobState
 from experiments.events import Event, Summary
-from experiments.failures import POLICIES, signature
+from experiments.failures import POLICIES, Failure, signature
 from experiments.plan import resource_problems
 from experiments.postmortem import (
-    Failure,
     alike,
-    checkpoint_step,
     examine,
     given_up,
     helps,
     is_owed_a_try,
     next_try,
     pause_of,
-    write_down,
 )
 from experiments.stage import Stage
 from experiments.stop import StopFlag, signals_call

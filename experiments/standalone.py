@@ -5,7 +5,6 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,9 @@ from experiments.chain import cut_stages
 from experiments.console import Console
 from experiments.documents import ALONE, METRICS, read_document
 from experiments.driver import prepare_data
-from experiments.expand import option_fault
-from experiments.host import DeviceClock
-from experiments.load import SweepError
+from experiments.expand import config_of
+from experiments.host import DeviceClock, check_device
 from experiments.scale import Scale
-from experiments.schema import override_faults
-from experiments.settings import with_overrides
 from experiments.stage import Stage
 from experiments.stop import StopFlag, end_with
 from smaug_core.config import Config
@@ -122,26 +118,6 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def with_settings(scale: Scale, overrides: Mapping[str, Any]) -> Scale:
-    """A scale with settings replaced.
-
-    Raises:
-        SweepError: every setting that is unknown or not allowed.
-    """
-    faults = [
-        option_fault(f"{key}={overrides[key]}", what)
-        for key, what, _ in override_faults(overrides, scale, scale.datasets)
-    ]
-    if faults:
-        raise SweepError(faults)
-    return replace(scale, tree=with_overrides(scale.tree, overrides))
-
-
-def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
-    """A scale's configuration with settings replaced; raises as `with_settings` does."""
-    return with_settings(scale, overrides).base_config()
-
-
 def _stage(config: Config, scale: Scale, kind: str, task: str | None, seed: int, data_root: Path) -> Stage:
     if task is not None and task not in scale.datasets:
         raise SmaugError(f"--task {task}: scale {scale.name} has {', '.join(scale.datasets)}")
@@ -187,22 +163,8 @@ def _give_back(out: Path) -> None:
         (out / "stage.json").unlink()
 
 
-def check_device(device: str) -> None:
-    """Look whether torch can use a device.
-
-    Raises:
-        SmaugError: it cannot, or the name is unknown.
-    """
-    import torch
-
-    if device not in ("cpu", "cuda"):
-        raise SmaugError(f"--device {device}: is unknown; right would be cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SmaugError("--device cuda: torch finds no GPU here; right would be cpu")
-
-
 class _TerminalWatch:
-    """Shows a running stage as a bar; implements `smaug_core.stages.Watch`."""
+    """Shows a running stage as a bar; implements `smaug_core.stage_protocol.Watch`."""
 
     def __init__(self, console: Console, name: str, gpus: int) -> None:
         self._console, self._name = console, name

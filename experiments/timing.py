@@ -12,7 +12,8 @@ from experiments.stop import StopFlag
 from experiments.work import set_threads
 from experiments.workload import step_macs, training_of
 from smaug_core.errors import SmaugError
-from smaug_core.stages import Interrupted, run
+from smaug_core.stage_protocol import Interrupted
+from smaug_core.stages import run
 
 WARM_UP_STEPS = 3
 """Steps before the clock starts: the first ones load and allocate."""
@@ -22,7 +23,7 @@ SECONDS = 20.0
 
 
 class _StopWatch:
-    """Stops a training after some steps; implements `smaug_core.stages.Watch`."""
+    """Stops a training after some steps; implements `smaug_core.stage_protocol.Watch`."""
 
     def __init__(self, clock: DeviceClock, stop: StopFlag) -> None:
         self._clock, self._stop = clock, stop

@@ -17,7 +17,7 @@ PROGRESS_EVERY_S = 1.0
 
 
 class StageWatch:
-    """What a stage reports to while it runs; implements `smaug_core.stages.Watch`.
+    """What a stage reports to while it runs; implements `smaug_core.stage_protocol.Watch`.
 
     The clock of training starts at the stage's first question what was `spent`: a stage that trains asks right
     before its first step. Time before it is overhead, and so is all of a stage that never asks.

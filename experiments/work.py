@@ -13,7 +13,7 @@ from typing import Any
 from experiments.attempt import AttemptState, StoreError, SupersededError
 from experiments.failures import DIVERGED_CODE, STOPPED_CODE, FailureClass, Seen, classify
 from smaug_core.errors import DivergedError, SmaugError
-from smaug_core.stages import Interrupted, Outcome, Watch
+from smaug_core.stage_protocol import Interrupted, Outcome, Watch
 
 DONE, FAILED, BAD_INPUT, DIVERGED, HELD, INTERRUPTED = 0, 1, 2, DIVERGED_CODE, 73, STOPPED_CODE
 """Exit codes of a worker; 75 asks for another try, which continues from the checkpoint."""

@@ -47,7 +47,7 @@ from experiments.work import (
     threads,
 )
 from smaug_core.errors import SmaugError
-from smaug_core.stages import Outcome
+from smaug_core.stage_protocol import Outcome
 
 __all__ = ["BAD_INPUT", "DIVERGED", "DONE", "FAILED", "HELD", "INTERRUPTED", "run_command", "run_stage"]
 

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.reading import TrialRow
+from reports.published import HOURS
 from reports.samples import IntervalKind, Samples
 
-HOURS = "pretrain.hours"
+DEFAULT_SCALE = "tiny"
+"""Scale of `sweeps/run.py` without --scale."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from typing import Literal
 from pydantic import FiniteFloat
 
 from experiments.load import Document, Fault, Form
-from reports.cells import HOURS
 from reports.contradictions import table_of, unique_ids
-from reports.published import PAPER, Published, load_published, read_form, refuse, require_cell
+from reports.published import HOURS, PAPER, Published, load_published, read_form, refuse, require_cell
 
 Measure = Literal["difference", "saved_percent", "ratio"]
 

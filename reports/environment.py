@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.reading import StageRow, TrialRow
-from reports.cells import Table
-from reports.notes import DEFAULT_SCALE
+from reports.cells import DEFAULT_SCALE, Table
 
 SHORT = 12
 """Digits of a digest that are shown."""

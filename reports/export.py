@@ -1,22 +1,29 @@
 """All cells as JSON, for programs: what cells.csv says, with intervals and runs in full."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from reports.cells import Cell, Column, Table
+from reports.cells import Cell, Column, Fault, Table
 from reports.markdown import run_link
-from reports.render import Report
 
 FORMAT = "smaug report 1"
 
 
-def export(report: Report) -> dict[str, Any]:
-    """Every table with its columns, rows, cells, notes on faults, and links to the runs."""
+def export(tables: Sequence[Table], faults: Sequence[Fault], *, ui: str, origin: str) -> dict[str, Any]:
+    """Every table with its columns, rows, cells, notes on faults, and links to the runs.
+
+    Args:
+        tables: with measured cells.
+        faults: of the whole report.
+        ui: address of the MLflow pages that links go to.
+        origin: where the measurements come from.
+    """
     return {
         "format": FORMAT,
-        "measurements": report.origin,
-        "tables": [_table(table, report.ui) for table in report.tables],
-        "faults": [asdict(fault) for fault in report.faults],
+        "measurements": origin,
+        "tables": [_table(table, ui) for table in tables],
+        "faults": [asdict(fault) for fault in faults],
     }
 
 

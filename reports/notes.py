@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from reports.cells import Table
+from reports.cells import DEFAULT_SCALE, Table
 from reports.samples import has_ranks
 from reports.wording import letters
 
@@ -31,7 +31,6 @@ INTERVALS = {
     " not training anew",
 }
 BRACKETS = "In square brackets:"
-DEFAULT_SCALE = "tiny"
 
 
 def notes(table: Table, sweep_files: Mapping[str, str]) -> list[str]:

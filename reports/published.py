@@ -12,6 +12,8 @@ from experiments.load import Document, Fault, Form, SweepError, form_faults, nea
 from smaug_core.errors import SmaugError
 
 PAPER = Path(__file__).resolve().parent / "paper"
+HOURS = "pretrain.hours"
+"""Slot of the column PT Time."""
 BY_ROW = ("row_texts", "same_runs")
 """Sections with a key for each row."""
 SWEEPS = Path(__file__).resolve().parent.parent / "sweeps"

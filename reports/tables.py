@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from experiments.reading import DamagedRun, TrialRow
-from reports.cells import HOURS, Cell, Column, Interval, Run, Table
-from reports.published import Published
+from reports.cells import Cell, Column, Interval, Run, Table
+from reports.published import HOURS, Published
 from reports.samples import IntervalKind, RankBook, RankReader, Samples, collect, over_seeds
 from reports.statistics import Numbers, bootstrap_mean, holm, sign_flip_p
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smaug_core.distributed import World
-from smaug_core.stages import Watch
+from smaug_core.stage_protocol import Watch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,14 +1,14 @@
-"""The kinds of work a stage can be, each a function from files to files.
+"""Dispatch of a stage to its work: a function from files to files for each kind.
 
-Whoever runs a stage (the worker process of a sweep, or `smaug pretrain`) hands over plain settings, the folders
-of the stages it builds on, an empty or half-finished folder to write to, and a `Watch`.
+The caller (the worker process of a sweep, or `smaug pretrain`) passes plain settings, the folders of the stages it
+builds on, an empty or half-finished folder to write to, and a `Watch`.
 """
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from smaug_core.config import (
     DataConfig,
@@ -20,52 +20,13 @@ from smaug_core.config import (
     from_settings,
 )
 from smaug_core.errors import SmaugError
+from smaug_core.stage_protocol import KINDS, Outcome, Watch
 
 if TYPE_CHECKING:
     from smaug_core.data.corpora import Item
     from smaug_core.distributed import World
 
 logger = logging.getLogger(__name__)
-
-KINDS = ("pretrain", "pretrain_video", "finetune", "evaluate")
-"""The kinds of stages, in the order in which they build on each other."""
-
-
-@runtime_checkable  # for the shape checks of the tests
-class Watch(Protocol):
-    """What a running stage tells its supervisor, and asks of it."""
-
-    def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
-        """Step `step` of `total` has ended with these losses or measurements."""
-
-    def useful(self, seconds: float) -> None:
-        """Device seconds spent so far on work that is in the state now saved, over all attempts."""
-
-    def spent(self) -> float:
-        """Device seconds this attempt has used: wall time x GPUs, or CPU time of the process tree."""
-
-    def stop_requested(self) -> bool:
-        """Whether to save a checkpoint and raise `Interrupted` at the next step."""
-
-
-class Interrupted(Exception):
-    """The stage saved its state because it was asked to stop; running it again continues."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What a finished stage hands back."""
-
-    metrics: dict[str, float]
-    """Results by name, e.g. `t2v.r1` in percent, or the last losses of a training."""
-    useful_s: float
-    """Device seconds of the steps that are in the final weights; 0 for an evaluation."""
-    files: list[str] = field(default_factory=list)
-    """Files written, relative to the stage's folder."""
-    scratch: list[str] = field(default_factory=list)
-    """Folders that are of no use once this is recorded; until then a killed stage starts from them again."""
-    notes: dict[str, Any] = field(default_factory=dict)
-    """Further facts worth recording, e.g. the digest of the test set, or unreadable clips."""
 
 
 def run(
@@ -106,7 +67,7 @@ def run(
     from smaug_core.training.train import finetune, pretrain, pretrain_video
 
     if kind not in KINDS:
-        raise SmaugError(f"stage kind: {kind!r} is unknown; right would be one of {', '.join(KINDS)}")
+        raise SmaugError(f"stage kind: {kind!r} is unknown; expected one of {', '.join(KINDS)}")
     model = from_settings(ModelConfig, settings["model"], "model")
     data = from_settings(DataConfig, settings["data"], "data") if settings.get("data") else None
     own: Mapping[str, Any] = settings[kind]

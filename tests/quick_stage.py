@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.stage import Stage
 from smaug_core.errors import DivergedError, SmaugError
-from smaug_core.stages import Interrupted, Outcome, Watch
+from smaug_core.stage_protocol import Interrupted, Outcome, Watch
 
 ENTRY = "tests.quick_stage:run"
 NOTES = {"dataset": "d", "split": "test", "n_queries": 1, "n_clips": 1, "test_digest": "aaaa", "ranking": "match"}

@@ -14,7 +14,7 @@ from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.data.corpora import Item
 from smaug_core.data.video import write_clip
 from smaug_core.model.masking import split_patches
-from smaug_core.stages import Watch
+from smaug_core.stage_protocol import Watch
 
 VOCABULARY = 50
 

@@ -14,12 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from experiments.attempt import StoreError, read_attempts, write_json
+from experiments.attempt import StoreError, checkpoint_step, read_attempts, write_down, write_json
 from experiments.documents import JOB, SAVED, WORD, read_document
-from experiments.failures import FailureClass
+from experiments.failures import Failure, FailureClass
 from experiments.follower import Follower
 from experiments.host import SLURM_JOB, SLURM_RESTART
-from experiments.postmortem import Failure, checkpoint_step, write_down
 from experiments.work import INTERRUPTED
 
 FOLDER = "SMAUG_SLURM_FOLDER"

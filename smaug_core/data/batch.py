@@ -7,7 +7,8 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from smaug_core.model.objectives import IGNORED
+IGNORED = -100
+"""Target of a position that adds nothing to a loss; cross-entropy's default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smaug_core.counting import num_visible
 from smaug_core.data.augment import Colours, augment
-from smaug_core.data.batch import Batch, places_of_words
+from smaug_core.data.batch import IGNORED, Batch, places_of_words
 from smaug_core.data.corpora import Item
 from smaug_core.data.draws import draws_for
 from smaug_core.data.frames import sample_frames
@@ -20,7 +20,6 @@ from smaug_core.data.video import read_frames
 from smaug_core.distributed import World
 from smaug_core.errors import ClipError, SmaugError
 from smaug_core.model.masking import split_patches
-from smaug_core.model.objectives import IGNORED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from smaug_core.documents import write_whole
 from smaug_core.evaluation.metrics import ranks, recall
 from smaug_core.model.objectives import frame_similarity
 from smaug_core.model.smaug import SMAUG, EncodedClips
-from smaug_core.stages import Interrupted, Outcome
+from smaug_core.stage_protocol import Interrupted, Outcome
 from smaug_core.training.checkpoint import load_weights, read_config
 
 CLIPS_AT_ONCE = 16

@@ -6,11 +6,9 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from smaug_core.data.batch import IGNORED
 from smaug_core.model.masking import patchify
 from smaug_core.model.precision import full_precision
-
-IGNORED = -100
-"""Word target of a position that is not predicted."""
 
 
 def frame_similarity(

@@ -9,12 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from smaug_core.config import ClipShape, ModelConfig
-from smaug_core.data.batch import Batch
+from smaug_core.data.batch import IGNORED, Batch
 from smaug_core.distributed import World
 from smaug_core.model.decoder import PixelDecoder
 from smaug_core.model.encoder import create_encoder
 from smaug_core.model.objectives import (
-    IGNORED,
     matching_loss,
     pixel_loss,
     pixel_targets,

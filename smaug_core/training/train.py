@@ -30,7 +30,7 @@ from smaug_core.errors import CheckpointError, DivergedError, SmaugError
 from smaug_core.model.initial import build
 from smaug_core.model.smaug import SMAUG
 from smaug_core.model.weights import load_text, load_vision
-from smaug_core.stages import Interrupted, Outcome
+from smaug_core.stage_protocol import Interrupted, Outcome
 from smaug_core.training.checkpoint import Checkpoints, Progress, load_weights, read_config, save_model
 from smaug_core.training.optim import build_optimizer, learning_rate
 

@@ -18,7 +18,7 @@ from experiments.engines.inline import InlineEngine
 from experiments.scheduler import Scheduler
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
-from smaug_core.stages import KINDS
+from smaug_core.stage_protocol import KINDS
 from tests.conformance.siege import Siege, random_graph
 from tests.conformance.test_engines import trail, wait_until
 

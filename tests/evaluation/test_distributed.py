@@ -14,7 +14,7 @@ from smaug_core.errors import SmaugError
 from smaug_core.evaluation import retrieval
 from smaug_core.evaluation.retrieval import CLIPS_AT_ONCE, evaluate, largest_share, own_clips
 from smaug_core.model.initial import build
-from smaug_core.stages import Interrupted
+from smaug_core.stage_protocol import Interrupted
 from smaug_core.training.checkpoint import save_model
 from tests.processes import run_together
 from tests.small import CONFIG, make_items, run_context

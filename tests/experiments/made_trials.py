@@ -12,7 +12,7 @@ from experiments.stage import Stage
 from experiments.stop import StopFlag
 from experiments.store import Store
 from experiments.worker import run_stage
-from smaug_core.stages import Outcome
+from smaug_core.stage_protocol import Outcome
 from tests import quick_stage
 
 SWEEP = Path(__file__).resolve().parents[2] / "sweeps" / "masking_ratio.yaml"

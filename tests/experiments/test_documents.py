@@ -19,6 +19,7 @@ from experiments.attempt import (
     Lease,
     claim,
     read_attempts,
+    write_down,
     write_json,
 )
 from experiments.catalog import Catalog
@@ -27,13 +28,13 @@ from experiments.documents import RANK, SAVED, WORD, read_document
 from experiments.drivers import driver_at_work, living
 from experiments.engines.slurm_folder import last_word, new_folder
 from experiments.expand import Trial
+from experiments.failures import Failure
 from experiments.garbage import find_garbage
 from experiments.host import DeviceClock
 from experiments.inspection import check_stages
 from experiments.ledger import tell_stage, tell_trial
 from experiments.overview import lines_of
 from experiments.plan import make_plan
-from experiments.postmortem import Failure, write_down
 from experiments.prices import read_rate
 from experiments.records import all_stages, trial_documents, trial_facts, write_trial
 from experiments.standing import Observer
@@ -44,7 +45,7 @@ from experiments.watch import StageWatch
 from experiments.work import Ending
 from experiments.worker import run_stage
 from smaug_core.errors import SmaugError
-from smaug_core.stages import Outcome
+from smaug_core.stage_protocol import Outcome
 from tests.experiments.finished import HOST
 from tests.experiments.made_trials import execute, trial
 from tests.quick_stage import quick_stage

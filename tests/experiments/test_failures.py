@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from experiments import overview
-from experiments.attempt import Attempt, claim, read_attempts, write_json
+from experiments.attempt import Attempt, checkpoint_step, claim, read_attempts, write_json
 from experiments.chain import cut_stages
 from experiments.console import Console
 from experiments.crew import ended_as
@@ -29,7 +29,7 @@ from experiments.facts import RECOMPUTED
 from experiments.failures import POLICIES, FailureClass, Seen, Tries, classify, signature
 from experiments.host import oom_kills, oom_kills_since
 from experiments.logs import follow, read_log
-from experiments.postmortem import checkpoint_step, examine, largest_batch
+from experiments.postmortem import examine, largest_batch
 from experiments.records import stage_facts, trial_facts, write_trial
 from experiments.scale import load_scale
 from experiments.scheduler import Scheduler

@@ -26,7 +26,7 @@ from experiments.worker import DONE, run_stage
 from smaug_core.config import DataConfig, from_settings
 from smaug_core.data.corpora import prepare
 from smaug_core.errors import SmaugError
-from smaug_core.stages import KINDS
+from smaug_core.stage_protocol import KINDS
 from tests.experiments.smoke import ROOT, Smoke
 from tests.quick_stage import quick_stage
 

@@ -12,7 +12,7 @@ from experiments.load import SweepError, read_document
 from experiments.scale import FOLDER, load_scale, scale_names
 from experiments.settings import FILLED, SECTIONS, as_json, section_types, type_fault
 from smaug_core.config import Config
-from smaug_core.stages import KINDS
+from smaug_core.stage_protocol import KINDS
 from tests.experiments.smoke import SCALE
 
 

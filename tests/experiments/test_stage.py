@@ -11,7 +11,7 @@ from experiments.scale import Scale, load_scale
 from experiments.settings import PER_TASK, SECTIONS, with_overrides
 from experiments.stage import ENTRY, VERSIONS, Stage, digest
 from smaug_core.config import Config
-from smaug_core.stages import KINDS
+from smaug_core.stage_protocol import KINDS
 from tests.experiments.smoke import SCALE, Smoke
 
 CPU = {"cpus": 1, "gpus": 0}

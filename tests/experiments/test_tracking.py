@@ -16,12 +16,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from experiments import connection, database
-from experiments.attempt import FAILURE, read_json
+from experiments.attempt import FAILURE, read_json, write_down
 from experiments.connection import TrackingError
 from experiments.dashboard import NOTE
+from experiments.failures import Failure
 from experiments.ledger import STAGES
 from experiments.mounts import tracking_uri
-from experiments.postmortem import Failure, write_down
 from experiments.reading import Ledger, read_trials
 from experiments.records import all_stages, stage_facts, trial_documents, trial_facts, write_trial
 from experiments.store import Store

@@ -21,7 +21,7 @@ from experiments.stop import StopFlag
 from experiments.store import Store, read_curve
 from experiments.watch import StageWatch
 from experiments.worker import BAD_INPUT, DIVERGED, DONE, FAILED, HELD, INTERRUPTED, run_stage
-from smaug_core.stages import Outcome
+from smaug_core.stage_protocol import Outcome
 from tests.experiments.finished import HOST
 from tests.faults import full_disk
 from tests.quick_stage import QuickStage, quick_stage

@@ -61,7 +61,7 @@ def test_what_is_no_cells_csv_is_refused_by_name(tmp_path):
 def test_an_export_holds_what_cells_csv_holds_and_where_the_runs_are():
     made = tables(row("50%", hours=1.0, r1=40.0), row("10%", hours=1.0, r1=41.0))
     report = Report(tables=made, ui="http://127.0.0.1:5000", origin="here", unreadable="")
-    told = export(report)
+    told = export(report.tables, report.faults, ui=report.ui, origin=report.origin)
     (table,) = told["tables"]
     first = next(one for one in table["rows"] if one["row"] == "10%")
     cell = next(one for one in first["cells"] if one["column"] == "msrvtt.t2v.r1")

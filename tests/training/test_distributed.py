@@ -16,7 +16,7 @@ from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.distributed import World, check_exchange, first_does, joined_world
 from smaug_core.errors import CheckpointError, ClipError, DivergedError, SettingsError, SmaugError
 from smaug_core.model.initial import build
-from smaug_core.stages import Interrupted
+from smaug_core.stage_protocol import Interrupted
 from smaug_core.training.checkpoint import Checkpoints, save_model
 from smaug_core.training.train import pretrain, pretrain_video, spread
 from tests.processes import run_together

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from smaug_core.errors import CheckpointError, DivergedError, SmaugError
 from smaug_core.model.smaug import SMAUG
-from smaug_core.stages import Interrupted
+from smaug_core.stage_protocol import Interrupted
 from smaug_core.training import train as training
 from smaug_core.training.train import finetune, pretrain
 from tests.small import CONFIG, FINETUNE, PRETRAIN, make_items, run_context

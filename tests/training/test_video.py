@@ -12,7 +12,7 @@ from smaug_core.errors import CheckpointError, SmaugError
 from smaug_core.evaluation.retrieval import evaluate
 from smaug_core.model.initial import build
 from smaug_core.model.temporal import resize_time
-from smaug_core.stages import Interrupted
+from smaug_core.stage_protocol import Interrupted
 from smaug_core.training.checkpoint import load_weights, read_config, save_model
 from smaug_core.training.train import finetune, pretrain, pretrain_video
 from tests.small import CONFIG, FINETUNE, PRETRAIN, PRETRAIN_VIDEO, VOCABULARY, make_items, run_context

@@ -1,0 +1,45 @@
+"""The contract between a stage and the process that runs it; imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+KINDS = ("pretrain", "pretrain_video", "finetune", "evaluate")
+"""The kinds of stages, in the order in which they build on each other."""
+
+
+@runtime_checkable  # for the shape checks of the tests
+class Watch(Protocol):
+    """Progress reports of a running stage to its supervisor, and stop requests in return."""
+
+    def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
+        """Step `step` of `total` has ended with these losses or measurements."""
+
+    def useful(self, seconds: float) -> None:
+        """Device seconds spent so far on work that is in the state now saved, over all attempts."""
+
+    def spent(self) -> float:
+        """Device seconds this attempt has used: wall time x GPUs, or CPU time of the process tree."""
+
+    def stop_requested(self) -> bool:
+        """Whether to save a checkpoint and raise `Interrupted` at the next step."""
+
+
+class Interrupted(Exception):
+    """The stage saved its state because it was asked to stop; running it again continues."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """Result of a finished stage."""
+
+    metrics: dict[str, float]
+    """Results by name, e.g. `t2v.r1` in percent, or the last losses of a training."""
+    useful_s: float
+    """Device seconds of the steps that are in the final weights; 0 for an evaluation."""
+    files: list[str] = field(default_factory=list)
+    """Files written, relative to the stage's folder."""
+    scratch: list[str] = field(default_factory=list)
+    """Folders that are of no use once the result is recorded; until then a killed stage starts from them again."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Further facts worth recording, e.g. the digest of the test set, or unreadable clips."""
