@@ -67,7 +67,11 @@ HOST_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't allocate|not enough) memory|Cannot allocate memory"
     r"|DataLoader worker \(pid.*\) is killed by signal: (Killed|Bus error)"
 )
-NODE_LOST = re.compile(r"uncorrectable ECC error|fallen off the bus|NCCL error.*system error", re.DOTALL)
+NODE_LOST = re.compile(
+    r"uncorrectable ECC error|fallen off the bus|NCCL error.*(system error|remote process exited)"
+    r"|gloo/.*Connection (closed|reset) by peer",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

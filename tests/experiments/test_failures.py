@@ -109,6 +109,23 @@ def test_of_several_machines_nobody_knows_which_was_lost(store: Store, nodes: di
         (Seen(exceptions=RUNTIME, message="DataLoader worker (pid 7) is killed by signal: Killed."), "host_memory"),
         (Seen(exceptions=RUNTIME, message="CUDA error: uncorrectable ECC error encountered"), "node_lost"),
         (Seen(exceptions=RUNTIME, message="NCCL error in: x.cpp:1\nncclSystemError: system error"), "node_lost"),
+        (
+            Seen(
+                exceptions=RUNTIME,
+                message="NCCL error in: x.cpp:1\nncclRemoteError: A call failed possibly due to a network"
+                " error or a remote process exiting prematurely.\nremote process exited",
+            ),
+            "node_lost",
+        ),
+        (
+            Seen(
+                exceptions=RUNTIME,
+                message="[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by"
+                " peer [10.0.0.7]:33161",
+            ),
+            "node_lost",
+        ),
+        (Seen(exceptions=("ConnectionResetError", "OSError"), message="Connection reset by peer"), "user_error"),
         (Seen(exceptions=("DivergedError", "SmaugError"), message="out of memory"), "diverged"),
         (Seen(exceptions=RUNTIME, message="mat1 and mat2 shapes cannot be multiplied"), "user_error"),
         (Seen(exit_code=1, told="gpu_memory"), "gpu_memory"),
