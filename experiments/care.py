@@ -182,6 +182,7 @@ def doctor(
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006
     cluster: ClusterFile = None,
+    deep: Annotated[bool, typer.Option("--deep", help="also read every result and checkpoint whole")] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
@@ -195,7 +196,8 @@ def doctor(
 
     profile = None if cluster is None else load_cluster(found_file(cluster))
     findings = []
-    for finding in examine(home_folder(home), with_settings(load_scale(scale), parse_overrides(set_)), profile):
+    settings = with_settings(load_scale(scale), parse_overrides(set_))
+    for finding in examine(home_folder(home), settings, profile, deep=deep):
         findings.append(finding)
         for line in () if json_ else lines_of(finding):
             say(line)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments import inspection, machine, slurm_site
+from experiments import contents, inspection, machine, slurm_site
 from experiments.engines.cluster import Cluster
 from experiments.finding import Finding
 from experiments.scale import Scale
@@ -11,7 +11,7 @@ from experiments.scale import Scale
 MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
 
-def examine(home: Path, scale: Scale, cluster: Cluster | None = None) -> Iterator[Finding]:
+def examine(home: Path, scale: Scale, cluster: Cluster | None = None, *, deep: bool = False) -> Iterator[Finding]:
     """Look at this machine, and at a home folder with the data of a scale; the finding of each thing as it is made.
 
     Nothing is written but to temporary folders, nothing is submitted. What may crash or hang is asked in a process of
@@ -19,6 +19,7 @@ def examine(home: Path, scale: Scale, cluster: Cluster | None = None) -> Iterato
 
     Args:
         cluster: also whether Slurm takes what this profile asks for; then stages need not fit this machine.
+        deep: read every published file and checkpoint whole, and compare it with its digest.
     """
     yield from machine.check_python()
     yield from machine.check_packages()
@@ -28,6 +29,8 @@ def examine(home: Path, scale: Scale, cluster: Cluster | None = None) -> Iterato
     yield from inspection.check_disk(scale, home)
     yield from inspection.check_mlflow(home)
     yield from inspection.check_stages(home)
+    if deep:
+        yield from contents.check_contents(home)
     yield from inspection.check_inputs(scale, home)
     if cluster is not None:
         yield from slurm_site.check_slurm(cluster, scale)

@@ -252,6 +252,9 @@ RANKS = Shape(
 )
 """ranks.json of an evaluation."""
 
+KEPT = Shape({"sha256": Map(DIGEST)}, "the stage goes on from the checkpoint before")
+"""state.json of a checkpoint: digests of its files."""
+
 POINT: Mapping[str, Form] = {"time": TIME, "step": COUNT, "values": Map(ANY_NUMBER)}
 """A line of metrics.jsonl."""
 

@@ -84,6 +84,9 @@ def drive(
     started = time.monotonic()
     stale = {planned.stage.fingerprint for planned in plan.in_state("stale")}
     write_trials(store.home, [(trial, _marks(trial, stale)) for trial in plan.trials])
+    for planned in plan.stages:
+        if planned.is_done:
+            store.restore(planned.stage)
     stages, summary = distinct_stages(plan.trials), Summary()
     budget = Budget(store, Prices(store, published=terms.published), terms.limit)
     with (

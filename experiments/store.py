@@ -90,6 +90,11 @@ class Store:
             write_json(directory / "stage.json", document, durable=True)
         return directory
 
+    def restore(self, stage: Stage) -> None:
+        """Write the stage.json of a finished stage again where it is missing: it was damaged, and renamed."""
+        if not (self.directory(stage) / "stage.json").exists():
+            self.prepare(stage)
+
     def _there(self, directory: Path, stage: Stage) -> dict[str, Any] | None:
         """What stage.json holds; none where it is missing or damaged: it holds nothing that the stage does not say."""
         try:

@@ -138,7 +138,7 @@ def _trail(out: Path) -> list[str]:
 def _save(out: Path, step: int, useful_s: float, loss: float) -> None:
     partial = out / "checkpoints" / f".partial-{os.getpid()}"
     partial.mkdir(parents=True, exist_ok=True)
-    (partial / "state.json").write_text(json.dumps([useful_s, loss]))
+    (partial / "state.json").write_text(json.dumps({"useful_s": useful_s, "loss": loss, "sha256": {}}))
     partial.rename(out / "checkpoints" / f"step-{step:08d}")
 
 
@@ -147,8 +147,8 @@ def _resume(out: Path) -> tuple[int, float, float]:
     found = sorted((out / "checkpoints").glob("step-*"))
     if not found:
         return 0, 0.0, math.inf
-    useful_s, loss = json.loads((found[-1] / "state.json").read_text())
-    return int(found[-1].name.removeprefix("step-")), useful_s, loss
+    state = json.loads((found[-1] / "state.json").read_text())
+    return int(found[-1].name.removeprefix("step-")), state["useful_s"], state["loss"]
 
 
 def _misbehave(own: Mapping[str, Any], step: int, out: Path, recomputed: bool) -> None:

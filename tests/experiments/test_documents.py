@@ -23,6 +23,7 @@ from experiments.attempt import (
     write_json,
 )
 from experiments.catalog import Catalog
+from experiments.contents import check_contents
 from experiments.crew import Crew, told_by_nodes
 from experiments.documents import RANK, SAVED, WORD, read_document
 from experiments.drivers import driver_at_work, living
@@ -107,7 +108,7 @@ def _running(home: Home) -> None:
         watch.report(2, 3, {"loss": 0.5})
         watch.write()
     (lease.stage_directory / "checkpoints" / "step-00000001").mkdir(parents=True)
-    (lease.stage_directory / "checkpoints" / "step-00000001" / "state.json").write_text("[1.0, 1.0]")
+    (lease.stage_directory / "checkpoints" / "step-00000001" / "state.json").write_text('{"sha256": {}}')
     crew = Crew(processes=2, gpus=0, threads=1, host="h", port=4000, data_root="d", device="cpu", start=clock.start)
     write_json(lease.directory / "crew.json", dataclasses.asdict(crew))
     for name in ("ranks", "nodes"):
@@ -358,3 +359,52 @@ def test_a_file_that_was_renamed_as_advised_is_read_by_nothing(home: Home) -> No
             read()
         path.with_name(f"{path.name}.damaged").unlink()
         path.write_bytes(whole)
+
+
+def test_a_published_file_of_another_size_is_a_problem_of_the_plan_and_is_not_run_over(home: Home) -> None:
+    weights = home.stage(0) / "weights.json"
+    whole, content = weights.read_bytes(), home.content()
+    for damage in (b"", whole + b"\n", None):
+        weights.unlink() if damage is None else weights.write_bytes(damage)
+        plan = make_plan(home.trials, home.store)
+        assert plan.stages[0].state == "unreadable" and plan.stages[1].is_done
+        (problem,) = plan.problems
+        assert problem.startswith(f"{weights}: was changed after its stage was done: expected {len(whole)} bytes, got")
+        assert "rename the folder to" in problem and "delete" not in problem
+        assert Observer(home.folder).look().stages[home.trials[0].stages[0].fingerprint].message == problem
+        weights.write_bytes(whole)
+    assert make_plan(home.trials, home.store).problems == []
+    assert home.content() == content
+
+
+def test_results_without_sizes_stay_valid_and_an_edited_stage_json_is_named(home: Home) -> None:
+    result, stage = home.stage(0) / "result.json", home.stage(0) / "stage.json"
+    whole, asked = result.read_bytes(), stage.read_bytes()
+    older = json.loads(whole)
+    del older["sizes"]
+    result.write_text(json.dumps(older))
+    assert make_plan(home.trials, home.store).problems == []
+    stage.write_bytes(asked.replace(b'"steps": 3', b'"steps": 4'))
+    (problem,) = make_plan(home.trials, home.store).problems
+    assert problem.startswith(f"{stage}: was edited")
+    stage.unlink()  # as renamed: the run writes it again
+    assert make_plan(home.trials, home.store).problems == []
+    home.store.restore(home.trials[0].stages[0])
+    assert stage.read_bytes() == asked
+    result.write_bytes(whole)
+
+
+def test_doctor_deep_reads_what_has_the_right_size_and_another_content(home: Home) -> None:
+    (whole,) = check_contents(home.folder)
+    assert whole.level == "ok" and whole.found.endswith("hold what they were recorded with")
+    weights, ranks = home.stage(0) / "weights.json", home.stage(0, 2) / "ranks.json"
+    curve = home.stage(1) / "attempts" / "0001" / "metrics.jsonl"
+    before = {path: path.read_bytes() for path in (weights, ranks, curve)}
+    for path, content in before.items():
+        path.write_bytes(b"?" + content[1:])
+    assert make_plan(home.trials, home.store).problems == []
+    found = {finding.check: finding.found for finding in check_contents(home.folder) if finding.level == "fault"}
+    assert sum("was changed: expected SHA-256" in what for what in found.values()) == 2
+    assert any(str(curve) in what for what in found.values())
+    for path, content in before.items():
+        path.write_bytes(content)
