@@ -3,7 +3,6 @@
 import io
 import os
 import pwd
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -34,6 +33,7 @@ from experiments.options import (
     home_folder,
 )
 from experiments.reporting import report
+from experiments.stop import leave
 from experiments.sweeping import published_hours, sweeping
 from smaug_core.errors import DivergedError, SmaugError
 
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if not lost_output():
             raise
         code = FAILED
-    sys.exit(FAILED if lost_output() and code == DONE else code)
+    leave(FAILED if lost_output() and code == DONE else code)
 
 
 def _nameless_user() -> dict[str, str]:

@@ -66,6 +66,7 @@ GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CU(BLAS|D
 HOST_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't allocate|not enough) memory|Cannot allocate memory"
     r"|DataLoader worker \(pid.*\) is killed by signal: (Killed|Bus error)"
+    r"|killed due to the node running low on memory|NODE_OUT_OF_MEMORY"  # Ray's memory monitor
 )
 NODE_LOST = re.compile(
     r"uncorrectable ECC error|fallen off the bus|NCCL error.*(system error|remote process exited)"
@@ -149,14 +150,15 @@ class Tries:
             kind: why it ended.
             before: step of the newest checkpoint when it was started.
             saved: step of the newest checkpoint now; 0 without one.
-            alike: how many of its newest attempts, in all runs, ended for this reason, this one with them.
+            alike: how many of its newest attempts, in all runs, ended for this reason, this one with them; 0 where it
+                ended before it made one.
         """
         policy = POLICIES[kind]
         furthest = before if policy.must_save and not self.total else self.saved
         self.counts[kind] += 1
         self.fruitless = 0 if saved > furthest else self.fruitless + 1
         self.saved = max(self.saved, saved)
-        count = max(alike, 1) if policy.ever else self.counts[kind]
+        count = (alike or self.counts[kind]) if policy.ever else self.counts[kind]
         within = policy.retries is None or count <= policy.retries
         return within and (policy.stalls is None or self.fruitless <= policy.stalls)
 
@@ -189,6 +191,8 @@ class Failure:
     traceback: str = ""
     host: str = ""
     """Where it ran; empty if it never began, or ran on several machines, of which nobody knows which was lost."""
+    blameless: bool = False
+    """The engine failed, not the stage."""
 
     @property
     def words(self) -> str:

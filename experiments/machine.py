@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from experiments.engines import Inventory, local_inventory
+from experiments.engines.ray_start import base_folder
 from experiments.finding import Finding, fault, fine, probe
 from experiments.inputs import scale_stages
 from experiments.plan import resource_problems
@@ -152,5 +153,10 @@ def check_ray() -> Iterator[Finding]:
     told = probe(RAY)
     if isinstance(told, str):
         yield fault("ray", f"cannot be loaded ({told})", f"{MEND_PACKAGES}; until then --engine inline")
+        return
+    try:
+        folder = base_folder()
+    except SmaugError as error:
+        yield fault("ray", f"{told['version']}, and cannot start: {error}", "set TMPDIR to a shorter path")
     else:
-        yield fine("ray", f"{told['version']}")
+        yield fine("ray", f"{told['version']}; its sockets go to {folder}")

@@ -40,11 +40,11 @@ def examine(job: JobState, record: StageRecord, newest: Attempt | None) -> Failu
     host = "" if newest is None or newest.owner.get("nodes", 1) > 1 else newest.owner["host"]
     if end is not None:
         cause = end["message"] if kind == told or not job.message else f"{job.message}; {end['message']}"
-        return Failure(kind=kind, cause=cause, traceback=end["traceback"], host=host)
+        return Failure(kind=kind, cause=cause, traceback=end["traceback"], host=host, blameless=job.blameless)
     if kind == "user_error":
         return Failure(kind=kind, cause=last_words(record.directory, job), host=host)
     seen = f"; the kernel killed {kills} for want of memory meanwhile" if kills else ""
-    return Failure(kind=kind, cause=killed_by(job) + seen, host=host)
+    return Failure(kind=kind, cause=killed_by(job) + seen, host=host, blameless=job.blameless)
 
 
 def _oom_kills_during(attempt: Attempt) -> int:

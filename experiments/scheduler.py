@@ -134,7 +134,11 @@ class Scheduler:
 
     def _step(self) -> bool:
         """Look once at everything; gives whether to go on."""
-        agenda, stopping = self._agenda, self._stop.is_set()
+        agenda = self._agenda
+        if (fault := self._engine.fault) and not self._summary.paused:
+            self._summary.paused = fault
+            self.stop()
+        stopping = self._stop.is_set()
         if stopping and not self._told_engine_to_stop:
             self._told_engine_to_stop = True
             self._tell_engine_to_stop()
@@ -278,7 +282,7 @@ class Scheduler:
         policy, saved = POLICIES[failure.kind], checkpoint_step(record.directory)
         recorded = alike(record.attempts[:-1], failure.kind) + 1 if newest else 0
         again = item.tries.again(failure.kind, before=item.saved, saved=saved, alike=recorded)
-        if again and helps(policy, item.stage):
+        if (again or failure.blameless) and helps(policy, item.stage):
             if policy.elsewhere and failure.host:
                 item.lost_on = tuple(dict.fromkeys([*item.lost_on, failure.host]))
             how = next_try(failure)
@@ -322,7 +326,10 @@ class Scheduler:
 
     def _wait_for(self, item: Item, record: StageRecord) -> None:
         self._agenda.leave(item)
-        owner = record.attempts[-1].owner if record.attempts else {"pid": "?", "host": "?"}
+        newest = record.attempts[-1] if record.attempts else None
+        if newest is not None and newest.failure is not None and item.tries.total:
+            return  # what our engine lost, and `retry` was told of, still saves its state
+        owner = {"pid": "?", "host": "?"} if newest is None else newest.owner
         message = f"process {owner['pid']} on {owner['host']} is working on it"
         self._tell(Event(kind="waiting", stage=item.stage, message=message))
 

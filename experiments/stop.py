@@ -5,10 +5,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 
 class StopFlag:
@@ -30,6 +31,23 @@ class StopFlag:
         return self._is_set
 
 
+HANGS = StopFlag()
+"""Set where a thread of this process hangs in a library: Python would wait for that at its end."""
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code; what was printed is written out, and no thread is waited for if one hangs."""
+    if HANGS.is_set():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+ORPHAN_LOOK_S = 1.0
+
+
 def end_with(parent: int, by: signal.Signals = signal.SIGTERM) -> None:
     """Have a signal sent to this process when the process `parent`, which started it, dies, however it dies (Linux)."""
     set_parent_death_signal = 1
@@ -37,6 +55,18 @@ def end_with(parent: int, by: signal.Signals = signal.SIGTERM) -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, by)
     if os.getppid() != parent:
         os.kill(os.getpid(), by)
+
+
+def kill_orphan(parent: int, after_s: float) -> None:
+    """Have this process killed so long after the process `parent`, which started it, has died, if it has not ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_LOOK_S)
+        time.sleep(after_s)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="orphan", daemon=True).start()
 
 
 @contextmanager

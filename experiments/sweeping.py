@@ -82,8 +82,8 @@ def run(
     inventory = _inventory(make_engine, address, cluster)
     made, limit = _planned(request, inventory)
     _refuse_problems(made, request.home)
-    if cluster is not None and not all(planned.is_done for planned in made.stages):
-        make_engine().close()  # whether jobs can be submitted from here is told before data are rendered
+    if not all(planned.is_done for planned in made.stages):
+        make_engine().close()  # an engine that cannot run anything here says so before data are rendered
     if not (accept_stale or rerun_stale):
         _refuse_stale(made)
     if limit is not None and made.to_spend() is None:

@@ -22,6 +22,7 @@ from experiments.engines.slurm import SlurmEngine
 from experiments.events import Event
 from experiments.scheduler import Scheduler
 from experiments.stage import Stage
+from experiments.stop import leave
 from experiments.store import Store
 from smaug_core.errors import SmaugError
 from tests.process_engine import ProcessEngine
@@ -91,6 +92,7 @@ def run(home: Path, chains: list[Any], engine: Engine) -> dict[str, Any]:
         "cancelled": [(stage.fingerprint, why) for stage, why in summary.cancelled],
         "blocked": [(stage.fingerprint, why) for stage, why in summary.blocked],
         "interrupted": summary.interrupted,
+        "paused": summary.paused,
     }
 
 
@@ -107,4 +109,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -46,6 +46,8 @@ class JobState:
     """Why the engine lost it, or could not start it."""
     reason: FailureClass | None = None
     """The class of that in the engine's own word, where it has one: `timeout`, `preempted`, `node_lost`..."""
+    blameless: bool = False
+    """The engine itself failed, and bounds by itself how often; that counts as no try of the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,11 @@ class Engine(Protocol):
 
     def inventory(self) -> Inventory:
         """What this engine has."""
+
+    @property
+    def fault(self) -> str:
+        """Why it can run nothing any more, in this process; empty as long as it can."""
+        return ""
 
     def close(self) -> None:
         """Give back what the engine holds, and end what runs, unless its jobs outlive drivers; may be called twice."""

@@ -1,11 +1,15 @@
 """The jobs between the scheduler and Ray Tune: which wait, which Tune has, how each stands."""
 
+import re
 import threading
 import time
 from collections import deque
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from experiments.engines import Job, JobState
+from experiments.failures import HOST_MEMORY, FailureClass
 from experiments.work import INTERRUPTED
 
 
@@ -22,6 +26,12 @@ class Board:
     states: dict[str, JobState] = field(default_factory=dict)
     moved: float = field(default_factory=time.monotonic)
     """When a job last came, started or ended."""
+    beat: float | None = None
+    """When Tune's loop last came round; none before it runs, and while it waits for a job."""
+    finished: bool = False
+    """Whether a job has ended well."""
+    death: BaseException | str | None = None
+    """Why Tune has ended, though it was not asked to."""
     closed: bool = False
     stopping: bool = False
 
@@ -40,7 +50,9 @@ class Board:
         """The next job for Tune; none: there is none now, or never again."""
         with self.changed:
             if not self.placed:  # nothing else for Tune to do, and it would sleep a second or two on a none
+                self.beat = None
                 self.changed.wait_for(lambda: self.waiting or self.closed)
+                self.beat = time.monotonic()
             if not self.waiting:
                 return None
             self.placed[trial] = self.waiting.popleft()
@@ -52,6 +64,7 @@ class Board:
             job = self.placed.pop(trial)
             self.started.discard(trial)
             self.moved = time.monotonic()
+            self.finished |= state.exit_code == 0
             if not self.states[job.name].ended:
                 self.states[job.name] = state
 
@@ -81,9 +94,63 @@ class Board:
             if name not in running:
                 self.states[name] = JobState(True, INTERRUPTED, "cancelled before it started")
 
-    def lose_all(self, message: str) -> None:
-        """Tune has ended: so has everything else."""
+    def is_silent(self, limit_s: float) -> bool:
+        """Whether Tune's loop has not come round for longer than a limit."""
+        beat = self.beat
+        return beat is not None and time.monotonic() - beat > limit_s
+
+    def lose(self, state: JobState, names: Collection[str] | None = None) -> None:
+        """Have jobs that have not ended stand as lost: those of these names, or all."""
         with self.changed:
-            self.closed = True
-            lost = {name: JobState(True, None, message, "killed") for name, s in self.states.items() if not s.ended}
-            self.states |= lost
+            self.states |= {
+                name: state for name, s in self.states.items() if not s.ended and (names is None or name in names)
+            }
+
+    def lose_started(self, state: JobState) -> int:
+        """Have the jobs whose process has started stand as lost; gives how many."""
+        with self.changed:
+            names = {self.placed[trial].name for trial in self.started}
+        self.lose(state, names)
+        return len(names)
+
+
+OF_THE_NODE = re.compile(r"(\d+\.\d+GB) used / (\d+\.\d+GB) limit")
+NOTHING_SAID = re.compile(r"Caught unexpected exception: *")
+LONGEST_REASON = 200
+"""Letters of what Ray says that are shown."""
+
+
+def state_of(trouble: BaseException | str, otherwise: FailureClass) -> JobState:
+    """How a job was lost, by what Ray says: a line, without the other processes of the machine that Ray lists.
+
+    Args:
+        trouble: what was raised, or its text.
+        otherwise: the class where Ray names no reason that has one.
+    """
+    text = str(trouble)
+    if HOST_MEMORY.search(text):
+        used = OF_THE_NODE.search(text)
+        of_node = f", {used[1]} of {used[2]} in use" if used else ""
+        return JobState(True, None, f"Ray's memory monitor killed its supervisor{of_node}", "host_memory")
+    return JobState(True, None, first_words(trouble), otherwise)
+
+
+LOST = JobState(True, None, "Ray lost the process that supervised it", "node_lost")
+
+
+def state_of_result(result: Mapping[str, Any] | None) -> JobState:
+    """How a job ended by what its trial gave."""
+    return JobState(True, result["exit_code"]) if result else LOST
+
+
+def state_of_error(error: BaseException | None) -> JobState:
+    """How a job was lost by what ended its trial: for want of memory where Ray says so, else with its supervisor."""
+    state = LOST if error is None else state_of(error, "node_lost")
+    return state if state.reason == "host_memory" else LOST
+
+
+def first_words(trouble: BaseException | str) -> str:
+    """Class and first line of an error."""
+    lines = (NOTHING_SAID.sub("", line).strip() for line in str(trouble).splitlines())
+    first = next((line for line in lines if line), "")[:LONGEST_REASON]
+    return first if isinstance(trouble, str) else f"{type(trouble).__name__}: {first}".removesuffix(": ")

@@ -7,8 +7,6 @@ once it is up), `joined-N` (the head knows task N's node; says what that has), `
 """
 
 import ctypes
-import importlib.util
-import json
 import os
 import shutil
 import signal
@@ -19,10 +17,9 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.engines.ray_session import OBJECT_STORE_BYTES, OF_TYPE, ON_LOOPBACK, QUIET
+from experiments.engines.ray_start import ON_LOOPBACK, QUIET, Share, start_command
 from smaug_core.errors import SmaugError
 
 TOKEN_FILE = "RAY_AUTH_TOKEN_PATH"
@@ -31,17 +28,6 @@ ACCELERATOR = "SMAUG_ACCELERATOR"
 GRACE_S = 60.0
 """Time the workers of a node that ends have to save their state; Slurm may allow less (KillWait)."""
 LOOK_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What the allocation has on this node."""
-
-    task: int
-    """0: the head."""
-    cpus: int
-    gpus: int
-    accelerator: str | None
 
 
 def share_of(environment: Mapping[str, str]) -> Share:
@@ -62,21 +48,6 @@ def share_of(environment: Mapping[str, str]) -> Share:
     return Share(task, cpus, gpus, environment.get(ACCELERATOR) or None)
 
 
-def start_command(share: Share, address: str | None, temporary: Path) -> list[str]:
-    """`ray start` for a node; the head, which has no address to go to, finds a free port."""
-    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    command += [f"--num-cpus={share.cpus}", f"--num-gpus={share.gpus}", f"--temp-dir={temporary}"]
-    command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
-    if share.accelerator is not None and share.gpus:
-        command.append(f"--resources={json.dumps({OF_TYPE + share.accelerator: 1})}")
-    if address is not None:
-        return [*command, f"--address={address}"]
-    command += ["--head", "--port=0", "--include-dashboard=false"]
-    if importlib.util.find_spec("grpc") is not None:
-        command.append(f"--ray-client-server-port={free_port()}")  # cannot be switched off, and is 10001 otherwise
-    return command
-
-
 def environment_of(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Environment of a node's Ray; the only node of a cluster listens on the loopback device alone."""
     alone = environment.get("SLURM_NNODES") == "1"
@@ -84,13 +55,6 @@ def environment_of(environment: Mapping[str, str], folder: Path) -> dict[str, st
     asks = {"RAY_AUTH_MODE": "token", TOKEN_FILE: str(folder / "token")}
     at_once = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # else it waits 30 s for those who work to be idle
     return own | QUIET | asks | at_once | (ON_LOOPBACK if alone else {})
-
-
-def free_port() -> int:
-    """A port at which nobody listens now."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return int(free.getsockname()[1])
 
 
 class RayNode:

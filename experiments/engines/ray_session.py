@@ -10,33 +10,16 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from experiments.engines import Inventory, Node, local_inventory
-from experiments.imports import SAFE_PATH, import_environment
+from experiments.engines.ray_start import ENDS_BY_ITSELF, OF_TYPE, ON_LOOPBACK, QUIET, START_ADVICE, OwnRay
+from experiments.imports import import_environment
+from experiments.stop import HANGS
 from smaug_core.errors import SmaugError
-
-ENDS_BY_ITSELF = {"RAY_kill_child_processes_on_worker_exit": "false"}
-"""For Ray's processes that start ours: Ray kills by SIGKILL, but ours end by themselves, and save."""
-
-QUIET = {
-    **ENDS_BY_ITSELF,
-    SAFE_PATH: "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the old output is the one that can be switched off
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # else a job that needs many GPUs keeps all others waiting behind it
-}
-"""Environment that Ray reads when it is imported and when Tune starts."""
-
-ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Makes Ray take 127.0.0.1 for this machine's address, as it does by itself where it expects no cluster."""
 
 TOKEN = "RAY_AUTH_TOKEN"
 """The variable in which Ray looks for a token first; before a file in RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token."""
@@ -55,11 +38,19 @@ QUICK_TO_DOUBT = {
 }
 """Else Ray looks for a cluster that is not there for 13 minutes, with a line in between for each try."""
 
-OBJECT_STORE_BYTES = 100 * 2**20
-"""Shared memory that Ray reserves here; jobs exchange files, so the least it accepts would do."""
+OURS_TO_DECIDE = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",  # else Ray ends this process a minute after its head has ended
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # else Ray takes SIGTERM, from whichever thread meets it
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # else a thread that uses Ray after it was left starts another one
+}
+"""When this process ends, and when it starts Ray."""
 
-OF_TYPE = "accelerator_type:"
-"""Ray gives a machine one of the resource with this prefix for the type of its GPUs."""
+LOOK_S = 3.0
+"""Time between two looks whether the head of the cluster still answers."""
+LOST_AFTER = 2
+"""Looks in a row without an answer."""
+LEAVE_S = 4.0
+"""Time in which Ray is left; it waits for a head that does not answer."""
 
 
 class RaySession:
@@ -70,28 +61,55 @@ class RaySession:
     """
 
     def __init__(self, address: str | None) -> None:
-        self._address, self._is_open = address, False
+        self._address = address
+        self._own: OwnRay | None = None
+        self._is_open = False
+        self._head = ("", 0)
+        self._next_look, self._missed = 0.0, 0
 
     @property
     def is_ours(self) -> bool:
         """Whether Ray is this process's own, and ends with it."""
         return self._address is None
 
-    def open(self) -> None:
-        """Start Ray, or join the cluster, unless that is done.
+    @property
+    def is_open(self) -> bool:
+        """Whether Ray can be used."""
+        return self._is_open
+
+    def begin(self) -> None:
+        """Join the cluster; or have our own Ray start, in the thread that lives longest, without waiting for it.
 
         Raises:
-            SmaugError: there is no cluster at the address, or it does not let us in.
+            SmaugError: there is no cluster at the address, or no folder for our own Ray.
+        """
+        if self._address is not None:
+            self.open()
+        elif self._own is None:
+            os.environ.update({**QUIET, **OURS_TO_DECIDE, **ON_LOOPBACK, **import_environment()})
+            os.environ.update({"RAY_AUTH_MODE": "token", TOKEN: _OURS})
+            (here,) = local_inventory().nodes
+            self._own = OwnRay(here)
+
+    def open(self) -> None:
+        """Join the cluster, or wait for our own Ray and join that, unless that is done.
+
+        Raises:
+            SmaugError: there is no cluster at the address, it does not let us in, or our own Ray does not start.
         """
         if self._is_open:
             return
         handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-        os.environ.update(QUIET)
-        if self._address is None:
-            _start()
-        else:
+        if self._own is not None:
+            _meet(self._own)
+        elif self._address is not None:
+            os.environ.update({**QUIET, **OURS_TO_DECIDE})
             _join(self._address)
-        self._is_open = True
+        import ray
+
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self._head = (host.strip("[]"), int(port))
+        self._is_open, self._missed = True, 0
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)  # Ray takes SIGTERM for itself
@@ -102,32 +120,76 @@ class RaySession:
 
         return Inventory(tuple(_node(told["Resources"]) for told in ray.nodes() if told["Alive"]))
 
-    def close(self) -> None:
-        """Leave the cluster, or end our own Ray, if it is open."""
+    def lost(self) -> str:
+        """Why Ray can be used no more; empty as long as it can."""
         if not self._is_open:
-            return
-        self._is_open = False
-        _leave()
+            return ""
+        if self._own is not None and not self._own.is_alive:
+            return "Ray's own processes on this machine have ended"
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_S
+            try:
+                socket.create_connection(self._head, timeout=CONNECT_S).close()
+                self._missed = 0
+            except OSError:
+                self._missed += 1
+        if self._missed < LOST_AFTER:
+            return ""
+        host, port = self._head
+        return f"the head of Ray at {host}:{port} answers no more"
+
+    def end_unopened(self) -> None:
+        """End our own Ray if it has not started yet; whoever waits for it in `open` gets an error."""
+        if self._own is not None and not self._is_open:
+            self._own.end()
+
+    def close(self) -> bool:
+        """Leave the cluster, or end our own Ray; gives whether this process can use Ray again.
+
+        Takes some seconds at most. Where Ray does not let go, this process has to be left by `leave`.
+        """
+        can_go_on = True
+        if self._is_open:
+            can_go_on = not self.lost()  # to shut down would wait for the head
+            self._is_open = False
+            if can_go_on:
+                leaving = threading.Thread(target=_shut_down, name="leave Ray", daemon=True)
+                leaving.start()
+                leaving.join(LEAVE_S)
+                can_go_on = not leaving.is_alive()
+        if self._own is not None:
+            self._own.end()
+            self._own = None
         if os.environ.get(TOKEN) == _OURS:
             del os.environ[TOKEN]
+        if not can_go_on:
+            HANGS.set()
+        return can_go_on
 
 
-def _start() -> None:
-    """Ray on this machine, for this process alone."""
-    os.environ.update({"RAY_AUTH_MODE": "token", TOKEN: _OURS, **ON_LOOPBACK, **import_environment()})
-    import ray
+@contextmanager
+def _troubles(where: str, advice: str) -> Iterator[None]:
+    """Translate what Ray raises where it cannot be met.
 
-    (here,) = local_inventory().nodes
-    ray.init(
-        address="local",
-        job_config=_job_config(),
-        num_cpus=here.cpus,
-        num_gpus=here.gpus,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
+    Raises:
+        SmaugError: in one line.
+    """
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except (RayError, OSError, RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise SmaugError(f"{where} ({reason[0].rstrip('.')}); {advice}") from error
+
+
+def _meet(own: OwnRay) -> None:
+    """Our own Ray, as soon as it has started."""
+    import ray  # takes a second, in which Ray starts
+
+    address = own.address()
+    with _troubles("ray: started on this machine, and does not take us in", START_ADVICE):
+        ray.init(address=address, job_config=_job_config(), logging_level="CRITICAL", log_to_driver=False)
 
 
 def _job_config() -> Any:
@@ -143,7 +205,7 @@ def _job_config() -> Any:
     return Job()
 
 
-def _leave() -> None:
+def _shut_down() -> None:
     """Shut Ray down with nothing of it left to be collected.
 
     Ray ends this process, without a word to us, where another thread's garbage collection meets a reference of Ray's
@@ -172,23 +234,19 @@ def _join(address: str) -> None:
     for name, value in QUICK_TO_DOUBT.items():
         os.environ.setdefault(name, value)
     import ray
-    from ray.exceptions import RayError
 
-    try:
-        with _silence():
-            ray.init(
-                address=address,
-                runtime_env={"env_vars": {**ENDS_BY_ITSELF, **import_environment()}},
-                job_config=_job_config(),
-                logging_level="CRITICAL",
-                log_to_driver=False,
-            )
-    except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise SmaugError(
-            f"--address {address}: no Ray cluster takes us in ({reason[0].rstrip('.')}); right would be HOST:PORT of a"
-            " head node's `ray start --head`, a node of the same cluster on this machine, and its token"
-        ) from error
+    advice = (
+        "right would be HOST:PORT of a head node's `ray start --head`, a node of the same cluster on this machine,"
+        " and its token"
+    )
+    with _troubles(f"--address {address}: no Ray cluster takes us in", advice), _silence():
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": {**ENDS_BY_ITSELF, **import_environment()}},
+            job_config=_job_config(),
+            logging_level="CRITICAL",
+            log_to_driver=False,
+        )
 
 
 @contextmanager

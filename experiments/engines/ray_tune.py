@@ -9,14 +9,21 @@ import os
 import subprocess
 import threading
 import time
+import traceback
+from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from experiments.engines import Engine, Inventory, Job, JobState, goes_back, local_inventory
-from experiments.engines.ray_board import Board
-from experiments.engines.ray_session import OF_TYPE, TOKEN, RaySession
+from experiments.engines.ray_board import Board, state_of, state_of_error, state_of_result
+from experiments.engines.ray_session import TOKEN, RaySession
+from experiments.engines.ray_start import OF_TYPE, base_folder
+from experiments.stop import HANGS
 from experiments.work import INTERRUPTED
+from smaug_core.errors import SmaugError
 
 NODE = "ray.io/node-id"
 """Ray gives each node a label of this name with its id."""
@@ -25,11 +32,17 @@ A_BIT = 0.001
 """So much of it keeps others out of nothing."""
 
 STILL_S = 180.0
-"""With nothing running, jobs that fit wait so long at most; then Ray is started anew, or a cluster is joined anew.
+"""With nothing running, jobs that fit wait so long at most; then Ray is started again, or a cluster is joined again.
 
 Ray 2.60 may count what a supervisor had as taken for ever when that, or its node, was killed: seen once each. It
 takes back what was a driver's when that leaves.
 """
+SILENT_S = 10.0
+"""A loop of Tune that has not come round for so long hangs, once jobs are asked to end; before that, after STILL_S."""
+JOIN_S = 5.0
+"""Time in which Tune ends once its jobs have ended."""
+RESTARTS_S = (5.0, 20.0, 60.0)
+"""Pauses before Tune is restarted: so many restarts in a row may leave no stage finished."""
 GRACE_S = 60.0
 """Time a cancelled worker has to save its state before it is killed."""
 
@@ -45,46 +58,147 @@ class RayEngine(Engine):
     """
 
     def __init__(self, home: Path, address: str | None = None) -> None:
+        if address is None:
+            base_folder()
         self._folder = _new_folder(home.resolve() / "ray")
         self._session = RaySession(address)
         self._board = Board()
         self._tune: threading.Thread | None = None
+        self._restarts = 0
+        self._restart_at: float | None = None
+        self._asked: dict[str, float] = {}
+        """When jobs were asked to end."""
+        self._fault = ""
+
+    @property
+    def fault(self) -> str:
+        """Why it runs nothing any more; empty as long as it does."""
+        return self._fault
 
     def submit(self, job: Job) -> None:
-        """Take a job; the first one starts Ray, which takes some seconds."""
+        """Take a job; the first one has Ray start, which takes some seconds."""
         _cancel_mark(self._folder, job.name).unlink(missing_ok=True)
+        self._asked.pop(job.name, None)
         self._board.put(job)
-        if self._tune is None:
+        if self._tune is None and self._restart_at is None and not self._fault:
+            self._start()
+
+    def _start(self) -> None:
+        self._session.begin()
+        self._tune = threading.Thread(target=self._run_tune, args=[self._board], name="tune", daemon=True)
+        self._tune.start()
+
+    def _run_tune(self, board: Board) -> None:
+        """Whatever Tune raises ends this thread, and nothing else."""
+        try:
             self._session.open()
-            self._tune = threading.Thread(target=self._run_tune, name="tune", daemon=True)
-            self._tune.start()
+            tune_jobs(board, self._folder)
+        except BaseException as error:  # noqa: BLE001
+            board.death = error
+        else:
+            board.death = "it was interrupted"
 
     def poll(self) -> Mapping[str, JobState]:
-        """The state of every job ever submitted."""
-        if self._board.stands_still(STILL_S):
-            if self._session.is_ours:
-                self._start_over()
-            else:
-                self._join_anew()
+        """The state of every job ever submitted.
+
+        Raises:
+            SmaugError: Ray did not start the first time.
+        """
+        self._look_after_tune()
+        self._look_after_asked()
         with self._board.changed:
             return dict(self._board.states)
 
-    def _start_over(self) -> None:
-        """Give up a Ray that starts nothing any more; the next job starts another."""
-        self._board.lose_all("Ray started nothing though nothing ran; it is started anew")
-        self.close()
-        self._folder = _new_folder(self._folder.parent)
-        self._board = Board(states=self._board.states)
+    def _look_after_tune(self) -> None:
+        board = self._board
+        if self._fault:
+            board.lose(JobState(True, None, self._fault, "preempted"))
+        elif self._restart_at is not None:
+            if time.monotonic() >= self._restart_at and board.waiting:
+                self._restart_at = None
+                self._restart()
+        elif self._tune is not None:
+            if isinstance(board.death, SmaugError) and not self._restarts:
+                raise board.death
+            if lost := self._session.lost():
+                self._give_up(lost)
+            elif trouble := self._trouble():
+                self._lose_tune(trouble)
+            elif board.stands_still(STILL_S):
+                self._join_again()
 
-    def _join_anew(self) -> None:
+    def _trouble(self) -> BaseException | str:
+        """What is wrong with Tune; empty if nothing is."""
+        if self._board.death is not None:
+            return self._board.death
+        if self._board.is_silent(SILENT_S if self._asked else STILL_S):
+            return "its loop hangs"
+        if self._session.is_ours and self._board.stands_still(STILL_S):
+            return "it started nothing though nothing ran"
+        return ""
+
+    def _look_after_asked(self) -> None:
+        """Give up jobs that were asked to end, and of whose end Ray does not tell."""
+        for name, at in list(self._asked.items()):
+            if self._board.states[name].ended:
+                del self._asked[name]
+            elif time.monotonic() - at > GRACE_S + SILENT_S:
+                self._board.lose(JobState(True, None, "Ray does not tell of its end", "killed"), {name})
+
+    def _lose_tune(self, trouble: BaseException | str) -> None:
+        """Have what ran stand as lost, and what waits come to another Tune, in another Ray where that is ours."""
+        state = state_of(trouble, "preempted")
+        self._keep(trouble)
+        if self._board.finished:
+            self._restarts = 0
+        lost = self._board.lose_started(replace(state, blameless=True))
+        if not self._replace_board():
+            self._give_up(f"Ray Tune ended ({state.message}), and Ray does not let go of this process")
+        elif self._restarts == len(RESTARTS_S):
+            times = self._restarts + 1
+            self._give_up(f"Ray Tune ended {times} times with no stage finished in between; lastly: {state.message}")
+        else:
+            pause = RESTARTS_S[self._restarts]
+            self._restarts += 1
+            self._restart_at = time.monotonic() + pause
+            counts = self._restarts, len(RESTARTS_S), pause, lost
+            _log.warning(
+                "Ray Tune ended: %s; restart %d of %d in %.0f s, %d stages were running", state.message, *counts
+            )
+
+    def _join_again(self) -> None:
         """Leave a cluster that starts nothing, and come with the same jobs; it may just have others at work."""
-        _log.warning("the Ray cluster started nothing for %.0f s, of what fits on it; it is joined anew", STILL_S)
-        states, waiting = dict(self._board.states), self._board.unstarted()
-        self.close()
+        _log.warning("the Ray cluster started nothing for %.0f s, of what fits on it; it is joined again", STILL_S)
+        if self._replace_board():
+            self._restart_at = time.monotonic()
+        else:
+            self._give_up("Ray does not let go of this process")
+
+    def _replace_board(self) -> bool:
+        """Leave Ray, and keep the jobs that have not started for another Tune; gives whether there can be one."""
+        board, waiting = self._board, self._board.unstarted()
+        can_go_on = self._leave()
         self._folder = _new_folder(self._folder.parent)
-        self._board = Board(states=states)
-        for job in waiting:
-            self.submit(job)
+        self._board = Board(states=board.states, waiting=deque(waiting))
+        return can_go_on
+
+    def _restart(self) -> None:
+        try:
+            self._start()
+        except SmaugError as error:
+            self._board.death = error
+            self._lose_tune(error)
+
+    def _give_up(self, why: str) -> None:
+        self._fault = why
+        self._board.lose(JobState(True, None, why, "preempted"))
+
+    def _keep(self, trouble: BaseException | str) -> None:
+        """Leave all that was raised in the folder of this Tune: the terminal gets a line of it."""
+        lines = traceback.format_exception(trouble) if isinstance(trouble, BaseException) else [trouble]
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / "ended.txt").write_text("".join(lines))
 
     def cancel(self, name: str) -> None:
         """Ask a job to end, by a mark that its supervisor looks for, wherever in the cluster it is."""
@@ -92,6 +206,8 @@ class RayEngine(Engine):
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
         self._board.drop(name)
+        if name in self._board.states:
+            self._asked.setdefault(name, time.monotonic())
 
     def inventory(self) -> Inventory:
         """What this machine has, or each machine of the cluster.
@@ -105,26 +221,31 @@ class RayEngine(Engine):
         return self._session.inventory()
 
     def close(self) -> None:
-        """End the Tune run and what still runs in it, and leave Ray."""
+        """End the Tune run and what still runs in it, and leave Ray; takes some 15 s at most."""
+        self._leave()
+
+    def _leave(self) -> bool:
+        """End Tune, and leave Ray; gives whether this process can use Ray again."""
         with self._board.changed:
             self._board.closed = self._board.stopping = True
             self._board.changed.notify_all()
-        if self._tune is not None:
-            self._tune.join()
-            self._tune = None
-        self._session.close()
+        self._session.end_unopened()
+        tune, self._tune = self._tune, None
+        if tune is not None and not self._session.lost():
+            tune.join(JOIN_S)
+        can_go_on = self._session.close()
+        if tune is not None:
+            tune.join(0.5)
+            if tune.is_alive():
+                HANGS.set()
+                return False
+        return can_go_on
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _run_tune(self) -> None:
-        try:
-            tune_jobs(self._board, self._folder)
-        finally:
-            self._board.lose_all("Ray Tune ended before the job did")
 
 
 def bundle_of(cpus: int, gpus: int, accelerator: str | None) -> dict[str, float]:
@@ -157,29 +278,14 @@ def tune_jobs(board: Board, folder: Path) -> None:
             job = board.take(trial_id)
             if job is None:
                 return Searcher.FINISHED if board.closed else None
-            return {
-                "command": list(job.command),
-                "directory": str(job.directory),
-                "env": dict(job.env),
-                "cancel": str(_cancel_mark(folder, job.name)),
-                "cpus": job.cpus,
-                "gpus": job.gpus,
-                "accelerator": job.accelerator,
-                "avoid": nodes_to_avoid(job, ray.nodes()),
-            }
+            return config_of(job, folder, nodes_to_avoid(job, ray.nodes()))
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            if error or not result:
-                board.end(trial_id, JobState(True, None, "Ray lost the process that supervised it", "node_lost"))
-            else:
-                board.end(trial_id, JobState(True, result["exit_code"]))
+            if not error:  # of an error `_listener` hears, with what was raised
+                board.end(trial_id, state_of_result(result))
 
         def save(self, checkpoint_path: str) -> None:
             pass  # see Board.__getstate__
-
-    class Starts(tune.Callback):  # type: ignore[misc]
-        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            board.start(trial.trial_id)
 
     class WhenClosed(tune.Stopper):  # type: ignore[misc]
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -188,13 +294,8 @@ def tune_jobs(board: Board, folder: Path) -> None:
         def stop_all(self) -> bool:
             return board.stopping
 
-    def shape(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        bundle = bundle_of(config["cpus"], config["gpus"], config["accelerator"])
-        others = {NODE: f"!in({','.join(config['avoid'])})"} if config["avoid"] else {}
-        return tune.PlacementGroupFactory([bundle], bundle_label_selector=[others])
-
     tune.Tuner(
-        tune.with_resources(supervise, shape),
+        tune.with_resources(supervise, placement_of),
         tune_config=tune.TuneConfig(
             search_alg=Jobs(),
             num_samples=-1,
@@ -204,12 +305,52 @@ def tune_jobs(board: Board, folder: Path) -> None:
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
-            callbacks=[Starts()],
+            callbacks=[_listener(board)],
             stop=WhenClosed(),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),  # trying again is the scheduler's decision
         ),
     ).fit()
+
+
+def _listener(board: Board) -> Any:
+    """Has the board hear of Tune's loop and of what happens to its trials."""
+    from ray import tune
+
+    class Events(tune.Callback):  # type: ignore[misc]
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            board.beat = time.monotonic()
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            board.end(trial.trial_id, state_of_error(trial.get_pickled_error()))
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            board.start(trial.trial_id)
+
+    return Events()
+
+
+def config_of(job: Job, folder: Path, avoid: Sequence[str]) -> dict[str, Any]:
+    """What a trial is told of its job."""
+    return {
+        "command": list(job.command),
+        "directory": str(job.directory),
+        "env": dict(job.env),
+        "cancel": str(_cancel_mark(folder, job.name)),
+        "cpus": job.cpus,
+        "gpus": job.gpus,
+        "accelerator": job.accelerator,
+        "avoid": list(avoid),
+    }
+
+
+def placement_of(config: dict[str, Any]) -> Any:
+    """Where Tune may place a trial."""
+    from ray.tune import PlacementGroupFactory
+
+    bundle = bundle_of(config["cpus"], config["gpus"], config["accelerator"])
+    others = {NODE: f"!in({','.join(config['avoid'])})"} if config["avoid"] else {}
+    return PlacementGroupFactory([bundle], bundle_label_selector=[others])
 
 
 def supervise(config: dict[str, Any]) -> dict[str, int]:
