@@ -65,6 +65,7 @@ class Console:
         """
         from rich.console import Console as RichConsole
 
+        self._has_width = width is not None
         self._rich = RichConsole(
             stderr=to_stderr,
             file=file,
@@ -90,11 +91,17 @@ class Console:
         self._rich.print(self._text(parts), soft_wrap=True)
 
     def print_wrapped(self, text: str, *, indent: int = 0) -> None:
-        """Print text whose long lines are broken at spaces, every line `indent` characters from the edge."""
+        """Print text with its long lines broken at spaces, every line `indent` characters from the edge.
+
+        Where nobody watches, a line stays one: a log is searched by lines.
+        """
         from rich.padding import Padding
 
         shown = self._text([text])
-        self._rich.print(Padding(shown, (0, 0, 0, indent), expand=False) if indent else shown)
+        if self._has_width or self.is_terminal:
+            self._rich.print(Padding(shown, (0, 0, 0, indent), expand=False) if indent else shown)
+        else:
+            self._rich.print(" " * indent, shown, sep="", soft_wrap=True)
 
     def print_table(
         self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1, total: bool = False
