@@ -31,7 +31,7 @@ from experiments.crew import Crew, Ranks, meeting_point
 from experiments.host import DeviceClock, describe_device, library_versions, oom_kills, slurm_job, source_commit
 from experiments.memory import forget_peak
 from experiments.pictures import leave_pictures
-from experiments.stop import StopFlag, end_with
+from experiments.stop import StopFlag, end_with, kill_orphan
 from experiments.store import read_stage
 from experiments.watch import StageWatch
 from experiments.work import (
@@ -136,6 +136,10 @@ def run_stage(
     return ending.code
 
 
+ORPHAN_S = 600.0
+"""Time in which a worker that its supervisor has left saves its state; a driver waits for its end."""
+
+
 class _Signs(Protocol):
     def write(self) -> None:
         """Give a sign of life; raises if a newer attempt has begun."""
@@ -223,6 +227,7 @@ def run_command(arguments: Sequence[str], stop: StopFlag, *, log: bool) -> tuple
     given = parser.parse_args(arguments)
     if given.parent is not None:
         end_with(given.parent)
+        kill_orphan(given.parent, ORPHAN_S)
     directory = given.directory.resolve()
     data_root = given.data_root or directory.parents[2] / "data"
     try:

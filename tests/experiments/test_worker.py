@@ -16,6 +16,7 @@ import pytest
 from experiments import watch as watch_module
 from experiments.attempt import StoreError, SupersededError, claim, read_attempts, read_json, write_json
 from experiments.host import DeviceClock
+from experiments.process import start_ticks
 from experiments.stage import Stage
 from experiments.stop import StopFlag
 from experiments.store import Store, read_curve
@@ -453,3 +454,25 @@ def test_a_watch_without_space_names_the_file() -> None:
                 for step in range(2000):
                     watch.report(step, 2000, {"loss": 0.0})
                     watch.write()
+
+
+STUCK = """
+import os, sys, time
+from experiments import stop
+stop.ORPHAN_LOOK_S = 0.05
+stop.kill_orphan(os.getppid(), 0.1)
+time.sleep(60)
+"""
+
+
+def test_what_does_not_end_once_its_parent_is_gone_is_killed() -> None:
+    run = "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
+    command = [sys.executable, "-c", f"{run}; print(child.pid, flush=True); child.wait()", STUCK]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(0.5)
+    assert start_ticks(child) is not None, "its parent lives"
+    parent.kill()
+    parent.communicate()
+    wait_until(lambda: start_ticks(child) is None)
