@@ -69,7 +69,7 @@ HOST_MEMORY = re.compile(
     r"|killed due to the node running low on memory|NODE_OUT_OF_MEMORY"  # Ray's memory monitor
 )
 NODE_LOST = re.compile(
-    r"uncorrectable ECC error|fallen off the bus|NCCL error.*(system error|remote process exited)"
+    r"uncorrectable ECC error|fallen off the bus|NCCL error.*(system error|remote process exit)"
     r"|gloo/.*Connection (closed|reset) by peer",
     re.DOTALL,
 )
