@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
+from experiments.database import database_file
 from reports.cells import Run, Table
 from reports.notes import notes
 from reports.wording import headers, heading, letters, measured_text, one_line, published_text, text_headers
@@ -39,9 +40,9 @@ def pages_of(tracking_uri: str) -> str:
 
 def place_of(tracking_uri: str) -> str:
     """Which ledger it is, fit to be shown to anybody: without user, password, options and folders of a machine."""
+    if (file := database_file(tracking_uri)) is not None:
+        return f"the SQLite file {file.name} of the home folder"
     where = urlsplit(tracking_uri)
-    if where.scheme == "sqlite":
-        return f"the SQLite file {where.path.rsplit('/', 1)[-1]} of the home folder"
     port = "" if where.port is None else f":{where.port}"
     return f"{where.scheme}://{where.hostname or ''}{port}{where.path}"
 

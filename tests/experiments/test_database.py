@@ -19,6 +19,7 @@ from experiments.mounts import tracking_uri
 from experiments.reading import Ledger, read_trials
 from experiments.records import write_trial
 from experiments.tracking import Tracker, sync
+from reports.markdown import pages_of, place_of
 from tests.experiments.made_trials import execute, ranks_of, trial
 
 ODD = "a b?c%20d#é"
@@ -50,6 +51,13 @@ def test_the_address_of_a_file_names_that_file_to_us_and_to_sqlalchemy(tmp_path,
 )
 def test_passwords_are_left_out(text, shown):
     assert redacted(text) == shown
+
+
+@pytest.mark.parametrize("name", ["plain", ODD])
+def test_a_report_names_the_ledger_without_folders_of_the_machine_and_passwords(tmp_path, name):
+    assert place_of(sqlite_uri(tmp_path / name / "mlflow.db")) == "the SQLite file mlflow.db of the home folder"
+    assert place_of("http://ann:s3cret@host:5000/x") == pages_of("http://ann:s3cret@host:5000/x")
+    assert place_of("http://ann:s3cret@host:5000/x") == "http://host:5000/x"
 
 
 @pytest.fixture
