@@ -141,7 +141,7 @@ RESULT_FORM: Mapping[str, Form] = {
     "useful_s": SECONDS,
     "files": Map(DIGEST),
     "sizes?": Map(COUNT),
-    "notes": dict,
+    "notes": {"unreadable?": Map(str), "n_unreadable?": COUNT},
     "code": Map(str),
     "device": str,
     "device_name": str,

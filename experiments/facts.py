@@ -209,6 +209,15 @@ class TrialFacts:
             for task, notes in found.items()
         }
 
+    def unreadable(self) -> dict[str, dict[str, Any]]:
+        """By the name of each training that met some: the number of unreadable clips, and the paths of up to ten."""
+        found = {}
+        for _, facts, result in self.done("pretrain", "pretrain_video", "finetune"):
+            if files := sorted(result["notes"].get("unreadable", {})):
+                count = result["notes"].get("n_unreadable", len(files))
+                found[facts.document["name"]] = {"count": count, "files": files}
+        return found
+
     def ranks(self) -> dict[str, dict[str, int]]:
         """By slot: the rank of every query's clip; two slots may hold the same dataset."""
         found: dict[str, dict[str, int]] = {}

@@ -177,7 +177,8 @@ def _stage_tags(facts: StageFacts) -> dict[str, str]:
 
 def _trial_tags(facts: TrialFacts, stage_runs: dict[str, str]) -> dict[str, str]:
     document, evaluations, trained = facts.document, facts.evaluations(), facts.pretrained_on
-    return {
+    unreadable = facts.unreadable()
+    return ({"smaug.unreadable": _text(unreadable)} if unreadable else {}) | {
         "smaug.title": document["title"],
         "smaug.table": document["table"] or "",
         "smaug.row": document["report"]["row"],

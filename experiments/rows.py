@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.connection import Run
@@ -52,6 +52,8 @@ class TrialRow:
     marks: tuple[str, ...]
     stage_runs: dict[str, str]
     """By the stage's name, e.g. `finetune.msrvtt`: its run."""
+    unreadable: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By the stage's name, where its training met unreadable clips: their `count`, and up to ten `files`."""
 
     @property
     def seeds(self) -> tuple[str, str]:
@@ -139,6 +141,7 @@ def trial_row(run: Run) -> TrialRow:
         code=tags.text("code"),
         marks=tuple(map(str, tags.listed("marks"))),
         stage_runs=tags.mapped("stage_runs"),
+        unreadable=_unreadable(tags.mapped("unreadable")) if "unreadable" in tags.held else {},
     )
 
 
@@ -218,4 +221,11 @@ def _evaluations(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if not isinstance(notes, dict) or (missing := [key for key in EVALUATION if key not in notes]):
             lacks = missing[0] if isinstance(notes, dict) else "everything"
             raise RowError(f"its tag smaug.evaluations lacks {lacks} of {task}")
+    return dict(told)
+
+
+def _unreadable(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    for name, found in told.items():
+        if not isinstance(found, dict) or type(found.get("count")) is not int or type(found.get("files")) is not list:
+            raise RowError(f"its tag smaug.unreadable says {found!r} of {name}; expected a count and a list of files")
     return dict(told)

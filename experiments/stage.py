@@ -17,6 +17,9 @@ ENTRY = "smaug_core.stages:run"
 NAMES_OF_INPUTS = {"model.tokenizer", "pretrain.vision_weights", "pretrain.text_weights"}
 """Settings that name a file, a folder or a hub's model."""
 
+CONSTANT = {"max_unreadable": 0}
+"""Settings that only decide whether a stage stops, and what fingerprints hold in the place of their values."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -98,10 +101,15 @@ def _identified(*, settings: dict[str, Any], **others: Any) -> str:
 def _what_counts(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without those that only say where an input is, or how it is made: its digest is among the inputs.
 
-    So a source's sizes in `data` leave stages alone that read another source, and a moved file changes nothing.
+    So a source's sizes in `data` leave stages alone that read another source, and a moved file changes nothing. What
+    only decides whether a stage stops enters as a constant.
     """
     return {
-        section: {name: value for name, value in values.items() if f"{section}.{name}" not in NAMES_OF_INPUTS}
+        section: {
+            name: CONSTANT.get(name, value)
+            for name, value in values.items()
+            if f"{section}.{name}" not in NAMES_OF_INPUTS
+        }
         for section, values in settings.items()
         if section != "data"
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.load import Fault, SweepError
 from experiments.plan import Plan, PlannedStage
-from experiments.stage import NAMES_OF_INPUTS, Stage
+from experiments.stage import CONSTANT, NAMES_OF_INPUTS, Stage
 from experiments.store import Store, read_stage
 
 LEAST_DIGITS = 4
@@ -115,6 +115,8 @@ def _facts(lineage: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> di
     only_names: dict[str, Any] = {}
     for section in (*SECTIONS, *(settings.keys() - set(SECTIONS))):
         for name, value in settings.get(section, {}).items():
+            if name in CONSTANT:
+                continue
             only_named = section == "data" or f"{section}.{name}" in NAMES_OF_INPUTS
             (only_names if only_named else told)[f"{names.get(section, section)}.{name}"] = value
     for document in lineage:

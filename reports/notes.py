@@ -1,6 +1,7 @@
 """What stands under a table: what its numbers are, how sure they are, and what would fill the empty cells."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 
 from reports.cells import DEFAULT_SCALE, Table
 from reports.samples import has_ranks
@@ -39,6 +40,7 @@ def notes(table: Table, sweep_files: Mapping[str, str]) -> list[str]:
         *_published(table),
         *_hours(table),
         *_evaluations(table),
+        *_unreadable(table),
         *_seeds(table),
         *_intervals(table),
         *_tests(table),
@@ -87,6 +89,19 @@ def _evaluations(table: Table) -> list[str]:
             f" ranking {RANKINGS.get(ranking, ranking)}; percent, difference to the row {table.baseline} in brackets."
         )
     return found
+
+
+def _unreadable(table: Table) -> list[str]:
+    found = []
+    for trial in table.trials:
+        for stage, told in trial.unreadable.items():
+            names = ", ".join(PurePath(str(file)).name for file in told["files"])
+            more = f" and {rest} more" if (rest := told["count"] - len(told["files"])) > 0 else ""
+            found.append(
+                f"{trial.variant}, seed {trial.seed}: {stage} could not read {told['count']} of its clips and pictures,"
+                f" and others took their place: {names}{more}."
+            )
+    return _distinct(found)
 
 
 def _seeds(table: Table) -> list[str]:

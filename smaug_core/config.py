@@ -204,8 +204,9 @@ class ScheduleConfig:
     """What a clip is contrasted with: the whole `batch`, or its `group` alone (Singularity's local negatives)."""
     weight_decay: float = 0.02
     """Decay of weight matrices; biases, norms, embeddings and the temperature are exempt."""
-    max_unreadable: int = 0
-    """Clips that may fail to decode in training (each is counted and named) before the stage stops."""
+    max_unreadable: float = 0.001
+    """Share of the clips and pictures of an epoch that may be unreadable before the training stops. Each is counted,
+    and the next readable one of its batch, with its own caption, takes its place. Fingerprints do not depend on it."""
 
     def checks(self, where: str) -> list[Check]:
         """What any training schedule must fulfil; `where` starts the names of its settings."""
@@ -223,7 +224,7 @@ class ScheduleConfig:
             (3 <= self.text_length <= MOST_WORDS, f"{where}.text_length", self.text_length, TEXT_LENGTHS),
             (self.vtc_negatives in ("batch", "group"), f"{where}.vtc_negatives", self.vtc_negatives, "batch or group"),
             (self.weight_decay >= 0, f"{where}.weight_decay", self.weight_decay, "at least 0"),
-            _at_least(0, f"{where}.max_unreadable", self.max_unreadable),
+            *_share_checks(where, max_unreadable=self.max_unreadable),
         ]
 
 

@@ -1,8 +1,9 @@
 """Training batches in a fixed order: which samples each step sees, and every draw they need."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +41,12 @@ class BatchRecipe:
     """Share of the patches hidden; 0 hides none."""
     mlm_ratio: float
     """Share of the words to be predicted; 0 predicts none."""
-    max_unreadable: int
-    """Clips that may fail before training stops."""
+    max_unreadable: float
+    """Share of the clips and pictures that may be unreadable before training stops."""
+
+
+NAMED = 10
+"""Unreadable files that a message or a result names."""
 
 
 class TrainingBatches:
@@ -56,6 +61,9 @@ class TrainingBatches:
             SmaugError: one of both has too few items for a batch, or there are none.
         """
         self.tokenizer, self.recipe, self.seed, self.world = tokenizer, recipe, seed, world or World()
+        self.num_media = len({item.media for item in items})
+        # With room for the rounding of a share such as 0.29 of 100.
+        self.allowed = int(recipe.max_unreadable * self.num_media + 1e-6)
         self.unreadable: dict[str, str] = {}
         """Why each clip that could not be read failed, by its path; those of other processes once they are shared."""
         self._shared = 0
@@ -124,15 +132,33 @@ class TrainingBatches:
             SmaugError: together they are more than may fail.
         """
         by_process = self.world.collect(self.unreadable)
-        self.unreadable = {clip: fault for found in by_process for clip, fault in found.items()}
+        self.know_unreadable({clip: fault for found in by_process for clip, fault in found.items()})
+
+    def know_unreadable(self, found: Mapping[str, str]) -> None:
+        """Take over why clips could not be read, the same in every process, e.g. before an interruption.
+
+        Raises:
+            SmaugError: they are more than may fail.
+        """
+        self.unreadable = dict(found)
         self._shared = len(self.unreadable)
         self._check_unreadable()
 
+    def notes(self) -> dict[str, Any]:
+        """What a result says of unreadable clips: how many, and why the first ten of them, by path."""
+        return {
+            "unreadable": dict(sorted(self.unreadable.items())[:NAMED]),
+            "n_unreadable": len(self.unreadable),
+        }
+
     def _check_unreadable(self) -> None:
-        if len(self.unreadable) > self.recipe.max_unreadable:
+        count = len(self.unreadable)
+        if count > self.allowed:
+            faults = [fault for _, fault in sorted(self.unreadable.items())]
+            more = f"; and {count - NAMED} more" if count > NAMED else ""
             raise SmaugError(
-                f"{len(self.unreadable)} clips could not be read, {self.recipe.max_unreadable}"
-                f" allowed (max_unreadable); the last: {list(self.unreadable.values())[-1]}"
+                f"{count} of {self.num_media} clips and pictures could not be read, {self.allowed} allowed"
+                f" (max_unreadable = {self.recipe.max_unreadable}): {'; '.join(faults[:NAMED])}{more}"
             )
 
     def _readable(self, item: Item, batch: list[Item], epoch: int) -> tuple[Item, Tensor]:

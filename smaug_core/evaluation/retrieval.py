@@ -19,6 +19,7 @@ from smaug_core.data.text import Tokenizer, load_tokenizer
 from smaug_core.data.video import read_frames
 from smaug_core.distributed import World
 from smaug_core.documents import write_whole
+from smaug_core.errors import ClipError
 from smaug_core.evaluation.metrics import ranks, recall
 from smaug_core.model.objectives import frame_similarity
 from smaug_core.model.smaug import SMAUG, EncodedClips
@@ -61,7 +62,7 @@ def evaluate(model_config: ModelConfig, config: EvaluateConfig, items: list[Item
     (`match.t2v.r1`). The rank of every query goes to `ranks.json`.
 
     Raises:
-        ClipError: a clip cannot be read; nothing takes its place.
+        ClipError: clips cannot be read; nothing takes their place, and the message names all of them.
     """
     tokenizer = load_tokenizer(model_config.tokenizer)
     made_for, shape = read_config(context.starting_weights)
@@ -107,20 +108,32 @@ def encode(
     config: EvaluateConfig,
     context: RunContext,
 ) -> Encoded:
-    """Encode this process's share of the clips, and every caption, once."""
+    """Encode this process's share of the clips, and every caption, once.
+
+    Raises:
+        ClipError: clips cannot be read; the message names all of them, in every process.
+    """
     own = media[own_clips(len(media), context.world)]
     vectors = [torch.empty(0, config.frames, model.config.embed_dim, device=context.device)]
     clips: list[EncodedClips] = []
+    faults: list[str] = []
     for start in range(0, largest_share(len(media), context.world), CLIPS_AT_ONCE):
         chunk = own[start : start + CLIPS_AT_ONCE]
-        with context.world.together():
-            frames = [_frames(path, config.frames, model) for path in chunk]
-        if frames:
+        frames = []
+        for path in chunk:
+            try:
+                frames.append(_frames(path, config.frames, model))
+            except ClipError as error:
+                faults.append(str(error))
+        if frames and not faults:
             encoded = model.encode_clips(torch.stack(frames).to(context.device), keep_rate=config.keep_rate)
             vectors.append(model.embed_frames(encoded))
             clips += encoded.to("cpu").each()
             context.watch.report(len(clips), 2 * len(own), {})
         _stop_together(context)
+    if faults := [fault for found in context.world.collect(faults) for fault in found]:
+        count = f"{len(faults)} of {len(media)} clips cannot be read: " if len(faults) > 1 else ""
+        raise ClipError(count + "; ".join(faults))
     words, mask = tokenizer.encode([item.caption for item in items], config.text_length)
     word_mask = torch.from_numpy(mask).to(context.device)
     states = model.text(torch.from_numpy(words).to(context.device), word_mask)

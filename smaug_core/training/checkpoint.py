@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from smaug_core.config import ClipShape
-from smaug_core.documents import COUNT, DIGEST, POSITIVE, SECONDS, DocumentError, check, parse, sync
+from smaug_core.documents import COUNT, DIGEST, POSITIVE, SECONDS, DocumentError, Map, check, parse, sync
 from smaug_core.errors import CheckpointError
 from smaug_core.model.positions import resize_positions
 from smaug_core.model.smaug import SMAUG
@@ -34,6 +34,8 @@ class Progress:
     """Steps done."""
     useful_s: float
     """Device seconds that these steps took, over all attempts."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Why clips could not be read so far, by their path."""
 
 
 NEW_WITH_FRAMES = ("selector.", "temporal.")
@@ -121,7 +123,12 @@ def _resized(tensors: dict[str, Tensor], model: SMAUG) -> dict[str, Tensor]:
 CLIP = {"frames": POSITIVE, "selected": POSITIVE}
 CONFIG = {"model": dict, "clip": CLIP}
 """Form of config.json beside weights."""
-STATE = {"step": COUNT, "useful_s": SECONDS, "sha256": {"model.safetensors": DIGEST, "optimizer.safetensors": DIGEST}}
+STATE = {
+    "step": COUNT,
+    "useful_s": SECONDS,
+    "unreadable?": Map(str),
+    "sha256": {"model.safetensors": DIGEST, "optimizer.safetensors": DIGEST},
+}
 """Form of state.json in a checkpoint."""
 
 
@@ -242,7 +249,8 @@ def _read_state(folder: Path) -> tuple[Progress, dict[str, str]]:
         raise CheckpointError(f"{folder / 'state.json'}: incomplete checkpoint ({error})") from error
     if folder.name != step_name(state["step"]):
         raise CheckpointError(f"{folder / 'state.json'}: expected the step of its folder, got {state['step']}")
-    return Progress(step=state["step"], useful_s=state["useful_s"]), state["sha256"]
+    unreadable = state.get("unreadable", {})  # earlier versions did not keep it
+    return Progress(step=state["step"], useful_s=state["useful_s"], unreadable=unreadable), state["sha256"]
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -130,6 +130,7 @@ def train(
     optimizer = build_optimizer(model, schedule)
     checkpoints = Checkpoints(context.out / "checkpoints")
     start = _resumed(checkpoints, model, optimizer, world)
+    batches.know_unreadable(start.unreadable)
     losses_of = spread(model, world)
     total = schedule.epochs * batches.steps_per_epoch
     warmup = round(schedule.warmup_epochs * batches.steps_per_epoch)
@@ -168,7 +169,8 @@ def train(
             _check_finite(model, step + 1, total, checkpoints)
             useful_s = start.useful_s + sum(world.collect(watch.spent() - spent_before))
             if world.is_first:
-                checkpoints.save(model, optimizer, Progress(step=step + 1, useful_s=useful_s))
+                progress = Progress(step=step + 1, useful_s=useful_s, unreadable=batches.unreadable)
+                checkpoints.save(model, optimizer, progress)
             watch.useful(useful_s)
             saved_at = time.monotonic()
             if stop:
@@ -185,7 +187,7 @@ def train(
         useful_s=useful_s,
         files=["model/model.safetensors", "model/config.json"],
         scratch=["checkpoints"],
-        notes={"steps": total, "unreadable": batches.unreadable, **notes},
+        notes={"steps": total, **batches.notes(), **notes},
     )
 
 

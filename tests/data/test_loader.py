@@ -25,7 +25,7 @@ RECIPE = BatchRecipe(
     text_length=32,
     mask_ratio=0.5,
     mlm_ratio=0.15,
-    max_unreadable=0,
+    max_unreadable=0.0,
 )
 
 
@@ -105,9 +105,9 @@ def test_captions_of_one_clip_share_a_media_number(items, tokenizer):
 def test_an_unreadable_clip_is_counted_named_and_replaced_with_its_own_caption(tmp_path, tokenizer):
     items = make_items(tmp_path, clips=4, stills=0)
     items[1].media.write_bytes(b"not a video")
-    with pytest.raises(SmaugError, match=r"1 clips could not be read, 0 allowed.*000001.mp4"):
+    with pytest.raises(SmaugError, match=r"^1 of 4 clips and pictures could not be read, 0 allowed.*000001.mp4"):
         batches_of(items, tokenizer).batch(items, 0)
-    tolerant = batches_of(items, tokenizer, max_unreadable=1)
+    tolerant = batches_of(items, tokenizer, max_unreadable=0.25)
     batch = tolerant.batch(items, 0)
     assert list(tolerant.unreadable) == [str(items[1].media)]
     assert batch.media[1] == batch.media[2]  # a positive pair, so neither is the other's negative
@@ -119,7 +119,7 @@ def test_the_share_of_a_process_is_its_part_of_the_batch_whatever_cannot_be_read
     items = make_items(tmp_path, clips=4, stills=0)
     for number in (1, 3):
         items[number].media.write_bytes(b"not a video")
-    recipe = replace(RECIPE, max_unreadable=2)
+    recipe = replace(RECIPE, max_unreadable=0.5)
     whole = TrainingBatches(items, tokenizer, recipe, seed=0).batch(items, 0)
     for rank in range(2):
         world = World(rank=rank, size=2)
@@ -137,11 +137,31 @@ def test_the_share_of_a_process_is_its_part_of_the_batch_whatever_cannot_be_read
     assert whole.media.tolist() == [whole.media[0], whole.media[2], whole.media[2], whole.media[0]]
 
 
+@pytest.mark.parametrize(("share", "num", "allowed"), [(0.001, 999, 0), (0.001, 1000, 1), (0.29, 100, 29), (0.5, 5, 2)])
+def test_the_share_is_of_the_media_and_not_of_their_captions(items, tokenizer, share, num, allowed):
+    made = [replace(items[0], id=f"{n}", media=items[0].media.with_name(f"{n % num}.mp4")) for n in range(3 * num)]
+    assert batches_of(made, tokenizer, max_unreadable=share).allowed == allowed
+
+
+def test_too_many_unreadable_clips_are_counted_and_ten_are_named(items, tokenizer):
+    made = [replace(items[0], id=f"{n}", media=items[0].media.with_name(f"{n:02}.mp4")) for n in range(40)]
+    batches = batches_of(made, tokenizer, max_unreadable=0.3)
+    found = {str(item.media): f"{item.media}: damaged" for item in made[::-3][:13]}
+    few = dict(list(found.items())[:12])
+    batches.know_unreadable(few)
+    assert batches.notes() == {"unreadable": dict(sorted(few.items())[:10]), "n_unreadable": 12}
+    with pytest.raises(SmaugError) as raised:
+        batches.know_unreadable(found)
+    told = str(raised.value)
+    assert told.startswith("13 of 40 clips and pictures could not be read, 12 allowed (max_unreadable = 0.3): ")
+    assert told.count(": damaged") == 10 and told.endswith("; and 3 more")
+
+
 def test_a_clip_that_failed_is_not_tried_again(tmp_path, tokenizer):
     items = make_items(tmp_path, clips=4, stills=0)
     bytes_of = items[1].media.read_bytes()
     items[1].media.write_bytes(b"not a video")
-    batches = batches_of(items, tokenizer, max_unreadable=1)
+    batches = batches_of(items, tokenizer, max_unreadable=0.25)
     before = batches.batch(items, 0)
     items[1].media.write_bytes(bytes_of)
     assert equal(before, batches.batch(items, 0))
@@ -152,7 +172,7 @@ def test_a_batch_of_which_nothing_can_be_read_stops(tmp_path, tokenizer):
     for item in items:
         item.media.write_bytes(b"not a video")
     with pytest.raises(SmaugError, match=r"no clip of a batch of 4 could be read; the first: .*000000.mp4"):
-        batches_of(items, tokenizer, max_unreadable=4).batch(items, 0)
+        batches_of(items, tokenizer, max_unreadable=0.9999999).batch(items, 0)
 
 
 def test_too_little_data_for_a_batch_is_said(items, tokenizer):

@@ -21,6 +21,8 @@ from tests.small import CONFIG, make_items, run_context
 from tests.training.test_train import Recorder
 
 NUM_CLIPS = 2 * CLIPS_AT_ONCE + 5
+LOST = (1, 20, NUM_CLIPS - 1)
+"""Clips of the first, the second and the last pass that are not there."""
 EVALUATE = EvaluateConfig(dataset="made", text_length=32, rerank=6, frames=4)
 
 
@@ -50,7 +52,10 @@ def evaluate_all(rank, folder, items):
             outcome = evaluate(CONFIG, EVALUATE, items, context)
             notes[name] = (scores[-1].contrast, scores[-1].match, outcome.metrics, [p.name for p in out.iterdir()])
         retrieval.score = whole
-        damaged = [*items[:20], replace(items[20], media=folder / "none.mp4"), *items[21:]]
+        damaged = [
+            replace(item, media=folder / f"none-{number}.mp4") if number in LOST else item
+            for number, item in enumerate(items)
+        ]
         for name, chosen in (("damaged", damaged), ("stopped", items)):
             is_asked = name == "stopped" and rank == world.size - 1
             watch = AskedToStop() if is_asked else Recorder()
@@ -94,9 +99,11 @@ def test_scores_and_ranks_do_not_depend_on_the_number_of_processes(evaluated, si
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_an_unreadable_clip_stops_all_processes_and_is_named(evaluated, size):
+def test_unreadable_clips_stop_all_processes_and_all_are_named(evaluated, size):
     folder, notes = evaluated
-    assert [p["damaged"] for p in notes[size]] == [f"ClipError: {folder / 'none.mp4'}: no such file"] * size
+    named = "; ".join(f"{folder / f'none-{number}.mp4'}: no such file" for number in LOST)
+    told = f"ClipError: {len(LOST)} of {NUM_CLIPS - 1} clips cannot be read: {named}"
+    assert [p["damaged"] for p in notes[size]] == [told] * size
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

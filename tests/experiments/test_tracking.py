@@ -325,6 +325,24 @@ def test_a_row_reads_back_what_was_recorded(home):
         Ledger(home).ranks(row, "other")
 
 
+def test_a_row_reads_back_which_clips_its_trainings_could_not_read(home):
+    made = trial("65%")
+    execute(home, made)
+    write_trial(home, made)
+    sync(home)
+    assert read_trials(home)[0].unreadable == {}
+    path = Store(home).directory(made.stages[1]) / "result.json"
+    result = json.loads(path.read_text())
+    result["notes"] = {
+        "unreadable": {"/media/b.mp4": "no such file", "/media/a.mp4": "no such file"},
+        "n_unreadable": 7,
+    }
+    path.write_text(json.dumps(result))
+    sync(home)
+    (row,) = read_trials(home)
+    assert row.unreadable == {"finetune.msrvtt": {"count": 7, "files": ["/media/a.mp4", "/media/b.mp4"]}}
+
+
 def test_a_metric_name_that_mlflow_would_refuse_is_told_by_name(home):
     made = trial()
     execute(home, made)

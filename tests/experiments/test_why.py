@@ -41,6 +41,16 @@ def test_the_first_setting_that_differs_is_named_with_both_values(store):
     assert told.to_json()["differences"] == [{"name": "pretrain.mask_ratio", "there": 0.5, "here": 0.1}]
 
 
+def test_how_many_clips_may_be_unreadable_is_no_difference(store):
+    made, tolerant = trials(), trials(**{"pretrain.max_unreadable": 0.25, "finetune.msrvtt.max_unreadable": 0.1})
+    for name, trial in made.items():
+        assert [s.fingerprint for s in trial.stages] == [s.fingerprint for s in tolerant[name].stages]
+    assert tolerant["10%"].stages[0].settings["pretrain"]["max_unreadable"] == 0.25
+    finish(store, made["50%"].stages[0], 1.0)
+    told = why(store, tolerant, tolerant["10%"].stages[0])
+    assert [d.name for d in told.differences] == ["pretrain.mask_ratio"]
+
+
 def test_a_stage_is_told_apart_by_what_it_builds_on(store):
     made = trials()
     for stage in made["50%"].stages:

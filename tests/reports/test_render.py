@@ -33,6 +33,17 @@ def no_server(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+def test_clips_that_a_training_could_not_read_are_a_note():
+    told = {"pretrain": {"count": 12, "files": [f"/media/{n:02}.mp4" for n in range(10)]}}
+    assert not any("could not read" in line for line in to_markdown(table_4(TRIALS), FILES, LOCAL_UI).splitlines())
+    text = to_markdown(table_4([TRIALS[0], row("10%", hours=0.03, r1=21.5, unreadable=told)]), FILES, LOCAL_UI)
+    (note,) = [line for line in text.splitlines() if "could not read" in line]
+    assert (
+        "10%, seed 0: pretrain could not read 12 of its clips and pictures, and others took their place: 00.mp4" in note
+    )
+    assert note.endswith("09.mp4 and 2 more.")
+
+
 def test_markdown_sets_published_beside_measured():
     lines = to_markdown(table_4(TRIALS), FILES, LOCAL_UI).splitlines()
     assert lines[0] == "## Table 4. Ablation study on using different masking ratios (scale tiny)"

@@ -195,8 +195,8 @@ def train_all(rank: int, folder: Path) -> None:
         items[2].media.write_bytes(b"no video")  # of the first process's share in one epoch, of the other's in the next
         items[9].media.write_bytes(b"no video")
         world.wait()
-        train("tolerant", replace(SPREAD, max_unreadable=2))
-        train("strict", replace(SPREAD, max_unreadable=1))
+        train("tolerant", replace(SPREAD, max_unreadable=2 / 18))
+        train("strict", replace(SPREAD, max_unreadable=1 / 18))
         watch = Recorder()
         with pytest.raises(CheckpointError) as raised:
             pretrain(CONFIG, SPREAD, items, run_context(folder / ["tolerant", "stopped"][rank], watch, world=world))
@@ -298,7 +298,13 @@ def test_unreadable_clips_are_counted_over_all_processes(trained):
         found = process["tolerant"]["ended"]["unreadable"]
         assert sorted(Path(clip).name for clip in found) == ["000002.mp4", "000009.mp4"]
         assert process["strict"]["ended"] == notes[0]["strict"]["ended"]
-        assert process["strict"]["ended"].startswith("SmaugError: 2 clips could not be read, 1 allowed")
+        assert process["strict"]["ended"].startswith(
+            "SmaugError: 2 of 18 clips and pictures could not be read, 1 allowed (max_unreadable = "
+        )
+        assert process["tolerant"]["ended"]["n_unreadable"] == 2
+        assert all(
+            f"{name}: not a readable video" in process["strict"]["ended"] for name in ("000002.mp4", "000009.mp4")
+        )
     assert not (folder / "strict" / "model").exists()
 
 

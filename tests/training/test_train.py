@@ -89,6 +89,23 @@ def test_a_step_reads_no_tensor_before_all_its_work_is_queued(tmp_path, items, m
     assert events[starts[-1] :][:4] == ["forward", "step", "tolist", "tolist"]  # the losses; whether weights are finite
 
 
+def test_unreadable_clips_met_before_an_interruption_are_in_the_result(tmp_path):
+    """The clips are whole again when it goes on, so that only the checkpoint says that they were not."""
+    (tmp_path / "media").mkdir()
+    items = make_items(tmp_path / "media", clips=4, stills=4)
+    bad, good = items[1].media, items[1].media.read_bytes()
+    bad.write_bytes(b"no video")
+    tolerant = replace(PRETRAIN, max_unreadable=1 / 8)
+    straight = run(items, tmp_path / "straight", Recorder(), config=tolerant)
+    assert straight.notes["n_unreadable"] == 1 and list(straight.notes["unreadable"]) == [str(bad)]
+    with pytest.raises(Interrupted, match="after step 3 of 4"):
+        run(items, tmp_path / "broken", Recorder(stop_after=3), config=tolerant)
+    bad.write_bytes(good)
+    resumed = run(items, tmp_path / "broken", Recorder(), config=tolerant)
+    assert resumed.notes == straight.notes
+    assert identical(weights(tmp_path / "straight"), weights(tmp_path / "broken"))
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_stopping_in_mid_epoch_and_going_on_gives_the_same_weights_bit_for_bit(tmp_path, items, dropout):
     model = replace(CONFIG, dropout=dropout)
