@@ -120,7 +120,7 @@ class OwnRay:
         remove_leftovers()
         base = base_folder()
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))  # closed to others; Ray opens its own to all
-        self._lock = os.open(self._folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        self._lock: int | None = os.open(self._folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         command = start_command(Share(0, node.cpus, node.gpus, None), None, self._folder / "r")
         module = command.index("ray.scripts.scripts")
@@ -162,7 +162,9 @@ class OwnRay:
         return f"exit code {self._process.returncode}"
 
     def end(self) -> None:
-        """End its processes, and remove its folder."""
+        """End its processes, and remove its folder, unless that is done."""
+        if self._lock is None:
+            return
         self._process.terminate()
         try:
             self._process.wait(END_S)
@@ -171,6 +173,7 @@ class OwnRay:
             self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._lock)
+        self._lock = None
 
 
 def base_folder() -> Path:

@@ -1,5 +1,6 @@
 """A run whose Ray loses workers, its Tune or its head, or gets signals: it goes on, or ends and says why."""
 
+import fcntl
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from experiments.drivers import living
-from experiments.engines import ray_tune
+from experiments.engines import ray_start, ray_tune
 from experiments.engines.ray_start import LONGEST_BASE, OwnRay, base_folder
 from experiments.engines.ray_tune import RayEngine
 from experiments.events import Event
@@ -139,6 +140,21 @@ def test_the_folder_of_ray_is_short_enough_for_its_sockets(tmp_path: Path, monke
         base_folder()
 
 
+def test_what_a_killed_driver_left_goes_with_the_next_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_start, "base_folder", lambda: tmp_path)
+    folders = {name: tmp_path / f"smaug-ray-{name}" for name in ("killed00", "living00", "justmade", "stranger")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        if name != "stranger":
+            (folder / "lock").touch()
+        if name != "justmade":
+            os.utime(folder, (0, 0))
+    with (folders["living00"] / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        ray_start.remove_leftovers()
+    assert [name for name, folder in folders.items() if not folder.exists()] == ["killed00"]
+
+
 def test_a_ray_that_does_not_start_is_told_in_a_line_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,5 +166,6 @@ def test_a_ray_that_does_not_start_is_told_in_a_line_and_leaves_nothing(
     ray = OwnRay(Node(cpus=1))
     with pytest.raises(SmaugError, match=r"^ray: did not start on this machine \(not within 0 s\); the same command"):
         ray.address()
+    ray.end()
     ray.end()
     assert set(base_folder().glob("smaug-ray-*")) == before
