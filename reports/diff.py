@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from reports.published import ReportError
-from reports.spreadsheet import CELL_COLUMNS
+from reports.spreadsheet import CELL_COLUMNS, TEXTS, read_text
 
 KEY = ("table", "row", "column", "scale")
 """What names a cell; a cell without a measurement has no scale."""
@@ -61,7 +61,8 @@ def load_cells(path: Path) -> Cells:
     for number, line in enumerate(lines, start=2):
         if None in line or None in line.values():
             raise ReportError(f"{file}: line {number} is cut, or has too much; write the file anew")
-    return {tuple(line[name] for name in KEY): line for line in lines}
+    texts = [line | {name: read_text(line[name]) for name in TEXTS if name in line} for line in lines]
+    return {tuple(line[name] for name in KEY): line for line in texts}
 
 
 def differences(a: Cells, b: Cells) -> list[Change]:

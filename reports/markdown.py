@@ -1,10 +1,14 @@
 """A table as Markdown, with notes and links to its runs."""
 
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from experiments.database import database_file
-from reports.cells import Run, Table
+from experiments.reading import TrialRow
+from reports.cells import Cell, Run, Table
 from reports.notes import notes
 from reports.wording import headers, heading, letters, measured_text, one_line, published_text, text_headers
 
@@ -21,6 +25,7 @@ def to_markdown(table: Table, files: Mapping[str, str], ui: str, serve: str = "s
         ui: address of MLflow's pages.
         serve: the command that serves them, where the ledger is no server.
     """
+    table = _escaped(table)
     grid = _grid(table)
     lines = [f"## {one_line(heading(table))}", "", *(_row(texts) for texts in grid)]
     labels = 1 + len(text_headers(table))
@@ -76,4 +81,45 @@ def _runs(table: Table, ui: str, serve: str) -> Iterable[str]:
 
 
 def _row(texts: Iterable[str]) -> str:
-    return f"| {' | '.join(one_line(text).replace('|', chr(92) + '|') for text in texts)} |"
+    return f"| {' | '.join(map(one_line, texts))} |"
+
+
+def escape(text: str) -> str:
+    """Text from outside, in one line that Markdown shows as it is."""
+    text = re.sub(r"[\\`|<>\[\]*]|(?<!\w)_|_(?!\w)", r"\\\g<0>", one_line(text))
+    return f"\\{text}" if text.startswith("#") else text
+
+
+def _escaped(table: Table) -> Table:
+    """A table whose names, marks and faults Markdown shows as they are; what the paper's files say stays."""
+
+    def all_of(texts: Iterable[str]) -> tuple[str, ...]:
+        return tuple(map(escape, texts))
+
+    def cell(of: Cell) -> Cell:
+        names: dict[str, Any] = {name: escape(getattr(of, name)) for name in ("unit", "dataset", "scale", "device")}
+        return replace(of, marks=all_of(of.marks), faults=all_of(of.faults), **names)
+
+    def trial(of: TrialRow) -> TrialRow:
+        told = {
+            task: {name: escape(value) if isinstance(value, str) else value for name, value in found.items()}
+            for task, found in of.evaluations.items()
+        }
+        return replace(of, variant=escape(of.variant), evaluations=told)
+
+    columns = [
+        replace(c, **{name: escape(getattr(c, name)) for name in ("header", "measured_unit", "measured_dataset")})
+        for c in table.columns
+    ]
+    return replace(
+        table,
+        title=escape(table.title),
+        row_label=escape(table.row_label),
+        baseline=None if table.baseline is None else escape(table.baseline),
+        scale=escape(table.scale),
+        columns=tuple(columns),
+        rows={escape(row): tuple(map(cell, cells)) for row, cells in table.rows.items()},
+        texts={escape(row): texts for row, texts in table.texts.items()},
+        cited=frozenset(all_of(table.cited)),
+        trials=tuple(map(trial, table.trials)),
+    )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,21 @@ CELL_COLUMNS = (
     "marks,runs,p_raw,delta_low,delta_high,delta_kind,ratio,difference,faults"
 ).split(",")
 """Of cells.csv; only ever appended to."""
+TEXTS = {"table", "row", "column", "dataset", "unit", "ci_kind", "scale", "device", "marks", "runs", "delta_kind"}
+TEXTS |= {"faults"}
+"""Columns that hold text, of which a spreadsheet may take one that begins like a formula for one."""
+_FORMULA = re.compile(r"[=+\-@\t\r\n](?=.)", re.DOTALL)
+
+
+def as_text(text: str) -> str:
+    """A text that no spreadsheet runs: with an apostrophe before what begins like a formula."""
+    text = re.sub("\r\n?", "\n", text)  # the csv module leaves a carriage return without quotes, and it ends a line
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def read_text(cell: str) -> str:
+    """The text that `as_text` wrote."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell, 1) else cell
 
 
 def to_csv(tables: Iterable[Table]) -> str:
@@ -22,7 +38,7 @@ def to_csv(tables: Iterable[Table]) -> str:
     for table in tables:
         extra = text_headers(table)
         names = [table.row_label, *extra, *(name for column in table.columns for name in headers(column))]
-        writer.writerow(["scale", *names])
+        writer.writerow(["scale", *map(as_text, names)])
         for row, cells in table.rows.items():
             texts = table.texts.get(row, {})
             pairs = [
@@ -30,7 +46,7 @@ def to_csv(tables: Iterable[Table]) -> str:
                 for column, cell in zip(table.columns, cells, strict=True)
             ]
             labels = [row, *(texts.get(header, "") for header in extra)]
-            writer.writerow([table.scale, *labels, *(value for pair in pairs for value in pair)])
+            writer.writerow([as_text(table.scale), *map(as_text, labels), *(value for pair in pairs for value in pair)])
     return text.getvalue()
 
 
@@ -39,7 +55,7 @@ def cells_csv(tables: Iterable[Table]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, CELL_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(cell_records(tables))
+    writer.writerows(map(_safe, cell_records(tables)))
     return text.getvalue()
 
 
@@ -49,6 +65,10 @@ def cell_records(tables: Iterable[Table]) -> Iterable[dict[str, Any]]:
         for row, cells in table.rows.items():
             for column, cell in zip(table.columns, cells, strict=True):
                 yield {"table": table.name, "row": row, "column": column.slot} | _record(column, cell)
+
+
+def _safe(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: as_text(value) if name in TEXTS and value else value for name, value in record.items()}
 
 
 def _record(column: Column, cell: Cell) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from experiments.tracking import sync
 from reports.markdown import LOCAL_UI, to_markdown
 from reports.published import ReportError, load_published
 from reports.render import Report, make_tables, read_report
-from reports.spreadsheet import CELL_COLUMNS, cells_csv, to_csv
+from reports.spreadsheet import CELL_COLUMNS, as_text, cells_csv, read_text, to_csv
 from reports.tables import build_tables
 from reports.terminal import to_terminal
 from reports.wording import significant
@@ -110,6 +110,42 @@ def test_cells_csv_has_a_line_for_each_cell():
     assert found["10%", "pretrain.hours"]["unit"] == "A6000 GPU h (published), CPU h (measured)"
     empty = found["25%", "msrvtt.t2v.r1"]
     assert (empty["measured"], empty["n_seeds"], empty["scale"], empty["device"]) == ("", "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a|b `c` <d> [e](f) *g*", r"a\|b \`c\` \<d\> \[e\](f) \*g\*"),
+        ("# no heading\nin two lines", r"\# no heading in two lines"),
+        ("moving_shapes/sentence, 4→2, 50 %", "moving_shapes/sentence, 4→2, 50 %"),
+        ("_emphasis_ back\\slash", "\\_emphasis\\_ back\\\\slash"),
+    ],
+)
+def test_markdown_shows_names_as_they_are(text, shown):
+    made = row(text, hours=0.02, r1=20.0, title=text, baseline=text, device=text, marks=(text,), row_label=text)
+    tables = build_tables({}, [made], made_ranks)
+    lines = to_markdown(tables[0], FILES, LOCAL_UI).splitlines()
+    assert lines[0] == f"## {shown} (scale tiny)"
+    assert lines[2].startswith(f"| {shown} | ") and lines[4].startswith(f"| {shown} | ")
+    said = "\n".join(lines[5:])
+    assert f"on {shown}." in said and f"relative to the row {shown};" in said and f"(a) {shown}" in said
+    assert f"Runs of {shown}: [run-" in said
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "--set a=1"])
+def test_no_text_of_a_csv_is_a_formula_and_numbers_stay(text):
+    made = [
+        row(text, hours=0.02, r1=20.0, device=text, marks=(text,), baseline="50%"),
+        row("50%", hours=0.02, r1=50.0, device=text),
+    ]
+    tables = build_tables({}, made, made_ranks)
+    text = text.replace("\r", "\n")
+    found = [line for line in csv.DictReader(io.StringIO(cells_csv(tables), newline="")) if line["row"] != "50%"]
+    assert {line[name] for line in found for name in ("row", "marks")} == {f"'{text}"}
+    assert {line["device"] for line in found} == {f"'{text}"}
+    assert {line["delta"] for line in found} >= {"-30.0"} and read_text(f"'{text}") == text
+    assert as_text("-") == "-" and as_text("10%") == read_text("10%") == "10%" and read_text("'tis") == "'tis"
+    assert f"'{text}" in [line[1] for line in csv.reader(io.StringIO(to_csv(tables), newline=""))]
 
 
 def test_csv_has_a_line_for_each_row_with_bare_numbers():
