@@ -182,21 +182,21 @@ PROCESS: Mapping[str, Form] = {
     "process_started": SECONDS,
     "start_ticks?": COUNT,
 }
+MACHINE: Mapping[str, Form] = {
+    "host": str,
+    "started": TIME,
+    "unit": str,
+    "cpus": COUNT,
+    "gpus": COUNT,
+    "device": str,
+    "device_name": str,
+    "versions": Map(str),
+    "nodes?": POSITIVE,
+    "recompute_layers?": bool,
+    "slurm?": {"job": str, "restart": COUNT},
+}
 OWNER = Shape(
-    {
-        **PROCESS,
-        "started": TIME,
-        "unit": str,
-        "cpus": COUNT,
-        "gpus": COUNT,
-        "device": str,
-        "device_name": str,
-        "versions": Map(str),
-        "nodes?": POSITIVE,
-        "recompute_layers?": bool,
-        "oom_kills?": Map(COUNT),
-        "slurm?": {"job": str, "restart": COUNT},
-    },
+    {**PROCESS, **MACHINE, "oom_kills?": Map(COUNT)},
     "restore it from a backup; or, if no process works at the stage, rename {folder} to {folder.name}.damaged:"
     " checkpoints stay, but the hours of that attempt are no longer counted",
 )
@@ -362,3 +362,22 @@ ALONE = Shape(
 """stage.json in the folder of a single command."""
 METRICS = Shape(Map(ANY_NUMBER), f"{RENAME}the same command then trains the last steps again")
 """metrics.json in the folder of a single command."""
+
+RECORDED: Mapping[str, Form] = {
+    "document": STAGE_FORM,
+    "attempts": Some(
+        {
+            "number": POSITIVE,
+            "owner": MACHINE,
+            "progress": SPENT,
+            "end": Maybe(END.form),
+            "failure?": Maybe(FAILED.form),
+            "accounting?": Maybe(ACCOUNTED.form),
+        }
+    ),
+    "result": Maybe(RESULT_FORM),
+    "prediction": Maybe(PREDICTED.form),
+    "curve": {"points": [POINT]},
+    "ranks": Maybe(RANKS.form),
+}
+"""The portable record of a stage."""

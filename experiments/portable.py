@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experiments.attempt import Attempt, AttemptState
+from experiments.documents import RECORDED
 from experiments.facts import StageFacts, TrialFacts
 from experiments.gallery import Gallery, GalleryError, from_record, to_record
 from experiments.records import stage_facts, trial_documents, trial_file, valid_documents
 from experiments.stage import digest
 from experiments.store import StageState
+from smaug_core.documents import DocumentError, check, write_whole
 from smaug_core.errors import SmaugError
 
 FORMAT = "smaug stage 1"
@@ -267,6 +268,10 @@ def _read_stage(path: Path, folder: Path) -> StageFacts:
     stated = body.pop("sha256", None)
     if hashlib.sha256(_compact(body).encode()).hexdigest() != stated:
         raise RecordError(f"{path}: was changed or damaged after it was written; take it from its source again")
+    try:
+        check(body, RECORDED)
+    except DocumentError as error:
+        raise RecordError(f"{path}: is no record of a stage ({error}); take it from its source again") from error
     document, result = body["document"], body["result"]
     _check_place(path, folder, _stage_file(document["kind"], document["fingerprint"]))
     attempts = [_Recorded(directory=path, **attempt) for attempt in body["attempts"]]
@@ -326,12 +331,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
-        partial.rename(path)
+        write_whole(path, lambda partial: partial.write_text(text), durable=False)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise RecordError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error

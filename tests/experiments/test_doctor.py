@@ -13,13 +13,13 @@ import pytest
 
 from experiments import doctor, inspection, machine
 from experiments.cli import main
+from experiments.expand import with_settings
 from experiments.finding import Finding, fault, fine, probe, warning
 from experiments.inputs import scale_stages
 from experiments.mounts import FileSystem
 from experiments.records import write_trial
 from experiments.request import Request
 from experiments.scale import Scale, load_scale
-from experiments.standalone import with_settings
 from experiments.store import Store
 from smaug_core.data import moving_shapes
 from smaug_core.data.moving_shapes import SAMPLE
@@ -372,7 +372,7 @@ def test_an_old_python_is_a_fault(monkeypatch):
 )
 def test_only_faults_make_the_exit_code(monkeypatch, tmp_path, capsys, findings, code):
     monkeypatch.setenv("SMAUG_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(doctor, "examine", lambda home, scale, cluster: iter(findings))
+    monkeypatch.setattr(doctor, "examine", lambda home, scale, cluster, deep: iter(findings))
     for arguments in (["doctor"], ["doctor", "--json", "--scale", "paper"]):
         with pytest.raises(SystemExit) as ended:
             main(arguments)

@@ -287,3 +287,16 @@ def test_a_changed_setting_and_a_missing_result_are_named(tmp_path):
 def test_a_home_at_the_root_takes_nothing_out_of_addresses(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/")
     assert portable._Places(tmp_path).left_out("see https://example.org/page") == "see https://example.org/page"
+
+
+def test_a_record_of_another_form_is_named_even_with_its_digest(tmp_path):
+    finished(tmp_path / "home", "50%")
+    write_records(tmp_path / "home", tmp_path / "out")
+    (path,) = (tmp_path / "out" / "stages" / "finetune").glob("*.json")
+    body = json.loads(path.read_text())
+    del body["sha256"], body["result"]["useful_s"]
+    path.write_text(portable._stage_text(body))
+    with pytest.raises(
+        RecordError, match=rf"{path.name}: is no record of a stage \(result.useful_s: expected a number"
+    ):
+        read_records(tmp_path / "out")
