@@ -77,6 +77,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.step
 	$(BIN)/python -m tests.benchmarks.orchestration
 	$(BIN)/python -m tests.benchmarks.reports
+	$(BIN)/python -m tests.benchmarks.media
 
 clean:
 	rm -rf .venv .smaug reports/out .pytest_cache .mypy_cache .ruff_cache .hypothesis smaug.egg-info tests/browser/node_modules
