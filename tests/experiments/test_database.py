@@ -77,8 +77,6 @@ def secret(monkeypatch) -> str:
         ("gc --yes", True),
         ("report tables 4 --out OUT", True),
         ("report page --out OUT", True),
-        ("report export", True),
-        ("report claims", True),
         ("status", False),
     ],
 )
