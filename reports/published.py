@@ -192,7 +192,7 @@ def sweep_files(folder: Path = SWEEPS) -> dict[str, str]:
     read = YAML(typ="safe", pure=True)
     found = {}
     for path in sorted(folder.glob("*.yaml")):
-        held = read.load(path.read_text())
+        held = read.load(path.read_text(encoding="utf-8"))
         if isinstance(held, dict) and "sweep" in held:
             found[str(held.get("table") or held["sweep"])] = f"sweeps/{path.name}"
     return found
