@@ -236,8 +236,11 @@ def test_a_stream_of_another_encoding_is_prepared(monkeypatch):
     assert raw.getvalue() == b'"\\xe9"'
 
 
-def test_the_papers_numbers_are_read_where_the_locale_knows_ascii_only():
-    code = "from reports.published import load_published; print(ascii(list(load_published()['6'].rows)))"
+def test_sweep_files_and_the_papers_numbers_are_read_where_the_locale_knows_ascii_only():
+    code = (
+        "from reports.published import load_published, sweep_files\n"
+        "sweep_files()\nprint(ascii(list(load_published()['6'].rows)))"
+    )
     env = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=ROOT)
     assert (ran.returncode, ran.stderr) == (0, "") and r"4\u21922" in ran.stdout
