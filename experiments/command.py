@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.engines import Job
 from experiments.imports import import_environment
-from experiments.stage import Stage
+from experiments.stage import Stage, memory_asked
 
 
 def worker_job(
@@ -14,6 +14,7 @@ def worker_job(
     data_root: Path,
     *,
     recompute_layers: bool = False,
+    peak_bytes: int | None = None,
     exclude: tuple[str, ...] = (),
 ) -> Job:
     """The command that runs a prepared stage, the same on every engine."""
@@ -34,6 +35,8 @@ def worker_job(
         gpus=gpus,
         nodes=nodes,
         accelerator=stage.resources.get("accelerator"),
+        memory_bytes=memory_asked(stage.resources),
+        peak_bytes=peak_bytes,
         env=env,
         exclude=exclude,
     )

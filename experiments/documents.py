@@ -114,6 +114,9 @@ def unwritable(path: Path, error: OSError) -> StoreError:
     )
 
 
+PEBIBYTE_GB = 2**20
+"""More than any stage's machines have."""
+
 RENAME = "restore it from a backup, or rename it to {path.name}.damaged; "
 
 ANY = Shape(dict, f"{RENAME}nothing else is lost")
@@ -128,7 +131,13 @@ STAGE_FORM: Mapping[str, Form] = {
     "inputs": Map(Maybe(str)),
     "parents": [DIGEST],
     "seed": Maybe(Number(-(2**63), 2**63, whole=True)),
-    "resources": {"cpus": COUNT, "gpus": COUNT, "accelerator?": Maybe(str), "nodes?": Maybe(POSITIVE)},
+    "resources": {
+        "cpus": COUNT,
+        "gpus": COUNT,
+        "accelerator?": Maybe(str),
+        "memory_gb?": Number(0, PEBIBYTE_GB),
+        "nodes?": Maybe(POSITIVE),
+    },
     "entry": Pattern(r"\w+(\.\w+)*:\w+", "module:function"),
     "fingerprint": DIGEST,
 }

@@ -88,7 +88,8 @@ def drive(
         if planned.is_done:
             store.restore(planned.stage)
     stages, summary = distinct_stages(plan.trials), Summary()
-    budget = Budget(store, Prices(store, published=terms.published), terms.limit)
+    prices = Prices(store, published=terms.published)
+    budget = Budget(store, prices, terms.limit)
     with (
         driver_at_work(store.home, (stage.fingerprint for stage in stages)),
         Mirror(store.home, plan.trials, console.print) as mirror,
@@ -119,6 +120,7 @@ def drive(
                     retry_failed=terms.retry_failed,
                     budget=budget,
                     room_problem=lambda stage: room_problem(stage, store.directory(stage)),
+                    peak_bytes=prices.peak_bytes,
                     cancellations=lambda: cancel.asked(store.home),
                     abandoned=lambda names: abandoned(store.home, names),
                 ).run()

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from experiments.attempt import StoreError
 from experiments.code import code_digest, differing
-from experiments.engines import Inventory
+from experiments.engines import Inventory, Node
 from experiments.expand import Trial
 from experiments.inputs import missing_inputs
+from experiments.memory import GIB
 from experiments.prices import Price, Prices, Rate, told
 from experiments.seeds import Pair
-from experiments.stage import Stage
+from experiments.stage import Stage, memory_asked
 from experiments.store import Store
 
 PRETRAINING = ("pretrain", "pretrain_video")
@@ -183,7 +184,7 @@ def make_plan(
     missing = _not_done(planned)
     problems = damaged + [each.problem for each in missing_inputs(missing, store.home / "data")]
     if inventory is not None:
-        problems += resource_problems(missing, inventory)
+        problems += resource_problems(missing, inventory, prices.peak_bytes)
     return Plan(trials=trials, stages=planned, problems=problems)
 
 
@@ -217,12 +218,22 @@ def distinct_stages(trials: Iterable[Trial]) -> list[Stage]:
     return list({stage.fingerprint: stage for trial in trials for stage in trial.stages}.values())
 
 
-def resource_problems(stages: Iterable[Stage], inventory: Inventory) -> list[str]:
-    """What no machine has room for, in words; an engine would let such a stage wait for ever."""
-    return list(dict.fromkeys(problem for stage in stages for problem in _misfits(stage, inventory)))
+def resource_problems(
+    stages: Iterable[Stage], inventory: Inventory, peak_bytes: Callable[[Stage], int | None] = lambda stage: None
+) -> list[str]:
+    """What no machine has room for, in words; an engine would let such a stage wait for ever.
+
+    Args:
+        stages: that are to run.
+        inventory: what there is.
+        peak_bytes: tells what stages like one held of memory; counts on this driver's own machine only, and where the
+            scale does not say how much a stage needs.
+    """
+    found = (problem for stage in stages for problem in _misfits(stage, inventory, peak_bytes))
+    return list(dict.fromkeys(found))
 
 
-def _misfits(stage: Stage, inventory: Inventory) -> Iterator[str]:
+def _misfits(stage: Stage, inventory: Inventory, peak_bytes: Callable[[Stage], int | None]) -> Iterator[str]:
     """Why a stage's share fits on none of the machines; nothing if it fits on one."""
     nodes = list(inventory.nodes)
     apart, where = stage.resources.get("nodes", 1), f"resources.{stage.kind}"
@@ -238,16 +249,52 @@ def _misfits(stage: Stage, inventory: Inventory) -> Iterator[str]:
         if not nodes:
             yield f"{where}.accelerator: {of_type!r} is not here; there is {', '.join(there) or 'no GPU of known type'}"
             return
+    if (problem := _memory_problem(stage, nodes, peak_bytes if inventory.is_own else None)) is not None:
+        yield problem
+        return
     most = {kind: max((getattr(node, kind) for node in nodes), default=0) for kind in ("cpus", "gpus")}
     too_much = {kind: at_most for kind, at_most in most.items() if asked[kind] > at_most}
     for kind, at_most in too_much.items():
         yield f"{where}.{kind}: {asked[kind]}{of_each} is more than one stage can have here; at most {at_most}"
-    if not too_much and not any(node.cpus >= asked["cpus"] and node.gpus >= asked["gpus"] for node in nodes):
-        has = ", ".join(dict.fromkeys(f"{node.cpus} with {node.gpus}" for node in nodes))
+    memory = (memory_asked(stage.resources) or 0) // apart
+    if not too_much and not any(_has_room(node, asked["cpus"], asked["gpus"], memory) for node in nodes):
+        gb = f" and {_gb(memory)} GB" if memory else ""
+        of_nodes = [(n, f" and {_gb(n.memory_bytes)} GB" if memory and n.memory_bytes else "") for n in nodes]
+        has = ", ".join(dict.fromkeys(f"{node.cpus} with {node.gpus}{its}" for node, its in of_nodes))
         yield (
-            f"{where}: {asked['cpus']} cpus with {asked['gpus']} gpus{of_each} are more than one machine has here;"
+            f"{where}: {asked['cpus']} cpus with {asked['gpus']} gpus{gb}{of_each} are more than one machine has here;"
             f" the machines have {has}"
         )
+
+
+def _has_room(node: Node, cpus: int, gpus: int, memory: int) -> bool:
+    enough = node.memory_bytes is None or node.memory_bytes >= memory
+    return node.cpus >= cpus and node.gpus >= gpus and enough
+
+
+def _memory_problem(
+    stage: Stage, nodes: Sequence[Node], peak_bytes: Callable[[Stage], int | None] | None
+) -> str | None:
+    """Why a stage has not enough memory on any of the machines; none if it has, or that is not known."""
+    known = [node.memory_bytes for node in nodes if node.memory_bytes is not None]
+    if not known or len(known) < len(nodes):
+        return None
+    where, most = f"resources.{stage.kind}.memory_gb", max(known)
+    asked, apart = memory_asked(stage.resources), stage.resources.get("nodes", 1)
+    if asked is not None and asked // apart > most:
+        of_each = f" on each of {apart} nodes" if apart > 1 else ""
+        return f"{where}: {_gb(asked // apart)}{of_each} is more than one stage can have here; at most {_gb(most)}"
+    held = peak_bytes(stage) if asked is None and peak_bytes is not None else None
+    if held is not None and held > most:
+        return (
+            f"{where}: stages like {stage.name} held {_gb(held)}, more than one stage can have here, {_gb(most)};"
+            f" if less is enough, say how much"
+        )
+    return None
+
+
+def _gb(size: int) -> str:
+    return f"{size / GIB:.4g}"
 
 
 def _sum(terms: Iterable[tuple[float | None, int]]) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from experiments.attempt import StoreError
 from experiments.documents import RATE, read_document
+from experiments.hours import peak_memory_bytes
 from experiments.stage import Stage
 from experiments.store import StageRecord, Store, read_stage
 from experiments.workload import TRAININGS, stage_macs
@@ -64,6 +65,10 @@ class _Past:
     build: tuple[int | None, bool]
     """What its rate depends on."""
     ended: float
+    size: str
+    """Equal for stages that take about the same memory."""
+    peak_bytes: int | None
+    """The most memory that an attempt at it held; none where none told."""
 
 
 class Prices:
@@ -96,6 +101,16 @@ class Prices:
             hours = macs / median(past.macs / past.hours for past in paced if past.macs)
             return Price(hours=hours, unit=paced[0].unit, basis="rate", count=len(paced))
         return self._by_foreign_rate(stage, document, macs)
+
+    def peak_bytes(self, stage: Stage) -> int | None:
+        """The most memory that finished stages like this one held: of its shape, batch and resources; none if unknown.
+
+        Stages of one shape do the same work, maybe in batches of another size.
+        """
+        document = stage.document()
+        alike = self._past(stage.kind).get(_shape(document, _macs_of(stage)), [])
+        told = (past.peak_bytes for past in alike if past.size == _size(document))
+        return max((peak for peak in told if peak is not None), default=None)
 
     def learn(self, stage: Stage, record: StageRecord) -> None:
         """Take a stage into account that has finished since this was made."""
@@ -140,6 +155,8 @@ class Prices:
             macs=macs,
             build=_build(document),
             ended=float(record.attempts[-1].last["time"]),
+            size=_size(document),
+            peak_bytes=peak_memory_bytes(record.attempts),
         )
 
     def _macs_of_document(self, document: dict[str, Any]) -> int | None:
@@ -189,6 +206,12 @@ def _shape(document: dict[str, Any], macs: int | None) -> str:
     # Where there is no closed form, stages of the same settings are alike; the data's seed is no cost.
     settings = document["settings"] | {"data": None}
     return json.dumps([kind, _build(document), settings if macs is None else macs], sort_keys=True)
+
+
+def _size(document: dict[str, Any]) -> str:
+    """What memory depends on beside the shape: the batch, and the processes and threads that share the work."""
+    own, resources = document["settings"][document["kind"]], document["resources"]
+    return json.dumps([own.get("batch_size"), *(resources.get(name, 1) for name in ("cpus", "gpus", "nodes"))])
 
 
 def _build(document: dict[str, Any]) -> tuple[int | None, bool]:

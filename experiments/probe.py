@@ -74,4 +74,6 @@ def _on_one_device(stage: Stage) -> Stage:
     own = stage.settings[stage.kind]
     share = own | {"batch_size": own["batch_size"] // gpus}
     resources = stage.resources | {"gpus": 1, "cpus": max(1, stage.resources["cpus"] // gpus), "nodes": 1}
+    if "memory_gb" in resources:
+        resources["memory_gb"] /= gpus
     return dataclasses.replace(stage, settings=stage.settings | {stage.kind: share}, resources=resources)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from experiments.documents import PEBIBYTE_GB
 from experiments.load import Document, Fault, Form, Keys, Name, SweepError, form_faults, nearest, read_document
 from experiments.settings import (
     FILLED,
@@ -47,6 +48,7 @@ class _ResourcesForm(Form):
     gpus: int = Field(ge=0)
     nodes: int | None = Field(default=None, ge=1)
     accelerator: str | None = None
+    memory_gb: float | None = Field(default=None, gt=0, le=PEBIBYTE_GB)
 
 
 class _KindsForm(Form):
@@ -83,7 +85,7 @@ class Scale:
     tree: Tree = field(repr=False)
     """Settings of every section; of `finetune` and `evaluate` for every task."""
     resources: dict[str, dict[str, Any]]
-    """By kind of stage: `cpus` and `gpus`, `nodes` that have equal shares of them, maybe the GPUs' `accelerator`."""
+    """By kind of stage: `cpus`, `gpus`, maybe `memory_gb`, the `nodes` that share these equally, the `accelerator`."""
 
     def base_config(self) -> Config:
         """The configuration that no sweep has changed."""

@@ -51,6 +51,7 @@ class Scheduler:
         budget: asked before a stage starts; what it refuses is held back.
         room_problem: says why a stage has no room on the disk, if it has none; then it fails without a record.
         cancellations: fingerprints of stages that somebody wants to end; asked now and then, in another thread.
+        peak_bytes: says what stages like one held of memory at most, where that is known.
         abandoned: says which of some stages that run elsewhere no other driver looks after; a stop ends these too.
     """
 
@@ -66,13 +67,14 @@ class Scheduler:
         budget: Budget | None = None,
         room_problem: Callable[[Stage], str | None] = lambda stage: None,
         cancellations: Callable[[], Collection[str]] = tuple,
+        peak_bytes: Callable[[Stage], int | None] = lambda stage: None,
         abandoned: Callable[[Collection[str]], Collection[str]] = lambda names: (),
     ) -> None:
         self._agenda = Agenda(stages, on_event)
         self._store, self._engine, self._data_root = store, engine, data_root
         self._tell, self._retry_failed = on_event, retry_failed
         self._budget, self._room_problem, self._cancellations = budget, room_problem, cancellations
-        self._abandoned = abandoned
+        self._abandoned, self._peak_bytes = abandoned, peak_bytes
         self._stop = StopFlag()
         self._told_engine_to_stop = False
         self._unwanted: frozenset[str] = frozenset()
@@ -90,7 +92,7 @@ class Scheduler:
         Ctrl-C and SIGTERM request a stop; a second Ctrl-C does not wait for checkpoints.
 
         Raises:
-            SmaugError: a stage needs more CPUs or GPUs than the engine has; nothing was started.
+            SmaugError: a stage needs more CPUs, GPUs or memory than the engine has; nothing was started.
         """
         self._agenda.settle(lambda stage: self._store.result(stage) is not None)
         self._check_resources()
@@ -106,7 +108,7 @@ class Scheduler:
         return self._agenda.summary
 
     def _check_resources(self) -> None:
-        problems = resource_problems(self._agenda.not_done(), self._engine.inventory())
+        problems = resource_problems(self._agenda.not_done(), self._engine.inventory(), self._peak_bytes)
         if problems:
             raise SmaugError("; ".join(problems) + "; nothing was started")
 
@@ -202,7 +204,12 @@ class Scheduler:
     def _job(self, item: Item, record: StageRecord) -> Job:
         recompute = any(attempt.failed_as == "gpu_memory" for attempt in record.attempts)
         return worker_job(
-            item.stage, record.directory, self._data_root, recompute_layers=recompute, exclude=item.lost_on
+            item.stage,
+            record.directory,
+            self._data_root,
+            recompute_layers=recompute,
+            exclude=item.lost_on,
+            peak_bytes=self._peak_bytes(item.stage),
         )
 
     def _adopt(self, item: Item, record: StageRecord) -> None:

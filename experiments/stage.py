@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from experiments.memory import GIB
+
 VERSIONS = {"pretrain": 1, "pretrain_video": 1, "finetune": 1, "evaluate": 1}
 """By kind; to be raised when the same settings are meant to give another result."""
 
@@ -38,7 +40,7 @@ class Stage:
     seed: int | None
     """Of its random draws; none if it draws nothing."""
     resources: dict[str, Any] = field(compare=False)
-    """`cpus`, `gpus`, maybe their `accelerator` and the `nodes` they are in; where a stage runs is not what it is."""
+    """`cpus`, `gpus`, maybe their `accelerator`, `memory_gb`, and the `nodes`; where a stage runs is not what it is."""
 
     @property
     def name(self) -> str:
@@ -96,6 +98,11 @@ def agrees(document: Mapping[str, Any]) -> bool:
 
 def _identified(*, settings: dict[str, Any], **others: Any) -> str:
     return digest({"settings": _what_counts(settings), **others})
+
+
+def memory_asked(resources: Mapping[str, Any]) -> int | None:
+    """Bytes of memory that a stage's resources ask for; none where they say nothing."""
+    return int(resources["memory_gb"] * GIB) if "memory_gb" in resources else None
 
 
 def _what_counts(settings: dict[str, Any]) -> dict[str, Any]:

@@ -44,10 +44,11 @@ def quick_stage(
     gpus: int = 0,
     accelerator: str | None = None,
     nodes: int | None = None,
+    memory_gb: float | None = None,
     task: str | None = None,
     **own: Any,
 ) -> QuickStage:
-    where = {"accelerator": accelerator, "nodes": nodes}
+    where = {"accelerator": accelerator, "nodes": nodes, "memory_gb": memory_gb}
     return QuickStage(
         kind=kind,
         task=task,

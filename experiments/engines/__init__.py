@@ -9,6 +9,7 @@ from typing import Protocol
 
 from experiments.attempt import Attempt
 from experiments.failures import FailureClass
+from experiments.memory import bytes_for_jobs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,10 @@ class Job:
     """Machines that it runs on, with an equal share of CPUs and GPUs on each."""
     accelerator: str | None = None
     """The type its GPUs must be of, as a node names it; none: any."""
+    memory_bytes: int | None = None
+    """What the scale asks for, on all its machines; none: it says nothing."""
+    peak_bytes: int | None = None
+    """What stages like it held at most, for an engine whose machine is this driver's own; none: not known."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment the engine gives."""
     exclude: tuple[str, ...] = ()
@@ -58,6 +63,8 @@ class Node:
     gpus: int = 0
     accelerators: tuple[str, ...] = ()
     """Types of its GPUs, e.g. `A100`, in the words of Ray; empty where nothing tells them."""
+    memory_bytes: int | None = None
+    """What jobs can ask for; none where nothing tells it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,8 @@ class Inventory:
     nodes: tuple[Node, ...]
     spans: bool = False
     """Whether a job can run on several of them."""
+    is_own: bool = False
+    """Whether it is this driver's own machine, where a stage has to fit by the memory that those like it held."""
 
 
 class Engine(Protocol):
@@ -122,7 +131,9 @@ def local_inventory() -> Inventory:
         gpus = len([name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)])
     else:
         gpus = 0
-    return Inventory((Node(cpus=local_cpus(), gpus=gpus, accelerators=_gpu_types() if gpus else ()),))
+    types = _gpu_types() if gpus else ()
+    here = Node(cpus=local_cpus(), gpus=gpus, accelerators=types, memory_bytes=bytes_for_jobs())
+    return Inventory((here,), is_own=True)
 
 
 def local_cpus() -> int:

@@ -1,6 +1,7 @@
 """A cluster profile: what Slurm calls its things at a place, and what a node has; checked before anything is asked."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from experiments.engines import Inventory, Node
 from experiments.load import Form, Name, SweepError, form_faults, read_document, spelled
+from experiments.memory import GIB
 
 ALWAYS_EXPORTED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SLURM_CONF")
 """Variables that jobs get. Slurm keeps a job's environment on its own disks, and nobody's tokens belong there."""
@@ -102,10 +104,14 @@ class Cluster:
     def inventory(self) -> Inventory:
         """One of its machines, which are alike; a job may have several."""
         types = () if self.accelerator is None else (self.accelerator,)
-        return Inventory((Node(cpus=self.cpus_per_node, gpus=self.gpus_per_node, accelerators=types),), spans=True)
+        memory = int(self.memory_gb_per_node * GIB)
+        node = Node(cpus=self.cpus_per_node, gpus=self.gpus_per_node, accelerators=types, memory_bytes=memory)
+        return Inventory((node,), spans=True)
 
-    def memory_mb(self, cpus: int, gpus: int) -> int:
-        """A job's share of a node's memory: by its CPUs or its GPUs, whichever is larger."""
+    def memory_mb(self, cpus: int, gpus: int, asked_bytes: int | None = None) -> int:
+        """A job's memory on a node: what it asks for; else its share, by its CPUs or its GPUs, whichever is larger."""
+        if asked_bytes is not None:
+            return math.ceil(asked_bytes / 2**20)
         share = max(cpus / self.cpus_per_node, gpus / self.gpus_per_node if gpus else 0.0)
         return max(1, int(self.memory_gb_per_node * share * 1024))
 

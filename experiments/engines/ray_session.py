@@ -285,4 +285,6 @@ def _check_answers(address: str) -> str:
 
 def _node(resources: Mapping[str, float]) -> Node:
     types = sorted(name.removeprefix(OF_TYPE) for name in resources if name.startswith(OF_TYPE))
-    return Node(cpus=int(resources.get("CPU", 0)), gpus=int(resources.get("GPU", 0)), accelerators=tuple(types))
+    memory = int(resources["memory"]) if "memory" in resources else None
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    return Node(cpus=cpus, gpus=gpus, accelerators=tuple(types), memory_bytes=memory)

@@ -80,6 +80,8 @@ class Share:
     cpus: int
     gpus: int
     accelerator: str | None
+    memory_bytes: int | None = None
+    """None: what Ray finds free when it starts."""
 
 
 def start_command(share: Share, address: str | None, temporary: Path) -> list[str]:
@@ -87,6 +89,8 @@ def start_command(share: Share, address: str | None, temporary: Path) -> list[st
     command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     command += [f"--num-cpus={share.cpus}", f"--num-gpus={share.gpus}", f"--temp-dir={temporary}"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    if share.memory_bytes is not None:
+        command.append(f"--memory={share.memory_bytes}")
     if share.accelerator is not None and share.gpus:
         command.append(f"--resources={json.dumps({OF_TYPE + share.accelerator: 1})}")
     if address is not None:
@@ -122,7 +126,8 @@ class OwnRay:
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))  # closed to others; Ray opens its own to all
         self._lock: int | None = os.open(self._folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        command = start_command(Share(0, node.cpus, node.gpus, None), None, self._folder / "r")
+        share = Share(0, node.cpus, node.gpus, None, node.memory_bytes)  # as the plan counts
+        command = start_command(share, None, self._folder / "r")
         module = command.index("ray.scripts.scripts")
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(

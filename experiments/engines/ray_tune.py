@@ -21,6 +21,7 @@ from experiments.engines import Engine, Inventory, Job, JobState, goes_back, loc
 from experiments.engines.ray_board import Board, state_of, state_of_error, state_of_result
 from experiments.engines.ray_session import TOKEN, RaySession
 from experiments.engines.ray_start import OF_TYPE, base_folder
+from experiments.memory import bytes_to_ask
 from experiments.stop import HANGS
 from experiments.work import INTERRUPTED
 from smaug_core.errors import SmaugError
@@ -79,7 +80,7 @@ class RayEngine(Engine):
         """Take a job; the first one has Ray start, which takes some seconds."""
         _cancel_mark(self._folder, job.name).unlink(missing_ok=True)
         self._asked.pop(job.name, None)
-        self._board.put(job)
+        self._board.put(replace(job, memory_bytes=memory_of(job, is_own=self._session.is_ours)))
         if self._tune is None and self._restart_at is None and not self._fault:
             self._start()
 
@@ -248,9 +249,24 @@ class RayEngine(Engine):
         self.close()
 
 
-def bundle_of(cpus: int, gpus: int, accelerator: str | None) -> dict[str, float]:
+def memory_of(job: Job, *, is_own: bool) -> int | None:
+    """Bytes of memory that a job asks Ray for: what the scale says, else what those like it held on our own Ray.
+
+    None where neither is known. A cluster's owner may not expect jobs to ask, or may count memory in another way.
+    """
+    (here,) = local_inventory().nodes
+    if job.memory_bytes is not None or job.peak_bytes is None or not is_own:
+        return job.memory_bytes
+    asked = bytes_to_ask(job.peak_bytes)
+    return asked if here.memory_bytes is None else min(asked, here.memory_bytes)
+
+
+def bundle_of(
+    cpus: int, gpus: int, accelerator: str | None = None, memory_bytes: int | None = None
+) -> dict[str, float]:
     """What a job asks of the one machine that it is placed on, in Ray's words."""
-    return {"CPU": cpus, "GPU": gpus} | ({} if accelerator is None else {OF_TYPE + accelerator: A_BIT})
+    of_type = {} if accelerator is None else {OF_TYPE + accelerator: A_BIT}
+    return {"CPU": cpus, "GPU": gpus} | of_type | ({} if memory_bytes is None else {"memory": memory_bytes})
 
 
 def nodes_to_avoid(job: Job, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -260,7 +276,7 @@ def nodes_to_avoid(job: Job, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     there = [node for node in nodes if node["Alive"] and node["NodeManagerHostname"] in job.exclude]
     others = [node["Resources"] for node in nodes if node["Alive"] and node not in there]
-    asked = bundle_of(job.cpus, job.gpus, job.accelerator)
+    asked = bundle_of(job.cpus, job.gpus, job.accelerator, job.memory_bytes)
     if not job.exclude or any(all(has.get(name, 0) >= much for name, much in asked.items()) for has in others):
         return [node["NodeID"] for node in there]
     _log.warning("%s", goes_back(job))
@@ -340,6 +356,7 @@ def config_of(job: Job, folder: Path, avoid: Sequence[str]) -> dict[str, Any]:
         "cpus": job.cpus,
         "gpus": job.gpus,
         "accelerator": job.accelerator,
+        "memory_bytes": job.memory_bytes,
         "avoid": list(avoid),
     }
 
@@ -348,7 +365,7 @@ def placement_of(config: dict[str, Any]) -> Any:
     """Where Tune may place a trial."""
     from ray.tune import PlacementGroupFactory
 
-    bundle = bundle_of(config["cpus"], config["gpus"], config["accelerator"])
+    bundle = bundle_of(config["cpus"], config["gpus"], config["accelerator"], config["memory_bytes"])
     others = {NODE: f"!in({','.join(config['avoid'])})"} if config["avoid"] else {}
     return PlacementGroupFactory([bundle], bundle_label_selector=[others])
 

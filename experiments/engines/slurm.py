@@ -26,7 +26,7 @@ from experiments.engines.slurm_ends import Placed, end_of, explained
 from experiments.engines.slurm_folder import SUBMISSION, is_final, new_folder
 from experiments.engines.slurm_job import in_folder
 from experiments.engines.slurm_queue import Look, SlurmQueue, standing_of
-from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, asked_in_words, checked, submit_array
+from experiments.engines.slurm_submit import COMMAND_S, SubmissionError, asked_in_words, checked, share_of, submit_array
 from experiments.work import BAD_INPUT, INTERRUPTED
 from smaug_core.errors import SmaugError
 
@@ -172,7 +172,8 @@ class SlurmEngine(Engine):
                     self._tell_once("Slurm still has jobs of an earlier driver; what was asked for them then stays")
         shapes: dict[tuple[object, ...], list[Job]] = {}
         for job in self._waiting.values():
-            shapes.setdefault((job.cpus, job.gpus, job.nodes, job.exclude, job.env.get("PYTHONPATH")), []).append(job)
+            shape = (job.cpus, job.gpus, job.memory_bytes, job.nodes, job.exclude, job.env.get("PYTHONPATH"))
+            shapes.setdefault(shape, []).append(job)
         for jobs in shapes.values():
             self._submit_array(jobs)
 
@@ -251,7 +252,7 @@ class SlurmEngine(Engine):
             _scancel(unwanted)  # with --state=PENDING whole arrays would go; what has started meanwhile saves
 
     def _asked_for(self, job: Job) -> str:
-        words = asked_in_words(self._cluster, job.cpus // job.nodes, job.gpus // job.nodes, job.nodes)
+        words = asked_in_words(self._cluster, *share_of(job), job.nodes)
         return f"asked for: {words}; profile {self._cluster.name}"
 
     def _tell_once(self, message: str) -> None:

@@ -54,13 +54,13 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     nodes, sources = jobs[0].nodes, jobs[0].env.get("PYTHONPATH", "")
-    cpus, gpus = jobs[0].cpus // nodes, jobs[0].gpus // nodes
+    cpus, gpus, memory_bytes = share_of(jobs[0])
     executor = submitit.SlurmExecutor(folder=folder / "slurm")
     executor.update_parameters(
         job_name=name,
         nodes=nodes,
         ntasks_per_node=1,
-        **asked_of_slurm(cluster, cpus, gpus),
+        **asked_of_slurm(cluster, cpus, gpus, memory_bytes),
         exclude=",".join(_nodes_of(jobs[0].exclude)) or None,
         signal_delay_s=cluster.signal_seconds,
         array_parallelism=len(jobs),
@@ -87,13 +87,21 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
         raise SubmissionError(_what_sbatch_said(str(error))) from error
 
 
-def asked_of_slurm(cluster: Cluster, cpus: int, gpus: int) -> dict[str, str | int | None]:
+def share_of(job: Job) -> tuple[int, int, int | None]:
+    """CPUs, GPUs, and bytes of memory that a job asks for on each of its nodes."""
+    memory = None if job.memory_bytes is None else job.memory_bytes // job.nodes
+    return job.cpus // job.nodes, job.gpus // job.nodes, memory
+
+
+def asked_of_slurm(
+    cluster: Cluster, cpus: int, gpus: int, memory_bytes: int | None = None
+) -> dict[str, str | int | None]:
     """What a job asks of each node, and where, by the names of sbatch's options with underscores."""
     return {
         "time": cluster.time_minutes,
         "cpus_per_task": cpus,
         "gres": cluster.gres(gpus),
-        "mem": f"{cluster.memory_mb(cpus, gpus)}M",
+        "mem": f"{cluster.memory_mb(cpus, gpus, memory_bytes)}M",
         "partition": cluster.partition,
         "account": cluster.account,
         "qos": cluster.qos,
@@ -101,10 +109,10 @@ def asked_of_slurm(cluster: Cluster, cpus: int, gpus: int) -> dict[str, str | in
     }
 
 
-def asked_in_words(cluster: Cluster, cpus: int, gpus: int, nodes: int = 1) -> str:
+def asked_in_words(cluster: Cluster, cpus: int, gpus: int, memory_bytes: int | None = None, nodes: int = 1) -> str:
     """The same in words, of so many nodes: the things that a refusal may be about."""
     each = f"{cpus} CPU{'s' if cpus > 1 else ''}"
-    node = [f"{nodes} node{'s' if nodes > 1 else ''} with {each}", f"{cluster.memory_mb(cpus, gpus)} MB"]
+    node = [f"{nodes} node{'s' if nodes > 1 else ''} with {each}", f"{cluster.memory_mb(cpus, gpus, memory_bytes)} MB"]
     named = {name: getattr(cluster, name) for name in ("partition", "account", "qos", "constraint")}
     given = [f"{name} {value}" for name, value in named.items() if value is not None]
     return ", ".join([*node, *filter(None, [cluster.gres(gpus)]), f"{cluster.time_minutes} minutes", *given])

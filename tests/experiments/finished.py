@@ -21,7 +21,15 @@ def made_result(stage: Stage, **changes: Any) -> dict[str, Any]:
     return made | HOST | {"commit": None, "threads": 1, "attempt": 1, "time": time.time()} | changes
 
 
-def finish(store: Store, stage: Stage, hours: float, *, lost: float = 0.0, unit: str = "CPU h") -> Path:
+def finish(
+    store: Store,
+    stage: Stage,
+    hours: float,
+    *,
+    lost: float = 0.0,
+    unit: str = "CPU h",
+    peak_memory_bytes: int | None = None,
+) -> Path:
     """Publish a result that took so many hours, 0.25 of them overhead, after an attempt of `lost` hours."""
     directory = store.prepare(stage)
     useful_s = (hours - 0.25) * 3600
@@ -32,5 +40,6 @@ def finish(store: Store, stage: Stage, hours: float, *, lost: float = 0.0, unit:
     result = made_result(stage, useful_s=useful_s, code=code_digest(stage.kind), unit=unit, attempt=lease.number)
     write_json(directory / "result.json", result)
     account = NOTHING_SPENT | {"spent_s": hours * 3600, "train_s": useful_s, "useful_s": useful_s}
+    account |= {} if peak_memory_bytes is None else {"peak_memory_bytes": peak_memory_bytes}
     lease.end("done", account, "published")
     return directory

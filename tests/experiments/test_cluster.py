@@ -25,7 +25,9 @@ def faults_of(folder: Path, *changes: tuple[str, str]) -> list[str]:
 
 def test_the_papers_nodes() -> None:
     cluster = load_cluster(A6000)
-    assert cluster.inventory == Inventory((Node(cpus=64, gpus=4, accelerators=("RTX-A6000",)),), spans=True)
+    assert cluster.inventory == Inventory(
+        (Node(cpus=64, gpus=4, accelerators=("RTX-A6000",), memory_bytes=480 * 2**30),), spans=True
+    )
     assert (cluster.gres(4), cluster.gres(0)) == ("gpu:a6000:4", None)
     assert "HF_HOME" not in cluster.export and "PATH" in cluster.export
 
@@ -33,6 +35,7 @@ def test_the_papers_nodes() -> None:
 @pytest.mark.parametrize(("cpus", "gpus", "share"), [(32, 4, 1.0), (8, 1, 0.25), (32, 1, 0.5), (1, 0, 1 / 64)], ids=str)
 def test_a_job_gets_its_share_of_the_memory(cpus: int, gpus: int, share: float) -> None:
     assert load_cluster(A6000).memory_mb(cpus, gpus) == int(480 * 1024 * share)
+    assert load_cluster(A6000).memory_mb(cpus, gpus, 2**30 + 1) == 1025, "what it asks for goes before its share"
 
 
 def test_an_unknown_key_is_told_with_its_line_and_the_nearest(tmp_path: Path) -> None:

@@ -5,9 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+import pytest
+
 from experiments.attempt import read_attempts
+from experiments.engines import Job, local_inventory
+from experiments.engines.ray_tune import memory_of
 from experiments.ledger import tell_stage
-from experiments.memory import PEAK_MEMORY, peak_bytes_of_tree
+from experiments.memory import PEAK_MEMORY, bytes_for_jobs, peak_bytes_of_tree
 from experiments.records import all_stages, write_trial
 from experiments.standing import Observer
 from experiments.store import Store
@@ -83,3 +88,35 @@ def test_it_is_told_in_mlflow_and_by_status_and_missing_in_what_was_recorded_bef
     detail = seen.to_json()["detail"]
     assert detail["pretrain"][PEAK_MEMORY] == told["pretrain"][0].peak_memory_bytes
     assert [stage[PEAK_MEMORY] for name, stage in detail.items() if name.startswith("evaluate")] == [None]
+
+
+def test_jobs_may_ask_for_most_of_what_the_control_groups_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.memory.CGROUPS", tmp_path)
+    monkeypatch.setattr("experiments.memory.OWN_CGROUPS", tmp_path / "own")
+    whole = int(0.9 * psutil.virtual_memory().total)
+    assert bytes_for_jobs() == whole
+    (tmp_path / "own").write_text("12:memory:/old/job\n3:cpu,cpuacct:/\n0::/slice/job\n")
+    (tmp_path / "slice" / "job").mkdir(parents=True)
+    (tmp_path / "memory" / "old" / "job").mkdir(parents=True)
+    (tmp_path / "slice" / "job" / "memory.max").write_text("max\n")
+    assert bytes_for_jobs() == whole
+    (tmp_path / "slice" / "memory.max").write_text(f"{2**30}\n")
+    assert bytes_for_jobs() == int(0.9 * 2**30)
+    (tmp_path / "memory" / "old" / "job" / "memory.limit_in_bytes").write_text(f"{2**29}\n")
+    assert bytes_for_jobs() == int(0.9 * 2**29), "of version 1"
+
+
+def test_what_is_asked_for_on_rays_of_our_own_and_of_others() -> None:
+    (here,) = local_inventory().nodes
+    assert here.memory_bytes is not None
+
+    def asked(is_own: bool, **own: int) -> int | None:
+        return memory_of(Job(name="n", command=(), directory=Path(), cpus=1, gpus=0, **own), is_own=is_own)
+
+    assert asked(True) is None
+    assert asked(True, peak_bytes=1000 * MIB) == 1280 * MIB
+    assert asked(True, peak_bytes=here.memory_bytes) == here.memory_bytes, "the margin makes no stage too large"
+    assert asked(False, peak_bytes=1000 * MIB) is None
+    assert asked(True, peak_bytes=1000 * MIB, memory_bytes=5) == asked(False, memory_bytes=5) == 5

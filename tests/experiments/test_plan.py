@@ -225,6 +225,49 @@ def test_a_share_must_fit_on_one_machine_of_a_cluster(asked: dict[str, Any], tol
     assert resource_problems([quick_stage(**asked)], MIXED) == [f"resources.pretrain.nodes: {asked['nodes']} {alone}"]
 
 
+GIB = 2**30
+NODES = (Node(cpus=8, memory_bytes=16 * GIB), Node(cpus=2, memory_bytes=64 * GIB))
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"memory_gb": 64}, None),
+        ({"memory_gb": 65}, ".memory_gb: 65 is more than one stage can have here; at most 64"),
+        (
+            {"memory_gb": 17.5, "cpus": 4},
+            ": 4 cpus with 0 gpus and 17.5 GB are more than one machine has here;"
+            " the machines have 8 with 0 and 16 GB, 2 with 0 and 64 GB",
+        ),
+        ({"memory_gb": 128, "nodes": 2, "cpus": 2}, None),
+        (
+            {"memory_gb": 130, "nodes": 2, "cpus": 2},
+            ".memory_gb: 65 on each of 2 nodes is more than one stage can have here; at most 64",
+        ),
+    ],
+)
+def test_a_stage_needs_a_machine_with_the_memory_that_the_scale_asks_for(
+    asked: dict[str, Any], told: str | None
+) -> None:
+    found = resource_problems([quick_stage(**asked)], Inventory(NODES, spans=True))
+    assert found == ([] if told is None else [f"resources.pretrain{told}"])
+    unknown = Inventory((*NODES, Node(cpus=4)), spans=True)
+    assert resource_problems([quick_stage(**asked)], unknown) == [], "a machine may have it that does not tell"
+
+
+def test_what_stages_like_one_held_must_fit_on_ones_own_machine_alone() -> None:
+    def held(stage: Stage) -> int:
+        return 65 * GIB
+
+    (problem,) = resource_problems([quick_stage()], Inventory(NODES, is_own=True), held)
+    assert problem == (
+        "resources.pretrain.memory_gb: stages like pretrain held 65, more than one stage can have here, 64;"
+        " if less is enough, say how much"
+    )
+    assert resource_problems([quick_stage()], Inventory(NODES), held) == []
+    assert resource_problems([quick_stage(memory_gb=2)], Inventory(NODES, is_own=True), held) == []
+
+
 def test_a_type_of_gpu_is_not_there_where_nothing_tells_types() -> None:
     (problem,) = resource_problems([quick_stage(gpus=1, accelerator="A6000")], Inventory((Node(cpus=4, gpus=2),)))
     assert problem == "resources.pretrain.accelerator: 'A6000' is not here; there is no GPU of known type"

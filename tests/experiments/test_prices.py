@@ -46,6 +46,20 @@ def test_a_stage_of_the_same_shape_tells_the_price_whatever_its_seed(store, mask
     assert (price.hours, price.unit, price.basis, price.count) == (2.0, "CPU h", "earlier", 3)
 
 
+def test_the_memory_of_a_stage_is_told_by_those_of_its_shape_and_batch(store, masking):
+    asked = masking["50%"].stages[0]
+    seeds = [t for t in trials("masking_ratio", **{"seeds.pretrain": [1, 2, 3]}) if t.variant == "50%"]
+    for trial, peak in zip(seeds, (300, None, 400), strict=True):  # of the second one nobody told
+        finish(store, trial.stages[0], 1.0, peak_memory_bytes=peak)
+    other = asked.settings | {"pretrain": asked.settings["pretrain"] | {"batch_size": 16}}
+    finish(store, replace(asked, settings=other, seed=7), 1.0, peak_memory_bytes=500)
+    finish(store, masking["10%"].stages[0], 1.0, peak_memory_bytes=600)
+    prices = Prices(store)
+    assert prices.peak_bytes(asked) == 400
+    assert prices.peak_bytes(masking["65%"].stages[0]) is None
+    assert prices.peak_bytes(replace(asked, resources=asked.resources | {"cpus": 7})) is None, "it has more threads"
+
+
 def test_another_shape_is_priced_by_its_closed_form_at_the_rate_of_its_kind(store, masking):
     known, asked = masking["50%"].stages[0], masking["10%"].stages[0]
     finish(store, known, 2.0)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from experiments.chain import cut_stages
+from experiments.command import worker_job
 from experiments.load import SweepError, read_document
 from experiments.scale import FOLDER, load_scale, scale_names
 from experiments.settings import FILLED, SECTIONS, as_json, section_types, type_fault
@@ -122,6 +124,11 @@ WIDTH = "  width: 16\n"
         ),
         (
             "  evaluate: {cpus: 1, gpus: 0",
+            "  evaluate: {cpus: 1, gpus: 0, memory_gb: @0",
+            "resources.evaluate.memory_gb: 0 is not allowed; input should be greater than 0",
+        ),
+        (
+            "  evaluate: {cpus: 1, gpus: 0",
             "  evaluate: {nodes: 2, cpus: 2, gpus: @0",
             "resources.evaluate.gpus: 0 cannot be shared by 2 nodes; right: 2 or a multiple",
         ),
@@ -147,6 +154,20 @@ def test_a_stage_may_ask_for_a_type_of_gpu(tmp_path):
     resources = load_scale(str(path)).resources
     assert resources["pretrain"] == {"cpus": 1, "gpus": 4, "accelerator": "A6000"}
     assert resources["finetune"] == {"cpus": 1, "gpus": 0}
+
+
+def test_a_stage_may_ask_for_memory_which_is_no_part_of_what_it_is(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(SCALE)
+    plain = load_scale(str(path))
+    path.write_text(SCALE.replace("pretrain: {cpus: 1, gpus: 0}", "pretrain: {cpus: 1, gpus: 0, memory_gb: 1.5}"))
+    asks = load_scale(str(path))
+    assert asks.resources["pretrain"] == {"cpus": 1, "gpus": 0, "memory_gb": 1.5}
+    before, after = (cut_stages(scale.base_config(), scale.resources, 0, 0)[0] for scale in (plain, asks))
+    assert before.fingerprint == after.fingerprint
+    job = worker_job(after, tmp_path, tmp_path, peak_bytes=7)
+    assert (job.memory_bytes, job.peak_bytes) == (1.5 * 2**30, 7)
+    assert worker_job(before, tmp_path, tmp_path).memory_bytes is None
 
 
 def test_several_faults_are_told_together(tmp_path):

@@ -142,6 +142,18 @@ def test_one_array_for_each_shape_with_an_explicit_time(tmp_path: Path, commands
     assert sorted(len(ids) for ids in told) == [2, 3]
 
 
+def test_memory_is_asked_for_as_the_scale_says_on_each_node_and_never_by_what_others_held(
+    tmp_path: Path, commands: Commands
+) -> None:
+    commands.say("sbatch", f'cat "$1" >>{tmp_path}/scripts; echo "Submitted batch job $(wc -l <{tmp_path}/scripts)"')
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
+    engine.submit(job(tmp_path, 1, cpus=2, nodes=2, memory_bytes=3 * 2**30, peak_bytes=2**40))
+    engine.submit(job(tmp_path, 2, cpus=2, nodes=2, peak_bytes=2**40))
+    engine.poll()
+    script = (tmp_path / "scripts").read_text()
+    assert [line for line in script.splitlines() if "--mem=" in line] == ["#SBATCH --mem=1536M", "#SBATCH --mem=960M"]
+
+
 def test_a_jobs_script_ends_with_its_first_set_up_line_that_fails_and_only_there(
     tmp_path: Path, commands: Commands
 ) -> None:
