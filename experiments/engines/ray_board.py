@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.engines import Job, JobState
@@ -17,6 +17,8 @@ from experiments.work import INTERRUPTED
 class Board:
     """Where the scheduler's thread and Tune's meet."""
 
+    ours: bool = False
+    """Whether Ray is our own."""
     changed: threading.Condition = field(default_factory=threading.Condition)
     waiting: deque[Job] = field(default_factory=deque)
     placed: dict[str, Job] = field(default_factory=dict)
@@ -67,6 +69,24 @@ class Board:
             self.finished |= state.exit_code == 0
             if not self.states[job.name].ended:
                 self.states[job.name] = state
+
+    def fail(self, trial: str, trouble: BaseException | str) -> None:
+        """Note that Ray lost a trial, by what it says.
+
+        Our own Ray kills whatever is started again as long as its machine lacks memory: then Tune is to pause.
+        """
+        state = state_of(trouble, "node_lost")
+        if state.reason != "host_memory":
+            state = LOST
+        elif self.ours:
+            state = replace(state, blameless=True)
+            self.death = self.death or trouble
+        self.end(trial, state)
+
+    def unended(self) -> set[str]:
+        """Names of the jobs that have not ended."""
+        with self.changed:
+            return {name for name, state in self.states.items() if not state.ended}
 
     def start(self, trial: str) -> None:
         """Note that a trial's process has started."""
@@ -141,12 +161,6 @@ LOST = JobState(True, None, "Ray lost the process that supervised it", "node_los
 def state_of_result(result: Mapping[str, Any] | None) -> JobState:
     """How a job ended by what its trial gave."""
     return JobState(True, result["exit_code"]) if result else LOST
-
-
-def state_of_error(error: BaseException | None) -> JobState:
-    """How a job was lost by what ended its trial: for want of memory where Ray says so, else with its supervisor."""
-    state = LOST if error is None else state_of(error, "node_lost")
-    return state if state.reason == "host_memory" else LOST
 
 
 def first_words(trouble: BaseException | str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiments.engines import Engine, Inventory, Job, JobState, goes_back, local_inventory
-from experiments.engines.ray_board import Board, state_of, state_of_error, state_of_result
+from experiments.engines.ray_board import Board, state_of, state_of_result
 from experiments.engines.ray_session import TOKEN, RaySession
 from experiments.engines.ray_start import OF_TYPE, base_folder
 from experiments.memory import bytes_to_ask
@@ -63,7 +63,7 @@ class RayEngine(Engine):
             base_folder()
         self._folder = _new_folder(home.resolve() / "ray")
         self._session = RaySession(address)
-        self._board = Board()
+        self._board = Board(ours=address is None)
         self._tune: threading.Thread | None = None
         self._restarts = 0
         self._restart_at: float | None = None
@@ -132,7 +132,7 @@ class RayEngine(Engine):
         """What is wrong with Tune; empty if nothing is."""
         if self._board.death is not None:
             return self._board.death
-        if self._board.is_silent(SILENT_S if self._asked else STILL_S):
+        if self._board.is_silent(SILENT_S if self._board.unended() <= self._asked.keys() else STILL_S):
             return "its loop hangs"
         if self._session.is_ours and self._board.stands_still(STILL_S):
             return "it started nothing though nothing ran"
@@ -152,20 +152,21 @@ class RayEngine(Engine):
         self._keep(trouble)
         if self._board.finished:
             self._restarts = 0
-        lost = self._board.lose_started(replace(state, blameless=True))
+        ends, words = self._restarts == len(RESTARTS_S), state.message
+        if not ends:
+            pause = RESTARTS_S[self._restarts]
+            self._restarts += 1
+            words += f"; Ray Tune is restarted in {pause:.0f} s ({self._restarts} of {len(RESTARTS_S)})"
+        lost = self._board.lose_started(replace(state, message=words, blameless=True))
         if not self._replace_board():
             self._give_up(f"Ray Tune ended ({state.message}), and Ray does not let go of this process")
-        elif self._restarts == len(RESTARTS_S):
+        elif ends:
             times = self._restarts + 1
             self._give_up(f"Ray Tune ended {times} times with no stage finished in between; lastly: {state.message}")
         else:
-            pause = RESTARTS_S[self._restarts]
-            self._restarts += 1
             self._restart_at = time.monotonic() + pause
-            counts = self._restarts, len(RESTARTS_S), pause, lost
-            _log.warning(
-                "Ray Tune ended: %s; restart %d of %d in %.0f s, %d stages were running", state.message, *counts
-            )
+            if not lost:  # else it is told of those
+                _log.warning("Ray Tune ended: %s", words)
 
     def _join_again(self) -> None:
         """Leave a cluster that starts nothing, and come with the same jobs; it may just have others at work."""
@@ -180,7 +181,7 @@ class RayEngine(Engine):
         board, waiting = self._board, self._board.unstarted()
         can_go_on = self._leave()
         self._folder = _new_folder(self._folder.parent)
-        self._board = Board(states=board.states, waiting=deque(waiting))
+        self._board = Board(ours=board.ours, states=board.states, waiting=deque(waiting))
         return can_go_on
 
     def _restart(self) -> None:
@@ -338,7 +339,7 @@ def _listener(board: Board) -> Any:
             board.beat = time.monotonic()
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            board.end(trial.trial_id, state_of_error(trial.get_pickled_error()))
+            board.fail(trial.trial_id, trial.get_pickled_error() or trial.get_error() or "")
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             board.start(trial.trial_id)

@@ -44,7 +44,9 @@ def test_a_ray_that_starts_nothing_is_started_anew(
         summary = Scheduler([first, second], store, engine, **options).run()
     assert summary.done == [first, second], told
     (line,) = caplog.messages
-    assert line.startswith("Ray Tune ended: it started nothing though nothing ran; restart 1 of 3 in 5 s")
+    assert line.startswith(
+        "Ray Tune ended: it started nothing though nothing ran; Ray Tune is restarted in 5 s (1 of 3)"
+    )
     assert "retry" not in [kind for kind, *_ in told], "what never ran counts no try"
     assert len(list((tmp_path / "ray").iterdir())) == 2
 
