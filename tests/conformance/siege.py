@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from experiments.store import Store
-from tests.conformance.drivers import PATIENCE_S, Driver, trail
+from tests.conformance.drivers import PATIENCE_S, Driver, Site, trail
 from tests.conformance.test_engines import INLINE, PROCESS
 from tests.quick_driver import make_stages
 
@@ -58,6 +58,8 @@ class Siege:
     """Decides whom to kill, and when; when is told in signs of progress, so that a slow machine is attacked alike."""
     kills: int
     """The most there may be."""
+    site: Site = PROCESS
+    """Where drivers run that are not the worker themselves."""
     drivers_killed: int = 0
     workers_killed: int = 0
     commands: int = 0
@@ -96,7 +98,7 @@ class Siege:
 
     def _give_command(self) -> None:
         count = 2 if self.chance.random() < TWO_DRIVERS else 1
-        sites = [INLINE if self.chance.random() < INLINE_SHARE else PROCESS for _ in range(count)]
+        sites = [INLINE if self.chance.random() < INLINE_SHARE else self.site for _ in range(count)]
         self._drivers = [Driver(self.home, site, self.chains) for site in sites]
         self.commands += count
 
@@ -126,7 +128,7 @@ class Siege:
     def _find_workers(self) -> None:
         for driver in self._drivers:
             try:
-                for child in psutil.Process(driver.process.pid).children():
+                for child in psutil.Process(driver.process.pid).children(recursive=self.site != PROCESS):
                     if "experiments.worker" in child.cmdline():
                         self._workers.setdefault(child.pid, child)
             except psutil.NoSuchProcess:

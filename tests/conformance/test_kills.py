@@ -19,8 +19,9 @@ from experiments.scheduler import Scheduler
 from experiments.stage import Stage
 from experiments.store import Store, read_curve
 from smaug_core.stage_protocol import KINDS
+from tests.conformance.drivers import Site
 from tests.conformance.siege import Siege, random_graph
-from tests.conformance.test_engines import trail, wait_until
+from tests.conformance.test_engines import PROCESS, RAY, trail, wait_until
 
 KILLS_OF_A_GRAPH = 25
 TICKS_S = 0.04
@@ -38,14 +39,21 @@ def test_two_hundred_random_kills(tmp_path: Path) -> None:
     assert_survives(tmp_path, kills=200)
 
 
-def assert_survives(folder: Path, *, kills: int) -> None:
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_forty_random_kills_on_ray(tmp_path: Path) -> None:
+    """About four minutes on two shared cores: each driver starts a Ray of its own."""
+    assert_survives(tmp_path, kills=40, site=RAY)
+
+
+def assert_survives(folder: Path, *, kills: int, site: Site = PROCESS) -> None:
     """Attack one random graph after the other until so many kills have met a living process."""
     sieges: list[Siege] = []
     while (left := kills - sum(siege.hits for siege in sieges)) > 0:
         number = len(sieges)
         chance = Random(number)
         most = min(left, KILLS_OF_A_GRAPH)
-        siege = Siege(folder / f"graph{number}", random_graph(chance), chance, most)
+        siege = Siege(folder / f"graph{number}", random_graph(chance), chance, most, site)
         siege.run()
         assert_nothing_is_lost_or_billed_twice(siege, folder / f"undisturbed{number}")
         sieges.append(siege)
