@@ -33,7 +33,7 @@ from experiments.documents import (
 )
 from experiments.failures import Failure
 from experiments.process import start_ticks
-from smaug_core.documents import sync
+from smaug_core.files import sync
 
 __all__ = [
     "ACCOUNTING",

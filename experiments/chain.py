@@ -8,9 +8,9 @@ from typing import Any
 
 from experiments.stage import Stage
 from smaug_core.config import ClipShape, Config, PretrainConfig, PretrainVideoConfig, clip_shape
-from smaug_core.data.corpora import source_digest
-from smaug_core.data.text import tokenizer_digest
-from smaug_core.sources import weights_digest
+from smaug_core.data.datasets import source_digest
+from smaug_core.data.tokenizer import tokenizer_digest
+from smaug_core.hub import weights_digest
 
 Digests = dict[str, str | None]
 """By what it is of; none for what is not here."""

@@ -13,9 +13,9 @@ from experiments.schema import load_sweep
 from experiments.settings import with_overrides
 from experiments.workload import vocabulary_size
 from smaug_core.config import Config, PretrainConfig, PretrainVideoConfig
-from smaug_core.cost import TRAINING, Part, published_accounting, step_cost, step_of, token_schedule, total_macs
-from smaug_core.data.corpora import published_size
-from smaug_core.parameters import parameter_counts
+from smaug_core.cost.flops import TRAINING, Part, published_accounting, step_cost, step_of, token_schedule, total_macs
+from smaug_core.cost.parameters import parameter_counts
+from smaug_core.data.datasets import published_size
 
 TOLERANCE = 0.07
 """Share of the published hours by which a prediction may be off without being called a failure."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.failures import POLICIES
-from smaug_core.documents import (
+from smaug_core.errors import SmaugError
+from smaug_core.files import (
     ANY_NUMBER,
     COUNT,
     DIGEST,
@@ -30,7 +31,6 @@ from smaug_core.documents import (
     parse,
     write_whole,
 )
-from smaug_core.errors import SmaugError
 from smaug_core.stage_protocol import KINDS
 
 

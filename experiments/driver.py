@@ -169,7 +169,7 @@ def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> Non
         SmaugError: a source is unknown, or the files cannot be written.
     """
     from experiments.engines import local_cpus
-    from smaug_core.data.corpora import prepare
+    from smaug_core.data.datasets import prepare
 
     wanted: dict[DataConfig, dict[str, None]] = {}
     for config in configs:

@@ -8,9 +8,9 @@ from experiments.chain import cut_stages, resolved
 from experiments.scale import Scale
 from experiments.settings import with_overrides
 from experiments.stage import Stage
-from smaug_core.data.corpora import SPLITS
-from smaug_core.data.published import PUBLISHED
-from smaug_core.sources import TIMM, timm_hub_name
+from smaug_core.data.dataset_sizes import PUBLISHED
+from smaug_core.data.datasets import SPLITS
+from smaug_core.hub import TIMM, timm_hub_name
 
 HUB_FILES = {
     "tokenizer": ("model.tokenizer", "vocab.txt"),

@@ -21,10 +21,10 @@ from experiments.scale import Scale
 from experiments.stage import Stage
 from experiments.store import do_again, read_result, read_stage
 from smaug_core.config import DataConfig
-from smaug_core.data import moving_shapes
-from smaug_core.data.corpora import EMBEDDED, read_source
-from smaug_core.data.published import PUBLISHED
-from smaug_core.data.video import read_frames
+from smaug_core.data.dataset_sizes import PUBLISHED
+from smaug_core.data.datasets import EMBEDDED, read_source
+from smaug_core.data.media.video import read_frames
+from smaug_core.data.moving_shapes import dataset as moving_shapes
 from smaug_core.errors import ClipError, SmaugError
 
 SAMPLE = 16

@@ -34,7 +34,7 @@ DECODER = """
 import json, tempfile
 from pathlib import Path
 import av, numpy as np
-from smaug_core.data.video import read_frames, write_clip
+from smaug_core.data.media.video import read_frames, write_clip
 frames = np.zeros((6, 32, 32, 3), np.uint8)
 frames[:, 8:24, 8:24, 0] = np.linspace(60, 240, 6, dtype=np.uint8)[:, None, None]
 with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from smaug_core.config import DataConfig, from_settings
 from smaug_core.errors import ClipError, SmaugError
 
 if TYPE_CHECKING:
-    from smaug_core.data.corpora import Item
+    from smaug_core.data.datasets import Item
     from smaug_core.retriever import Retriever
 
 NUM = 6
@@ -51,7 +51,7 @@ class Trained:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """What can be shown of it."""
-        from smaug_core.examples import check_reconstructs, check_selects
+        from smaug_core.visualization.examples import check_reconstructs, check_selects
 
         found: list[Kind] = []
         with suppress(SmaugError):
@@ -73,8 +73,8 @@ class Trained:
         return (self._reconstruction if kind == "reconstruction" else self._selection)(item, number, most_bytes)
 
     def _reconstruction(self, item: "Item", number: int, most_bytes: int) -> Example:
-        from smaug_core.examples import reconstruct
-        from smaug_core.strips import png, strip
+        from smaug_core.visualization.examples import reconstruct
+        from smaug_core.visualization.image_strip import png, strip
 
         model, tokenizer, ratio = self.loaded.model, self.loaded.tokenizer, self.mask_ratio
         made = reconstruct(model, tokenizer, item, mask_ratio=ratio, text_length=self.text_length, device=self.device)
@@ -97,8 +97,8 @@ class Trained:
         )
 
     def _selection(self, item: "Item", number: int, most_bytes: int) -> Example:
-        from smaug_core.examples import choose
-        from smaug_core.strips import png, strip
+        from smaug_core.visualization.examples import choose
+        from smaug_core.visualization.image_strip import png, strip
 
         made = choose(self.loaded.model, self.loaded.tokenizer, item, text_length=self.text_length, device=self.device)
         content, width, height = png(strip(list(made.frames), made.chosen), most_bytes)
@@ -190,7 +190,7 @@ def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device
     if not (folder / "model" / "config.json").exists():
         raise SmaugError(f"--from {folder}: holds no model; right would be the folder of a finished training")
     from experiments.host import check_device
-    from smaug_core.examples import check_reconstructs, check_selects
+    from smaug_core.visualization.examples import check_reconstructs, check_selects
 
     check_device(device)
     trained = read_trained(folder, stage, data_root=data_root, device=device, render=True)
@@ -225,9 +225,9 @@ def read_trained(
     Raises:
         SmaugError: the weights or the data cannot be read.
     """
-    from smaug_core.data.corpora import SPLITS, prepare, read_source
-    from smaug_core.examples import spread
+    from smaug_core.data.datasets import SPLITS, prepare, read_source
     from smaug_core.retriever import Retriever
+    from smaug_core.visualization.examples import spread
 
     kind, settings = stage["kind"], stage["settings"]
     own = settings[kind]

@@ -22,8 +22,8 @@ from experiments.gallery import Gallery, GalleryError, from_record, to_record
 from experiments.records import stage_facts, trial_documents, trial_file, valid_documents
 from experiments.stage import digest
 from experiments.store import StageState
-from smaug_core.documents import DocumentError, check, write_whole
 from smaug_core.errors import SmaugError
+from smaug_core.files import DocumentError, check, write_whole
 
 FORMAT = "smaug stage 1"
 """What a stage's record says of itself; another number where it is to be read in another way."""

@@ -14,7 +14,7 @@ from experiments.options import FAILED, PATH, ROOT, Home, Json, home_folder
 
 if TYPE_CHECKING:
     from reports.render import Report
-    from smaug_core.cost import Part
+    from smaug_core.cost.flops import Part
 
 report = typer.Typer(
     help="Tables, claims and a page, made of what is recorded.", no_args_is_help=True, rich_markup_mode=None

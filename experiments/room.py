@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.stage import Stage
 from smaug_core.config import ClipShape, ModelConfig, clip_shape, from_settings, image_size_after
-from smaug_core.parameters import parameter_counts
+from smaug_core.cost.parameters import parameter_counts
 
 BYTES_PER_NUMBER = 4
 """Weights and moments are kept in single precision, whatever precision the steps are computed in."""

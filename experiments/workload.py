@@ -15,11 +15,19 @@ from smaug_core.config import (
     from_settings,
     image_size_after,
 )
-from smaug_core.cost import TRAINING, StepShape, evaluation_macs, published_accounting, step_cost, step_of, total_macs
-from smaug_core.data.corpora import EMBEDDED, published_size
-from smaug_core.data.moving_shapes import split_sizes
-from smaug_core.data.published import PUBLISHED
-from smaug_core.data.text import load_tokenizer
+from smaug_core.cost.flops import (
+    TRAINING,
+    StepShape,
+    evaluation_macs,
+    published_accounting,
+    step_cost,
+    step_of,
+    total_macs,
+)
+from smaug_core.data.dataset_sizes import PUBLISHED
+from smaug_core.data.datasets import EMBEDDED, published_size
+from smaug_core.data.moving_shapes.dataset import split_sizes
+from smaug_core.data.tokenizer import load_tokenizer
 
 Settings = Mapping[str, Any]
 """The sub-trees that a stage reads, as JSON holds them."""

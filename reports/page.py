@@ -28,7 +28,7 @@ from reports.render import Report
 from reports.spending import Spending, Spent, in_paper_order, spend
 from reports.verdicts import claim_rows
 from reports.wording import decimals_of
-from smaug_core.cost import Part
+from smaug_core.cost.flops import Part
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 TITLE = "SMAUG, published and measured"

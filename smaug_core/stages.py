@@ -23,7 +23,7 @@ from smaug_core.errors import SmaugError
 from smaug_core.stage_protocol import KINDS, Outcome, Watch
 
 if TYPE_CHECKING:
-    from smaug_core.data.corpora import Item
+    from smaug_core.data.datasets import Item
     from smaug_core.distributed import World
 
 logger = logging.getLogger(__name__)
@@ -61,9 +61,9 @@ def run(
         Interrupted: the watch asked to stop; a checkpoint was saved first.
         SmaugError: something named in the message is wrong with the settings, the data or the parent's weights.
     """
-    from smaug_core.context import RunContext
     from smaug_core.distributed import joined_world
     from smaug_core.evaluation.retrieval import evaluate
+    from smaug_core.run_context import RunContext
     from smaug_core.training.train import finetune, pretrain, pretrain_video
 
     if kind not in KINDS:
@@ -111,8 +111,8 @@ class _Reader:
 
     def read(self, sources: Iterable[str], split: str) -> "list[Item]":
         """Read one split of each source; warn of one with many unknown words."""
-        from smaug_core.data.corpora import read_source
-        from smaug_core.data.text import load_tokenizer
+        from smaug_core.data.datasets import read_source
+        from smaug_core.data.tokenizer import load_tokenizer
         from smaug_core.data.unknown_words import count_unknown, sampled
 
         items: list[Item] = []

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, PretrainVideoConfig
-from smaug_core.context import RunContext
-from smaug_core.counting import num_visible
+from smaug_core.cost.token_counts import num_visible
 from smaug_core.data.batch import Batch, places_of_words
-from smaug_core.data.corpora import Item
-from smaug_core.data.video import write_clip
-from smaug_core.model.masking import split_patches
+from smaug_core.data.datasets import Item
+from smaug_core.data.media.video import write_clip
+from smaug_core.patches import split_patches
+from smaug_core.run_context import RunContext
 from smaug_core.stage_protocol import Watch
 
 VOCABULARY = 50

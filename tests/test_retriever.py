@@ -9,10 +9,10 @@ import torch
 
 import smaug_core
 from smaug_core.config import ClipShape, EvaluateConfig
-from smaug_core.data.text import load_tokenizer
+from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.errors import CheckpointError, ClipError
 from smaug_core.evaluation.retrieval import evaluate
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.training.checkpoint import save_model
 from tests.small import CONFIG, make_items, run_context
 from tests.training.test_train import Recorder

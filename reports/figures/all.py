@@ -11,7 +11,7 @@ from reports.figures.shares import hours_figures, step_figure
 from reports.figures.svg import standalone
 from reports.files import write_text
 from reports.render import Report
-from smaug_core.cost import Part
+from smaug_core.cost.flops import Part
 
 NO_STEPS: Mapping[str, Mapping[str, Part]] = {}
 
@@ -25,7 +25,7 @@ def make_figures(
         report: the tables; where nothing measured could be read, published numbers alone are drawn.
         stages: all that the ledger holds.
         curve: gives what was reported of a stage, as `Ledger.curve` does.
-        steps: by scale, what a step of pre-training consists of (`smaug_core.cost.step_cost`).
+        steps: by scale, what a step of pre-training consists of (`smaug_core.cost.flops.step_cost`).
 
     Raises:
         TrackingError: a curve cannot be read.

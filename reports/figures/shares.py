@@ -14,7 +14,7 @@ from reports.figures.figure import Data, Figure, figure_name
 from reports.figures.labels import text_width
 from reports.figures.svg import INK
 from reports.wording import significant
-from smaug_core.cost import Part, total_macs
+from smaug_core.cost.flops import Part, total_macs
 
 USES = (
     "pre-training, single frames",
@@ -35,7 +35,7 @@ PART_NAMES = {
     "temporal": "temporal encoder",
     "heads": "other heads",
 }
-"""Parts of the model in a step, as `smaug_core.cost` calls them."""
+"""Parts of the model in a step, as `smaug_core.cost.flops` calls them."""
 LOOK_OF: Mapping[str, Look] = {
     **dict(zip(USES, LOOKS, strict=False)),
     **dict(zip(PART_NAMES.values(), LOOKS, strict=True)),
@@ -106,7 +106,7 @@ def step_figure(steps: Mapping[str, Mapping[str, Part]]) -> Figure | None:
     """Each part's share of a training step, in closed form; none where there are no steps.
 
     Args:
-        steps: by scale, what a step of its pre-training consists of (`smaug_core.cost.step_cost`).
+        steps: by scale, what a step of its pre-training consists of (`smaug_core.cost.flops.step_cost`).
     """
     if not steps:
         return None

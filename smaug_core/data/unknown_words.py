@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from smaug_core.data.text import Tokenizer
+from smaug_core.data.tokenizer import Tokenizer
 
 MOST_UNKNOWN = 0.05
 """Share of unknown tokens from which a warning is due."""

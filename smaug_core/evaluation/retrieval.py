@@ -11,18 +11,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from smaug_core.config import RANKINGS, EvaluateConfig, ModelConfig
-from smaug_core.context import RunContext
-from smaug_core.data.augment import resize
-from smaug_core.data.corpora import Item
-from smaug_core.data.frames import sample_frames
-from smaug_core.data.text import Tokenizer, load_tokenizer
-from smaug_core.data.video import read_frames
+from smaug_core.data.datasets import Item
+from smaug_core.data.frame_sampling import sample_frames
+from smaug_core.data.media.video import read_frames
+from smaug_core.data.tokenizer import Tokenizer, load_tokenizer
+from smaug_core.data.transforms import resize
 from smaug_core.distributed import World
-from smaug_core.documents import write_whole
 from smaug_core.errors import ClipError
 from smaug_core.evaluation.metrics import ranks, recall
+from smaug_core.files import write_whole
 from smaug_core.model.objectives import frame_similarity
 from smaug_core.model.smaug import SMAUG, EncodedClips
+from smaug_core.run_context import RunContext
 from smaug_core.stage_protocol import Interrupted, Outcome
 from smaug_core.training.checkpoint import load_weights, read_config
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from smaug_core import torchvision_on_cpu
 from smaug_core.config import ModelConfig
-from smaug_core.counting import num_kept
+from smaug_core.cost.token_counts import num_kept
 from smaug_core.errors import SmaugError
-from smaug_core.model.recompute import Recomputing
+from smaug_core.model.activation_checkpointing import Recomputing
 from smaug_core.model.vision import EncodedFrames, check_size, colours_of, create_timm_model, every_position
 
 torchvision_on_cpu.make_importable()

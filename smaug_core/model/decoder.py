@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from smaug_core.config import ModelConfig
-from smaug_core.model.recompute import Recomputing
+from smaug_core.model.activation_checkpointing import Recomputing
 from smaug_core.model.sparsify import FUSED
 from smaug_core.model.vision import Block
 

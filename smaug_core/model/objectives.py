@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from smaug_core.data.batch import IGNORED
-from smaug_core.model.masking import patchify
 from smaug_core.model.precision import full_precision
+from smaug_core.patches import patchify
 
 
 def frame_similarity(

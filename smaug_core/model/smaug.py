@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from smaug_core.config import ClipShape, ModelConfig
 from smaug_core.data.batch import IGNORED, Batch
 from smaug_core.distributed import World
+from smaug_core.model.activation_checkpointing import Recomputing
 from smaug_core.model.decoder import PixelDecoder
 from smaug_core.model.encoder import create_encoder
 from smaug_core.model.objectives import (
@@ -20,7 +21,6 @@ from smaug_core.model.objectives import (
     word_loss,
 )
 from smaug_core.model.pairs import Pairs, contrast, pair_up, similarities
-from smaug_core.model.recompute import Recomputing
 from smaug_core.model.selector import FrameSelector, Selection, gather_frames, pick_frames, take_frames
 from smaug_core.model.temporal import TemporalEncoder
 from smaug_core.model.text import FusionEncoder, TextEncoder, WordHead

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smaug_core import torchvision_on_cpu
 from smaug_core.config import ModelConfig
-from smaug_core.model.recompute import Recomputing
+from smaug_core.model.activation_checkpointing import Recomputing
 
 torchvision_on_cpu.make_importable()
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from smaug_core import torchvision_on_cpu
 from smaug_core.config import ModelConfig
-from smaug_core.counting import num_kept
-from smaug_core.data.augment import Colours
+from smaug_core.cost.token_counts import num_kept
+from smaug_core.data.transforms import Colours
 from smaug_core.errors import SmaugError
-from smaug_core.model.masking import patchify
+from smaug_core.model.activation_checkpointing import Recomputing
 from smaug_core.model.precision import full_precision
-from smaug_core.model.recompute import Recomputing
 from smaug_core.model.sparsify import sparsify
+from smaug_core.patches import patchify
 
 torchvision_on_cpu.make_importable()
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from smaug_core.config import ClipShape
-from smaug_core.documents import COUNT, DIGEST, POSITIVE, SECONDS, DocumentError, Map, check, parse, sync
 from smaug_core.errors import CheckpointError
-from smaug_core.model.positions import resize_positions
+from smaug_core.files import COUNT, DIGEST, POSITIVE, SECONDS, DocumentError, Map, check, parse, sync
+from smaug_core.model.pos_embed import resize_positions
 from smaug_core.model.smaug import SMAUG
 from smaug_core.model.temporal import resize_time
 

@@ -20,16 +20,16 @@ from smaug_core.config import (
     clip_shape,
     image_size_after,
 )
-from smaug_core.context import RunContext
 from smaug_core.data.batch import Batch
-from smaug_core.data.corpora import Item
-from smaug_core.data.loader import BatchRecipe, TrainingBatches
-from smaug_core.data.text import load_tokenizer
+from smaug_core.data.batches import BatchRecipe, TrainingBatches
+from smaug_core.data.datasets import Item
+from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.distributed import World
 from smaug_core.errors import CheckpointError, DivergedError, SmaugError
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.model.smaug import SMAUG
-from smaug_core.model.weights import load_text, load_vision
+from smaug_core.pretrained.load import load_text, load_vision
+from smaug_core.run_context import RunContext
 from smaug_core.stage_protocol import Interrupted, Outcome
 from smaug_core.training.checkpoint import Checkpoints, Progress, load_weights, read_config, save_model
 from smaug_core.training.optim import build_optimizer, learning_rate

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from smaug_core.data.frames import sample_frames
-from smaug_core.data.video import read_frames
-from tests.data.media import written
+from smaug_core.data.frame_sampling import sample_frames
+from smaug_core.data.media.video import read_frames
+from tests.data.media.made import written
 
 FRAMES = 4
 WARM_UP = 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from smaug_core.config import ClipShape, ModelConfig
-from smaug_core.data.text import EMBEDDED_VOCABULARIES
+from smaug_core.data.tokenizer import EMBEDDED_VOCABULARIES
 
 SINGLE_FRAME_SAMPLES = {"5M": 10 * 5_440_000, "17M": 10 * 18_406_000}
 """Epochs x captions of single-frame pre-training, by corpus."""

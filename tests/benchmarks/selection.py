@@ -25,11 +25,11 @@ from experiments.host import describe_device
 from experiments.scale import load_scale
 from experiments.settings import with_overrides
 from smaug_core.config import ClipShape
-from smaug_core.context import RunContext
-from smaug_core.data.corpora import prepare, read_source
-from smaug_core.data.text import load_tokenizer
-from smaug_core.evaluation.selection import selected_frames
-from smaug_core.model.initial import build
+from smaug_core.data.datasets import prepare, read_source
+from smaug_core.data.tokenizer import load_tokenizer
+from smaug_core.evaluation.frame_selection import selected_frames
+from smaug_core.model.init_weights import build
+from smaug_core.run_context import RunContext
 from smaug_core.training.checkpoint import load_weights
 from smaug_core.training.train import pretrain, pretrain_video
 

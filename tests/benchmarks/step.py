@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
-from smaug_core.cost import TRAINING, StepShape, step_cost, total_macs
-from smaug_core.counting import num_visible
+from smaug_core.cost.flops import TRAINING, StepShape, step_cost, total_macs
+from smaug_core.cost.token_counts import num_visible
 from smaug_core.data.batch import Batch, places_of_words
-from smaug_core.model.masking import split_patches
 from smaug_core.model.smaug import SMAUG
+from smaug_core.patches import split_patches
 from tests.benchmarks.rows import DEFAULT, ROWS, SIZES, Case, Size
 
 WARM_UP = 2

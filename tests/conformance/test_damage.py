@@ -13,7 +13,7 @@ from experiments.events import Event, Summary
 from experiments.scheduler import Scheduler
 from experiments.stage import Stage
 from experiments.store import Store
-from smaug_core.data.corpora import Item
+from smaug_core.data.datasets import Item
 from smaug_core.stage_protocol import Interrupted
 from smaug_core.training import train as training
 from tests.conformance.test_engines import assert_every_attempt_is_billed_once, trail

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from smaug_core.config import DataConfig
-from smaug_core.data.scenes import MIN_FRAMES
+from smaug_core.data.moving_shapes.scenes import MIN_FRAMES
 
 SMALLEST = DataConfig(
     seed=1,

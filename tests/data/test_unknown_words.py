@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import smaug_core
 from smaug_core import stages
 from smaug_core.config import EvaluateConfig
-from smaug_core.data.text import load_tokenizer
+from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.data.unknown_words import SAMPLE, UnknownWords, count_unknown, sampled
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.training.checkpoint import save_model
 from tests.small import CONFIG, make_items
 from tests.training.test_train import Recorder

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from smaug_core.config import ClipShape, EvaluateConfig
-from smaug_core.data.text import load_tokenizer
+from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.distributed import World, joined_world
 from smaug_core.errors import SmaugError
 from smaug_core.evaluation import retrieval
 from smaug_core.evaluation.retrieval import CLIPS_AT_ONCE, evaluate, largest_share, own_clips
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.stage_protocol import Interrupted
 from smaug_core.training.checkpoint import save_model
 from tests.processes import run_together

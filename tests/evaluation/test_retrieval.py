@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 
 from smaug_core.config import EvaluateConfig
-from smaug_core.data.text import load_tokenizer
+from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.errors import ClipError
 from smaug_core.evaluation.retrieval import (
     Scores,
@@ -19,7 +19,7 @@ from smaug_core.evaluation.retrieval import (
     rank_both_ways,
     score,
 )
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.training.checkpoint import save_model
 from tests.small import CONFIG, make_items, run_context
 from tests.training.test_train import Recorder

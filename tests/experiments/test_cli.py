@@ -289,7 +289,7 @@ def test_results_of_other_code_are_refused_with_the_files_that_differ(swept, tmp
     edit_code(other.stage("pretrain"))
     ran = other.sweep("--only", "50%")
     assert ran.returncode == 2
-    assert "pretrain 50%: was made by other code; differing: smaug_core/model/masking.py\n" in ran.stderr
+    assert "pretrain 50%: was made by other code; differing: smaug_core/patches.py\n" in ran.stderr
     assert "--accept-stale" in ran.stderr and "--rerun-stale" in ran.stderr
     planned = json.loads(other.sweep("--only", "50%", "--json", verb="plan").stdout)
     assert planned["stages"] | {"stale": 1, "cached": 2, "new": 0} == planned["stages"]
@@ -300,7 +300,7 @@ def edit_code(stage: Path) -> None:
     """Let a result say that it was made by another masking.py."""
     path = stage / "result.json"
     result = json.loads(path.read_text())
-    result["code"]["smaug_core/model/masking.py"] = "0" * 64
+    result["code"]["smaug_core/patches.py"] = "0" * 64
     path.write_text(json.dumps(result))
 
 

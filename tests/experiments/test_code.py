@@ -15,17 +15,17 @@ KINDS = ("pretrain", "finetune", "evaluate")
 TRAINING_ONLY = {
     "smaug_core/training/train.py",
     "smaug_core/training/optim.py",
-    "smaug_core/data/loader.py",
+    "smaug_core/data/batches.py",
 }
 EVALUATION_ONLY = {"smaug_core/evaluation/retrieval.py", "smaug_core/evaluation/metrics.py"}
 SHARED = {
     "smaug_core/stages.py",
     "smaug_core/config.py",
-    "smaug_core/data/corpora.py",
+    "smaug_core/data/datasets.py",
     "smaug_core/data/annotations.py",
-    "smaug_core/data/moving_shapes.py",
-    "smaug_core/data/scenes.py",
-    "smaug_core/data/video.py",
+    "smaug_core/data/moving_shapes/dataset.py",
+    "smaug_core/data/moving_shapes/scenes.py",
+    "smaug_core/data/media/video.py",
     "smaug_core/model/smaug.py",
     "smaug_core/model/sparsify.py",
     "smaug_core/training/checkpoint.py",
@@ -66,7 +66,7 @@ def test_a_stage_is_made_by_what_it_imports_and_by_nothing_else():
         assert not files[kind] & EVALUATION_ONLY
     assert files["evaluate"] >= SHARED | EVALUATION_ONLY
     assert not files["evaluate"] & TRAINING_ONLY
-    assert "smaug_core/cost.py" not in files["pretrain"] | files["evaluate"]
+    assert "smaug_core/cost/flops.py" not in files["pretrain"] | files["evaluate"]
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "evaluate"])
@@ -124,12 +124,12 @@ def test_a_moved_file_is_no_new_code(copied):
 @pytest.mark.parametrize(
     ("name", "old", "new", "kinds"),
     [
-        ("model/masking.py", "    return ", "    return  ", ()),
+        ("patches.py", "    return ", "    return  ", ()),
         ("training/optim.py", "(0.9, ", "(0.91, ", ("pretrain", "finetune")),
         ("evaluation/metrics.py", "100 * ", "101 * ", ("evaluate",)),
         ("config.py", "mask_ratio: float = 0.5", "mask_ratio: float = 0.4", KINDS),
         ("config.py", "    mask_ratio: float = 0.5", "    mask_share: float = 0.5", KINDS),
-        ("cost.py", "def ", "def another() -> None: ...\n\n\ndef ", ()),
+        ("cost/flops.py", "def ", "def another() -> None: ...\n\n\ndef ", ()),
     ],
 )
 def test_an_edit_counts_for_the_stages_that_import_the_file(copied, name, old, new, kinds):
@@ -144,7 +144,7 @@ def test_a_module_that_is_imported_newly_counts_with_all_it_imports(copied):
     before = digests_in(copied)
     (copied / "smaug_core" / "fresh.py").write_text("from smaug_core import fresher\nVALUE = fresher.VALUE + 1\n")
     (copied / "smaug_core" / "fresher.py").write_text("VALUE = 1\n")
-    edit(copied / "smaug_core" / "data" / "frames.py", "from collections", "import smaug_core.fresh\nfrom collections")
+    edit(copied / "smaug_core" / "data" / "frame_sampling.py", "from collections", "import smaug_core.fresh\nfrom collections")
     after = digests_in(copied)
     for kind in KINDS:
         names = ["smaug_core/fresh.py", "smaug_core/fresher.py"]

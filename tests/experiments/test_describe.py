@@ -10,8 +10,8 @@ from experiments.describe import captions, run_macs, step_of, vocabulary_size
 from experiments.scale import load_scale
 from experiments.settings import with_overrides
 from smaug_core.config import ClipShape
-from smaug_core.cost import published_accounting, step_cost, total_macs
-from smaug_core.data.text import load_tokenizer
+from smaug_core.cost.flops import published_accounting, step_cost, total_macs
+from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.errors import SmaugError
 from smaug_core.model.smaug import SMAUG
 

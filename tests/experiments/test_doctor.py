@@ -21,8 +21,8 @@ from experiments.records import write_trial
 from experiments.request import Request
 from experiments.scale import Scale, load_scale
 from experiments.store import Store
-from smaug_core.data import moving_shapes
-from smaug_core.data.moving_shapes import SAMPLE
+from smaug_core.data.moving_shapes import dataset as moving_shapes
+from smaug_core.data.moving_shapes.dataset import SAMPLE
 from tests.experiments.made_trials import execute, trial
 from tests.experiments.smoke import Smoke
 from tests.faults import full_disk, read_only_disk

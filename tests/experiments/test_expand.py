@@ -15,7 +15,7 @@ from experiments.scale import Scale, load_scale
 from experiments.schema import Sweep, load_sweep
 from experiments.seeds import Seeds, describe_pairs, read_seeds
 from smaug_core.config import ModelConfig
-from smaug_core.data.text import EMBEDDED_VOCABULARIES
+from smaug_core.data.tokenizer import EMBEDDED_VOCABULARIES
 from smaug_core.errors import SmaugError
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"

@@ -24,7 +24,7 @@ from experiments.stop import StopFlag
 from experiments.store import Store
 from experiments.worker import DONE, run_stage
 from smaug_core.config import DataConfig, from_settings
-from smaug_core.data.corpora import prepare
+from smaug_core.data.datasets import prepare
 from smaug_core.errors import SmaugError
 from smaug_core.stage_protocol import KINDS
 from tests.experiments.smoke import ROOT, Smoke
@@ -122,7 +122,9 @@ def test_pictures_are_no_part_of_the_result_and_other_stages_leave_none(trained)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_how_pictures_are_made_is_no_part_of_what_makes_a_result(kind):
-    assert not {"smaug_core/examples.py", "smaug_core/strips.py"} & set(code_digest(kind))
+    assert not {"smaug_core/visualization/examples.py", "smaug_core/visualization/image_strip.py"} & set(
+        code_digest(kind)
+    )
 
 
 def test_a_model_that_hides_nothing_and_selects_nothing_has_no_pictures(trained, tmp_path):

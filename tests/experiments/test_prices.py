@@ -13,7 +13,7 @@ from experiments.schema import load_sweep
 from experiments.stage import Stage
 from experiments.store import Store
 from experiments.workload import stage_macs
-from smaug_core.cost import evaluation_macs
+from smaug_core.cost.flops import evaluation_macs
 from tests.experiments.finished import finish
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
@@ -140,7 +140,7 @@ def test_sources_are_told_once_each(store, masking):
 def test_an_evaluation_by_hand(masking):
     """One clip of 2 frames, one caption, one pair: the parts of one forward pass, by the closed form of a step."""
     from smaug_core.config import ClipShape, EvaluateConfig, ModelConfig, from_settings
-    from smaug_core.cost import StepShape, step_cost
+    from smaug_core.cost.flops import StepShape, step_cost
 
     model = from_settings(ModelConfig, masking["50%"].stages[0].settings["model"], "model")
     test = EvaluateConfig(dataset="d", text_length=32, rerank=1, frames=2)

@@ -13,7 +13,7 @@ from experiments.room import CHECKPOINTS, RECORDS_BYTES, existing, in_words, roo
 from experiments.scale import load_scale
 from experiments.schema import load_sweep
 from experiments.stage import Stage
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.training.checkpoint import KEPT, Checkpoints, Progress, save_model
 from smaug_core.training.optim import build_optimizer
 from tests.experiments.smoke import ROOT
@@ -52,7 +52,7 @@ def made_model(stage: Stage, frames: int, selected: int):
     import torch
 
     from smaug_core.config import ClipShape, ModelConfig, PretrainConfig, from_settings
-    from smaug_core.data.text import load_tokenizer
+    from smaug_core.data.tokenizer import load_tokenizer
 
     config = from_settings(ModelConfig, stage.settings["model"], "model")
     vocab_size = load_tokenizer(config.tokenizer).vocab_size

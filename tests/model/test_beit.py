@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smaug_core.data.augment import CLIP, Colours
+from smaug_core.data.transforms import CLIP, Colours
 from smaug_core.errors import SmaugError
 from smaug_core.model.beit import BeitEncoder
 from smaug_core.model.encoder import create_encoder
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.model.vision import VisionEncoder
 from tests.small import CONFIG, VOCABULARY, make_batch
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from smaug_core.model.decoder import PixelDecoder, sincos_positions
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.model.sparsify import FUSED
 from tests.small import VOCABULARY
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smaug_core.config import ClipShape
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.model.pairs import Pairs
 from tests.small import VOCABULARY, make_batch
 

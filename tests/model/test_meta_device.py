@@ -27,9 +27,9 @@ from smaug_core.config import (
     clip_shape,
     image_size_after,
 )
-from smaug_core.data.corpora import Item
-from smaug_core.data.loader import BatchRecipe, TrainingBatches
-from smaug_core.data.text import load_tokenizer
+from smaug_core.data.batches import BatchRecipe, TrainingBatches
+from smaug_core.data.datasets import Item
+from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.model.smaug import SMAUG
 from smaug_core.training.train import _recipe
 

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smaug_core.model.masking import patchify
 from smaug_core.model.objectives import (
     contrastive_loss,
     frame_similarity,
@@ -17,6 +16,7 @@ from smaug_core.model.objectives import (
     pixel_targets,
     word_loss,
 )
+from smaug_core.patches import patchify
 
 
 def contrast(logits, media):

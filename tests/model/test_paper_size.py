@@ -12,10 +12,10 @@ STEP = """
 import json, resource, sys, time
 import torch
 from smaug_core.config import ClipShape, ModelConfig
-from smaug_core.counting import num_visible
+from smaug_core.cost.token_counts import num_visible
 from smaug_core.data.batch import Batch, places_of_words
-from smaug_core.model.initial import build
-from smaug_core.model.masking import split_patches
+from smaug_core.model.init_weights import build
+from smaug_core.patches import split_patches
 
 frames, selected, batch, vocabulary = *map(int, sys.argv[1:]), 8, 30522
 config = ModelConfig(

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smaug_core.config import ClipShape
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from tests.small import VOCABULARY, make_batch
 
 EMBED, FRAMES = 20, 4

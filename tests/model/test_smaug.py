@@ -8,7 +8,7 @@ import torch
 
 from smaug_core.config import ScheduleConfig
 from smaug_core.model.decoder import sincos_positions
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.training.optim import build_optimizer
 from tests.small import VOCABULARY, make_batch
 

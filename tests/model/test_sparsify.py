@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.model.sparsify import FUSED, sparsify
 from smaug_core.model.vision import sparsifying_block
 from tests.small import VOCABULARY

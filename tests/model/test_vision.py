@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smaug_core.errors import SmaugError
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.model.sparsify import FUSED
 from smaug_core.model.vision import VisionEncoder, attend, create_vit
 from tests.small import VOCABULARY

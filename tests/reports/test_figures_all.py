@@ -16,7 +16,7 @@ from reports.figures.all import make_figures, write_figures
 from reports.figures.figure import Figure
 from reports.published import ReportError
 from reports.render import Report, read_report
-from smaug_core.cost import Part
+from smaug_core.cost.flops import Part
 
 REFERENCE = Path(__file__).resolve().parents[2] / "reports" / "measurements" / "tiny"
 STEPS = {"tiny": {"encoder": Part(17, 3_000_000), "text": Part(32, 1_000_000)}}

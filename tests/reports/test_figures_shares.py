@@ -10,7 +10,7 @@ from experiments.workload import vocabulary_size
 from reports.figures.shares import hours_by_use, hours_figures, step_figure
 from reports.published import load_published
 from reports.tables import build_tables
-from smaug_core.cost import published_accounting, step_cost, step_of
+from smaug_core.cost.flops import published_accounting, step_cost, step_of
 from tests.reports.rows import made_ranks, row
 from tests.reports.stage_rows import stage
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from smaug_core.errors import CheckpointError
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.training.checkpoint import (
     Checkpoints,
     Progress,
@@ -96,7 +96,7 @@ sys.path.insert(0, {str(os.getcwd())!r})
 from pathlib import Path
 import torch
 from tests.small import CONFIG, VOCABULARY
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.training.checkpoint import Checkpoints, Progress
 model = build(CONFIG, VOCABULARY, seed=0)
 optimizer = torch.optim.AdamW(model.parameters())

@@ -15,7 +15,7 @@ from smaug_core.config import ClipShape
 from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.distributed import World, check_exchange, first_does, joined_world
 from smaug_core.errors import CheckpointError, ClipError, DivergedError, SettingsError, SmaugError
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.stage_protocol import Interrupted
 from smaug_core.training.checkpoint import Checkpoints, save_model
 from smaug_core.training.train import pretrain, pretrain_video, spread

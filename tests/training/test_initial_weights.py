@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from experiments.chain import cut_stages
 from experiments.scale import load_scale
 from smaug_core import torchvision_on_cpu
-from smaug_core.data.text import EMBEDDED_VOCABULARIES, load_tokenizer
+from smaug_core.data.tokenizer import EMBEDDED_VOCABULARIES, load_tokenizer
 from smaug_core.errors import CheckpointError
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.training.train import pretrain
 from tests.small import CONFIG, PRETRAIN, make_items, run_context
 from tests.training.test_train import Recorder

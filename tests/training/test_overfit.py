@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from smaug_core.config import EvaluateConfig
-from smaug_core.data.corpora import Item
-from smaug_core.data.video import write_clip
+from smaug_core.data.datasets import Item
+from smaug_core.data.media.video import write_clip
 from smaug_core.evaluation.retrieval import evaluate
 from smaug_core.training.train import pretrain
 from tests.small import CONFIG, PRETRAIN, run_context

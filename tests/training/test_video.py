@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from smaug_core.config import ClipShape, EvaluateConfig
 from smaug_core.errors import CheckpointError, SmaugError
 from smaug_core.evaluation.retrieval import evaluate
-from smaug_core.model.initial import build
+from smaug_core.model.init_weights import build
 from smaug_core.model.temporal import resize_time
 from smaug_core.stage_protocol import Interrupted
 from smaug_core.training.checkpoint import load_weights, read_config, save_model

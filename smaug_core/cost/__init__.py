@@ -1,0 +1,1 @@
+"""Tokens, multiply-accumulates and parameters in closed form."""

@@ -1,0 +1,174 @@
+"""Every source of captioned media by its name: what it holds, where it lies, what it is made of."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from smaug_core.config import DataConfig
+from smaug_core.data.annotations import annotation_digest, join_sentences, read_annotations
+from smaug_core.data.dataset_sizes import PUBLISHED
+from smaug_core.data.moving_shapes import dataset as moving_shapes
+from smaug_core.errors import SmaugError
+
+EMBEDDED = {f"moving_shapes/{source}": source for source in moving_shapes.SOURCES}
+"""Sources that are rendered, and what `moving_shapes` calls them."""
+SPLITS: dict[str, tuple[str, ...]] = {
+    **{name: tuple(moving_shapes.SOURCES[source].sizes) for name, source in EMBEDDED.items()},
+    **{name: tuple(published.captions) for name, published in PUBLISHED.items()},
+}
+"""The splits of each source."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One caption with its clip or picture."""
+
+    id: str
+    """Unique over all sources."""
+    media: Path
+    """File of the clip or picture."""
+    caption: str
+    """As written, a paragraph's sentences joined by one space; the tokenizer cleans it."""
+    is_image: bool
+    """A single picture, not a clip."""
+    flip: bool
+    """Whether a mirror image still fits the caption; false where captions name sides."""
+    relevant: tuple[int, ...]
+    """Frames in which what the caption names can be seen; none where nobody recorded them."""
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a source of this name, be its media here or not."""
+    return name in SPLITS
+
+
+def published_size(name: str, split: str = "train") -> int:
+    """Captions in one split of the paper's corpus or benchmark `name`, known without its files.
+
+    Raises:
+        SmaugError: no such source or split, or one that is rendered, whose size the section `data` decides.
+    """
+    _check(name, split)
+    if name in EMBEDDED:
+        raise SmaugError(f"{name}: has no published size; the section `data` decides it")
+    return PUBLISHED[name].captions[split]
+
+
+def read_source(name: str, split: str, data: DataConfig | None, root: Path) -> list[Item]:
+    """The captions of one split of the source `name`, in a fixed order.
+
+    A rendered source is checked by a sample of its files. Of a real one only the annotation file is read; its media
+    are looked at when they are decoded.
+
+    Raises:
+        SmaugError: no such source or split, or its media are not in `root`, or are not what was rendered there, or
+            its annotation file is missing or wrong.
+    """
+    _check(name, split)
+    if name in EMBEDDED:
+        return _read_embedded(name, split, _section(name, data), root)
+    kind, folder = PUBLISHED[name], root / name / "media"
+    path = _annotations(name, split, root)
+    rows = read_annotations(path, is_image=kind.is_image, is_paragraph=kind.is_paragraph)
+    return [
+        Item(
+            id=f"{name}/{split}/{number:08d}",
+            media=folder / row.media,
+            caption=row.caption,
+            is_image=kind.is_image,
+            flip=not row.names_sides,
+            relevant=(),
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+def source_digest(name: str, split: str, data: DataConfig | None, root: Path | None = None) -> str | None:
+    """What `read_source` would hand over, as a SHA-256 that is known before anything is rendered or decoded.
+
+    Of a real source it is that of its annotation file, and None where that is not in `root`: the data was not seen.
+
+    Raises:
+        SmaugError: no such source or split, or an annotation file that cannot be read.
+    """
+    _check(name, split)
+    if name in EMBEDDED:
+        recipe = moving_shapes.split_digest(EMBEDDED[name], split, _section(name, data))
+        return hashlib.sha256(f"{name}|{split}|{recipe}".encode()).hexdigest()
+    return None if root is None else annotation_digest(_annotations(name, split, root))
+
+
+def prepare(
+    sources: Iterable[str],
+    data: DataConfig | None,
+    root: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    workers: int = 1,
+) -> None:
+    """Render the embedded data that these sources need and `root` does not hold yet. Real media are left alone.
+
+    Args:
+        sources: names of sources.
+        data: recipe of the embedded data.
+        root: folder of all media.
+        progress: called with the files written so far and their total, over all of these sources; never if nothing
+            is missing.
+        workers: processes that render.
+    """
+    names = list(dict.fromkeys(sources))
+    for name in names:
+        _check(name, "train")
+    missing = [
+        EMBEDDED[name]
+        for name in names
+        if name in EMBEDDED and not moving_shapes.is_rendered(EMBEDDED[name], _section(name, data), root)
+    ]
+    if not missing:
+        return
+    config = _section(names[0], data)
+    sizes = {source: sum(moving_shapes.split_sizes(source, config).values()) for source in missing}
+    before = 0
+    for source, size in sizes.items():
+
+        def show(done: int, _: int, before: int = before) -> None:
+            if progress:
+                progress(before + done, sum(sizes.values()))
+
+        moving_shapes.render(source, config, root, workers=workers, progress=show)
+        before += size
+
+
+def _read_embedded(name: str, split: str, config: DataConfig, root: Path) -> list[Item]:
+    source = EMBEDDED[name]
+    directory = moving_shapes.directory(source, config, root)
+    is_image = moving_shapes.SOURCES[source].frames is None
+    return [
+        Item(
+            id=f"{name}/{row['id']}",
+            media=directory / row["media"],
+            caption=join_sentences(row["caption"]),
+            is_image=is_image,
+            flip=False,
+            relevant=tuple(row["relevant"]),
+        )
+        for row in moving_shapes.open_split(directory, split)
+    ]
+
+
+def _annotations(name: str, split: str, root: Path) -> Path:
+    return root / name / "annotations" / f"{split}.json"
+
+
+def _check(name: str, split: str) -> None:
+    if name not in SPLITS:
+        raise SmaugError(f"source: {name!r} is unknown; right would be one of {sorted(SPLITS)}")
+    if split not in SPLITS[name]:
+        raise SmaugError(f"{name}: has no split {split!r}; right would be one of {list(SPLITS[name])}")
+
+
+def _section(name: str, data: DataConfig | None) -> DataConfig:
+    if data is None:
+        raise SmaugError(f"{name}: is rendered from the section `data`, which is missing; add it")
+    return data

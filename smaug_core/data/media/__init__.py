@@ -1,0 +1,1 @@
+"""Clips and pictures: decoded as ffmpeg shows them."""

@@ -1,0 +1,85 @@
+"""Media files to frames and back: decoding only what is asked for, never guessing around damage."""
+
+import io
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from smaug_core.data.media.decoding import Choose, checked, decode
+from smaug_core.data.media.display import Display
+from smaug_core.data.media.stills import SUFFIXES, read_still
+
+MAX_KEYFRAME_EVERY = 30
+
+
+def read_frames(path: Path, choose: Choose) -> UInt8[np.ndarray, "frames height width 3"]:
+    """The frames of a clip, or of a picture, that `choose` picks: as ffmpeg shows them, in RGB.
+
+    Frames are counted in the order in which a player shows them, without those that an edit list cuts off or a codec
+    hides. They are upright, and of the size of the clip's first frame.
+
+    Raises:
+        ClipError: the file is missing, damaged, truncated, or holds no frames.
+    """
+    if path.suffix.lower() in SUFFIXES:
+        picture = read_still(path)
+        return np.repeat(picture[None], len(checked(choose, 1)), axis=0)
+    wanted, frames = decode(path, choose, Display().show)
+    return np.stack([frames[index] for index in wanted])
+
+
+def decoded_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 of every decoded frame of some clips or pictures, in order.
+
+    Clips are hashed before their colours are converted: that step rounds differently from processor to processor.
+    """
+    digest = sha256()
+    for path in paths:
+        if path.suffix.lower() in SUFFIXES:
+            digest.update(read_still(path).tobytes())
+        else:
+            wanted, frames = decode(path, range, lambda frame, size: frame.to_ndarray().tobytes())
+            for index in wanted:
+                digest.update(frames[index])
+    return digest.hexdigest()
+
+
+def write_clip(
+    path: Path,
+    frames: UInt8[np.ndarray, "frames height width 3"],
+    fps: int,
+    *,
+    keyframe_every: int = MAX_KEYFRAME_EVERY,
+) -> None:
+    """Write RGB frames of even size as H.264 (yuv420p) in an mp4 file; the same frames give the same bytes.
+
+    Raises:
+        ValueError: `keyframe_every` is not between 1 and 30.
+        OSError: the file cannot be written.
+    """
+    import av
+
+    if not 1 <= keyframe_every <= MAX_KEYFRAME_EVERY:
+        raise ValueError(f"keyframe_every must be in [1, {MAX_KEYFRAME_EVERY}], got {keyframe_every}")
+    # In memory first: a full disk is then an OSError of Python's with the path in it.
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = {
+            "preset": "veryfast",
+            "crf": "20",
+            "g": str(keyframe_every),
+            # Without cpu-independent, x264's rate control differs now and then from process to process.
+            "x264-params": "scenecut=0:cpu-independent=1",
+        }
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    path.write_bytes(buffer.getvalue())

@@ -1,0 +1,1 @@
+"""moving_shapes: embedded captioned video, rendered from a seed."""

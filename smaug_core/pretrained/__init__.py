@@ -1,0 +1,1 @@
+"""Public checkpoints: CLIP, BEiT and BERT weights."""

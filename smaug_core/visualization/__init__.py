@@ -1,0 +1,1 @@
+"""Example pictures of a trained model."""
