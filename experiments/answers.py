@@ -142,8 +142,8 @@ def end_told(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> dict
 
 def show_tables(made: "Plan", home: Path, console: Console) -> None:
     """The tables that a run's sweeps belong to."""
-    from reports.render import read_report
-    from reports.terminal import to_terminal
+    from reports.render.terminal import to_terminal
+    from reports.report import read_report
 
     sweeps, scale = {trial.sweep.name for trial in made.trials}, made.trials[0].scale
     for table in read_report(home).tables:

@@ -13,7 +13,7 @@ from experiments.console import Console, complain, print_json, say
 from experiments.options import FAILED, PATH, ROOT, Home, Json, home_folder
 
 if TYPE_CHECKING:
-    from reports.render import Report
+    from reports.report import Report
     from smaug_core.cost.flops import Part
 
 report = typer.Typer(
@@ -36,7 +36,7 @@ def tables(
     home: Home = None,
 ) -> None:
     """Write the paper's tables, published and measured side by side, as Markdown, LaTeX and CSV, and cells.csv."""
-    from reports.render import make_tables
+    from reports.report import make_tables
 
     found, _, problems = _read(home, records)
     for path in make_tables(found, out, table or None):
@@ -48,7 +48,7 @@ def tables(
 def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
     """Write index.html: all tables, with cells that open, what was spent, claims and figures; it needs no network."""
     from experiments.reading import Ledger
-    from reports.page import make_page
+    from reports.html.page import make_page
 
     found, folder, problems = _read(home, records)
     path, more = make_page(found, Ledger(folder), out, steps=_steps(found))
@@ -59,10 +59,10 @@ def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
 @report.command()
 def claims(json_: Json = False, records: Records = None, home: Home = None) -> None:
     """Judge the paper's statements by its own tables and by what was measured, at each scale."""
-    from reports.claims import load_claims
-    from reports.comparing import comparer, measured_scales
-    from reports.published import load_published
-    from reports.verdicts import claim_rows, claim_text
+    from reports.analysis.compare_rows import comparer, measured_scales
+    from reports.analysis.verdicts import claim_rows, claim_text
+    from reports.paper.claims import load_claims
+    from reports.paper.tables import load_published
 
     found, _, problems = _read(home, records)
     rows = claim_rows(load_claims(), load_published(), comparer(found.tables), measured_scales(found.tables))
@@ -80,7 +80,7 @@ def diff(
     json_: Json = False,
 ) -> None:
     """Say in which cells two reports differ; exit with 1 if they do."""
-    from reports.diff import differences, lines, load_cells
+    from reports.render.diff import differences, lines, load_cells
 
     changes = differences(load_cells(a), load_cells(b))
     if json_:
@@ -99,8 +99,8 @@ def export(
     home: Home = None,
 ) -> None:
     """Give every cell with its statistics, its faults and the pages of its runs, as JSON."""
-    from reports.export import export as exported
-    from reports.files import write_text
+    from reports.render.files import write_text
+    from reports.render.json_export import export as exported
 
     found, _, problems = _read(home, records)
     text = (
@@ -138,7 +138,7 @@ def _serve(home: Path) -> str:
 def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list[str]]:
     """Every table, the home folder whose ledger holds them, and all that is wrong."""
     from experiments.recorded import recorded
-    from reports.render import read_report
+    from reports.report import read_report
 
     source = recorded(home_folder(home), records)
     if source.notice:

@@ -279,7 +279,7 @@ def _published_rate() -> "Rate":
 def published_hours() -> "PublishedHours":
     """What the paper's tables say about hours of pre-training."""
     from experiments.describe import PublishedHours
-    from reports.published import load_published, sweep_files
+    from reports.paper.tables import load_published, sweep_files
 
     tables = {number: table for number, table in load_published().items() if "pretrain.hours" in table.columns}
     files = sweep_files()

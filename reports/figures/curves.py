@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from experiments.reading import StageRow
-from reports.cells import Table
+from reports.analysis.cells import Table
 from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, Look, said, wrapped
 from reports.figures.figure import Data, Figure, figure_name
 from reports.figures.labels import spread, text_width
 from reports.figures.svg import INK
-from reports.wording import significant
+from reports.render.text import significant
 
 KINDS = {"pretrain": "on single frames", "pretrain_video": "on several frames"}
 """Stages of pre-training, as they are called in a trial."""

@@ -8,14 +8,14 @@ from typing import cast
 
 from matplotlib.axes import Axes
 
-from reports.cells import Cell, Column, Interval, Table
+from reports.analysis.cells import Cell, Column, Interval, Table
+from reports.analysis.samples import Samples, over_seeds
 from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, shortened
 from reports.figures.figure import Data, Figure, figure_name
 from reports.figures.labels import Box, place_labels
 from reports.figures.svg import INK
-from reports.notes import INTERVALS, MARKS
-from reports.samples import Samples, over_seeds
-from reports.wording import significant
+from reports.render.footnotes import INTERVALS, MARKS
+from reports.render.text import significant
 
 TOTAL_HOURS = frozenset({"10"})
 """Tables whose rows share their pre-training and print no hours: those of fine-tuning are added."""

@@ -8,12 +8,12 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from experiments.reading import StageRow, TrialRow
-from reports.cells import Table
+from reports.analysis.cells import Table
 from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, Look, said, shortened
 from reports.figures.figure import Data, Figure, figure_name
 from reports.figures.labels import text_width
 from reports.figures.svg import INK
-from reports.wording import significant
+from reports.render.text import significant
 from smaug_core.cost.flops import Part, total_macs
 
 USES = (

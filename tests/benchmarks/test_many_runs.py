@@ -5,7 +5,7 @@ import pytest
 from experiments.reading import Ledger
 from experiments.records import write_trial
 from experiments.tracking import Tracker, sync
-from reports.render import read_report
+from reports.report import read_report
 from tests.benchmarks.many_runs import multiply
 from tests.experiments.made_trials import execute, trial
 

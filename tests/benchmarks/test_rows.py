@@ -8,7 +8,7 @@ from experiments.describe import captions, step_of
 from experiments.scale import load_scale
 from experiments.schema import load_sweep
 from experiments.settings import with_overrides
-from reports.published import load_published, sweep_files
+from reports.paper.tables import load_published, sweep_files
 from smaug_core.config import ClipShape, clip_shape
 from tests.benchmarks.rows import DEFAULT, ROWS, SIZES, Case
 

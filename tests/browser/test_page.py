@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import expect
 
 from experiments.reading import Ledger
-from reports.page import make_page
-from reports.render import read_report
+from reports.html.page import make_page
+from reports.report import read_report
+from tests.reports.html.test_page import EVIL, MadeLedger, report_of
 from tests.reports.rows import row
-from tests.reports.test_page import EVIL, MadeLedger, report_of
 
 pytestmark = pytest.mark.browser
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}

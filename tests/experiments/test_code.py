@@ -144,7 +144,11 @@ def test_a_module_that_is_imported_newly_counts_with_all_it_imports(copied):
     before = digests_in(copied)
     (copied / "smaug_core" / "fresh.py").write_text("from smaug_core import fresher\nVALUE = fresher.VALUE + 1\n")
     (copied / "smaug_core" / "fresher.py").write_text("VALUE = 1\n")
-    edit(copied / "smaug_core" / "data" / "frame_sampling.py", "from collections", "import smaug_core.fresh\nfrom collections")
+    edit(
+        copied / "smaug_core" / "data" / "frame_sampling.py",
+        "from collections",
+        "import smaug_core.fresh\nfrom collections",
+    )
     after = digests_in(copied)
     for kind in KINDS:
         names = ["smaug_core/fresh.py", "smaug_core/fresher.py"]

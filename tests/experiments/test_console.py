@@ -26,9 +26,9 @@ from experiments.plan import labels, make_plan
 from experiments.records import write_trial
 from experiments.standing import Observer
 from experiments.store import Store
-from reports.published import load_published
-from reports.tables import build_tables
-from reports.terminal import to_terminal
+from reports.analysis.build_tables import build_tables
+from reports.paper.tables import load_published
+from reports.render.terminal import to_terminal
 from tests.experiments.made_trials import execute, trial
 from tests.experiments.smoke import ROOT, SWEEP
 from tests.reports.rows import made_ranks, row
@@ -238,7 +238,7 @@ def test_a_stream_of_another_encoding_is_prepared(monkeypatch):
 
 def test_sweep_files_and_the_papers_numbers_are_read_where_the_locale_knows_ascii_only():
     code = (
-        "from reports.published import load_published, sweep_files\n"
+        "from reports.paper.tables import load_published, sweep_files\n"
         "sweep_files()\nprint(ascii(list(load_published()['6'].rows)))"
     )
     env = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -19,7 +19,7 @@ from experiments.mounts import tracking_uri
 from experiments.reading import Ledger, read_trials
 from experiments.records import write_trial
 from experiments.tracking import Tracker, sync
-from reports.markdown import pages_of, place_of
+from reports.render.markdown import pages_of, place_of
 from tests.experiments.made_trials import execute, ranks_of, trial
 
 ODD = "a b?c%20d#é"

@@ -17,7 +17,7 @@ from experiments.reading import Ledger, read_trials
 from experiments.records import stage_facts, trial_documents, write_trial
 from experiments.store import Store
 from experiments.tracking import sync
-from reports.render import make_tables, read_report
+from reports.report import make_tables, read_report
 from tests.experiments.made_trials import execute, ranks_of, trial
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from experiments.tracking import sync
-from reports.render import make_tables, read_report
+from reports.report import make_tables, read_report
 
 REFERENCE = Path(__file__).resolve().parents[2] / "reports" / "measurements" / "tiny"
 STAGES, TRIALS = 104, 39

@@ -1,0 +1,1 @@
+"""Published and measured numbers joined, with statistics."""

@@ -1,0 +1,394 @@
+"""Published and measured numbers joined into tables; pure functions of what was read."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from experiments.reading import DamagedRun, TrialRow
+from reports.analysis.cells import Cell, Column, Interval, Run, Table
+from reports.analysis.samples import IntervalKind, RankBook, RankReader, Samples, collect, over_seeds
+from reports.analysis.statistics import Numbers, bootstrap_mean, holm, sign_flip_p
+from reports.paper.tables import HOURS, Published
+
+METRIC_OF_SLOT = {HOURS: "row_hours.pretrain"}
+"""Where a slot's metric has another name than the slot."""
+HEADERS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "MdR"}
+RECOMPUTED = "layers recomputed"
+OF_HOURS = {"several devices", "estimated hours", RECOMPUTED}
+"""Marks that say nothing of what was learnt."""
+NOT_COMPARABLE = {"other device", "other steps", "other test set", "several devices"}
+
+
+def build_tables(
+    published: Mapping[str, Published],
+    trials: Iterable[TrialRow],
+    read: RankReader,
+    *,
+    damaged: Iterable[DamagedRun] = (),
+    unreadable: str = "",
+) -> list[Table]:
+    """Every table: the paper's in their order, then those of sweeps that rebuild none.
+
+    Args:
+        published: the paper's tables, by number.
+        trials: all that are recorded.
+        read: gives a trial's ranks.
+        damaged: runs of trials that do not tell what they are; the rows that they may belong to have no number.
+        unreadable: why the trials could not be read, if they could not.
+    """
+    told = _Told(book=RankBook(read), damaged=tuple(damaged), unreadable=unreadable)
+    groups: dict[tuple[str, str, str], list[TrialRow]] = {}
+    for trial in trials:
+        groups.setdefault((trial.table or trial.sweep, trial.sweep, trial.scale), []).append(trial)
+    for name, paper in published.items():
+        groups |= _same_runs(name, paper, groups)
+    names = [*published, *sorted({key[0] for key in groups} - published.keys())]
+    tables = []
+    for name in names:
+        found = [group for key, group in sorted(groups.items()) if key[0] == name]
+        tables += [_table(name, published.get(name), group, told) for group in found or [[]]]
+    return tables
+
+
+def metric_of(slot: str) -> str:
+    """What MLflow calls a column's quantity."""
+    return METRIC_OF_SLOT.get(slot, slot)
+
+
+def _same_runs(
+    name: str, told: Published, groups: Mapping[tuple[str, str, str], list[TrialRow]]
+) -> dict[tuple[str, str, str], list[TrialRow]]:
+    """The trials of a table whose rows are rows of another one, under the names that they have here."""
+    if told.same_runs is None:
+        return {}
+    names = {there: here for here, there in told.same_runs.rows.items()}
+    own: dict[tuple[str, str, str], list[TrialRow]] = {}
+    for (table, sweep, scale), trials in groups.items():
+        if table == told.same_runs.table:
+            own[name, sweep, scale] = [
+                replace(trial, variant=names[trial.variant], baseline=names.get(trial.baseline, ""))
+                for trial in trials
+                if trial.variant in names
+            ]
+    return {key: trials for key, trials in own.items() if trials}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Told:
+    """What all tables are made of, beside their trials."""
+
+    book: RankBook
+    damaged: tuple[DamagedRun, ...]
+    unreadable: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """What a table needs of one row to make its cells."""
+
+    name: str
+    trials: Sequence[TrialRow]
+    published: Mapping[str, float | None]
+
+
+def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], told: "_Told") -> Table:
+    columns = _columns(paper, trials)
+    # Of a table that is partly measured, the baseline is the sweep's; the paper's default row else.
+    baseline = trials[0].baseline if trials else paper.default if paper else None
+    rows = _rows(paper, trials)
+    concerned = {row.name: _concerning(told.damaged, name, trials, row.name) for row in rows}
+    by_column: list[list[Cell]] = []
+    samples: dict[tuple[str, str], Samples] = {}
+    for column in columns:
+        found = {
+            row.name: (None, concerned[row.name])
+            if concerned[row.name]
+            else collect(column.slot, metric_of(column.slot), row.trials, told.book)
+            for row in rows
+        }
+        samples |= {(row, column.slot): measured for row, (measured, _) in found.items() if measured is not None}
+        base = next((row for row in rows if row.name == baseline), None)
+        join = _Join(column=column, base=base, collected=found, unreadable=told.unreadable)
+        by_column.append(_column_cells(join, rows))
+    return Table(
+        name=name,
+        title=paper.title if paper else trials[0].title,
+        row_label=paper.row if paper else trials[0].row_label,
+        measured_by=paper.same_runs.table if paper and paper.same_runs else name,
+        baseline=baseline,
+        scale=trials[0].scale if trials else "",
+        columns=columns,
+        rows={row.name: tuple(cells[place] for cells in by_column) for place, row in enumerate(rows)},
+        texts=_texts(paper) if paper else {},
+        groups=paper.groups if paper else {},
+        cited=frozenset(paper.cited if paper else ()),
+        source=paper.source if paper else "",
+        cannot_tell=paper.cannot_tell if paper else (),
+        trials=tuple(trials),
+        samples=samples,
+        unreadable=told.unreadable,
+        troubles=_troubles(baseline, rows),
+    )
+
+
+def _troubles(baseline: str | None, rows: Sequence[_Row]) -> tuple[str, ...]:
+    """What is wrong with the whole table."""
+    if baseline in {None, "", *(row.name for row in rows)}:
+        return ()
+    return (f"its runs name the baseline row {baseline!r}, which it has not: no difference, no test, no ratio",)
+
+
+def _concerning(damaged: Sequence[DamagedRun], table: str, trials: Sequence[TrialRow], row: str) -> list[str]:
+    """What is wrong with runs that may be of a row: whatever such a run still tells must fit."""
+    known = {"table": {table, ""}, "variant": {row}}
+    if trials:
+        known |= {"sweep": {trials[0].sweep}, "scale": {trials[0].scale}}
+    return [
+        f"run {run.run_id} cannot be read: {run.what}"
+        for run in damaged
+        if all(run.tags.get(name, next(iter(values))) in values for name, values in known.items())
+        and (trials or run.tags.get("table") == table)
+    ]
+
+
+def _rows(paper: Published | None, trials: Sequence[TrialRow]) -> list[_Row]:
+    """The paper's rows in its order, then the sweep's others."""
+    by_variant: dict[str, list[TrialRow]] = {row: [] for row in (paper.rows if paper else ())}
+    for trial in sorted(trials, key=lambda t: t.position):
+        by_variant.setdefault(trial.variant, []).append(trial)
+    rows = paper.rows if paper else {}
+    return [_Row(name=name, trials=found, published=rows.get(name, {})) for name, found in by_variant.items()]
+
+
+def _columns(paper: Published | None, trials: Sequence[TrialRow]) -> tuple[Column, ...]:
+    asked = [slot for trial in trials for slot in trial.columns]
+    if paper is not None and paper.same_runs:
+        asked = [slot for slot in asked if slot in paper.columns]
+    slots = dict.fromkeys([*asked, *(paper.columns if paper else ())])
+    return tuple(_column(slot, paper, trials) for slot in slots)
+
+
+def _texts(paper: Published) -> dict[str, dict[str, str]]:
+    """By row and header; a dash stays a dash."""
+    return {
+        row: {header: texts[key] or "-" for key, header in paper.texts.items()}
+        for row, texts in paper.row_texts.items()
+    }
+
+
+def _column(slot: str, paper: Published | None, trials: Sequence[TrialRow]) -> Column:
+    told = paper.columns.get(slot) if paper else None
+    task, kind = slot.split(".")[0], slot.split(".")[-1]
+    units = sorted({t.unit for t in trials if metric_of(slot) in t.metrics}) if slot == HOURS else [_share_unit(kind)]
+    datasets = sorted({t.evaluations[task]["dataset"] for t in trials if task in t.evaluations})
+    return Column(
+        slot=slot,
+        header=told["header"] if told else "PT Time" if slot == HOURS else HEADERS.get(kind, slot),
+        published_unit=told["unit"] if told else "",
+        measured_unit=units[0] if len(units) == 1 else "",
+        published_dataset=paper.datasets.get(task, "") if paper and told else "",
+        measured_dataset=", ".join(datasets),
+    )
+
+
+def _share_unit(kind: str) -> str:
+    return "" if kind == "median_rank" else "%"
+
+
+def _column_cells(join: "_Join", rows: Sequence[_Row]) -> list[Cell]:
+    """A column's cells, top to bottom; the tests among them are one family."""
+    cells = [join.cell(row) for row in rows]
+    tested = [place for place, cell in enumerate(cells) if cell.p_raw is not None]
+    corrected = holm([cells[place].p_raw or 0.0 for place in tested])
+    for place, p in zip(tested, corrected, strict=True):
+        cells[place] = replace(cells[place], p=p)
+    return cells
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Join:
+    """One column, ready to be joined with its rows."""
+
+    column: Column
+    base: _Row | None
+    collected: Mapping[str, tuple[Samples | None, list[str]]]
+    """By row: what was measured, and what is wrong with it."""
+    unreadable: str
+
+    def cell(self, row: _Row) -> Cell:
+        """The cell of a row."""
+        column, samples = self.column, self.samples(row)
+        marks = _marks(column, row.trials, () if self.base is None else self.base.trials)
+        comparable = not NOT_COMPARABLE & set(marks)
+        base = None if self.base is None or not comparable else self.samples(self.base)
+        compared = compare(samples, base) if samples is not None and base is not None and row is not self.base else None
+        measured = None if samples is None else samples.mean()
+        made_by = [] if samples is None else [trial for trial in row.trials if trial.seeds in samples.values]
+        return Cell(
+            published=row.published.get(column.slot),
+            dash=column.slot in row.published and row.published[column.slot] is None,
+            measured=measured,
+            unit="" if measured is None else column.measured_unit or row.trials[0].unit,
+            interval=None if samples is None else _interval(samples),
+            n_seeds=len(made_by),
+            n_queries=_queries(column, row.trials),
+            delta=None if compared is None else compared.delta,
+            delta_interval=None if compared is None else compared.interval,
+            p=None,
+            p_raw=None if compared is None else compared.p,
+            ratio=None if base is None or not column.is_hours else _ratio(measured, base.mean()),
+            published_ratio=self.published_ratio(row) if column.is_hours else None,
+            dataset=_dataset(column),
+            scale=made_by[0].scale if made_by else "",
+            device=", ".join(sorted({trial.device for trial in made_by})),
+            marks=marks,
+            faults=self.faults(row, marks),
+            runs=tuple(Run(run_id=t.run_id, experiment_id=t.experiment_id) for t in row.trials),
+        )
+
+    def samples(self, row: _Row) -> Samples | None:
+        """What was measured; none of hours in several units, which have no mean."""
+        samples, _ = self.collected[row.name]
+        units = {trial.unit for trial in row.trials if samples is not None and trial.seeds in samples.values}
+        return None if self.column.is_hours and len(units) > 1 else samples
+
+    def faults(self, row: _Row, marks: Collection[str]) -> tuple[str, ...]:
+        """What is wrong with the row's cell."""
+        if self.unreadable:
+            return (self.unreadable,)
+        _, faults = self.collected[row.name]
+        if self.column.is_hours and any("several devices" in trial.marks for trial in row.trials):
+            faults = [fault for fault in faults if metric_of(HOURS) not in fault]  # never added up: the mark says so
+        if "other test set" in marks:
+            faults = [*faults, "asked other questions than the baseline row: no difference and no test"]
+        return (*faults, *self.unpaired(row, marks))
+
+    def unpaired(self, row: _Row, marks: Collection[str]) -> Iterator[str]:
+        """What else keeps it from being compared with the baseline row."""
+        base = None if self.base is None or row is self.base else self.samples(self.base)
+        samples = self.samples(row)
+        if samples is None or base is None or "other test set" in marks:
+            return
+        if not samples.values.keys() & base.values.keys():
+            yield "has no seed in common with the baseline row: no difference and no test"
+        elif samples.scores and base.scores and not same_queries(samples, base):
+            yield "ranked other queries than the baseline row under one digest: no test"
+
+    def published_ratio(self, row: _Row) -> float | None:
+        """To the baseline row, in the paper."""
+        base = {} if self.base is None else self.base.published
+        return _ratio(row.published.get(self.column.slot), base.get(self.column.slot))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """One cell against another, over the seeds that both have."""
+
+    delta: float
+    interval: Interval | None
+    p: float | None
+
+
+def compare(samples: Samples, base: Samples) -> Compared | None:
+    """The difference of two cells, paired by seed and by query; none where they share no seed.
+
+    The test is over queries, of the difference averaged over seeds; none of hours, of median ranks, or where the two
+    answered different queries.
+    """
+    both = [seeds for seeds in samples.values if seeds in base.values]
+    if not both:
+        return None
+    here, there = samples.only(both), base.only(both)
+    differences = {seeds: here.values[seeds] - there.values[seeds] for seeds in both}
+    paired = _paired(here, there)
+    by_seeds = over_seeds(differences)
+    if by_seeds is not None:
+        interval: Interval | None = _as_interval(*by_seeds)
+    elif paired is not None and (found := bootstrap_mean(paired)) is not None:
+        interval = Interval(*found, "queries")
+    else:
+        interval = None
+    return Compared(
+        delta=Samples(differences, {}, "").mean(),
+        interval=interval,
+        p=None if paired is None else sign_flip_p(paired),
+    )
+
+
+def _paired(here: Samples, there: Samples) -> Numbers | None:
+    scores = [*here.scores.values(), *there.scores.values()]
+    if not here.scores or not there.scores or here.digest != there.digest or any(one.is_rank for one in scores):
+        return None
+    if not same_queries(here, there):
+        return None
+    return here.by_query() - there.by_query()
+
+
+def same_queries(here: Samples, there: Samples) -> bool:
+    """Whether both have scores of the same queries."""
+    queries = {scores.queries for scores in (*here.scores.values(), *there.scores.values())}
+    return len(queries) == 1
+
+
+def _interval(samples: Samples) -> Interval | None:
+    by_seeds = over_seeds(samples.values)
+    if by_seeds is not None:
+        return _as_interval(*by_seeds)
+    found = samples.over_queries()
+    return None if found is None else Interval(*found, "queries")
+
+
+def _as_interval(bounds: tuple[float, float], kind: IntervalKind) -> Interval:
+    return Interval(*bounds, kind)
+
+
+def _queries(column: Column, trials: Sequence[TrialRow]) -> int | None:
+    """How many there are, where all runs say the same."""
+    found = {notes["n_queries"] for t in trials for task, notes in t.evaluations.items() if task == column.task}
+    return found.pop() if len(found) == 1 and not column.is_hours else None
+
+
+def _dataset(column: Column) -> str:
+    """The real dataset, with the one whose place it takes."""
+    measured, paper = column.measured_dataset, column.published_dataset
+    return f"{measured}, in the place of {paper}" if measured and paper and measured != paper else measured or paper
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return None if value is None or not base else value / base
+
+
+def _marks(column: Column, trials: Sequence[TrialRow], base: Sequence[TrialRow]) -> tuple[str, ...]:
+    """What keeps a cell from being read like its neighbours."""
+    marks = sorted({mark for t in trials for mark in t.marks if column.is_hours or mark not in OF_HOURS})
+    finished = [trial for trial in trials if trial.status == "FINISHED"]
+    if len(finished) < len(trials):
+        marks.append("unfinished")
+    of_base = {t.code for t in base if t.status == "FINISHED"}
+    if of_base and {t.code for t in finished} - of_base and base[0] not in trials:
+        marks.append("other code")
+    if column.is_hours:
+        if len(_devices(trials)) > 1:
+            marks.append("several devices")
+        elif unlike := unlike_hours(trials, base):
+            marks.append(unlike)
+    elif (test_sets := _digests(column, base)) and _digests(column, trials) - test_sets:
+        marks.append("other test set")
+    return tuple(dict.fromkeys(marks))
+
+
+def unlike_hours(one: Sequence[TrialRow], other: Sequence[TrialRow]) -> str:
+    """The mark that says why hours of two rows do not compare; empty if they do, or one was not measured."""
+    if not _devices(one) or not _devices(other):
+        return ""
+    if _devices(one) != _devices(other):
+        return "other device"
+    recomputed = [{RECOMPUTED in trial.marks for trial in trials} for trials in (one, other)]
+    return "other steps" if recomputed[0] != recomputed[1] else ""
+
+
+def _devices(trials: Sequence[TrialRow]) -> set[tuple[str, str]]:
+    return {(t.device, t.unit) for t in trials if t.device}
+
+
+def _digests(column: Column, trials: Sequence[TrialRow]) -> set[str]:
+    return {t.evaluations[column.task]["test_digest"] for t in trials if column.task in t.evaluations}

@@ -1,0 +1,235 @@
+"""The report as one page of HTML that needs nothing else: no network, no server, no other file."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment as Templates
+from jinja2 import FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from experiments.reading import Ledger, StageRow, TrackingError
+from experiments.spent import PARTS, Total
+from reports.analysis.compare_rows import comparer, measured_scales
+from reports.analysis.environment import Environment, environment_of
+from reports.analysis.spending import Spending, Spent, in_paper_order, spend
+from reports.analysis.verdicts import claim_rows
+from reports.figures.build import NO_STEPS, make_figures, write_figures
+from reports.figures.figure import Figure
+from reports.html.claims_view import Judgement, judgement_of
+from reports.html.gallery import Albums, albums_of
+from reports.html.table_view import Grid, grids_of
+from reports.paper.claims import load_claims
+from reports.paper.contradictions import Contradiction, load_contradictions
+from reports.paper.tables import PublishedSettings, load_published, load_settings, sweep_files
+from reports.render.files import write_text
+from reports.render.markdown import LOCAL_UI
+from reports.render.text import decimals_of
+from reports.report import Report
+from smaug_core.cost.flops import Part
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+TITLE = "SMAUG, published and measured"
+FILE = "index.html"
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+Steps = Mapping[str, Mapping[str, Part]]
+"""By scale, what a step of pre-training consists of."""
+
+
+FIGURES = {
+    "pareto": "R@1 against hours",
+    "curves": "Training curves",
+    "hours": "What the hours were spent on",
+    "shares": "What a step computes",
+}
+"""Headings of figures, by how their names begin."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FigureGroup:
+    """Figures of one kind."""
+
+    key: str
+    title: str
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """All that the page shows."""
+
+    origin: str
+    """Where the measurements were read."""
+    serve: str
+    """What serves MLflow's pages on this machine; empty where a server does."""
+    faults: tuple[str, ...]
+    nothing: str
+    """Why nothing is measured, and what would change it; of interest where that is so."""
+    spending: Spending
+    grids: list[Grid]
+    settings: tuple[PublishedSettings, ...]
+    judgement: Judgement
+    contradictions: tuple[Contradiction, ...]
+    figures: tuple[Figure, ...]
+    albums: Albums
+    environment: Environment
+
+    @property
+    def figure_groups(self) -> list[FigureGroup]:
+        """The figures by kind, in their order."""
+        groups: dict[str, list[Figure]] = {}
+        for figure in self.figures:
+            groups.setdefault(figure.name.split("-")[0], []).append(figure)
+        return [
+            FigureGroup(key=f"figures-{kind}", title=FIGURES.get(kind, kind), figures=tuple(found))
+            for kind, found in groups.items()
+        ]
+
+    @property
+    def has_measured(self) -> bool:
+        """Whether there is any measured cell."""
+        return any(grid.has_measured for grid in self.grids)
+
+    def hours(self, spent: Total) -> dict[str, str]:
+        """Each part of what was spent, with as many decimals as the least of its unit needs."""
+        every = [
+            *self.spending.unused,
+            *self.spending.set_aside,
+            *(one for sweep in self.spending.sweeps for one in sweep.spent),
+        ]
+        decimals = max((decimals_of(one.billed) for one in every if one.unit == spent.unit), default=0)
+        names = [*PARTS, *(("alone", "saved") if isinstance(spent, Spent) else ())]
+        parts = {name: getattr(spent, name) for name in names}
+        return {name: "" if value is None else f"{value:.{decimals}f}" for name, value in parts.items()}
+
+    def energy(self, spent: Total) -> str:
+        """In kWh; empty where it was not counted."""
+        return "" if spent.kwh is None else f"{spent.kwh:.3g}"
+
+    def bar(self, spent: Spent) -> list[tuple[str, str, str]]:
+        """Name, start and width of each part, in thousandths of the whole."""
+        found, start = [], 0.0
+        for name in ("useful", "lost", "overhead"):
+            width = 1000 * getattr(spent, name) / spent.billed if spent.billed else 0.0
+            found.append((name, f"{start:.1f}", f"{width:.1f}"))
+            start += width
+        return found
+
+
+def make_page(report: Report, ledger: Ledger, out: Path, *, steps: Steps = NO_STEPS) -> tuple[Path, tuple[str, ...]]:
+    """Write `index.html`, and its figures for print; give its path and all that is wrong with what was recorded.
+
+    Args:
+        report: to be shown.
+        ledger: where it was read.
+        out: folder to write to.
+        steps: by scale, what a step of pre-training consists of.
+
+    Raises:
+        ReportError: the folder cannot be written.
+    """
+    page = page_of(report, ledger, steps=steps)
+    write_figures(page.figures, out)
+    return write_text(out / FILE, to_html(page)), page.faults
+
+
+def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS) -> Page:
+    """What the page shows of a report and of the ledger that it was read from."""
+    stages, set_aside, unread = _stages(report, ledger)
+    own = [table for table in report.tables if table.measured_by == table.name]
+    trials = in_paper_order({trial.run_id: trial for table in own for trial in table.trials}.values())
+    files, scales = sweep_files(), measured_scales(report.tables)
+    claims = claim_rows(load_claims(), load_published(), comparer(report.tables), scales)
+    spending, albums = spend(trials, stages, set_aside), albums_of(trials, stages, ledger.examples, report.ui)
+    figures, undrawn = _figures(report, stages, ledger, steps)
+    return Page(
+        origin=report.origin,
+        serve=report.serve if report.ui == LOCAL_UI else "",
+        faults=(*map(str, report.faults), *unread, *spending.faults, *albums.faults, *undrawn),
+        nothing=f"No sweep has a result in it yet; {_first_command(files)} measures the first table.",
+        spending=spending,
+        grids=grids_of(report.tables, files, report.ui),
+        settings=tuple(load_settings().values()),
+        judgement=judgement_of(claims),
+        contradictions=load_contradictions().contradictions,
+        figures=tuple(figures),
+        albums=albums,
+        environment=environment_of(trials, stages, report.tables, files),
+    )
+
+
+def to_html(page: Page) -> str:
+    """The whole page; the same for the same runs."""
+    templates = Templates(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"breakable": breakable, "coded": coded, "drawn": drawn, "unbroken": unbroken}
+    style, script = (_source(name) for name in ("page.css", "page.js"))
+    return templates.get_template("page.html.j2").render(
+        page=page,
+        title=TITLE,
+        style=Markup(style),
+        script=Markup(script),
+        style_digest=_digest(style),
+        script_digest=_digest(script),
+    )
+
+
+def breakable(text: str) -> Markup:
+    """A name that may be broken into lines behind its slashes and underscores."""
+    return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
+
+
+def coded(text: str) -> Markup:
+    """A sentence whose parts in backticks are code."""
+    pieces = enumerate(text.split("`"))
+    return Markup("").join(Markup("<code>{}</code>").format(piece) if place % 2 else piece for place, piece in pieces)
+
+
+def unbroken(text: str) -> str:
+    """An interval or a comparison that may be broken into lines behind its comma alone: a p stays with its value."""
+    return text.replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
+
+
+def drawn(figure: Figure) -> Markup:
+    """A figure's SVG as it stands: `reports.figures` writes it by way of an XML tree, so no text of it is markup."""
+    return Markup(figure.svg)
+
+
+def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[StageRow], list[str]]:
+    """All stages that count, those set aside, or why there are none."""
+    if report.unreadable or not ledger.exists:
+        return [], [], []
+    try:
+        found = ledger.stages(), ledger.set_aside()
+        return *found, [f"run {run.run_id} cannot be read: {run.what}" for run in ledger.damaged.values()]
+    except TrackingError as error:
+        return [], [], [f"what was spent could not be read: {error}"]
+
+
+def _figures(report: Report, stages: list[StageRow], ledger: Ledger, steps: Steps) -> tuple[list[Figure], list[str]]:
+    """Every figure, or why there are none."""
+    try:
+        return make_figures(report, stages, ledger.curve, steps), []
+    except TrackingError as error:
+        return [], [f"figures could not be drawn: {error}"]
+
+
+def _first_command(files: Mapping[str, str]) -> str:
+    return f"python sweeps/run.py {files.get('4', 'sweeps/FILE.yaml')}"
+
+
+def _source(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _digest(source: str) -> str:
+    """What a content security policy knows an inline element by."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"

@@ -1,0 +1,1 @@
+"""Published tables, claims and contradictions of the paper."""

@@ -1,0 +1,209 @@
+"""What the paper claims, as `reports/paper/claims.yaml` tells it, and whether its own tables bear it out."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import FiniteFloat
+
+from experiments.load import Document, Fault, Form
+from reports.paper.contradictions import table_of, unique_ids
+from reports.paper.tables import HOURS, PAPER, Published, load_published, read_form, refuse, require_cell
+
+Measure = Literal["difference", "saved_percent", "ratio"]
+
+UNITS: dict[Measure, str] = {"difference": " points", "saved_percent": " %", "ratio": "x"}
+DECIMALS: dict[Measure, int] = {"difference": 1, "saved_percent": 1, "ratio": 3}
+"""Digits that are shown; more where a value would else look as if it were on the other side of the bound."""
+ROUNDING = 9
+"""Decimals to which values and bounds are compared: what is left beyond is binary rounding (39.3 - 40.5)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One comparison of two rows, and the bound that the paper gives it."""
+
+    table: str
+    column: str
+    """A slot, e.g. `msrvtt.t2v.r1`."""
+    header: str
+    """What the table calls the column, e.g. `R@1`."""
+    row: str
+    against: str
+    measure: Measure
+    """`difference`: row - against, in points; `saved_percent`: 100 (1 - row / against); `ratio`: against / row."""
+    at_least: float | None = None
+    at_most: float | None = None
+    """Exactly one of the two is given."""
+
+    @property
+    def bound(self) -> float:
+        """The number of the bound."""
+        (bound,) = (given for given in (self.at_least, self.at_most) if given is not None)
+        return bound
+
+    @property
+    def bound_text(self) -> str:
+        """E.g. `at least 28.8 %`."""
+        side = "at most" if self.at_least is None else "at least"
+        return f"{side} {self.bound:g}{UNITS[self.measure]}"
+
+    @property
+    def text(self) -> str:
+        """What is compared, e.g. `R@1, 50% minus 10%`."""
+        told = {
+            "difference": f", {self.row} minus {self.against}",
+            "saved_percent": f" saved, {self.row} against {self.against}",
+            "ratio": f", {self.against} over {self.row}",
+        }
+        return f"{self.header}{told[self.measure]}"
+
+    def value(self, row: float, against: float) -> float:
+        """The measure of a pair of values.
+
+        Raises:
+            ValueError: hours that are not above 0, which have no ratio.
+        """
+        if self.measure == "difference":
+            return row - against
+        if row <= 0 or against <= 0:
+            raise ValueError(f"hours of {min(row, against):g} have no ratio")
+        return against / row if self.measure == "ratio" else 100 * (1 - row / against)
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is within the bound.
+
+        The bound is taken as it is printed, without half a unit of its last digit: whatever was rounded away from 144.5
+        and 77.8 hours, their ratio lies between 1.855 and 1.860, so `1.9 times or more` does not follow from them.
+        """
+        over = round(value - self.bound, ROUNDING)
+        return over <= 0 if self.at_least is None else over >= 0
+
+    def number(self, value: float) -> str:
+        """A value with as many digits as it takes to see on which side of the bound it is, and that it is not on it."""
+        for decimals in range(DECIMALS[self.measure], ROUNDING + 1):
+            text = f"{value:.{decimals}f}"
+            at_bound = float(text) == self.bound and round(value, ROUNDING) != self.bound
+            if self.holds(float(text)) == self.holds(value) and not at_bound:
+                break
+        return text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A statement of the paper."""
+
+    id: str
+    says: str
+    """In a few own words."""
+    where: str
+    """Section and table."""
+    checks: tuple[Check, ...]
+    caveat: str = ""
+    """What keeps it from meaning what it seems to mean."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedCheck:
+    """A check by the paper's own table."""
+
+    check: Check
+    value: float
+    holds: bool
+
+    @property
+    def text(self) -> str:
+        """`holds`, or `does not hold` with the value."""
+        return "holds" if self.holds else f"does not hold ({self.check.number(self.value)})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What was measured of the two rows of a check, at one scale."""
+
+    pairs: tuple[tuple[float, float], ...]
+    """Row and against, for each full (pre-training) seed that both have."""
+    interval: tuple[float, float] | None
+    """95 % of row - against, over queries."""
+    problems: tuple[str, ...]
+    """Why the two do not compare: different devices, another test set, unfinished, a fault."""
+    unit: str
+    """Of the values, e.g. `CPU h`."""
+    device: str
+
+
+class _CheckForm(Form):
+    table: str
+    column: str
+    row: str
+    against: str
+    measure: Measure
+    at_least: FiniteFloat | None = None
+    at_most: FiniteFloat | None = None
+
+
+class _ClaimForm(Form):
+    id: str
+    says: str
+    where: str
+    checks: list[_CheckForm]
+    caveat: str = ""
+
+
+class _FileForm(Form):
+    claims: list[_ClaimForm]
+
+
+def load_claims(folder: Path = PAPER) -> tuple[Claim, ...]:
+    """What `claims.yaml` holds, in its order; every cell that it names is in the tables of the same folder.
+
+    Raises:
+        ReportError: the file is not of its form, or names a table, row or column that is not there.
+    """
+    path, published = folder / "claims.yaml", load_published(folder)
+    form, document = read_form(path, _FileForm)
+    unique_ids(path.name, [claim.id for claim in form.claims])
+    claims = tuple(_claim(f"{path.name}: {told.id}", told, published) for told in form.claims)
+    refuse(fault for number, claim in enumerate(form.claims) for fault in _faults(document, number, claim))
+    return claims
+
+
+def judge_published(claim: Claim, published: Mapping[str, Published]) -> tuple[PublishedCheck, ...]:
+    """Each check of a claim by the numbers that the paper itself prints.
+
+    Raises:
+        ReportError: a cell that a check names is not there.
+    """
+    judged = []
+    for check in claim.checks:
+        table = table_of(claim.id, check.table, published)
+        row, against = (require_cell(claim.id, name, check.column, table) for name in (check.row, check.against))
+        value = check.value(row, against)
+        judged.append(PublishedCheck(check=check, value=value, holds=check.holds(value)))
+    return tuple(judged)
+
+
+def _claim(where: str, told: _ClaimForm, published: Mapping[str, Published]) -> Claim:
+    checks = []
+    for check in told.checks:
+        table = table_of(where, check.table, published)
+        for row in (check.row, check.against):
+            require_cell(where, row, check.column, table)
+        checks.append(Check(header=table.columns[check.column]["header"], **check.model_dump()))
+    return Claim(id=told.id, says=told.says, where=told.where, checks=tuple(checks), caveat=told.caveat)
+
+
+def _faults(document: Document, number: int, claim: _ClaimForm) -> Iterator[Fault]:
+    """What is wrong with the checks of a claim, whatever the tables hold."""
+    if not claim.checks:
+        yield document.fault(("claims", number, "checks"), f"claim {claim.id!r} has no check; it needs one")
+    for place, check in enumerate(claim.checks):
+        where = ("claims", number, "checks", place)
+        if (check.at_least is None) == (check.at_most is None):
+            yield document.fault(where, "needs exactly one of at_least and at_most")
+        if check.row == check.against:
+            yield document.fault(where, f"sets {check.row!r} beside itself; `against` is another row")
+        if (check.column == HOURS) == (check.measure == "difference"):
+            right = "saved_percent or ratio, which compare across devices" if check.column == HOURS else "difference"
+            yield document.fault(where, f"{check.measure} of {check.column}; right would be {right}")
