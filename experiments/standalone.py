@@ -8,16 +8,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import write_json
-from experiments.chain import cut_stages
+from experiments.config.scale import Scale
 from experiments.console import Console
-from experiments.documents import ALONE, METRICS, read_document
-from experiments.driver import prepare_data
-from experiments.expand import config_of
-from experiments.host import DeviceClock, check_device
-from experiments.scale import Scale
-from experiments.stage import Stage
-from experiments.stop import StopFlag, end_with
+from experiments.run import prepare_data
+from experiments.stages.graph import cut_stages
+from experiments.stages.stage import Stage
+from experiments.stages.trial import config_of
+from experiments.store.attempt import write_json
+from experiments.store.documents import ALONE, METRICS, read_document
+from experiments.worker.device import DeviceClock, check_device
+from experiments.worker.signals import StopFlag, end_with
 from smaug_core.config import Config
 from smaug_core.errors import SmaugError
 

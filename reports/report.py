@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.reading import DamagedRun, Ledger, TrackingError, TrialRow
+from experiments.tracking.reader import DamagedRun, Ledger, TrackingError, TrialRow
 from reports.analysis.build_tables import build_tables
 from reports.analysis.cells import Fault, Table
 from reports.paper.tables import ReportError, load_published, sweep_files

@@ -32,7 +32,7 @@ refuse() { echo "slurm/ray_cluster.sh: $1" >&2; exit 2; }
 [[ -n ${SLURM_JOB_ID:-} && -n ${SLURM_JOB_NUM_NODES:-} ]] || refuse \
   "runs in an allocation; right would be: sbatch --nodes=2 slurm/ray_cluster.sh"
 root=$PWD
-[[ -f $root/experiments/engines/ray_node.py ]] || refuse \
+[[ -f $root/experiments/engines/ray/node.py ]] || refuse \
   "$root is not the source tree; submit from there, or say sbatch --chdir=ROOT"
 python=${SMAUG_PYTHON:-$root/.venv/bin/python}
 [[ -x $python ]] || refuse "$python is not there; make setup, or say SMAUG_PYTHON"
@@ -80,7 +80,7 @@ trap 'if [[ -n $driver ]]; then end 143; else end 0; fi' TERM INT HUP
 # Nodes that end do not end the others, so that Ray can go on without them.
 srun --export=ALL --overlap --no-kill --kill-on-bad-exit=0 --nodes="$SLURM_JOB_NUM_NODES" \
   --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-  "$python" -m experiments.engines.ray_node "$folder" &
+  "$python" -m experiments.engines.ray.node "$folder" &
 nodes=$!
 
 count() { find "$folder" -name "$1-*" | wc -l; }

@@ -35,7 +35,7 @@ def main() -> None:
         os.execv(python, [str(python), __file__, *sys.argv[1:]])
     # After the standard library, which the source tree must not hide, and before any other tree that is installed.
     sys.path.insert(sys.path.index(os.path.dirname(os.__file__)) + 1, str(root))
-    from experiments.cli import main as smaug
+    from experiments.cli.app import main as smaug
 
     smaug(["run", *sys.argv[1:]])
 

@@ -7,12 +7,12 @@ what MLflow did not take.
 import sys
 from pathlib import Path
 
-from experiments import mirror
-from experiments.expand import Trial
-from experiments.plan import distinct_stages
-from experiments.records import write_trials
-from experiments.scheduler import Event, Scheduler
-from experiments.store import Store
+from experiments.planning.plan import distinct_stages
+from experiments.scheduler.scheduler import Event, Scheduler
+from experiments.stages.trial import Trial
+from experiments.store.store import Store
+from experiments.store.trials import write_trials
+from experiments.tracking import recorder as mirror
 from tests.experiments.made_trials import trial
 from tests.process_engine import ProcessEngine
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 
-from experiments.engines import Engine, Inventory, Job, JobState, Node
+from experiments.engines.base import Engine, Inventory, Job, JobState, Node
 
 
 class ProcessEngine(Engine):

@@ -12,18 +12,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments import cancel
-from experiments.drivers import abandoned, driver_at_work
-from experiments.engines import Engine
-from experiments.engines.cluster import load_cluster
+from experiments.engines.base import Engine
 from experiments.engines.inline import InlineEngine
-from experiments.engines.ray_tune import RayEngine
-from experiments.engines.slurm import SlurmEngine
-from experiments.events import Event
-from experiments.scheduler import Scheduler
-from experiments.stage import Stage
-from experiments.stop import leave
-from experiments.store import Store
+from experiments.engines.ray.engine import RayEngine
+from experiments.engines.slurm.engine import SlurmEngine
+from experiments.engines.slurm.profile import load_cluster
+from experiments.scheduler.events import Event
+from experiments.scheduler.scheduler import Scheduler
+from experiments.stages.stage import Stage
+from experiments.store import cancel
+from experiments.store.drivers import abandoned, driver_at_work
+from experiments.store.store import Store
+from experiments.worker.signals import leave
 from smaug_core.errors import SmaugError
 from tests.process_engine import ProcessEngine
 from tests.quick_stage import quick_stage

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.stage import Stage
+from experiments.stages.stage import Stage
 from smaug_core.errors import DivergedError, SmaugError
 from smaug_core.stage_protocol import Interrupted, Outcome, Watch
 

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.records import all_stages, trial_documents, trial_facts
-from experiments.tracking import Tracker
+from experiments.store.trials import all_stages, trial_documents, trial_facts
+from experiments.tracking.writer import Tracker
 
 
 def main() -> int:

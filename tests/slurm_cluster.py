@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.stages.stage import Stage
+from experiments.store.store import Store
 from tests.conformance.drivers import Site
 
 ROOT = Path(__file__).parents[1]

@@ -14,18 +14,18 @@ FORBIDDEN = {
     "reports": {"ray", "mlflow", "torch", "smaug_core.model", "smaug_core.training"},
 }
 ONLY_IN = {
-    "mlflow": ["experiments/connection.py"],
-    "ray": ["experiments/engines/ray_session.py", "experiments/engines/ray_tune.py"],
-    "submitit": ["experiments/engines/slurm_submit.py"],
+    "mlflow": ["experiments/tracking/client.py"],
+    "ray": ["experiments/engines/ray/session.py", "experiments/engines/ray/engine.py"],
+    "submitit": ["experiments/engines/slurm/submit.py"],
     "rich": ["experiments/console.py"],
 }
 PRINTS = {"print", "typer.echo", "typer.secho", "click.echo", "sys.stdout.write", "sys.stderr.write"}
 TO_A_LOG = {  # the standard error of these is a file, which `smaug logs` shows
-    "experiments/worker.py",
-    "experiments/ranks.py",
-    "experiments/pictures.py",
-    "experiments/engines/slurm_job.py",
-    "experiments/engines/ray_node.py",
+    "experiments/worker/main.py",
+    "experiments/worker/rank.py",
+    "experiments/worker/examples.py",
+    "experiments/engines/slurm/job.py",
+    "experiments/engines/ray/node.py",
 }
 HEAVY = {"torch", "ray", "submitit", "mlflow", "timm", "transformers"}
 
@@ -88,14 +88,18 @@ def test_there_is_one_way_to_print(package):
             if function == "typer.Typer":
                 assert keywords.get("rich_markup_mode") == "None", name
     if package == "experiments":
-        made = [keywords for function, keywords in calls_of(ROOT / "experiments/cli.py") if function == "typer.Typer"]
+        made = [
+            keywords for function, keywords in calls_of(ROOT / "experiments/cli/app.py") if function == "typer.Typer"
+        ]
         assert [keywords["pretty_exceptions_enable"] for keywords in made] == ["False"]
 
 
 def test_reports_read_the_ledger_never_the_store():
     for path in sources("reports"):
         used = {m for m in imports_of(path) if m.startswith("experiments")}
-        assert not used & {"experiments.store", "experiments.attempt", "experiments.scheduler"}, path
+        assert not used & {"experiments.store.store", "experiments.store.attempt", "experiments.scheduler.scheduler"}, (
+            path
+        )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_reports_read_the_ledger_never_the_store():
 def test_cheap_commands_load_no_heavy_library(arguments, tmp_path):
     code = (
         "import sys\n"
-        "from experiments.cli import main\n"
+        "from experiments.cli.app import main\n"
         "try:\n"
         "    main(sys.argv[1:])\n"
         "finally:\n"

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from experiments.engines import Engine, Inventory, Job, JobState, goes_back, local_inventory
-from experiments.stop import StopFlag
-from experiments.worker import run_command
+from experiments.engines.base import Engine, Inventory, Job, JobState, goes_back, local_inventory
+from experiments.worker.main import run_command
+from experiments.worker.signals import StopFlag
 
 _log = logging.getLogger(__name__)
 

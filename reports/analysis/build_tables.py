@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from experiments.reading import DamagedRun, TrialRow
+from experiments.tracking.reader import DamagedRun, TrialRow
 from reports.analysis.cells import Cell, Column, Interval, Run, Table
 from reports.analysis.samples import IntervalKind, RankBook, RankReader, Samples, collect, over_seeds
 from reports.analysis.statistics import Numbers, bootstrap_mean, holm, sign_flip_p

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.reading import TrialRow
+from experiments.tracking.reader import TrialRow
 from reports.analysis.samples import IntervalKind, Samples
 from reports.paper.tables import HOURS
 

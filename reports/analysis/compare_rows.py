@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from experiments.reading import TrialRow
+from experiments.tracking.reader import TrialRow
 from reports.analysis.build_tables import compare, unlike_hours
 from reports.analysis.cells import Cell, Column, Table
 from reports.analysis.samples import Samples

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.reading import StageRow, TrialRow
+from experiments.tracking.reader import StageRow, TrialRow
 from reports.analysis.cells import DEFAULT_SCALE, Table
 
 SHORT = 12

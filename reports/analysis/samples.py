@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.reading import TrackingError, TrialRow
+from experiments.tracking.reader import TrackingError, TrialRow
 from reports.analysis.statistics import Numbers, bootstrap, bootstrap_mean, student_interval
 
 ENOUGH_SEEDS = 3

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from experiments.reading import StageRow, TrialRow
-from experiments.spent import PARTS, Total, total_of, totals_of
+from experiments.store.spent import PARTS, Total, total_of, totals_of
+from experiments.tracking.reader import StageRow, TrialRow
 
 TOTAL = "row_hours.total"
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from experiments.reading import StageRow
+from experiments.tracking.reader import StageRow
 from reports.figures.curves import CurveReader, curve_figures
 from reports.figures.figure import Figure
 from reports.figures.pareto import pareto_figure

@@ -9,7 +9,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from experiments.reading import StageRow
+from experiments.tracking.reader import StageRow
 from reports.analysis.cells import Table
 from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, Look, said, wrapped
 from reports.figures.figure import Data, Figure, figure_name

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 
-from experiments.reading import StageRow, TrialRow
+from experiments.tracking.reader import StageRow, TrialRow
 from reports.analysis.cells import Table
 from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, Look, said, shortened
 from reports.figures.figure import Data, Figure, figure_name

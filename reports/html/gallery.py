@@ -4,8 +4,8 @@ import base64
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from experiments.gallery import Example
-from experiments.reading import StageRow, TrackingError, TrialRow
+from experiments.store.examples import Example
+from experiments.tracking.reader import StageRow, TrackingError, TrialRow
 from reports.analysis.cells import Run
 from reports.html.table_view import slug
 from reports.render.markdown import run_link

@@ -10,8 +10,8 @@ from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from experiments.reading import Ledger, StageRow, TrackingError
-from experiments.spent import PARTS, Total
+from experiments.store.spent import PARTS, Total
+from experiments.tracking.reader import Ledger, StageRow, TrackingError
 from reports.analysis.compare_rows import comparer, measured_scales
 from reports.analysis.environment import Environment, environment_of
 from reports.analysis.spending import Spending, Spent, in_paper_order, spend

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import FiniteFloat
 
-from experiments.load import Document, Fault, Form
+from experiments.config.yaml_source import Document, Fault, Form
 from reports.paper.contradictions import table_of, unique_ids
 from reports.paper.tables import HOURS, PAPER, Published, load_published, read_form, refuse, require_cell
 

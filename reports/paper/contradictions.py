@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import FiniteFloat
 
-from experiments.load import Form, nearest
+from experiments.config.yaml_source import Form, nearest
 from reports.paper.tables import (
     PAPER,
     Published,

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import FiniteFloat
 from ruamel.yaml import YAML
 
-from experiments.load import Document, Fault, Form, SweepError, form_faults, nearest, read_document
+from experiments.config.yaml_source import Document, Fault, Form, SweepError, form_faults, nearest, read_document
 from smaug_core.errors import SmaugError
 
 PAPER = Path(__file__).resolve().parent

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from experiments.database import database_file
-from experiments.reading import TrialRow
+from experiments.tracking.database import database_file
+from experiments.tracking.reader import TrialRow
 from reports.analysis.cells import Cell, Run, Table
 from reports.render.footnotes import notes
 from reports.render.text import headers, heading, letters, measured_text, one_line, published_text, text_headers

@@ -17,15 +17,15 @@ from typing import Any
 
 import psutil
 
-from experiments.attempt import claim
-from experiments.budget import Budget
-from experiments.engines import Engine, Inventory, Job, JobState, local_inventory
-from experiments.plan import distinct_stages, labels
-from experiments.prices import Prices, Rate
-from experiments.room import room_problem
-from experiments.scheduler import Scheduler
-from experiments.store import Store
-from experiments.work import DONE, INTERRUPTED
+from experiments.engines.base import Engine, Inventory, Job, JobState, local_inventory
+from experiments.planning.budget import Budget
+from experiments.planning.cost_model import Prices, Rate
+from experiments.planning.disk_space import room_problem
+from experiments.planning.plan import distinct_stages, labels
+from experiments.scheduler.scheduler import Scheduler
+from experiments.store.attempt import claim
+from experiments.store.store import Store
+from experiments.worker.outcome import DONE, INTERRUPTED
 from tests.benchmarks.made_store import publish, request
 from tests.experiments.finished import HOST
 

@@ -5,13 +5,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import NOTHING_SPENT, claim, write_json
-from experiments.code import code_digest
-from experiments.host import describe_device, library_versions
-from experiments.plan import distinct_stages
-from experiments.request import Request
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.planning.plan import distinct_stages
+from experiments.planning.request import Request
+from experiments.stages.code_version import code_digest
+from experiments.stages.stage import Stage
+from experiments.store.attempt import NOTHING_SPENT, claim, write_json
+from experiments.store.store import Store
+from experiments.worker.device import describe_device, library_versions
 
 SWEEP = Path(__file__).resolve().parents[2] / "sweeps" / "masking_ratio.yaml"
 ROWS = 4

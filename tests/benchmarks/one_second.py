@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import read_attempts, read_json
-from experiments.command import worker_job
-from experiments.store import Store
+from experiments.engines.command import worker_job
+from experiments.store.attempt import read_attempts, read_json
+from experiments.store.store import Store
 from tests.quick_driver import make_stages
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engines.inline import InlineEngine
-from experiments.scheduler import Scheduler
-from experiments.store import Store
+from experiments.scheduler.scheduler import Scheduler
+from experiments.store.store import Store
 from tests.benchmarks import made_store, one_second
 from tests.quick_stage import quick_stage
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "ray", "mlflow")
 PLAN = f"""
 import json, sys
-from experiments.cli import main
+from experiments.cli.app import main
 try:
     main(sys.argv[1:])
 finally:

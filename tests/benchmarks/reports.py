@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from experiments.recorded import REFERENCE
-from experiments.tracking import sync
+from experiments.tracking.source import REFERENCE
+from experiments.tracking.writer import sync
 from tests.benchmarks.many_runs import multiply
 from tests.benchmarks.orchestration import ROOT, described_machine, say
 from tests.browser.chromium import program

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from experiments.engines import local_cpus
-from experiments.host import describe_device
-from experiments.scale import load_scale
-from experiments.settings import with_overrides
+from experiments.config.scale import load_scale
+from experiments.config.settings import with_overrides
+from experiments.engines.base import local_cpus
+from experiments.worker.device import describe_device
 from smaug_core.config import ClipShape
 from smaug_core.data.datasets import prepare, read_source
 from smaug_core.data.tokenizer import load_tokenizer

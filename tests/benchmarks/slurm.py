@@ -6,10 +6,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments.command import worker_job
-from experiments.engines.cluster import load_cluster
-from experiments.engines.slurm import SlurmEngine
-from experiments.store import Store
+from experiments.engines.command import worker_job
+from experiments.engines.slurm.engine import SlurmEngine
+from experiments.engines.slurm.profile import load_cluster
+from experiments.store.store import Store
 from tests.quick_stage import quick_stage
 from tests.slurm_cluster import PROFILE, OneMachine
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments.reading import Ledger
-from experiments.records import write_trial
-from experiments.tracking import Tracker, sync
+from experiments.store.trials import write_trial
+from experiments.tracking.reader import Ledger
+from experiments.tracking.writer import Tracker, sync
 from reports.report import read_report
 from tests.benchmarks.many_runs import multiply
 from tests.experiments.made_trials import execute, trial

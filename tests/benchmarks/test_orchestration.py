@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.engines import local_cpus
+from experiments.engines.base import local_cpus
 from tests.benchmarks.made_store import STAGES_OF_A_SEED, request
 from tests.benchmarks.one_second import SLOTS
 from tests.benchmarks.orchestration import FULL, Finding

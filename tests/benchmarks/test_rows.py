@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.describe import captions, step_of
-from experiments.scale import load_scale
-from experiments.schema import load_sweep
-from experiments.settings import with_overrides
+from experiments.config.scale import load_scale
+from experiments.config.settings import with_overrides
+from experiments.config.sweep import load_sweep
+from experiments.planning.model_summary import captions, step_of
 from reports.paper.tables import load_published, sweep_files
 from smaug_core.config import ClipShape, clip_shape
 from tests.benchmarks.rows import DEFAULT, ROWS, SIZES, Case

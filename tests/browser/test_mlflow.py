@@ -6,7 +6,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from experiments.portable import read_records
+from experiments.store.export import read_records
 from tests.browser.conftest import REFERENCE
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

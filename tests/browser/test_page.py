@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import expect
 
-from experiments.reading import Ledger
+from experiments.tracking.reader import Ledger
 from reports.html.page import make_page
 from reports.report import read_report
 from tests.reports.html.test_page import EVIL, MadeLedger, report_of

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from experiments.engines import local_cpus
-from experiments.store import Store
+from experiments.engines.base import local_cpus
+from experiments.store.store import Store
 from tests.conformance.drivers import Driver, Site, wait_until
 from tests.ray_cluster import RayCluster
 from tests.slurm_cluster import OneMachine

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import read_attempts
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.stages.stage import Stage
+from experiments.store.attempt import read_attempts
+from experiments.store.store import Store
 from tests.quick_driver import chain_to
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from experiments.store import Store
+from experiments.store.store import Store
 from tests.conformance.drivers import PATIENCE_S, Driver, Site, trail
 from tests.conformance.test_engines import INLINE, PROCESS
 from tests.quick_driver import make_stages

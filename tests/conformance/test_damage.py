@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from experiments.engines.inline import InlineEngine
-from experiments.events import Event, Summary
-from experiments.scheduler import Scheduler
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.scheduler.events import Event, Summary
+from experiments.scheduler.scheduler import Scheduler
+from experiments.stages.stage import Stage
+from experiments.store.store import Store
 from smaug_core.data.datasets import Item
 from smaug_core.stage_protocol import Interrupted
 from smaug_core.training import train as training

@@ -9,10 +9,10 @@ from typing import Any
 import psutil
 import pytest
 
-from experiments.attempt import read_attempts
-from experiments.engines import local_cpus
-from experiments.stage import Stage
-from experiments.store import Store, read_curve
+from experiments.engines.base import local_cpus
+from experiments.stages.stage import Stage
+from experiments.store.attempt import read_attempts
+from experiments.store.store import Store, read_curve
 from tests.conformance.drivers import PATIENCE_S, Driver, Site, Told, states, trail, wait_until
 from tests.quick_driver import make_stages
 from tests.quick_stage import quick_stage

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from experiments import cancel
-from experiments.attempt import read_attempts
-from experiments.host import oom_kills
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.stages.stage import Stage
+from experiments.store import cancel
+from experiments.store.attempt import read_attempts
+from experiments.store.store import Store
+from experiments.worker.device import oom_kills
 from tests.conformance.drivers import Driver, Site, Told, trail, wait_until
 from tests.conformance.test_engines import every_engine, every_engine_elsewhere
 from tests.conformance.test_slurm import begin, let_go
-from tests.experiments.test_failures import narrow  # noqa: F401
+from tests.experiments.store.test_failures import narrow  # noqa: F401
 from tests.quick_driver import make_stages
 from tests.quick_stage import quick_stage
 from tests.slurm_cluster import OneMachine

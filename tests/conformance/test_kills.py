@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from experiments.attempt import Attempt
 from experiments.engines.inline import InlineEngine
-from experiments.scheduler import Scheduler
-from experiments.stage import Stage
-from experiments.store import Store, read_curve
+from experiments.scheduler.scheduler import Scheduler
+from experiments.stages.stage import Stage
+from experiments.store.attempt import Attempt
+from experiments.store.store import Store, read_curve
 from smaug_core.stage_protocol import KINDS
 from tests.conformance.drivers import Site
 from tests.conformance.siege import Siege, random_graph

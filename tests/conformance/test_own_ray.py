@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from experiments.store import Store
+from experiments.store.store import Store
 from tests.conformance.drivers import Driver, Told
 from tests.quick_stage import quick_stage
 

@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from experiments.attempt import read_attempts
-from experiments.engines import Job
-from experiments.engines.ray_tune import nodes_to_avoid
-from experiments.stage import Stage
-from experiments.store import Store, read_curve
+from experiments.engines.base import Job
+from experiments.engines.ray.engine import nodes_to_avoid
+from experiments.stages.stage import Stage
+from experiments.store.attempt import read_attempts
+from experiments.store.store import Store, read_curve
 from tests.conformance.drivers import Driver, Site, Told, states, trail, wait_until
 from tests.experiments.smoke import SCALE, SWEEP, Smoke
 from tests.quick_driver import make_stages

@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from experiments.attempt import read_attempts
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.stages.stage import Stage
+from experiments.store.attempt import read_attempts
+from experiments.store.store import Store
 from tests.conformance.drivers import Driver, Site, Told, states, trail, wait_until
 from tests.conformance.test_ray_cluster import raylet_of
 from tests.experiments.smoke import Smoke

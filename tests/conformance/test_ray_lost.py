@@ -10,13 +10,14 @@ from typing import Any
 import psutil
 import pytest
 
-from experiments.drivers import living
-from experiments.engines import ray_start, ray_tune
-from experiments.engines.ray_start import LONGEST_BASE, OwnRay, base_folder
-from experiments.engines.ray_tune import RayEngine
-from experiments.events import Event
-from experiments.scheduler import Scheduler
-from experiments.store import Store
+from experiments.engines.ray import engine as ray_tune
+from experiments.engines.ray import start as ray_start
+from experiments.engines.ray.engine import RayEngine
+from experiments.engines.ray.start import LONGEST_BASE, OwnRay, base_folder
+from experiments.scheduler.events import Event
+from experiments.scheduler.scheduler import Scheduler
+from experiments.store.drivers import living
+from experiments.store.store import Store
 from smaug_core.errors import SmaugError
 from tests.conformance.drivers import Driver, Site, states, trail
 from tests.conformance.test_engines import RAY
@@ -157,10 +158,10 @@ def test_what_a_killed_driver_left_goes_with_the_next_ray(tmp_path: Path, monkey
 def test_a_ray_that_does_not_start_is_told_in_a_line_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments.engines import Node
+    from experiments.engines.base import Node
 
     monkeypatch.setattr("tempfile.tempdir", "/tmp")
-    monkeypatch.setattr("experiments.engines.ray_start.START_S", 0.2)  # as on a machine with too much to do
+    monkeypatch.setattr("experiments.engines.ray.start.START_S", 0.2)  # as on a machine with too much to do
     before = set(base_folder().glob("smaug-ray-*"))
     ray = OwnRay(Node(cpus=1))
     with pytest.raises(SmaugError, match=r"^ray: did not start on this machine \(not within 0 s\); the same command"):

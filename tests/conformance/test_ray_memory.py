@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.attempt import read_attempts
-from experiments.engines import local_inventory
-from experiments.engines.ray_tune import RayEngine
-from experiments.memory import GIB, PEAK_MEMORY, bytes_to_ask
-from experiments.prices import Prices
-from experiments.scheduler import Scheduler
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.engines.base import local_inventory
+from experiments.engines.ray.engine import RayEngine
+from experiments.planning.cost_model import Prices
+from experiments.scheduler.scheduler import Scheduler
+from experiments.stages.memory import GIB, PEAK_MEMORY, bytes_to_ask
+from experiments.stages.stage import Stage
+from experiments.store.attempt import read_attempts
+from experiments.store.store import Store
 from tests.quick_stage import quick_stage
 
 pytestmark = pytest.mark.slow
@@ -39,8 +39,8 @@ def at_once(spans: list[tuple[float, float]]) -> bool:
 def test_stages_that_together_exceed_the_memory_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.memory._limits", lambda: [GIB])
-    monkeypatch.setattr("experiments.engines.local_cpus", lambda: 2)
+    monkeypatch.setattr("experiments.stages.memory._limits", lambda: [GIB])
+    monkeypatch.setattr("experiments.engines.base.local_cpus", lambda: 2)
     store, own = Store(tmp_path), {"hold_mib": 400, "step_s": 0.7}
     with RayEngine(tmp_path) as engine:
         unknown = [quick_stage(seed=seed, **own) for seed in (0, 1)]

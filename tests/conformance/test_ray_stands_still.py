@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from experiments.engines import local_cpus
-from experiments.engines.ray_tune import RayEngine
-from experiments.events import Event
-from experiments.scheduler import Scheduler
-from experiments.store import Store
+from experiments.engines.base import local_cpus
+from experiments.engines.ray.engine import RayEngine
+from experiments.scheduler.events import Event
+from experiments.scheduler.scheduler import Scheduler
+from experiments.store.store import Store
 from tests.conformance.drivers import ROOT
 from tests.quick_stage import quick_stage
 from tests.ray_cluster import RayCluster
@@ -24,7 +24,7 @@ def test_a_ray_that_starts_nothing_is_started_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
-        "experiments.engines.ray_tune.STILL_S", 30.0
+        "experiments.engines.ray.engine.STILL_S", 30.0
     )  # more than the first start of a busy machine takes
     store, first = Store(tmp_path), quick_stage(seed=1)
     second = quick_stage("finetune", parents=(first,), cpus=local_cpus())
@@ -61,9 +61,9 @@ class Idle:
 ON_A_CLUSTER = """
 import sys
 from pathlib import Path
-from experiments.engines import ray_tune
-from experiments.scheduler import Scheduler
-from experiments.store import Store
+from experiments.engines.ray import engine as ray_tune
+from experiments.scheduler.scheduler import Scheduler
+from experiments.store.store import Store
 from tests.conformance.test_ray_stands_still import Idle
 from tests.quick_stage import quick_stage
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from experiments.attempt import read_attempts
-from experiments.garbage import find_garbage
-from experiments.logs import read_log
-from experiments.removal import remove
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.maintenance.gc import find_garbage
+from experiments.maintenance.logs import read_log
+from experiments.maintenance.removal import remove
+from experiments.stages.stage import Stage
+from experiments.store.attempt import read_attempts
+from experiments.store.store import Store
 from tests.conformance.drivers import Driver, Site, states, trail, wait_until
 from tests.conformance.test_engines import assert_every_attempt_is_billed_once
 from tests.quick_driver import make_stages

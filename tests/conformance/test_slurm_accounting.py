@@ -10,12 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
-from experiments.accounting import Accountant, account_all, unaccounted
-from experiments.attempt import Attempt, read_attempts
-from experiments.engines.slurm_job import slurm_id
-from experiments.events import Event
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.engines.slurm.job import slurm_id
+from experiments.scheduler.events import Event
+from experiments.stages.stage import Stage
+from experiments.store.attempt import Attempt, read_attempts
+from experiments.store.store import Store
+from experiments.tracking.accounting import Accountant, account_all, unaccounted
 from tests.conformance.drivers import Driver, Site, states, wait_until
 from tests.conformance.test_slurm import begin, let_go
 from tests.slurm_cluster import OneMachine
@@ -32,7 +32,7 @@ ROUNDED_S = 1.0
 def emptied(one_machine: OneMachine, monkeypatch: pytest.MonkeyPatch) -> Iterator[OneMachine]:
     """A cluster without jobs before and after."""
     monkeypatch.setenv("SLURM_CONF", one_machine.environment["SLURM_CONF"])
-    monkeypatch.setattr("experiments.engines.slurm_queue.QUERY_EVERY_S", 0.5)
+    monkeypatch.setattr("experiments.engines.slurm.queue.QUERY_EVERY_S", 0.5)
     yield one_machine
     one_machine.ask("scancel", f"--user={os.getuid()}")
     wait_until(lambda: not one_machine.jobs())
@@ -108,7 +108,7 @@ def test_the_two_runs_of_a_job_that_was_queued_again_are_billed_once_each(
     keeping_accounts: OneMachine, drive: Start, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the driver's own accountant, which waits a little for what Slurm's database does not know yet."""
-    monkeypatch.setattr("experiments.accounting.PATIENCE_S", 120.0)  # a slow machine's database takes its time
+    monkeypatch.setattr("experiments.tracking.accounting.PATIENCE_S", 120.0)  # a slow machine's database takes its time
     driver, stage, _ = begin(keeping_accounts, drive, store, **ON_GPUS | {"gpus": 2, "cpus": 2})
     job, news = keeping_accounts.job_of(store, stage), list[Stage]()
     with Accountant(store, [stage], news.append) as accountant:

@@ -9,10 +9,10 @@ from typing import Any
 import psutil
 import pytest
 
-from experiments import cancel
-from experiments.attempt import read_attempts
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.stages.stage import Stage
+from experiments.store import cancel
+from experiments.store.attempt import read_attempts
+from experiments.store.store import Store
 from tests.conformance.drivers import Driver, Site, states, trail, wait_until
 from tests.conformance.test_slurm import assert_done, begin, let_go
 from tests.quick_driver import make_stages

@@ -9,11 +9,11 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from experiments.attempt import read_attempts
-from experiments.command import worker_job
-from experiments.engines.cluster import load_cluster
-from experiments.engines.slurm import SlurmEngine
-from experiments.store import Store
+from experiments.engines.command import worker_job
+from experiments.engines.slurm.engine import SlurmEngine
+from experiments.engines.slurm.profile import load_cluster
+from experiments.store.attempt import read_attempts
+from experiments.store.store import Store
 from tests.conformance.drivers import ROOT, states, trail, wait_until
 from tests.conformance.test_engines import assert_every_attempt_is_billed_once
 from tests.conformance.test_slurm import LONG, Start, assert_done, begin, let_go

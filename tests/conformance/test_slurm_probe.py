@@ -27,7 +27,7 @@ def smaug(tmp_path: Path, whole: OneMachine) -> Smaug:
         (tmp_path / "profile.yaml").write_text(PROFILE.read_text().replace(old, new))
         on = ("--scale", str(smoke.scale), "--only", "50%", "--engine", "slurm", "--cluster", "profile.yaml")
         return subprocess.Popen(
-            [sys.executable, "-c", "from experiments.cli import main; main()", verb, SWEEP, *on, *arguments],
+            [sys.executable, "-c", "from experiments.cli.app import main; main()", verb, SWEEP, *on, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.engines.cluster import Cluster, load_cluster
-from experiments.finding import Finding
-from experiments.scale import load_scale
-from experiments.slurm_site import check_slurm
+from experiments.config.scale import load_scale
+from experiments.engines.slurm.profile import Cluster, load_cluster
+from experiments.maintenance.doctor.finding import Finding
+from experiments.maintenance.doctor.slurm import check_slurm
 from tests.conformance.drivers import wait_until
 from tests.experiments.smoke import Smoke
 from tests.slurm_cluster import PROFILE, OneMachine
@@ -135,7 +135,7 @@ def test_no_answer_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Commands of nobody's Slurm: it prints what is no text, one is missing, one hangs, the controller is away."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none"))
-    monkeypatch.setattr("experiments.slurm_site.COMMAND_S", 1.0)
+    monkeypatch.setattr("experiments.maintenance.doctor.slurm.COMMAND_S", 1.0)
 
     def answer(command: str, script: str) -> None:
         (tmp_path / command).write_text(f"#!/bin/sh\n{script}\n")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.attempt import read_attempts
-from experiments.engines import local_cpus
-from experiments.facts import RECOMPUTED
+from experiments.engines.base import local_cpus
+from experiments.store.attempt import read_attempts
+from experiments.store.facts import RECOMPUTED
 from tests.conformance.drivers import ROOT, wait_until
+from tests.experiments.scheduler.test_notify import heard, script  # noqa: F401
 from tests.experiments.smoke import SCALE, Smoke
-from tests.experiments.test_notify import heard, script  # noqa: F401
 from tests.faulty import Faults
 from tests.slurm_cluster import PROFILE, OneMachine
 

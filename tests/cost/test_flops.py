@@ -7,9 +7,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.chain import resolved
-from experiments.scale import load_scale
-from experiments.settings import with_overrides
+from experiments.config.scale import load_scale
+from experiments.config.settings import with_overrides
+from experiments.stages.graph import resolved
 from smaug_core.config import ClipShape
 from smaug_core.cost.flops import StepShape, block, cost, published_accounting, step_cost, token_schedule, total_macs
 from smaug_core.cost.token_counts import num_visible

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.scale import load_scale
+from experiments.config.scale import load_scale
 from smaug_core.data.datasets import EMBEDDED, Item, prepare, read_source
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.moving_shapes.attributes import COLOURS, SIZES, vocabulary

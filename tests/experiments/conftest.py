@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from experiments.cli import main
-from experiments.engines import slurm_queue
-from experiments.tracking import Tracker
+from experiments.cli.app import main
+from experiments.engines.slurm import queue as slurm_queue
+from experiments.tracking.writer import Tracker
 
 
 @pytest.fixture(autouse=True)

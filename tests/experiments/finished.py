@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.attempt import NOTHING_SPENT, claim, write_json
-from experiments.code import code_digest
-from experiments.stage import Stage
-from experiments.store import Store
+from experiments.stages.code_version import code_digest
+from experiments.stages.stage import Stage
+from experiments.store.attempt import NOTHING_SPENT, claim, write_json
+from experiments.store.store import Store
 from tests.quick_stage import NOTES
 
 HOST = {"device": "cpu", "device_name": "a processor", "unit": "CPU h", "cpus": 1, "gpus": 0, "versions": {}}

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.expand import Trial, expand
-from experiments.scale import load_scale
-from experiments.schema import load_sweep
-from experiments.stage import Stage
-from experiments.stop import StopFlag
-from experiments.store import Store
-from experiments.worker import run_stage
+from experiments.config.scale import load_scale
+from experiments.config.sweep import load_sweep
+from experiments.stages.stage import Stage
+from experiments.stages.trial import Trial, expand
+from experiments.store.store import Store
+from experiments.worker.main import run_stage
+from experiments.worker.signals import StopFlag
 from smaug_core.stage_protocol import Outcome
 from tests import quick_stage
 

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.chain import cut_stages
+from experiments.config.scale import load_scale
 from experiments.console import Console
-from experiments.driver import prepare_data
-from experiments.scale import load_scale
-from experiments.stage import Stage
+from experiments.run import prepare_data
+from experiments.stages.graph import cut_stages
+from experiments.stages.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = "sweeps/masking_ratio.yaml"
@@ -95,7 +95,7 @@ class Smoke:
 
     def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run `smaug`."""
-        command = [sys.executable, "-c", "from experiments.cli import main; main()", *arguments]
+        command = [sys.executable, "-c", "from experiments.cli.app import main; main()", *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, cwd=self.folder, env=self.environment(**env), timeout=300
         )

@@ -172,7 +172,7 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_continues(done, tmp_path):
 
 def start(smoke: Smoke, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-u", "-c", "from experiments.cli import main; main()", *arguments],
+        [sys.executable, "-u", "-c", "from experiments.cli.app import main; main()", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,21 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from experiments import answers, overview
-from experiments.attempt import read_attempts, read_json, write_json
-from experiments.budget import Comparison
+from experiments.cli import answers
+from experiments.cli import status_view as overview
+from experiments.cli.progress import Display
 from experiments.console import Console, escaped, prepare_output, print_log
-from experiments.display import Display
-from experiments.doctor import lines_of
-from experiments.driver import Drive
-from experiments.drivers import driver_at_work
-from experiments.events import Event, Summary
-from experiments.expand import Trial
-from experiments.finding import fault
-from experiments.plan import labels, make_plan
-from experiments.records import write_trial
-from experiments.standing import Observer
-from experiments.store import Store
+from experiments.maintenance.doctor.doctor import lines_of
+from experiments.maintenance.doctor.finding import fault
+from experiments.maintenance.status import Observer
+from experiments.planning.budget import Comparison
+from experiments.planning.plan import labels, make_plan
+from experiments.run import Drive
+from experiments.scheduler.events import Event, Summary
+from experiments.stages.trial import Trial
+from experiments.store.attempt import read_attempts, read_json, write_json
+from experiments.store.drivers import driver_at_work
+from experiments.store.store import Store
+from experiments.store.trials import write_trial
 from reports.analysis.build_tables import build_tables
 from reports.paper.tables import load_published
 from reports.render.terminal import to_terminal
@@ -185,7 +186,7 @@ def test_wrapped_lines_have_no_spaces_at_their_ends():
     assert text.getvalue() == "some words that need\nmore than one line\n"
 
 
-CLI = [sys.executable, "-c", "from experiments.cli import main; main()"]
+CLI = [sys.executable, "-c", "from experiments.cli.app import main; main()"]
 
 
 def smaug_in(tmp_path: Path, *arguments: str, output: str | None = None, **env: str) -> "subprocess.CompletedProcess":

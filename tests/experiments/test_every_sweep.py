@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments.scale import FOLDER
+from experiments.config.scale import FOLDER
 from tests.experiments.smoke import SCALE, Smoke
 
 SWEEPS = sorted(FOLDER.parent.glob("*.yaml"))

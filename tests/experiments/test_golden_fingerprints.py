@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.expand import expand
-from experiments.scale import FOLDER, load_scale
-from experiments.schema import load_sweep
+from experiments.config.scale import FOLDER, load_scale
+from experiments.config.sweep import load_sweep
+from experiments.stages.trial import expand
 
 GOLDEN = Path(__file__).with_name("golden_fingerprints.json")
 SWEEPS = sorted(path.stem for path in FOLDER.parent.glob("*.yaml"))

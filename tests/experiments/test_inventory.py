@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.engines import _gpu_types, gpu_type, local_inventory
+from experiments.engines.base import _gpu_types, gpu_type, local_inventory
 
 PRODUCTS = {
     "NVIDIA A100-SXM4-80GB": "A100",

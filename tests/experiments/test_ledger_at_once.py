@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from experiments.ledger import STAGES
-from experiments.reading import Ledger, read_trials
-from experiments.records import all_stages, write_trial
-from experiments.stop import StopFlag
-from experiments.store import Store
-from experiments.tracking import sync
-from experiments.worker import run_stage
+from experiments.store.store import Store
+from experiments.store.trials import all_stages, write_trial
+from experiments.tracking.reader import Ledger, read_trials
+from experiments.tracking.runs import STAGES
+from experiments.tracking.writer import sync
+from experiments.worker.main import run_stage
+from experiments.worker.signals import StopFlag
 from tests.experiments.made_trials import execute, ranks_of, stage, trial
 from tests.mlflow_servers import postgresql, server
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from experiments.connection import TrackingError
-from experiments.ledger import STAGES
-from experiments.reading import Ledger, read_trials
-from experiments.tracking import Tracker, sync
+from experiments.tracking.client import TrackingError
+from experiments.tracking.reader import Ledger, read_trials
+from experiments.tracking.runs import STAGES
+from experiments.tracking.writer import Tracker, sync
 from tests.experiments.made_trials import ranks_of
 from tests.mirrored_run import made
 from tests.mlflow_servers import Server, server

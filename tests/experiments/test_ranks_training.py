@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from experiments.attempt import read_attempts
-from experiments.gallery import stored_gallery
-from experiments.store import Store, read_curve
+from experiments.store.attempt import read_attempts
+from experiments.store.examples import stored_gallery
+from experiments.store.store import Store, read_curve
 from tests.experiments.smoke import ROOT, prepared_training
 
 pytestmark = pytest.mark.slow

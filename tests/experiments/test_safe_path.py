@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from experiments.command import worker_job
-from experiments.engines.slurm_job import FOLDER
-from experiments.imports import SAFE_PATH, SOURCES, import_environment
-from experiments.notify import Notifier
-from experiments.store import Store
+from experiments.engines.command import worker_job
+from experiments.engines.slurm.job import FOLDER
+from experiments.scheduler.notify import Notifier
+from experiments.store.store import Store
+from experiments.worker.import_path import SAFE_PATH, SOURCES, import_environment
 from tests.quick_stage import quick_stage
 
 DRIVER = """
 import dataclasses, sys, time
 from pathlib import Path
-from experiments.command import worker_job
-from experiments.engines.{module} import {engine}
-from experiments.store import Store
+from experiments.engines.command import worker_job
+from experiments.engines.base.{module} import {engine}
+from experiments.store.store import Store
 from tests.quick_stage import quick_stage
 
 if __name__ == "__main__":
@@ -110,7 +110,7 @@ def test_a_slurm_jobs_worker_runs_in_its_stages_folder(
         (folder / name).mkdir(parents=True)
     told = {"name": job.name, "command": list(job.command), "env": dict(job.env)}
     (folder / "jobs" / f"{directory.name}.json").write_text(json.dumps(told))
-    code = f"from experiments.engines.slurm_job import run; run({str(directory)!r})"
+    code = f"from experiments.engines.slurm.job import run; run({str(directory)!r})"
     slurm = {"SLURM_JOB_ID": "15", FOLDER: str(folder)}
     ran = run_in(trap, environment | dict(job.env) | slurm, sys.executable, "-c", code)
     assert (ran.returncode, store.record(stage).state) == (0, "done"), ran.stderr

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from experiments.expand import expand, resolved
-from experiments.scale import FOLDER, Scale, load_scale
-from experiments.schema import load_sweep
-from experiments.settings import with_overrides
+from experiments.config.scale import FOLDER, Scale, load_scale
+from experiments.config.settings import with_overrides
+from experiments.config.sweep import load_sweep
+from experiments.stages.trial import expand, resolved
 from smaug_core.config import Config, image_size_after
 
 SWEEPS = {path.stem: path for path in sorted(FOLDER.parent.glob("*.yaml"))}

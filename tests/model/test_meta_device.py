@@ -15,9 +15,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from experiments.scale import load_scale
-from experiments.schema import load_sweep
-from experiments.settings import with_overrides
+from experiments.config.scale import load_scale
+from experiments.config.settings import with_overrides
+from experiments.config.sweep import load_sweep
 from smaug_core.config import (
     ClipShape,
     FinetuneConfig,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.reading import TrackingError, TrialRow
+from experiments.tracking.reader import TrackingError, TrialRow
 
 POSITIONS = {"10%": 0, "25%": 1, "50%": 2, "65%": 3}
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.reading import StageRow
+from experiments.tracking.reader import StageRow
 
 
 def stage(run_id: str, kind: str = "pretrain", **changes: Any) -> StageRow:

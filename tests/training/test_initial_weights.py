@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments.chain import cut_stages
-from experiments.scale import load_scale
+from experiments.config.scale import load_scale
+from experiments.stages.graph import cut_stages
 from smaug_core import torchvision_on_cpu
 from smaug_core.data.tokenizer import EMBEDDED_VOCABULARIES, load_tokenizer
 from smaug_core.errors import CheckpointError

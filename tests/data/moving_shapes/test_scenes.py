@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.scale import load_scale
+from experiments.config.scale import load_scale
 from smaug_core.config import DataConfig
 from smaug_core.data.moving_shapes.attributes import (
     COLOURS,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.reading import DamagedRun
+from experiments.tracking.reader import DamagedRun
 from reports.analysis.build_tables import build_tables
 from reports.analysis.samples import RankBook, collect, has_ranks, over_seeds, scores_of
 from reports.paper.tables import load_published

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from experiments.reading import Ledger
-from experiments.tracking import sync
+from experiments.tracking.reader import Ledger
+from experiments.tracking.writer import sync
 from reports.figures.build import make_figures, write_figures
 from reports.figures.figure import Figure
 from reports.paper.tables import ReportError
@@ -79,7 +79,7 @@ def test_every_figure_has_words_and_numbers(reference):
 def test_the_same_ledger_gives_the_same_bytes_in_another_process(reference):
     _, ledger, figures = reference
     code = (
-        "import sys, hashlib; from pathlib import Path; from experiments.reading import Ledger;"
+        "import sys, hashlib; from pathlib import Path; from experiments.tracking.reader import Ledger;"
         "from reports.figures.build import make_figures; from reports.report import read_report;"
         "home = Path(sys.argv[1]); ledger = Ledger(home);"
         "figures = make_figures(read_report(home), ledger.stages(), ledger.curve);"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.reading import TrialRow
+from experiments.tracking.reader import TrialRow
 from reports.analysis.build_tables import build_tables
 from reports.figures.curves import curve_figures, groups_of, log_ticks, thinned
 from reports.paper.tables import load_published

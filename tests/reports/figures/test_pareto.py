@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.reading import TrialRow
+from experiments.tracking.reader import TrialRow
 from reports.analysis.build_tables import build_tables
 from reports.analysis.cells import Table
 from reports.figures.pareto import pareto_figure, pareto_front

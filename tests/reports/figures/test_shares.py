@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.describe import pretraining_step
-from experiments.scale import load_scale
-from experiments.workload import vocabulary_size
+from experiments.config.scale import load_scale
+from experiments.planning.model_summary import pretraining_step
+from experiments.stages.workload import vocabulary_size
 from reports.analysis.build_tables import build_tables
 from reports.figures.shares import hours_by_use, hours_figures, step_figure
 from reports.paper.tables import load_published

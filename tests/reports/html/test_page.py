@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from experiments.gallery import Example
-from experiments.reading import TrackingError
+from experiments.store.examples import Example
+from experiments.tracking.reader import TrackingError
 from reports.analysis.build_tables import build_tables
 from reports.html.page import make_page, page_of, to_html
 from reports.paper.tables import load_published, sweep_files

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from experiments.scale import load_scale
+from experiments.config.scale import load_scale
 from reports.paper.contradictions import load_contradictions
 from reports.paper.tables import PAPER, ReportError, load_published, load_settings
 

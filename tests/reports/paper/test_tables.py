@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from experiments.scale import load_scale
+from experiments.config.scale import load_scale
 from reports.paper.tables import PAPER, ReportError, load_published, load_settings, sweep_files
 from tests.reports.printed import PRINTED
 

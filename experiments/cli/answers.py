@@ -1,0 +1,151 @@
+"""What `plan` and `run` answer, to people and to programs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.console import Console, complain
+
+if TYPE_CHECKING:
+    from experiments.planning.plan import Plan
+    from experiments.run import Drive
+    from experiments.stages.stage import Stage
+    from experiments.store.store import Store
+
+
+def price_words(made: "Plan", hours: float | None) -> str:
+    """Hours of a plan, with what they are of and how they are known."""
+    if hours is None:
+        return f"hours not known ({made.source})"
+    return f"{hours:.4g} {made.unit or 'h'}" + (f" ({made.source})" if hours else "")
+
+
+def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> None:
+    """What is there, what would be done, and what it costs."""
+    from experiments.config.seeds import describe_pairs
+    from experiments.planning.plan import labels
+
+    told = made.to_json()
+    stages = told["stages"]
+    stages["new"] -= stages["resume"] + stages["running"] + stages["failed"]
+    counts = ", ".join(f"{count} {state}" for state, count in stages.items() if count and state != "total")
+    sweeps = ", ".join(dict.fromkeys(trial.sweep.name for trial in made.trials))
+    lines = [
+        f"{sweeps} at scale {made.trials[0].scale}: {told['trials']} trials,"
+        f" {told['stages']['total']} stages ({counts})",
+        f"seeds: {describe_pairs(made.seeds)}",
+        f"to spend: {price_words(made, made.to_spend())}",
+    ]
+    names, hours = labels(made.trials), told["hours"]
+    for planned in made.stages if every_stage else []:
+        price = "" if planned.hours is None else f"  {planned.hours:.3g} {planned.price.unit}"
+        fingerprint = planned.stage.fingerprint
+        lines.append(f"  {planned.state:8}{fingerprint[:12]}  {names[fingerprint]}{price}")
+    if every_stage and hours["row_by_row"] is not None:
+        lines.append(
+            f"every row alone: {hours['row_by_row']:,.4g} {made.unit or 'h'}, of it pre-training"
+            f" {hours['pretrain']['row_by_row']:,.4g}; left to spend, each stage once: {hours['to_spend']:,.4g}, of it"
+            f" pre-training {hours['pretrain']['to_spend']:,.4g}"
+        )
+    for line in lines:
+        console.print(line)
+
+
+def plan_told(made: "Plan") -> dict[str, Any]:
+    """A plan for programs."""
+    from experiments.planning.plan import labels
+
+    told, names = made.to_json(), labels(made.trials)
+    return told | {"each": [each | {"label": names[each["fingerprint"]]} for each in told["each"]]}
+
+
+def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> None:
+    """What did not come to its end, and why."""
+    summary = outcome.summary
+    for warning in unknown_words(summary.done, store):
+        complain(warning)
+    for stage, message in summary.failed:
+        complain(f"{names[stage.fingerprint]} failed: {message}\n  its folder: {store.directory(stage)}")
+    for stage, message in summary.cancelled:
+        complain(f"{names[stage.fingerprint]} cancelled {message}")
+    for stage, message in summary.held:
+        complain(f"{names[stage.fingerprint]} not started: {message}")
+    if not outcome.told:
+        complain("no table: it is made of what MLflow holds; first what is said above, then `make tables`")
+    if summary.paused:
+        complain(f"paused: {summary.paused}")
+    if summary.interrupted:
+        complain("stopped; the same command continues")
+
+
+def unknown_words(stages: "Sequence[Stage]", store: "Store") -> list[str]:
+    """Warnings about data sets of finished stages with many words that their vocabulary does not know, each once."""
+    from smaug_core.data.unknown_words import UnknownWords
+
+    warnings: dict[str, None] = {}
+    for stage in stages:
+        result = store.record(stage).result or {"notes": {}}
+        for source, told in result["notes"].get("unknown_words", {}).items():
+            counts = UnknownWords(**told)
+            if counts.is_high:
+                warnings[counts.message(source, stage.settings["model"]["tokenizer"])] = None
+    return list(warnings)
+
+
+def show_end(outcome: "Drive", console: Console) -> None:
+    """How much was done, and how well it was priced."""
+    summary, compared = outcome.summary, outcome.comparison
+    console.print(f"{len(summary.done)} stages run, {len(summary.cached)} done before; {outcome.seconds:.0f} s")
+    if compared.stages and compared.unit and compared.predicted:
+        console.print(
+            f"{compared.stages} stages were predicted at {compared.predicted:.3g} {compared.unit} and took"
+            f" {compared.actual:.3g} ({compared.actual / compared.predicted - 1:+.0%})"
+        )
+
+
+def end_told(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> dict[str, Any]:
+    """A run's end for programs."""
+    summary, compared = outcome.summary, outcome.comparison
+
+    def with_reason(stages: Sequence[Any]) -> list[dict[str, str]]:
+        return [
+            {
+                "fingerprint": stage.fingerprint,
+                "name": stage.name,
+                "label": names[stage.fingerprint],
+                "message": why,
+                "folder": str(store.directory(stage)),
+            }
+            for stage, why in stages
+        ]
+
+    return {
+        "done": [stage.fingerprint for stage in summary.done],
+        "cached": [stage.fingerprint for stage in summary.cached],
+        "failed": with_reason(summary.failed),
+        "cancelled": with_reason(summary.cancelled),
+        "held": with_reason(summary.held),
+        "blocked": with_reason(summary.blocked),
+        "paused": summary.paused,
+        "interrupted": summary.interrupted,
+        "recorded": outcome.told,
+        "seconds": outcome.seconds,
+        "hours": {
+            "spent": outcome.spent,
+            "predicted": compared.predicted,
+            "actual": compared.actual,
+            "stages_compared": compared.stages,
+            "unit": compared.unit,
+        },
+    }
+
+
+def show_tables(made: "Plan", home: Path, console: Console) -> None:
+    """The tables that a run's sweeps belong to."""
+    from reports.render.terminal import to_terminal
+    from reports.report import read_report
+
+    sweeps, scale = {trial.sweep.name for trial in made.trials}, made.trials[0].scale
+    for table in read_report(home).tables:
+        if table.trials and table.trials[0].sweep in sweeps and table.trials[0].scale == scale:
+            to_terminal(table, console)

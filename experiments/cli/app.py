@@ -1,0 +1,264 @@
+"""The command line. Each verb imports what it needs when it is called, so that --help and plan answer at once."""
+
+import io
+import os
+import pwd
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from typer import TyperException
+
+from experiments.cli.home_commands import care
+from experiments.cli.options import (
+    DONE,
+    FAILED,
+    PATH,
+    REFUSED,
+    Device,
+    From,
+    Home,
+    Json,
+    NewFolder,
+    Out,
+    Recompute,
+    ScaleName,
+    Settings,
+    Task,
+    Trained,
+    home_folder,
+)
+from experiments.cli.report_commands import report
+from experiments.cli.sweep_commands import published_hours, sweeping
+from experiments.console import Console, complain, lost_output, prepare_output, print_json, say
+from experiments.store.examples import Kind
+from experiments.worker.import_path import SAFE_PATH
+from experiments.worker.signals import leave
+from smaug_core.errors import DivergedError, SmaugError
+
+NO_TELEMETRY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+app = typer.Typer(
+    name="smaug",
+    help="SMAUG (ICCV 2023), and the platform that rebuilds its ablation tables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(sweeping)
+app.add_typer(care)
+app.add_typer(report, name="report")
+
+
+@app.command()
+def describe(scale: ScaleName = "tiny", set_: Settings = [], json_: Json = False) -> None:  # noqa: B006
+    """Say what a scale's model consists of and costs; at scale paper also the hours of the paper's rows."""
+    from experiments.config.scale import load_scale
+    from experiments.planning import model_summary as description
+    from experiments.stages.trial import parse_overrides
+
+    chosen, overrides = load_scale(scale), parse_overrides(set_)
+    told = description.describe(chosen, overrides)
+    if chosen.name == description.PAPER_SCALE and not overrides:
+        told = description.with_rows(told, chosen, published_hours())
+    if json_:
+        print_json(told)
+    else:
+        description.show(told, Console())
+
+
+@app.command()
+def pretrain(
+    out: Out,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="a single-frame model: train it on several frames (pretrain_video.*)", **PATH),
+    ] = None,
+    scale: ScaleName = "tiny",
+    set_: Settings = [],  # noqa: B006
+    seed: int = 0,
+    device: Device = "cpu",
+    recompute_layers: Recompute = False,
+    home: Home = None,
+) -> None:
+    """Pre-train one model, outside any sweep; also under torchrun."""
+    kind = "pretrain" if from_ is None else "pretrain_video"
+    _alone(kind, scale, set_, None, from_, out, seed, device, home, recompute_layers)
+
+
+@app.command()
+def finetune(
+    from_: From,
+    out: Out,
+    task: Task = "msrvtt",
+    scale: ScaleName = "tiny",
+    set_: Settings = [],  # noqa: B006
+    seed: int = 0,
+    device: Device = "cpu",
+    recompute_layers: Recompute = False,
+    home: Home = None,
+) -> None:
+    """Fine-tune a pre-trained model for retrieval; also under torchrun."""
+    _alone("finetune", scale, set_, task, from_, out, seed, device, home, recompute_layers)
+
+
+@app.command()
+def evaluate(
+    from_: From,
+    out: Out,
+    task: Task = "msrvtt",
+    scale: ScaleName = "tiny",
+    set_: Settings = [],  # noqa: B006
+    device: Device = "cpu",
+    home: Home = None,
+) -> None:
+    """Rank clips for captions and captions for clips, and print recall and the median rank; also under torchrun."""
+    _alone("evaluate", scale, set_, task, from_, out, 0, device, home)
+
+
+@app.command()
+def reconstruct(from_: Trained, out: NewFolder, device: Device = "cpu", home: Home = None) -> None:
+    """Hide patches of a few frames, and draw what the model makes of them: Figures 4 to 7 of the paper."""
+    _pictures("reconstruction", from_, out, device, home)
+
+
+@app.command()
+def select_frames(from_: Trained, out: NewFolder, device: Device = "cpu", home: Home = None) -> None:
+    """Draw which frames of a few clips the model selects for their captions: Figure 3 of the paper."""
+    _pictures("selection", from_, out, device, home)
+
+
+@app.command()
+def data(
+    scale: ScaleName = "tiny",
+    set_: Settings = [],  # noqa: B006
+    home: Home = None,
+) -> None:
+    """Render the embedded data of a scale, and say which real data is missing; exit 1 if any is."""
+    from experiments.config.scale import load_scale
+    from experiments.maintenance.doctor.doctor import lines_of
+    from experiments.maintenance.doctor.home import check_real_data
+    from experiments.planning.inputs import scale_stages
+    from experiments.run import prepare_data
+    from experiments.stages.trial import parse_overrides, with_settings
+
+    chosen, folder = with_settings(load_scale(scale), parse_overrides(set_)), home_folder(home)
+    prepare_data([chosen.base_config()], folder / "data", Console())
+    findings = list(check_real_data(folder, scale_stages(chosen, folder / "data")))
+    for line in (line for finding in findings for line in lines_of(finding)):
+        say(line)
+    missing = sum(finding.level == "fault" for finding in findings)
+    if missing:
+        say(f"{folder / 'data'}: not complete; {missing} of {len(findings)} data sets are missing or damaged")
+        raise typer.Exit(FAILED)
+    say(f"{folder / 'data'}: complete")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command; exit with 0 done, 1 failed, 2 bad input or refused, 3 over budget."""
+    defaults = NO_TELEMETRY | _nameless_user()
+    os.environ |= {key: value for key, value in defaults.items() if key not in os.environ} | {SAFE_PATH: "1"}
+    prepare_output()
+    try:
+        code = _answer(arguments)
+    except OSError:
+        if not lost_output():
+            raise
+        code = FAILED
+    leave(FAILED if lost_output() and code == DONE else code)
+
+
+def _nameless_user() -> dict[str, str]:
+    """What libraries ask of a user, for one without a name, as in a container; HOME as Docker sets it."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return {"HOME": "/", "USER": str(os.getuid())}
+    return {}
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
+    try:
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except SmaugError as error:
+        complain(str(error))
+        return REFUSED
+    except TyperException as error:  # an option that is unknown, a value that is none
+        message = io.StringIO()
+        error.show(file=message)  # type: ignore[attr-defined]
+        complain(message.getvalue().rstrip())
+        return error.exit_code
+    return code or DONE
+
+
+def _alone(
+    kind: str,
+    scale: str,
+    set_: Sequence[str],
+    task: str | None,
+    parent: Path | None,
+    out: Path,
+    seed: int,
+    device: str,
+    home: Path | None,
+    recompute_layers: bool = False,
+) -> None:
+    from experiments.config.scale import load_scale
+    from experiments.stages.trial import parse_overrides
+    from experiments.standalone import run_alone
+    from smaug_core.stage_protocol import Interrupted
+
+    try:
+        metrics = run_alone(
+            kind,
+            load_scale(scale),
+            overrides=parse_overrides(set_),
+            task=task,
+            parent=parent,
+            out=out,
+            seed=seed,
+            data_root=home_folder(home) / "data",
+            device=device,
+            console=Console(),
+            recompute_layers=recompute_layers,
+        )
+    except Interrupted as stopped:
+        _complain_once(f"{stopped}; the same command continues")
+        raise typer.Exit(FAILED) from None
+    except SmaugError as error:
+        _complain_once(str(error))
+        raise typer.Exit(FAILED if isinstance(error, DivergedError) else REFUSED) from None
+    for name, value in metrics.items():
+        say(f"{name:32}{value:.4g}")
+
+
+def _pictures(kind: Kind, from_: Path, out: Path, device: str, home: Path | None) -> None:
+    from experiments.worker.examples import make_by_hand
+
+    gallery = make_by_hand(kind, from_, out, data_root=home_folder(home) / "data", device=device)
+    for example in gallery.examples:
+        say(f"{os.path.relpath(out / example.file)}: {example.alt}")
+    for fault in gallery.unreadable.values():
+        complain(fault)
+    if gallery.unreadable:
+        raise typer.Exit(FAILED)
+
+
+def _complain_once(message: str) -> None:
+    """Complain, unless another process of this run has said the same."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from smaug_core.distributed import says_first
+
+        if not says_first(message):
+            return
+    complain(message)
+
+
+if __name__ == "__main__":  # torchrun -m experiments.cli
+    main()

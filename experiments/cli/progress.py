@@ -1,0 +1,64 @@
+"""What the terminal shows while a sweep runs: a bar for each running stage, a line for each that ended."""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from experiments.console import Console, Part
+from experiments.scheduler.events import Event
+
+ENDINGS: Mapping[str, Part] = {
+    "cached": "done before",
+    "done": "done",
+    "failed": ("failed", "red"),
+    "paused": ("paused", "red"),
+    "cancelled": ("cancelled", "yellow"),
+    "held": ("held back", "yellow"),
+    "blocked": ("not started", "yellow"),
+    "retry": ("again", "yellow"),
+    "waiting": "waiting",
+}
+"""How an event is told, by its kind."""
+
+
+class Display:
+    """Told every event of a scheduler; without a terminal it prints lines only, so logs stay readable."""
+
+    def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
+        """Show on `console`; `labels` says what to call a stage, by its fingerprint."""
+        self._console, self._labels = console, labels
+        self._started: dict[str, float] = {}
+        self._ended = 0
+        self._open = ExitStack()
+
+    def __enter__(self) -> "Display":
+        self._bars = self._open.enter_context(self._console.bars())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        name = event.stage.fingerprint
+        if event.kind in ("started", "progress"):
+            self._show_progress(event)
+        elif event.kind in ENDINGS:
+            self._bars.drop(name)
+            self._ended += event.kind in ("cached", "done", "failed", "cancelled", "blocked")
+            took = f" after {_minutes(time.monotonic() - self._started[name])}" if name in self._started else ""
+            when = took if event.kind in ("done", "failed") else ""
+            why = f": {event.message}" if event.message else ""
+            count = (f"{self._ended}/{len(self._labels)}", "dim")
+            self._console.print(count, f" {self._labels[name]}: ", ENDINGS[event.kind], f"{when}{why}")
+
+    def _show_progress(self, event: Event) -> None:
+        assert event.attempt is not None
+        name, told = event.stage.fingerprint, event.attempt.last
+        self._started.setdefault(name, time.monotonic())
+        loss = f"loss {told['values']['loss']:.3f}" if "loss" in told["values"] else ""
+        self._bars.show(name, self._labels[name], told["step"], told["total"] or None, loss)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

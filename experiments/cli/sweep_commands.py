@@ -1,0 +1,290 @@
+"""The verbs that plan and run sweeps."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments.cli.answers import complain_of, end_told, plan_told, price_words, show_end, show_plan, show_tables
+from experiments.cli.options import (
+    DONE,
+    FAILED,
+    OVER_BUDGET,
+    REFUSED,
+    ROOT,
+    Address,
+    ClusterFile,
+    EngineName,
+    Home,
+    Json,
+    MaxHours,
+    Notify,
+    Only,
+    ScaleName,
+    Settings,
+    SweepFiles,
+    found_file,
+    home_folder,
+)
+from experiments.console import Console, complain, print_json, say
+from smaug_core.errors import SmaugError
+
+if TYPE_CHECKING:
+    from experiments.engines.base import Engine, Inventory
+    from experiments.engines.slurm.profile import Cluster
+    from experiments.planning.cost_model import Rate
+    from experiments.planning.model_summary import PublishedHours
+    from experiments.planning.plan import Plan
+    from experiments.planning.request import Request
+    from experiments.store.store import Store
+
+sweeping = typer.Typer(rich_markup_mode=None)
+
+Probe = Annotated[
+    bool, typer.Option("--probe", help="time some steps on the device first, where nothing else tells hours")
+]
+
+
+@sweeping.command()
+def run(
+    files: SweepFiles,
+    scale: ScaleName = "tiny",
+    set_: Settings = [],  # noqa: B006  typer copies it
+    only: Only = [],  # noqa: B006
+    engine: EngineName = "ray",
+    address: Address = None,
+    cluster: ClusterFile = None,
+    plan_: Annotated[bool, typer.Option("--plan", help="only say what would be done")] = False,
+    max_hours: MaxHours = None,
+    retry_failed: Annotated[bool, typer.Option(help="try stages again that failed before")] = False,
+    accept_stale: Annotated[bool, typer.Option(help="use results of older code, and mark them")] = False,
+    rerun_stale: Annotated[bool, typer.Option(help="put results of older code aside and run them again")] = False,
+    notify: Notify = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Run sweeps, or continue them where they stopped, and show their tables."""
+    if plan_:
+        return plan(files, scale, set_, only, engine, address, cluster, max_hours, None, False, home, json_)
+    from experiments.cli.progress import Display
+    from experiments.planning.plan import labels
+    from experiments.run import Terms, drive, set_aside_stale
+    from experiments.scheduler.notify import command_of, user_settings
+    from experiments.store.store import Store
+
+    if accept_stale and rerun_stale:
+        raise SmaugError("--accept-stale --rerun-stale: one uses older results, the other replaces them; choose one")
+    command = command_of(notify, user_settings())
+    request, console = _request(files, scale, set_, only, home, max_hours), Console(to_stderr=json_)
+    make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
+    inventory = _inventory(make_engine, address, cluster)
+    made, limit = _planned(request, inventory)
+    _refuse_problems(made, request.home)
+    if not all(planned.is_done for planned in made.stages):
+        make_engine().close()  # an engine that cannot run anything here says so before data are rendered
+    if not (accept_stale or rerun_stale):
+        _refuse_stale(made)
+    if limit is not None and made.to_spend() is None:
+        _refuse_over_budget(made, limit, None)
+        _probe(made, store, make_engine, console, f"a limit of {limit:g} hours is to be checked")
+        made, limit = _planned(request, inventory)
+    _refuse_over_budget(made, limit, made.to_spend_anew() if rerun_stale else made.to_spend())
+    if rerun_stale and made.in_state("stale"):
+        complain(f"{set_aside_stale(made, store)} stages put aside")
+        made, _ = _planned(request, inventory)
+    show_plan(made, console)
+    if limit is not None and made.to_spend() is None:
+        complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
+    terms = Terms(limit=limit, retry_failed=retry_failed, notify=command, published=_published_rate)
+    outcome = drive(made, store, make_engine, lambda names: Display(console, names), console, terms)
+    names = labels(made.trials)
+    complain_of(outcome, store, names)
+    if json_:
+        print_json(end_told(outcome, store, names))
+    else:
+        if outcome.told:
+            show_tables(made, store.home, console)
+        show_end(outcome, console)
+    held_only = outcome.summary.held and not (outcome.summary.failed or outcome.summary.paused)
+    raise typer.Exit(DONE if outcome.summary.complete else OVER_BUDGET if held_only else FAILED)
+
+
+@sweeping.command()
+def plan(
+    files: SweepFiles,
+    scale: ScaleName = "tiny",
+    set_: Settings = [],  # noqa: B006
+    only: Only = [],  # noqa: B006
+    engine: EngineName = "ray",
+    address: Address = None,
+    cluster: ClusterFile = None,
+    max_hours: MaxHours = None,
+    why: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="say what differs from the nearest finished stage")
+    ] = None,
+    probe: Probe = False,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Say what sweeps would do and cost, without starting anything."""
+    from experiments.store.store import Store
+
+    request = _request(files, scale, set_, only, home, max_hours)
+    make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
+    inventory = _inventory(make_engine, address, cluster)
+    made, limit = _planned(request, inventory)
+    if probe and not made.problems and not _is_over_budget(made, limit, made.to_spend()):
+        _probe(made, store, make_engine, Console(to_stderr=True), "--probe was given")
+        made, limit = _planned(request, inventory)
+    if why is not None:
+        from experiments.planning.cache_miss import explain
+
+        explanation = explain(made, why, store)
+        print_json(explanation.to_json()) if json_ else say("\n".join(explanation.lines()))
+    elif json_:
+        print_json(plan_told(made))
+    else:
+        show_plan(made, Console(), every_stage=True)
+        for problem in made.problems:
+            complain(f"problem: {problem}")
+    _refuse_over_budget(made, limit, made.to_spend())
+
+
+def _request(
+    files: Sequence[Path],
+    scale: str,
+    set_: Sequence[str],
+    only: Sequence[str],
+    home: Path | None,
+    max_hours: float | None,
+) -> "Request":
+    from experiments.planning.request import Request
+
+    found = [found_file(file) for file in files]
+    return Request(files=found, scale=scale, set_=set_, only=only, home=home_folder(home), max_hours=max_hours)
+
+
+def _planned(request: "Request", inventory: "Inventory") -> "tuple[Plan, float | None]":
+    return request.plan(inventory, _published_rate)
+
+
+def _engine_maker(name: str, home: Path, address: str | None, cluster: Path | None) -> "Callable[[], Engine]":
+    if name not in ("inline", "ray", "slurm"):
+        raise SmaugError(f"--engine {name}: is unknown; right would be ray, inline or slurm")
+    if address is not None and name != "ray":
+        raise SmaugError(f"--address {address}: is a Ray cluster's, and --engine {name} uses none")
+    if cluster is not None and name != "slurm":
+        raise SmaugError(f"--cluster {cluster}: is of a Slurm cluster, and --engine {name} uses none")
+    if name == "slurm":
+        from experiments.engines.slurm.engine import SlurmEngine
+
+        profile = _profile(cluster)
+        return lambda: SlurmEngine(home, profile)
+    if name == "inline":
+        from experiments.engines.inline import InlineEngine
+
+        return InlineEngine
+    from experiments.engines.ray.engine import RayEngine
+
+    return lambda: RayEngine(home, address)
+
+
+def _profile(file: Path | None) -> "Cluster":
+    from experiments.engines.slurm.profile import load_cluster
+
+    if file is None:
+        raise SmaugError("--engine slurm: --cluster FILE is missing; right would be a profile, e.g. slurm/a6000.yaml")
+    return load_cluster(found_file(file))
+
+
+def _inventory(make_engine: "Callable[[], Engine]", address: str | None, cluster: Path | None) -> "Inventory":
+    """What there is to run on: a Ray cluster is asked, a profile tells of a Slurm one, this machine is looked at."""
+    from experiments.engines.base import local_inventory
+
+    if cluster is not None:
+        return _profile(cluster).inventory
+    if address is None:
+        return local_inventory()
+    with closing(make_engine()) as engine:
+        return engine.inventory()
+
+
+def _refuse_problems(made: "Plan", home: Path) -> None:
+    from experiments.store.filesystem import tracking_problem
+
+    problems = [*made.problems, *filter(None, [tracking_problem(home)])]
+    for problem in problems:
+        complain(problem)
+    if problems:
+        raise typer.Exit(REFUSED)
+
+
+def _refuse_over_budget(made: "Plan", limit: float | None, to_spend: float | None) -> None:
+    if limit is not None and _is_over_budget(made, limit, to_spend):
+        known = made.known_to_spend()
+        hours = f"more than {known:.4g} {made.unit or 'h'}" if to_spend is None else price_words(made, to_spend)
+        complain(f"{hours} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
+        raise typer.Exit(OVER_BUDGET)
+
+
+def _is_over_budget(made: "Plan", limit: float | None, to_spend: float | None) -> bool:
+    """Whether a plan exceeds a limit; where not all of its hours are known, the known ones must leave something."""
+    if limit is None:
+        return False
+    return made.known_to_spend() >= limit if to_spend is None else to_spend > limit
+
+
+def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", console: Console, asked: str) -> None:
+    """Time some steps of what nothing tells the price of; where that fails, say so and go on without."""
+    from experiments.planning.plan import labels
+    from experiments.run import prepare_data
+    from experiments.scheduler.calibration import ProbeStopped, find_rate, unpriced
+
+    if (stage := unpriced(made)) is None:
+        return
+    prepare_data([trial.config for trial in made.trials], store.home / "data", console)
+    name = labels(made.trials)[stage.fingerprint]
+    complain(f"{asked}, and nothing tells the hours of {name}: first a job of its own times a few steps of it")
+    try:
+        with closing(make_engine()) as engine:
+            find_rate(stage, store, engine, store.home / "data")
+    except SmaugError as error:
+        complain(f"no probe: {error}")
+    except ProbeStopped:
+        complain("stopped; the same command continues")
+        raise typer.Exit(FAILED) from None
+
+
+def _refuse_stale(made: "Plan") -> None:
+    from experiments.planning.plan import labels
+
+    names = labels(made.trials)
+    stale = made.in_state("stale")
+    for planned in stale:
+        complain(f"{names[planned.stage.fingerprint]}: was made by other code; differing: {', '.join(planned.changed)}")
+    if stale:
+        complain("--accept-stale uses these results and marks them; --rerun-stale runs them again")
+        raise typer.Exit(REFUSED)
+
+
+def _published_rate() -> "Rate":
+    from experiments.config.scale import load_scale
+    from experiments.planning.model_summary import PAPER_SCALE, paper_rate
+
+    return paper_rate(load_scale(PAPER_SCALE), published_hours())
+
+
+def published_hours() -> "PublishedHours":
+    """What the paper's tables say about hours of pre-training."""
+    from experiments.planning.model_summary import PublishedHours
+    from reports.paper.tables import load_published, sweep_files
+
+    tables = {number: table for number, table in load_published().items() if "pretrain.hours" in table.columns}
+    files = sweep_files()
+    return PublishedHours(
+        hours={number: table.printed("pretrain.hours") for number, table in tables.items()},
+        sweeps={number: ROOT / files[number] for number in tables},
+        default=next((number, table.default) for number, table in tables.items() if table.default is not None),
+    )

@@ -1,0 +1,1 @@
+"""Sweep and scale files: read, checked, and turned into settings."""

@@ -1,0 +1,220 @@
+"""A scale: what sweeps run with here. It fills the slots, and gives the settings that have no default."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from experiments.config.settings import (
+    FILLED,
+    ON_CORPUS,
+    PER_TASK,
+    SECTIONS,
+    Tree,
+    section_defaults,
+    section_types,
+    shown,
+    type_fault,
+    value_faults,
+)
+from experiments.config.yaml_source import (
+    Document,
+    Fault,
+    Form,
+    Keys,
+    Name,
+    SweepError,
+    form_faults,
+    nearest,
+    read_document,
+)
+from smaug_core.config import (
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    PretrainVideoConfig,
+    from_settings,
+)
+from smaug_core.stage_protocol import KINDS
+
+PEBIBYTE_GB = 2**20
+"""More than any machine has; sbatch can write it in megabytes, and not 1e30."""
+
+FOLDER = Path(__file__).resolve().parents[2] / "sweeps" / "scales"
+
+
+class _TaskForm(Form):
+    dataset: str
+    finetune: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+
+
+class _ResourcesForm(Form):
+    cpus: int = Field(ge=1)
+    gpus: int = Field(ge=0)
+    nodes: int | None = Field(default=None, ge=1)
+    accelerator: str | None = None
+    memory_gb: float | None = Field(default=None, gt=0, le=PEBIBYTE_GB)
+
+
+class _KindsForm(Form):
+    pretrain: _ResourcesForm
+    pretrain_video: _ResourcesForm
+    finetune: _ResourcesForm
+    evaluate: _ResourcesForm
+
+
+class _ScaleForm(Form):
+    scale: Name
+    title: str
+    corpora: dict[str, Annotated[list[str], Field(min_length=1)]]
+    tasks: dict[str, _TaskForm]
+    data: dict[str, Any] | None = None
+    model: dict[str, Any]
+    pretrain: dict[str, Any]
+    pretrain_video: dict[str, Any]
+    finetune: dict[str, Any]
+    evaluate: dict[str, Any]
+    resources: _KindsForm
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """A checked scale file."""
+
+    name: str
+    title: str
+    corpora: dict[str, tuple[str, ...]]
+    """Sources that fill a corpus slot such as `5M`."""
+    datasets: dict[str, str]
+    """What fills a task slot such as `msrvtt`."""
+    tree: Tree = field(repr=False)
+    """Settings of every section; of `finetune` and `evaluate` for every task."""
+    resources: dict[str, dict[str, Any]]
+    """By kind of stage: `cpus`, `gpus`, maybe `memory_gb`, the `nodes` that share these equally, the `accelerator`."""
+
+    def base_config(self) -> Config:
+        """The configuration that no sweep has changed."""
+        return self.config(self.tree, self.datasets)
+
+    def config(self, tree: Tree, tasks: Iterable[str]) -> Config:
+        """The configuration of a settings tree, with this scale's sources in the place of the corpus slot.
+
+        Raises:
+            SettingsError: values that are not allowed together.
+        """
+        on_corpus = {name: tree[name] | {"corpus": list(self.corpora[tree[name]["corpus"]])} for name in ON_CORPUS}
+        video = from_settings(PretrainVideoConfig, on_corpus["pretrain_video"], "pretrain_video")
+        return Config(
+            data=None if tree["data"] is None else from_settings(DataConfig, tree["data"], "data"),
+            model=from_settings(ModelConfig, tree["model"], "model"),
+            pretrain=from_settings(PretrainConfig, on_corpus["pretrain"], "pretrain"),
+            pretrain_video=None if video.frames is None else video,
+            finetune={t: from_settings(FinetuneConfig, tree["finetune"][t], f"finetune.{t}") for t in tasks},
+            evaluate={t: from_settings(EvaluateConfig, tree["evaluate"][t], f"evaluate.{t}") for t in tasks},
+        )
+
+
+def scale_names() -> list[str]:
+    """The scales that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_scale(name_or_path: str) -> Scale:
+    """Read and check `sweeps/scales/NAME.yaml`, or the file at a path that ends in .yaml.
+
+    Raises:
+        SweepError: every fault of the file, or there is no such scale.
+    """
+    if name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+    elif name_or_path in scale_names():
+        path = FOLDER / f"{name_or_path}.yaml"
+    else:
+        message = f"scale {name_or_path!r} is unknown; {nearest(name_or_path, scale_names())}"
+        raise SweepError([Fault("--scale", 0, 0, message)])
+    document = read_document(path)
+    faults = form_faults(document, _ScaleForm)
+    faults += [fault for section in SECTIONS for fault in _section_faults(document, section)]
+    corpora = document.held(dict, "corpora")
+    for section in ON_CORPUS:
+        corpus = document.held(str, section, "corpus")
+        if corpus and corpora and corpus not in corpora:
+            message = f"{section}.corpus: {corpus!r} is no slot of corpora; {nearest(corpus, corpora)}"
+            faults.append(document.fault((section, "corpus"), message))
+    faults += [fault for kind in KINDS for fault in _resource_faults(document, kind)]
+    if faults:
+        raise SweepError(faults)
+    return _scale(_ScaleForm.model_validate_json(json.dumps(document.value)))
+
+
+def _resource_faults(document: Document, kind: str) -> Iterator[Fault]:
+    """A type of GPU where there is none, and nodes whose shares cannot be equal."""
+    at = ("resources", kind)
+    if document.held(str, *at, "accelerator") and document.held(int, *at, "gpus") == 0:
+        message = f"resources.{kind}.accelerator: is a type of GPU, and gpus is 0; drop it, or ask for a GPU"
+        yield document.fault((*at, "accelerator"), message)
+    nodes = document.held(int, *at, "nodes") or 1
+    for what in ("cpus", "gpus"):
+        count = document.held(int, *at, what)
+        if nodes > 1 and count is not None and (count == 0 or count % nodes):
+            message = (
+                f"resources.{kind}.{what}: {count} cannot be shared by {nodes} nodes; right: {nodes} or a multiple"
+            )
+            yield document.fault((*at, what), message)
+
+
+def _section_faults(document: Document, section: str) -> Iterator[Fault]:
+    """Unknown and missing settings, wrong types, repeated defaults, and where those are right, wrong values."""
+    shared = document.held(dict, section)
+    if not shared:
+        return
+    places: list[tuple[Keys, dict[str, Any]]] = [((section,), shared)]
+    if section in PER_TASK:
+        tasks = document.held(dict, "tasks")
+        places += [(("tasks", task, section), document.held(dict, "tasks", task, section)) for task in tasks]
+    faults = [fault for keys, settings in places for fault in _given_faults(document, keys, settings, section)]
+    for name in sorted(section_types(section).keys() - section_defaults(section).keys() - shared.keys()):
+        faults.append(document.fault((section,), f"{section}.{name} is missing; a scale must choose it", at_key=True))
+    yield from faults
+    if not faults:
+        for keys, own in places:
+            for name, what in value_faults(section, section_defaults(section) | shared | own).items():
+                yield document.fault((*(keys if name in own else (section,)), name), f"{section}.{name}: {what}")
+
+
+def _given_faults(document: Document, keys: Keys, settings: Mapping[str, Any], section: str) -> Iterator[Fault]:
+    types, defaults = section_types(section), section_defaults(section)
+    for name, value in settings.items():
+        where = f"{'.'.join(map(str, keys))}.{name}"
+        if name not in types:
+            yield document.fault((*keys, name), f"setting {where!r} is unknown; {nearest(name, types)}", at_key=True)
+        elif wrong := type_fault(where, value, types[name]):
+            yield document.fault((*keys, name), wrong)
+        elif name in defaults and defaults[name] == value and keys == (section,):
+            yield document.fault((*keys, name), f"{where}: {shown(value)} repeats the default; drop it", at_key=True)
+
+
+def _scale(form: _ScaleForm) -> Scale:
+    tree: Tree = {
+        section: None if getattr(form, section) is None else section_defaults(section) | getattr(form, section)
+        for section in SECTIONS
+    }
+    for section in PER_TASK:
+        tree[section] = {
+            task: tree[section] | getattr(held, section) | {FILLED: held.dataset} for task, held in form.tasks.items()
+        }
+    return Scale(
+        name=form.scale,
+        title=form.title,
+        corpora={slot: tuple(sources) for slot, sources in form.corpora.items()},
+        datasets={task: held.dataset for task, held in form.tasks.items()},
+        tree=tree,
+        resources={kind: getattr(form.resources, kind).model_dump(exclude_none=True) for kind in KINDS},
+    )

@@ -1,0 +1,1 @@
+"""Status, logs, garbage collection and checks of a home folder."""

@@ -1,0 +1,1 @@
+"""Checks of a machine, a home folder and a cluster."""

@@ -1,0 +1,45 @@
+"""`smaug doctor`: looks at everything that a run needs, one thing after the other, and says how to mend it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments.config.scale import Scale
+from experiments.engines.slurm.profile import Cluster
+from experiments.maintenance.doctor import contents, machine
+from experiments.maintenance.doctor import home as inspection
+from experiments.maintenance.doctor import slurm as slurm_site
+from experiments.maintenance.doctor.finding import Finding
+
+MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
+
+
+def examine(home: Path, scale: Scale, cluster: Cluster | None = None, *, deep: bool = False) -> Iterator[Finding]:
+    """Look at this machine, and at a home folder with the data of a scale; the finding of each thing as it is made.
+
+    Nothing is written but to temporary folders, nothing is submitted. What may crash or hang is asked in a process of
+    its own.
+
+    Args:
+        cluster: also whether Slurm takes what this profile asks for; then stages need not fit this machine.
+        deep: read every published file and checkpoint whole, and compare it with its digest.
+    """
+    yield from machine.check_python()
+    yield from machine.check_packages()
+    yield from machine.check_torch(scale if cluster is None else None)
+    yield from machine.check_decoder()
+    yield from machine.check_ray()
+    yield from inspection.check_disk(scale, home)
+    yield from inspection.check_mlflow(home)
+    yield from inspection.check_stages(home)
+    if deep:
+        yield from contents.check_contents(home)
+    yield from inspection.check_inputs(scale, home)
+    if cluster is not None:
+        yield from slurm_site.check_slurm(cluster, scale)
+
+
+def lines_of(finding: Finding) -> Iterator[str]:
+    """A finding for people."""
+    yield f"{MARKS[finding.level]} {finding.check}: {finding.found}"
+    if finding.mend:
+        yield f"        mend: {finding.mend}"

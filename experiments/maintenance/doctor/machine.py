@@ -1,0 +1,162 @@
+"""Whether this machine and its packages are what a training needs: the first half of `smaug doctor`."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+
+from experiments.config.scale import Scale
+from experiments.engines.base import Inventory, local_inventory
+from experiments.engines.ray.start import base_folder
+from experiments.maintenance.doctor.finding import Finding, fault, fine, probe
+from experiments.planning.inputs import scale_stages
+from experiments.planning.plan import resource_problems
+from smaug_core.errors import SmaugError
+
+MEND_PACKAGES = "make setup (or pip install --constraint constraints.txt --editable '.[dev]')"
+OLDEST_PYTHON = (3, 11)
+
+TORCH = """
+import json, torch
+told = {"version": torch.__version__, "cuda": torch.version.cuda, "gpus": torch.cuda.device_count()}
+try:
+    from smaug_core.torchvision_on_cpu import make_importable
+    make_importable()
+    import timm, torchvision
+    told["torchvision"] = torchvision.__version__
+except Exception as error:
+    told["fault"] = f"{type(error).__name__}: {error}"
+print(json.dumps(told))
+"""
+RAY = "import json, ray; from ray import tune; print(json.dumps({'version': ray.__version__}))"
+DECODER = """
+import json, tempfile
+from pathlib import Path
+import av, numpy as np
+from smaug_core.data.media.video import read_frames, write_clip
+frames = np.zeros((6, 32, 32, 3), np.uint8)
+frames[:, 8:24, 8:24, 0] = np.linspace(60, 240, 6, dtype=np.uint8)[:, None, None]
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "clip.mp4"
+    write_clip(path, frames, 8, keyframe_every=3)
+    back = read_frames(path, lambda available: range(available))
+off = np.abs(back.astype(int) - frames).mean() if back.shape == frames.shape else 255.0
+print(json.dumps({"av": av.__version__, "frames": len(back), "off": float(off)}))
+"""
+MOST_OFF = 8.0
+"""Mean difference of 256 levels that the compression may make in the clip of the check."""
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter."""
+    found = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info < OLDEST_PYTHON:
+        yield fault("python", found, "Python 3.11 or newer, e.g. make PYTHON=python3.11 setup")
+    else:
+        yield fine("python", found)
+
+
+def check_packages() -> Iterator[Finding]:
+    """Every package that this project requires, by its declared versions."""
+    try:
+        from packaging.requirements import Requirement
+
+        requirements = [Requirement(text) for text in metadata.requires("smaug") or []]
+    except ImportError as error:  # PackageNotFoundError is one: this project itself is not installed
+        yield fault("packages", f"cannot be looked up ({error})", MEND_PACKAGES)
+        return
+    wrong = []
+    for requirement in requirements:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} is {version}, not {requirement.specifier}")
+    if wrong:
+        yield fault("packages", "; ".join(wrong), MEND_PACKAGES)
+    else:
+        yield fine("packages", f"all {len(requirements)} as required")
+
+
+def check_torch(scale: Scale | None) -> Iterator[Finding]:
+    """torch, torchvision beside it, the devices that both the driver and torch see, and whether a scale fits them."""
+    told = probe(TORCH)
+    if isinstance(told, str):
+        yield fault("torch", f"cannot be loaded ({told})", MEND_PACKAGES)
+        return
+    build = f"CUDA {told['cuda']}" if told["cuda"] else "for CPUs only"
+    yield fine("torch", f"{told['version']}, built {build}")
+    if "fault" in told:
+        mend = "install the torchvision that was made for this torch: " + MEND_PACKAGES
+        yield fault("torchvision", f"cannot be loaded beside torch ({told['fault'].splitlines()[0]})", mend)
+    else:
+        yield fine("torchvision", f"{told['torchvision']}; timm loads")
+    yield from _check_devices(told["gpus"], told["cuda"])
+    if scale is not None:
+        yield from _check_fit(scale)
+
+
+def _check_devices(seen: int, cuda: str | None) -> Iterator[Finding]:
+    inventory, present = local_inventory(), gpu_names()
+    (here,) = inventory.nodes
+    found = f"{here.cpus} CPUs, {len(present)} GPUs ({', '.join(present) or 'none'}), {seen} of them seen by torch"
+    if present and here.gpus and seen < here.gpus:
+        mend = "install torch built for CUDA" if cuda is None else "update the GPU's driver, or see its `nvidia-smi`"
+        yield fault("devices", found, mend)
+    else:
+        yield fine("devices", found)
+
+
+def _check_fit(scale: Scale) -> Iterator[Finding]:
+    for problem in misfits(scale, local_inventory()):
+        fix = "run it on a machine that has so much, on a Ray cluster (run --address), or on Slurm (--cluster FILE)"
+        yield fault("devices", f"scale {scale.name}: {problem}", fix)
+
+
+def misfits(scale: Scale, inventory: Inventory) -> list[str]:
+    """What stages of a scale ask for and some machines do not have."""
+    try:
+        return resource_problems(scale_stages(scale), inventory)
+    except SmaugError as error:  # e.g. a vocabulary that is not here
+        return [f"what it asks for is not known ({error})"]
+
+
+def gpu_names() -> list[str]:
+    """What the driver's own tool lists; nothing where there is none."""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return told.stdout.split("\n")[:-1]
+
+
+def check_decoder() -> Iterator[Finding]:
+    """H.264 in and out, with a few frames in a temporary folder."""
+    told = probe(DECODER)
+    mend = "reinstall PyAV with its own FFmpeg: pip install --force-reinstall av"
+    if isinstance(told, str):
+        yield fault("video decoder", told, mend)
+    elif told["frames"] != 6 or told["off"] > MOST_OFF:
+        yield fault("video decoder", f"6 frames come back as {told['frames']}, {told['off']:.0f} of 255 off", mend)
+    else:
+        yield fine("video decoder", f"PyAV {told['av']} writes and reads H.264")
+
+
+def check_ray() -> Iterator[Finding]:
+    """Ray Tune, the engine that is used if no other is named."""
+    told = probe(RAY)
+    if isinstance(told, str):
+        yield fault("ray", f"cannot be loaded ({told})", f"{MEND_PACKAGES}; until then --engine inline")
+        return
+    try:
+        folder = base_folder()
+    except SmaugError as error:
+        yield fault("ray", f"{told['version']}, and cannot start: {error}", "set TMPDIR to a shorter path")
+    else:
+        yield fine("ray", f"{told['version']}; its sockets go to {folder}")

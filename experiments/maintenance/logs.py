@@ -1,0 +1,165 @@
+"""What a stage printed, attempt by attempt, and how it ended."""
+
+import codecs
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.store.attempt import FAILURE, Attempt, read_attempts
+from experiments.store.documents import FAILED, read_document
+from experiments.store.failures import in_words
+from smaug_core.errors import SmaugError
+
+LOOK_EVERY_S = 0.5
+LOG, LAUNCH = "log.txt", "launch.txt"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Log:
+    """What there is to read of a stage."""
+
+    directory: Path
+    """Of the stage."""
+    attempt: Attempt | None
+    """None before the first."""
+    early: dict[str, Any] | None = None
+    """Failure of a later job that ended before it made an attempt."""
+
+    @property
+    def text(self) -> str:
+        """What the attempt printed; before there is one, what the worker said that could not begin."""
+        return _read(self.directory / LAUNCH if self.attempt is None else self.attempt.directory / LOG)
+
+    def ending(self) -> str:
+        """How the attempt ended, unless its log says so already, and what was done; empty while it runs."""
+        failures = [None if self.attempt is None else self.attempt.failure, self.early]
+        return self._last_words() + "".join(f"{in_words(failure)}\n" for failure in failures if failure)
+
+    def _last_words(self) -> str:
+        if self.attempt is None:
+            return ""
+        if self.attempt.end is None:
+            dead = self.attempt.state == "dead"
+            return f"died without a word (process {self.attempt.owner['pid']})\n" if dead else ""
+        end = self.attempt.end
+        last = f"{end['class']}: {end['message']}\n"
+        return "" if self.text.endswith(last) else f"{end['traceback']}{last}"
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        if self.attempt is None:
+            begun = dict.fromkeys(("attempt", "state", "owner", "end"))
+            return {**begun, "failure": self.early, "log": self.text}
+        made = self.attempt
+        return {
+            "attempt": made.number,
+            "state": made.state,
+            "owner": made.owner,
+            "end": made.end,
+            "failure": self.early or made.failure,
+            "log": self.text,
+        }
+
+
+def read_log(directory: Path, number: int | None = None) -> Log:
+    """The log of one attempt at the stage in a folder, of the newest if no number is given.
+
+    Raises:
+        SmaugError: there is no such attempt.
+        StoreError: the folder is damaged.
+    """
+    attempts = read_attempts(directory)
+    if number is None:
+        newest = attempts[-1] if attempts else None
+        return Log(directory=directory, attempt=newest, early=read_document(directory / FAILURE, FAILED))
+    for attempt in attempts:
+        if attempt.number == number:
+            return Log(directory=directory, attempt=attempt)
+    raise SmaugError(f"--attempt {number}: there is no such attempt at {directory}; there are {len(attempts)}")
+
+
+def follow(
+    directory: Path,
+    say: Callable[[str], None],
+    tell: Callable[[str], None],
+    *,
+    number: int | None = None,
+    at_work: Callable[[], bool] = lambda: False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Say what the newest attempt prints, and each later one, until the stage rests.
+
+    Args:
+        directory: of the stage.
+        say: takes what was printed, as it comes.
+        tell: takes a line before each attempt's text, which says which one it is.
+        number: follow this attempt only.
+        at_work: whether a driver may start the stage, again or for the first time.
+        sleep: waits so many seconds.
+
+    Raises:
+        SmaugError: there is no such attempt.
+    """
+    told = 0
+    while True:
+        log = read_log(directory, number)
+        if log.attempt is not None and log.attempt.number > told:
+            told = log.attempt.number
+            tell(heading(log))
+            _follow_attempt(log, say, sleep)
+            say(read_log(directory, told).ending())
+        elif number is not None or not at_work():
+            if log.attempt is None:
+                say(log.text + log.ending())
+            elif log.early is not None:
+                say(f"{in_words(log.early)}\n")
+            return
+        else:
+            sleep(LOOK_EVERY_S)
+
+
+def heading(log: Log) -> str:
+    """A line that tells which attempt this is, and where it runs or ran."""
+    if log.attempt is None:
+        return "no attempt yet"
+    owner = log.attempt.owner
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["started"]))
+    job = "" if log.attempt.slurm_job is None else f", Slurm job {log.attempt.slurm_job}"
+    return f"attempt {log.attempt.number}, process {owner['pid']} on {owner['host']}{job}, since {began}"
+
+
+def _follow_attempt(log: Log, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
+    assert log.attempt is not None
+    number, path = log.attempt.number, log.attempt.directory / LOG
+    pieces = _growing(path)
+    while True:
+        running = read_log(log.directory, number).attempt
+        assert running is not None
+        state = running.state  # before the last piece: what is printed in between must not be lost
+        say(next(pieces))
+        if state != "running":
+            return
+        sleep(LOOK_EVERY_S)
+
+
+def _growing(path: Path) -> Iterator[str]:
+    """What was added to a file since the last time, for ever; characters that are half written wait."""
+    decoder, at = codecs.getincrementaldecoder("utf-8")("replace"), 0
+    while True:
+        try:
+            with path.open("rb") as file:
+                file.seek(at)
+                added = file.read()
+        except FileNotFoundError:
+            added = b""
+        at += len(added)
+        yield decoder.decode(added)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,257 @@
+"""What a stage costs or is likely to cost, in hours of its device, and how that is known."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from experiments.stages.stage import Stage
+from experiments.stages.workload import TRAININGS, stage_macs
+from experiments.store.attempt import StoreError
+from experiments.store.device_hours import peak_memory_bytes
+from experiments.store.documents import RATE, read_document
+from experiments.store.store import StageRecord, Store, read_stage
+from smaug_core.errors import SmaugError
+
+Basis = Literal["measured", "earlier", "rate", "probe", "published", "unknown"]
+"""How a price is known, the surest first."""
+
+TELL: dict[Basis, str] = {
+    "measured": "measured",
+    "earlier": "median of earlier stages of the same shape",
+    "rate": "closed form at the rate of earlier stages",
+    "probe": "closed form at the rate of a probe",
+    "published": "closed form at the paper's rate",
+    "unknown": "no earlier attempts",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Price:
+    """Hours of one undisturbed attempt at a stage."""
+
+    hours: float | None
+    """None where nothing is known."""
+    unit: str | None
+    """E.g. `CPU h`."""
+    basis: Basis
+    count: int = 0
+    """Of earlier stages that it is taken from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """How fast a device does the work that the closed form counts."""
+
+    macs_per_hour: float
+    unit: str
+    """Of the hours."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Past:
+    """A finished stage."""
+
+    hours: float
+    unit: str
+    shape: str
+    """Equal for stages that take about the same time."""
+    macs: int | None
+    """None where its closed form is not known."""
+    build: tuple[int | None, bool]
+    """What its rate depends on."""
+    ended: float
+    size: str
+    """Equal for stages that take about the same memory."""
+    peak_bytes: int | None
+    """The most memory that an attempt at it held; none where none told."""
+
+
+class Prices:
+    """Tells prices from what a store holds; a stage that finishes meanwhile is learned from.
+
+    A stage that is not done is priced by the first of these that there is: finished stages of its shape; its closed
+    form at the rate of finished stages of its kind, else of trainings, of the same width; its closed form at the rate
+    that a probe found; for work on GPUs, at the rate that the paper's hours imply.
+    """
+
+    def __init__(self, store: Store, *, published: Callable[[], Rate] | None = None) -> None:
+        """Look things up in `store` when asked; `published` gives the rate that the paper's hours imply."""
+        self._store = store
+        self._published = None if published is None else cache(published)
+        self._pasts: dict[str, dict[str, list[_Past]]] = {}
+
+    def of(self, stage: Stage, record: StageRecord | None = None) -> Price:
+        """The price of a stage; `record`: what the store holds of it, where the caller knows."""
+        if record is not None and record.result is not None:
+            return Price(hours=_hours(record), unit=record.unit, basis="measured", count=1)
+        document, macs = stage.document(), _macs_of(stage)
+        shape = _shape(document, macs)
+        alike = _of_newest_unit(self._past(stage.kind).get(shape, []))
+        if alike:
+            return Price(hours=median(p.hours for p in alike), unit=alike[0].unit, basis="earlier", count=len(alike))
+        if macs is None:
+            return Price(hours=None, unit=None, basis="unknown")
+        paced = self._paced(document)
+        if paced:
+            hours = macs / median(past.macs / past.hours for past in paced if past.macs)
+            return Price(hours=hours, unit=paced[0].unit, basis="rate", count=len(paced))
+        return self._by_foreign_rate(stage, document, macs)
+
+    def peak_bytes(self, stage: Stage) -> int | None:
+        """The most memory that finished stages like this one held: of its shape, batch and resources; none if unknown.
+
+        Stages of one shape do the same work, maybe in batches of another size.
+        """
+        document = stage.document()
+        alike = self._past(stage.kind).get(_shape(document, _macs_of(stage)), [])
+        told = (past.peak_bytes for past in alike if past.size == _size(document))
+        return max((peak for peak in told if peak is not None), default=None)
+
+    def learn(self, stage: Stage, record: StageRecord) -> None:
+        """Take a stage into account that has finished since this was made."""
+        if stage.kind in self._pasts and record.result is not None:
+            past = self._past_of(stage.document(), record, _macs_of(stage))
+            self._pasts[stage.kind].setdefault(past.shape, []).append(past)
+
+    def _by_foreign_rate(self, stage: Stage, document: dict[str, Any], macs: int) -> Price:
+        if (rate := read_rate(self._store, document)) is not None:
+            return Price(hours=macs / rate.macs_per_hour, unit=rate.unit, basis="probe")
+        if stage.resources["gpus"] and self._published is not None:
+            rate = self._published()
+            counted = _macs_of(stage, as_published=True) or macs
+            return Price(hours=counted / rate.macs_per_hour, unit=rate.unit, basis="published")
+        return Price(hours=None, unit=None, basis="unknown")
+
+    def _paced(self, document: dict[str, Any]) -> list[_Past]:
+        """Finished stages whose rate should hold: of the same kind, if there are any, else trainings."""
+        for kinds in ([document["kind"]], TRAININGS):
+            pasts = [past for kind in kinds for alike in self._past(kind).values() for past in alike]
+            fit = [past for past in pasts if past.build == _build(document) and past.macs and past.hours]
+            if fit:
+                return _of_newest_unit(fit)
+        return []
+
+    def _past(self, kind: str) -> dict[str, list[_Past]]:
+        """The finished stages of a kind, by shape."""
+        if kind not in self._pasts:
+            found: dict[str, list[_Past]] = {}
+            for document, record in self._store.done(kind):
+                past = self._past_of(document, record, self._macs_of_document(document))
+                found.setdefault(past.shape, []).append(past)
+            self._pasts[kind] = found
+        return self._pasts[kind]
+
+    def _past_of(self, document: dict[str, Any], record: StageRecord, macs: int | None) -> _Past:
+        assert record.unit is not None
+        return _Past(
+            hours=_hours(record),
+            unit=record.unit,
+            shape=_shape(document, macs),
+            macs=macs,
+            build=_build(document),
+            ended=float(record.attempts[-1].last["time"]),
+            size=_size(document),
+            peak_bytes=peak_memory_bytes(record.attempts),
+        )
+
+    def _macs_of_document(self, document: dict[str, Any]) -> int | None:
+        before = None
+        for fingerprint in document["parents"]:
+            found = next(iter(self._store.root.glob(f"*/{fingerprint[:12]}/stage.json")), None)
+            with suppress(StoreError):  # it teaches nothing; whoever needs that very stage meets it
+                parent = None if found is None else read_stage(found.parent)
+                before = None if parent is None else parent["settings"]
+        return _macs(document["kind"], document["settings"], before)
+
+
+def read_rate(store: Store, document: dict[str, Any]) -> Rate | None:
+    """The rate that a probe found for stages like this one."""
+    found = read_document(rate_file(store, document), RATE)
+    return None if found is None else Rate(macs_per_hour=found["macs_per_hour"], unit=found["unit"])
+
+
+def rate_file(store: Store, document: dict[str, Any]) -> Path:
+    """Where the rate of a probe is kept."""
+    width, gpus = _build(document)
+    return store.home / "probes" / f"{'gpu' if gpus else 'cpu'}-width{width}" / "rate.json"
+
+
+def told(prices: Mapping[str, Price]) -> str:
+    """Where prices come from, in words; `prices` by the stage's name and fingerprint, e.g. `pretrain 1f3a`."""
+    parts = []
+    for basis, words in TELL.items():
+        names: dict[str, int] = {}
+        for key, price in prices.items():
+            if price.basis == basis:
+                name = key.split()[0]
+                names[name] = max(names.get(name, 0), price.count)
+        if names and basis == "measured":
+            parts.append(words)
+        elif names and basis in ("earlier", "rate"):
+            parts.append(f"{words}: " + ", ".join(f"{count} {name}" for name, count in names.items()))
+        elif names and basis == "unknown":
+            parts.append(f"{words} of " + ", ".join(names))
+        elif names:
+            parts.append(f"{words}: " + ", ".join(names))
+    return "; ".join(parts)
+
+
+def _shape(document: dict[str, Any], macs: int | None) -> str:
+    kind = document["kind"]
+    # Where there is no closed form, stages of the same settings are alike; the data's seed is no cost.
+    settings = document["settings"] | {"data": None}
+    return json.dumps([kind, _build(document), settings if macs is None else macs], sort_keys=True)
+
+
+def _size(document: dict[str, Any]) -> str:
+    """What memory depends on beside the shape: the batch, and the processes and threads that share the work."""
+    own, resources = document["settings"][document["kind"]], document["resources"]
+    return json.dumps([own.get("batch_size"), *(resources.get(name, 1) for name in ("cpus", "gpus", "nodes"))])
+
+
+def _build(document: dict[str, Any]) -> tuple[int | None, bool]:
+    """What a rate depends on: the model's width, and whether GPUs do the work."""
+    return document["settings"].get("model", {}).get("width"), _on_gpus(document)
+
+
+def _on_gpus(document: dict[str, Any]) -> bool:
+    return document["resources"]["gpus"] > 0  # CPU hours do not foretell GPU hours
+
+
+def _hours(record: StageRecord) -> float:
+    return record.hours.useful + record.hours.overhead
+
+
+def _of_newest_unit(past: list[_Past]) -> list[_Past]:
+    """Those measured in the unit of the newest: hours of different devices are no sample together."""
+    if not past:
+        return []
+    unit = max(past, key=lambda each: each.ended).unit
+    return [each for each in past if each.unit == unit]
+
+
+def _macs_of(stage: Stage, *, as_published: bool = False) -> int | None:
+    before = stage.parents[-1].settings if stage.parents else None
+    return _macs(stage.kind, stage.settings, before, as_published=as_published)
+
+
+def _macs(
+    kind: str, settings: Mapping[str, Any], before: Mapping[str, Any] | None, *, as_published: bool = False
+) -> int | None:
+    """The closed form, or none where it is not known."""
+    if "model" not in settings or (before is None and kind not in TRAININGS):
+        return None
+    try:
+        return _counted(kind, json.dumps(settings), json.dumps(before), as_published)
+    except SmaugError:
+        return None
+
+
+@cache  # seeds make many stages of the same settings
+def _counted(kind: str, settings: str, before: str, as_published: bool) -> int:
+    return stage_macs(kind, json.loads(settings), json.loads(before), as_published=as_published)

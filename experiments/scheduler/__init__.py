@@ -1,0 +1,1 @@
+"""The scheduler: what runs next, and what is done about failures."""

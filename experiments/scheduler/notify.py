@@ -1,0 +1,203 @@
+"""Tells somebody of the moments of a run: one command of the user's own, with JSON on its standard input.
+
+The command comes from the user's settings or the command line, never from a sweep file, which may be another's.
+"""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import IO, Any, Self
+
+from experiments.config.yaml_source import Form, SweepError, form_faults, read_document
+from experiments.scheduler.events import Event
+from experiments.worker.import_path import without_safe_path
+from smaug_core.errors import SmaugError
+
+TIMEOUT_S = 30.0
+"""A command that takes longer is ended; one that waited for the moment before to be told has less, but `LEAST_S`."""
+LEAST_S = 5.0
+UNTOLD_S = 2.0
+"""The end of a run waits so long without saying what for."""
+BUDGET_SHARE = 0.8
+"""Of a budget; told once when it is spent."""
+
+
+class _SettingsForm(Form):
+    notify: str | list[str] | None = None
+
+
+def user_settings() -> Path:
+    """Where a user's own settings are: config.yaml in $XDG_CONFIG_HOME/smaug, by default ~/.config/smaug."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "smaug" / "config.yaml"
+
+
+def command_of(option: str | None, settings: Path) -> tuple[str, ...]:
+    """The command to run as an argument list, of the option or else of the user's settings; empty if there is none.
+
+    Raises:
+        SweepError: the settings hold something unknown.
+        SmaugError: it cannot be taken apart.
+    """
+    if option is not None:
+        return _split(option, "--notify")
+    if not settings.exists():
+        return ()
+    document = read_document(settings)
+    if document.value is None and not document.faults:  # empty, or only comments
+        return ()
+    if faults := form_faults(document, _SettingsForm):
+        raise SweepError(faults)
+    told: str | list[str] | None = document.value.get("notify")
+    if told is None:
+        return ()
+    return _split(told, f"{settings}: notify") if isinstance(told, str) else tuple(told)
+
+
+def _split(command: str, where: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError as error:
+        raise SmaugError(f"{where}: {command!r} cannot be taken apart ({error}); right would be CMD ARG...") from error
+
+
+class Notifier:
+    """Runs the command for each moment, beside the run; what is wrong with it is told and harms nothing else.
+
+    Args:
+        command: program and arguments, given to no shell; empty runs nothing.
+        about: goes into each message, e.g. the sweeps' names.
+        complain: told what is wrong with the command.
+        timeout_s: a command that takes longer is ended.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        about: Mapping[str, Any],
+        complain: Callable[[str], None],
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._command, self._about, self._complain = list(command), dict(about), complain
+        self._timeout_s, self._name = timeout_s, f"notify: {shlex.join(self._command)}"
+        self._ran: subprocess.Popen[str] | None = None
+        self._given_up = False
+        self._last: threading.Thread | None = None
+        self._budget_told = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self.tell("end", "the run was stopped, and did not wait for what runs", complete=False)
+        elif error is not None:
+            self.tell("end", f"the run ended with an error: {str(error) or type(error).__name__}", complete=False)
+        if self._last is not None:
+            self._wait_for(self._last)
+
+    def __call__(self, event: Event) -> None:
+        """Tell of an event of the run that is worth it."""
+        if event.kind == "paused":
+            self.tell("paused", event.message)
+
+    def tell(self, event: str, message: str, **more: Any) -> None:
+        """Run the command with `event` (`end`, `paused` or `budget`), a line for people, and details for programs."""
+        if not self._command:
+            return
+        host = socket.gethostname()
+        told = {"event": event, "message": message, "time": time.time(), "host": host} | self._about | more
+        arguments = [json.dumps(told) + "\n", self._last, time.monotonic()]
+        self._last = threading.Thread(target=self._run, args=arguments, name="notify", daemon=True)
+        self._last.start()
+
+    def budget(self, spent: float, limit: float | None) -> None:
+        """Tell once that most of a budget is spent."""
+        if limit is not None and not self._budget_told and spent >= BUDGET_SHARE * limit:
+            self._budget_told = True
+            message = f"{spent:.3g} of {limit:g} device hours are spent"
+            self.tell("budget", message, spent_hours=spent, limit_hours=limit)
+
+    def _wait_for(self, last: threading.Thread) -> None:
+        """Wait until all is told, which has its limit; Ctrl-C gives it up instead, and the run comes to its end."""
+        try:
+            last.join(UNTOLD_S)
+            if last.is_alive():
+                self._complain(f"{self._name}: is waited for; Ctrl-C ends it")
+            last.join()
+        except KeyboardInterrupt:
+            self._given_up = True
+            if self._ran is not None and self._ran.poll() is None:
+                _end(self._ran)
+            self._complain(f"{self._name}: was ended, as asked")
+
+    def _run(self, told: str, told_before: threading.Thread | None, asked: float) -> None:
+        """Run the command, once the one of the moment before has ended: moments are told in their order."""
+        if told_before is not None:
+            told_before.join()
+        if self._given_up:
+            return
+        limit_s = max(asked + self._timeout_s - time.monotonic(), min(LEAST_S, self._timeout_s))
+        try:
+            with TemporaryFile() as said:
+                fault = self._fault_of(told, said, limit_s)
+        except OSError as error:
+            fault = f"cannot be run ({error.strerror})"
+        except ValueError as error:  # a NUL in an argument
+            fault = f"cannot be run ({error})"
+        if fault is not None and not self._given_up:
+            self._complain(f"{self._name}: {fault}")
+
+    def _fault_of(self, told: str, said: IO[bytes], limit_s: float) -> str | None:
+        """Run the command once; what is wrong with how it ended.
+
+        It may leave processes behind that have its standard error, so that is a file.
+        """
+        # A session of its own: Ctrl-C, which ends the run, is no reason not to hear of its end.
+        self._ran = ran = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            text=True,
+            env=without_safe_path(os.environ),
+            start_new_session=True,
+        )
+        try:
+            ran.communicate(told, timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            if _end(ran):
+                return f"was ended after {limit_s:.2g} s"
+            return f"still runs after {limit_s:.2g} s, and may not be ended by this user"
+        if not ran.returncode:
+            return None
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip()[-500:].splitlines()
+        how = f"ended with {ran.returncode}" if ran.returncode > 0 else f"was killed by signal {-ran.returncode}"
+        return how + (f" ({'; '.join(lines)})" if lines else "")
+
+
+def _end(ran: subprocess.Popen[str]) -> bool:
+    """End a command with what it started in its session; false where that is another user's, as with sudo."""
+    try:
+        os.killpg(ran.pid, signal.SIGKILL)
+    except PermissionError:
+        return False
+    except ProcessLookupError:  # it ended by itself
+        pass
+    ran.wait()
+    return True

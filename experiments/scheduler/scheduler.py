@@ -1,0 +1,355 @@
+"""Decides what runs next: hands stages whose parents are done to an engine, and watches them in the store."""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.engines.base import Engine, Job, JobState
+from experiments.engines.command import worker_job
+from experiments.planning.budget import Budget
+from experiments.planning.plan import resource_problems
+from experiments.scheduler.events import Event, Summary
+from experiments.scheduler.retry import (
+    alike,
+    examine,
+    given_up,
+    helps,
+    is_owed_a_try,
+    next_try,
+    pause_of,
+)
+from experiments.scheduler.stage_queue import Agenda, Item
+from experiments.stages.stage import Stage
+from experiments.store.attempt import Attempt, checkpoint_step, write_down
+from experiments.store.failures import POLICIES, Failure, signature
+from experiments.store.store import StageRecord, Store
+from experiments.worker.outcome import HELD
+from experiments.worker.signals import StopFlag, signals_call
+from smaug_core.errors import SmaugError
+
+TICK_S = 0.1
+"""Time between two looks at the store and the engine."""
+SLOW_TICK_S = 1.0
+"""Time between two looks at what other drivers run, and at what people want cancelled."""
+SUBMITTED_AT_ONCE = 512
+"""So many jobs at most are in the hands of the engine: what it can run, and some to go on with."""
+
+
+class Scheduler:
+    """Runs stages in the order their parents allow, each once, whatever else uses the store.
+
+    Args:
+        stages: distinct stages, parents before children.
+        store: where they are kept.
+        engine: where they run; the caller closes it.
+        data_root: where the media are.
+        on_event: is told what happens, in the thread of `run`.
+        retry_failed: try stages again that failed in an earlier run.
+        budget: asked before a stage starts; what it refuses is held back.
+        room_problem: says why a stage has no room on the disk, if it has none; then it fails without a record.
+        cancellations: fingerprints of stages that somebody wants to end; asked now and then, in another thread.
+        peak_bytes: says what stages like one held of memory at most, where that is known.
+        abandoned: says which of some stages that run elsewhere no other driver looks after; a stop ends these too.
+    """
+
+    def __init__(
+        self,
+        stages: Iterable[Stage],
+        store: Store,
+        engine: Engine,
+        *,
+        data_root: Path,
+        on_event: Callable[[Event], None],
+        retry_failed: bool = False,
+        budget: Budget | None = None,
+        room_problem: Callable[[Stage], str | None] = lambda stage: None,
+        cancellations: Callable[[], Collection[str]] = tuple,
+        peak_bytes: Callable[[Stage], int | None] = lambda stage: None,
+        abandoned: Callable[[Collection[str]], Collection[str]] = lambda names: (),
+    ) -> None:
+        self._agenda = Agenda(stages, on_event)
+        self._store, self._engine, self._data_root = store, engine, data_root
+        self._tell, self._retry_failed = on_event, retry_failed
+        self._budget, self._room_problem, self._cancellations = budget, room_problem, cancellations
+        self._abandoned, self._peak_bytes = abandoned, peak_bytes
+        self._stop = StopFlag()
+        self._told_engine_to_stop = False
+        self._unwanted: frozenset[str] = frozenset()
+        self._slow_look = 0.0
+        self._errors: dict[str, Item] = {}
+        """By what tells errors apart, the first stage that met it."""
+
+    def stop(self) -> None:
+        """Ask for an end: running stages save their state, nothing new starts. For any thread or signal."""
+        self._stop.set()
+
+    def run(self) -> Summary:
+        """Run until every stage is done, failed or blocked, or a stop was requested.
+
+        Ctrl-C and SIGTERM request a stop; a second Ctrl-C does not wait for checkpoints.
+
+        Raises:
+            SmaugError: a stage needs more CPUs, GPUs or memory than the engine has; nothing was started.
+        """
+        self._agenda.settle(lambda stage: self._store.result(stage) is not None)
+        self._check_resources()
+        with signals_call(self.stop), self._ears():
+            while self._step():
+                time.sleep(TICK_S)
+        self._agenda.give_up_held()
+        self._summary.interrupted = self._stop.is_set() and self._agenda.is_unfinished
+        return self._summary
+
+    @property
+    def _summary(self) -> Summary:
+        return self._agenda.summary
+
+    def _check_resources(self) -> None:
+        problems = resource_problems(self._agenda.not_done(), self._engine.inventory(), self._peak_bytes)
+        if problems:
+            raise SmaugError("; ".join(problems) + "; nothing was started")
+
+    @contextmanager
+    def _ears(self) -> Iterator[None]:
+        """Hear of cancellations while the engine keeps this thread, as `inline` does."""
+        ended = threading.Event()
+        passed_on: set[str] = set()
+
+        def listen() -> None:
+            while not ended.wait(SLOW_TICK_S):
+                self._unwanted = frozenset(self._cancellations())
+                for name in self._unwanted:
+                    if (name in self._agenda.submitted or name in self._agenda.elsewhere) and name not in passed_on:
+                        passed_on.add(name)
+                        self._engine.cancel(name)
+
+        ears = threading.Thread(target=listen, name="ears", daemon=True)
+        ears.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            ears.join()
+
+    def _step(self) -> bool:
+        """Look once at everything; gives whether to go on."""
+        agenda = self._agenda
+        if (fault := self._engine.fault) and not self._summary.paused:
+            self._summary.paused = fault
+            self.stop()
+        stopping = self._stop.is_set()
+        if stopping and not self._told_engine_to_stop:
+            self._told_engine_to_stop = True
+            self._tell_engine_to_stop()
+        jobs = self._engine.poll()
+        for name, item in list(agenda.submitted.items()):
+            self._look_at_submitted(item, jobs[name])
+        if time.monotonic() - self._slow_look >= SLOW_TICK_S:
+            self._slow_look = time.monotonic()
+            abandoned = self._abandoned(agenda.elsewhere) if agenda.elsewhere and not stopping else ()
+            for name, item in list(agenda.elsewhere.items()):
+                self._look_at_elsewhere(item, abandoned=name in abandoned)
+        while agenda.some_ready and not self._starts_nothing and len(agenda.submitted) < SUBMITTED_AT_ONCE:
+            self._start(agenda.pop_ready())
+        if stopping or self._summary.paused:
+            return bool(agenda.submitted)
+        return bool(agenda.submitted or agenda.some_ready or agenda.elsewhere)  # a stop meanwhile is the next step's
+
+    def _tell_engine_to_stop(self) -> None:
+        """Ask all to end but what another living driver looks after."""
+        for name in self._shared():
+            self._leave(self._agenda.submitted[name])
+        for name in [*self._agenda.submitted, *self._abandoned(self._agenda.elsewhere)]:
+            self._engine.cancel(name)
+
+    @property
+    def _starts_nothing(self) -> bool:
+        return self._stop.is_set() or bool(self._summary.paused)
+
+    def _start(self, item: Item) -> None:
+        record = self._store.record(item.stage)
+        if record.state == "done":  # another driver was quicker
+            self._finish(item)
+        elif record.state == "running":
+            self._wait_for(item, record)
+        elif item.stage.fingerprint in self._unwanted:
+            self._agenda.cancel(item)
+        elif record.state == "failed" and not item.tries.total and not self._may_retry(item, record):
+            message = record.attempts[-1].last["message"]
+            self._fail(item, f"failed before ({message}); --retry-failed tries again")
+        else:
+            self._submit(item, record)
+
+    def _may_retry(self, item: Item, record: StageRecord) -> bool:
+        return self._retry_failed or is_owed_a_try(item.stage, record.attempts)
+
+    def _submit(self, item: Item, record: StageRecord) -> None:
+        directory = self._store.prepare(item.stage)
+        if (problem := self._room_problem(item.stage)) is not None:
+            self._fail(item, problem)
+            return
+        if self._budget is not None and (refusal := self._budget.admit(item.stage)) is not None:
+            self._agenda.hold(item, refusal)
+            return
+        item.seen, item.saved = len(record.attempts), checkpoint_step(directory)
+        self._agenda.submit(item)
+        self._tell(Event(kind="queued", stage=item.stage))
+        self._engine.submit(self._job(item, record))
+        if self._store.has_attempt(item.stage, item.seen + 1):  # `inline` has run it meanwhile
+            self._look_at_submitted(item, self._engine.poll()[item.stage.fingerprint])
+
+    def _job(self, item: Item, record: StageRecord) -> Job:
+        recompute = any(attempt.failed_as == "gpu_memory" for attempt in record.attempts)
+        return worker_job(
+            item.stage,
+            record.directory,
+            self._data_root,
+            recompute_layers=recompute,
+            exclude=item.lost_on,
+            peak_bytes=self._peak_bytes(item.stage),
+        )
+
+    def _adopt(self, item: Item, record: StageRecord) -> None:
+        """Look after a job whose driver is gone as if it were ours, where the engine has it."""
+        if not self._engine.adopt(self._job(item, record), record.attempts[-1]):
+            return
+        if self._budget is not None:
+            self._budget.admit(item.stage)  # what it refuses runs all the same
+        item.seen, item.saved = len(record.attempts) - 1, checkpoint_step(record.directory)
+        self._agenda.submit(item)
+
+    def _shared(self) -> list[str]:
+        """Jobs of an earlier driver that another one looks after too."""
+        inherited = [name for name in self._agenda.submitted if self._engine.inherits(name)]
+        return sorted(set(inherited) - set(self._abandoned(inherited))) if inherited else []
+
+    def _leave(self, item: Item) -> None:
+        """Let another driver have a job alone."""
+        if self._budget is not None:
+            self._budget.withdraw(item.stage)
+        self._release(item)
+        self._agenda.leave(item)
+
+    def _look_at_submitted(self, item: Item, job: JobState) -> None:
+        if not job.ended and not self._store.has_attempt(item.stage, item.seen + 1):
+            return
+        record = self._store.record(item.stage)
+        newest = record.attempts[-1] if len(record.attempts) > item.seen else None
+        if self._budget is not None:
+            self._budget.observe(item.stage, record)
+        if newest is not None:
+            self._tell_progress(item, newest)
+        if record.result is not None and (job.ended or (newest and newest.end)):
+            self._finish(item)
+        elif job.ended and record.result is None:
+            self._look_at_ended(item, job, record, newest)
+
+    def _tell_progress(self, item: Item, attempt: Attempt) -> None:
+        if item.sign == 0.0:
+            self._tell(Event(kind="started", stage=item.stage, attempt=attempt))
+        elif attempt.progress["time"] == item.sign:
+            return
+        else:
+            self._tell(Event(kind="progress", stage=item.stage, attempt=attempt))
+        item.sign = attempt.progress["time"]
+
+    def _look_at_ended(self, item: Item, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
+        """The job ended without a result: somebody else has the stage, or it failed, or was killed."""
+        item.sign = 0.0
+        if self._budget is not None and job.exit_code == HELD:
+            self._budget.withdraw(item.stage)
+        self._release(item)
+        if job.exit_code == HELD:
+            self._wait_for(item, record)
+            return
+        failure = examine(job, record, newest)
+        resumable, folder = POLICIES[failure.kind].resumable, record.directory if newest is None else newest.directory
+        if failure.kind == "cancelled":  # with the engine's own command
+            write_down(folder, failure, "the same command continues")
+            self._agenda.cancel(item, failure.cause)
+        elif resumable and item.stage.fingerprint in self._unwanted:
+            self._note_end(newest, failure, "cancelled, as asked; the same command continues")
+            self._agenda.cancel(item)
+        elif resumable and (self._stop.is_set() or item.withdrawn):
+            self._note_end(newest, failure, "stopped with the run; the same command continues")
+            self._agenda.make_ready(item)
+        else:
+            self._treat(item, record, newest, failure, folder)
+
+    def _note_end(self, attempt: Attempt | None, failure: Failure, done: str) -> None:
+        """Write down that a stage was ended as somebody here asked, unless it had not begun."""
+        if attempt is not None:
+            write_down(attempt.directory, replace(failure, kind="cancelled"), done)
+
+    def _treat(self, item: Item, record: StageRecord, newest: Attempt | None, failure: Failure, folder: Path) -> None:
+        """Do what the policy of a failure says."""
+        policy, saved = POLICIES[failure.kind], checkpoint_step(record.directory)
+        recorded = alike(record.attempts[:-1], failure.kind) + 1 if newest else 0
+        again = item.tries.again(failure.kind, before=item.saved, saved=saved, alike=recorded)
+        if (again or failure.blameless) and helps(policy, item.stage):
+            if policy.elsewhere and failure.host:
+                item.lost_on = tuple(dict.fromkeys([*item.lost_on, failure.host]))
+            how = next_try(failure)
+            write_down(folder, failure, f"tried again{how}")
+            message = failure.words + (f"; tried again{how}" if how else "")
+            self._tell(Event(kind="retry", stage=item.stage, message=message))
+            self._agenda.make_ready(item)
+            return
+        write_down(folder, failure, "not tried again")
+        self._fail(item, given_up(failure, self._store, item.stage, newest, tries=item.tries.total, saved=saved))
+        if policy.pauses:
+            self._note_error(item, failure)
+
+    def _note_error(self, item: Item, failure: Failure) -> None:
+        """Start nothing new where a second stage fails of what the first one failed of."""
+        mark = signature(failure.cause, failure.traceback)
+        first = self._errors.setdefault(mark, item)
+        if first is item or self._summary.paused:
+            return
+        self._summary.paused = pause_of(first.stage, item.stage, failure)
+        self._tell(Event(kind="paused", stage=item.stage, message=self._summary.paused))
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Take back the jobs that wait in the engine's queue: they would be started, and meet the same error."""
+        shared = set(self._shared())
+        for name, item in self._agenda.submitted.items():
+            if name not in shared and not self._store.has_attempt(item.stage, item.seen + 1):
+                item.withdrawn = True
+                self._engine.cancel(name)
+
+    def _look_at_elsewhere(self, item: Item, *, abandoned: bool) -> None:
+        record = self._store.record(item.stage)
+        if record.state == "done":
+            self._finish(item)
+        elif record.state != "running":
+            self._agenda.release(item)
+            self._agenda.make_ready(item)
+        elif abandoned:
+            self._adopt(item, record)
+
+    def _wait_for(self, item: Item, record: StageRecord) -> None:
+        self._agenda.leave(item)
+        newest = record.attempts[-1] if record.attempts else None
+        if newest is not None and newest.failure is not None and item.tries.total:
+            return  # what our engine lost, and `retry` was told of, still saves its state
+        owner = {"pid": "?", "host": "?"} if newest is None else newest.owner
+        message = f"process {owner['pid']} on {owner['host']} is working on it"
+        self._tell(Event(kind="waiting", stage=item.stage, message=message))
+
+    def _finish(self, item: Item) -> None:
+        self._release(item)
+        self._agenda.finish(item)
+
+    def _fail(self, item: Item, message: str) -> None:
+        self._release(item)
+        self._agenda.fail(item, message)
+
+    def _release(self, item: Item) -> None:
+        """Note that neither our engine nor another driver is at a stage any more; what was held may fit now."""
+        if self._agenda.release(item) and self._budget is not None:
+            self._budget.settle(item.stage)
+            self._agenda.let_go()

@@ -1,0 +1,169 @@
+"""The stages of one run: how far each is, what waits for what, and what became of them."""
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from experiments.scheduler.events import Event, Summary
+from experiments.stages.stage import Stage
+from experiments.store.failures import Tries
+
+Phase = Literal["pending", "ready", "held", "submitted", "elsewhere", "done", "failed", "cancelled", "blocked"]
+
+
+@dataclass(slots=True)
+class Item:
+    """A stage in a run."""
+
+    stage: Stage
+    place: int
+    """In the order given: of two stages that are ready, the earlier one starts first."""
+    phase: Phase = "pending"
+    missing: int = 0
+    """Parents that are not done."""
+    children: list["Item"] = field(default_factory=list)
+    message: str = ""
+    tries: Tries = field(default_factory=Tries)
+    seen: int = 0
+    """Number of the newest attempt before the submission."""
+    saved: int = 0
+    """Step of the newest checkpoint before the submission."""
+    withdrawn: bool = False
+    """It was taken back from the engine before it began, for the run has paused."""
+    lost_on: tuple[str, ...] = ()
+    """Machines that were lost under it."""
+    sign: float = 0.0
+    """Time of the last progress that was told."""
+
+
+class Agenda:
+    """Every stage of a run in the phase it is in; what ends is told and summed up.
+
+    Args:
+        stages: distinct stages, parents before children.
+        on_event: is told of what ends, and of what waits for something.
+    """
+
+    def __init__(self, stages: Iterable[Stage], on_event: Callable[[Event], None]) -> None:
+        self._all = {stage.fingerprint: Item(stage, place) for place, stage in enumerate(stages)}
+        for item in self._all.values():
+            for parent in item.stage.parents:
+                self._all[parent.fingerprint].children.append(item)
+            item.missing = len(item.stage.parents)
+        self._tell = on_event
+        self._ready: list[tuple[int, Item]] = []
+        self._held: list[Item] = []
+        self.submitted: dict[str, Item] = {}
+        """By fingerprint, what our engine has."""
+        self.elsewhere: dict[str, Item] = {}
+        """By fingerprint, what another driver runs."""
+        self.summary = Summary()
+
+    def settle(self, is_done: Callable[[Stage], bool]) -> None:
+        """Take what an earlier run finished as it is, and make ready what can start."""
+        for item in self._all.values():
+            if is_done(item.stage):
+                self.summary.cached.append(item.stage)
+                self._tell(Event(kind="cached", stage=item.stage))
+                self._set_done(item)
+        for item in self._all.values():
+            if item.phase == "pending" and item.missing == 0:
+                self.make_ready(item)
+
+    def not_done(self) -> list[Stage]:
+        """All but those that are done."""
+        return [item.stage for item in self._all.values() if item.phase != "done"]
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether more could be done, were the run not stopped."""
+        under_way = ("pending", "ready", "submitted", "elsewhere")
+        return any(item.phase in under_way for item in self._all.values())
+
+    @property
+    def some_ready(self) -> bool:
+        """Whether `pop_ready` has one."""
+        return bool(self._ready)
+
+    def pop_ready(self) -> Item:
+        """Take the earliest of those whose parents are done."""
+        return heapq.heappop(self._ready)[1]
+
+    def make_ready(self, item: Item) -> None:
+        """Let it start when there is room."""
+        item.phase = "ready"
+        heapq.heappush(self._ready, (item.place, item))
+
+    def submit(self, item: Item) -> None:
+        """Note that our engine has it."""
+        self.elsewhere.pop(item.stage.fingerprint, None)
+        item.phase = "submitted"
+        self.submitted[item.stage.fingerprint] = item
+
+    def leave(self, item: Item) -> None:
+        """Note that another driver runs it."""
+        item.phase = "elsewhere"
+        self.elsewhere[item.stage.fingerprint] = item
+
+    def release(self, item: Item) -> bool:
+        """Note that neither our engine nor another driver is at it any more; gives whether our engine was."""
+        self.elsewhere.pop(item.stage.fingerprint, None)
+        return self.submitted.pop(item.stage.fingerprint, None) is not None
+
+    def hold(self, item: Item, message: str) -> None:
+        """Keep it back until something else ends."""
+        if not item.message:  # once: its numbers change whenever another stage ends
+            self._tell(Event(kind="held", stage=item.stage, message=message))
+        item.phase, item.message = "held", message
+        self._held.append(item)
+
+    def let_go(self) -> None:
+        """Make all ready that is held; it may fit now."""
+        for held in self._held:
+            self.make_ready(held)
+        self._held.clear()
+
+    def give_up_held(self) -> None:
+        """At the end of a run, what is held stays undone, with all that builds on it."""
+        for item in self._held:
+            self.summary.held.append((item.stage, item.message))
+            self._block_children(item)
+
+    def finish(self, item: Item) -> None:
+        """It is done; its children may start."""
+        self.summary.done.append(item.stage)
+        self._tell(Event(kind="done", stage=item.stage))
+        self._set_done(item)
+        for child in item.children:
+            if child.phase == "pending" and child.missing == 0:
+                self.make_ready(child)
+
+    def fail(self, item: Item, message: str) -> None:
+        """It is not tried again in this run."""
+        item.phase, item.message = "failed", message
+        self.summary.failed.append((item.stage, message))
+        self._tell(Event(kind="failed", stage=item.stage, message=message))
+        self._block_children(item)
+
+    def cancel(self, item: Item, why: str = "as asked") -> None:
+        """Somebody ended it."""
+        item.phase, item.message = "cancelled", f"{why}; the same command continues"
+        self.summary.cancelled.append((item.stage, item.message))
+        self._tell(Event(kind="cancelled", stage=item.stage, message=item.message))
+        self._block_children(item)
+
+    def _set_done(self, item: Item) -> None:
+        item.phase = "done"
+        for child in item.children:
+            child.missing -= 1
+
+    def _block_children(self, cause: Item) -> None:
+        """Give up all that builds on a stage."""
+        waiting = list(cause.children)
+        for item in waiting:
+            if item.phase == "pending":
+                item.phase, item.message = "blocked", cause.stage.name
+                self.summary.blocked.append((item.stage, item.message))
+                self._tell(Event(kind="blocked", stage=item.stage, message=item.message))
+                waiting += item.children

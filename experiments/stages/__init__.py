@@ -1,0 +1,1 @@
+"""The stage graph: trials, their stages, and what is fingerprinted."""

@@ -1,0 +1,224 @@
+"""From a checked sweep to trials, and from a trial to the stages that it needs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.config.scale import Scale
+from experiments.config.seeds import Seeds, read_seeds, seed_faults
+from experiments.config.settings import setting_of, with_overrides
+from experiments.config.sweep import Sweep, override_faults
+from experiments.config.yaml_source import Fault, SweepError, nearest, parse_document
+from experiments.stages.graph import cut_stages, resolved, with_seeds
+from experiments.stages.stage import Stage, digest
+from smaug_core.config import Config
+from smaug_core.errors import SettingsError
+
+SEEDS = ("seeds", "seeds.pretrain", "seeds.finetune")
+"""Keys of the sweep file, besides settings, that can be given on the command line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One variant with one pair of seeds: one line of what a sweep measures."""
+
+    sweep: Sweep
+    scale: str
+    variant: str
+    seed_pretrain: int
+    seed_finetune: int
+    config: Config
+    tree: dict[str, Any]
+    """The settings as given, with the corpus slot's name."""
+    set_keys: tuple[str, ...]
+    """Every setting that any variant changes."""
+    stages: tuple[Stage, ...]
+    """Parents before children."""
+    overrides: tuple[str, ...] = ()
+    """What the command line changed for every row, e.g. `pretrain.epochs=6`."""
+    shortened: bool = False
+    """It trains for fewer epochs than the scale says."""
+
+    @property
+    def seed(self) -> str:
+        """Both seeds as a label: `0`, or `0/2` where fine-tuning has its own."""
+        same = self.seed_pretrain == self.seed_finetune
+        return str(self.seed_pretrain) if same else f"{self.seed_pretrain}/{self.seed_finetune}"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what the trial consists of."""
+        return digest([stage.fingerprint for stage in self.stages])
+
+    @property
+    def label(self) -> str:
+        """For people, e.g. `50%, seed 0`."""
+        return f"{self.variant}, seed {self.seed}"
+
+    def params(self) -> dict[str, Any]:
+        """The values of all settings that any variant changes."""
+        return {key: setting_of(self.tree, key) for key in self.set_keys}
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Read `key=value` options; a value is YAML, so `seeds=[4, 7]` is a list.
+
+    Raises:
+        SweepError: every option that is none.
+    """
+    overrides: dict[str, Any] = {}
+    faults = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            faults.append(option_fault(text, "is no key=value, e.g. data.seed=7"))
+        elif key in overrides:
+            faults.append(option_fault(text, f"{key} is given twice; drop one"))
+        else:
+            try:
+                document = parse_document(value, text)
+            except SweepError as error:
+                faults += [option_fault(text, fault.message) for fault in error.faults]
+            else:
+                overrides[key] = document.value
+                faults += [option_fault(text, fault.message) for fault in document.faults]
+    if faults:
+        raise SweepError(faults)
+    return overrides
+
+
+def expand(
+    sweep: Sweep,
+    scale: Scale,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
+    data_root: Path | None = None,
+) -> list[Trial]:
+    """Every trial of a sweep, in the order of its rows.
+
+    Args:
+        sweep: checked against `scale`.
+        scale: fills its slots and sizes.
+        overrides: settings from the command line; they hold for every variant.
+        only: variants to take; all if empty.
+        data_root: where real media are; what is not there was not seen.
+
+    Raises:
+        SweepError: an override or a variant's name that does not fit.
+        SmaugError: a source that nobody knows.
+    """
+    given = dict(overrides or {})
+    pairs = _seeds(given, sweep.seeds).pairs
+    settings = {key: value for key, value in given.items() if key not in SEEDS}
+    faults = [*_option_faults(settings, sweep, scale), *_only_faults(only, sweep)]
+    if faults:
+        raise SweepError(faults)
+    set_keys = tuple(sorted({key for variant in sweep.variants.values() for key in variant}))
+    overridden = tuple(f"{key}={value}" for key, value in sorted(settings.items()))
+    trials = []
+    for variant, changes in sweep.variants.items():
+        if only and variant not in only:
+            continue
+        tree = with_overrides(scale.tree, {**settings, **changes})
+        try:
+            config = resolved(scale.config(tree, sweep.tasks), zero_shot=sweep.zero_shot)
+        except SettingsError as error:
+            raise SweepError(Fault("--set", 0, 0, f"{where}: {what}") for where, what in error.faults) from error
+        chain = cut_stages(config, scale.resources, *pairs[0], data_root)
+        known: dict[Any, Stage] = {}
+        shortened = has_fewer_epochs(tree, scale.tree)
+        for seed_pretrain, seed_finetune in pairs:
+            trials.append(
+                Trial(
+                    sweep=sweep,
+                    scale=scale.name,
+                    variant=variant,
+                    seed_pretrain=seed_pretrain,
+                    seed_finetune=seed_finetune,
+                    config=config,
+                    tree=tree,
+                    set_keys=set_keys,
+                    overrides=overridden,
+                    shortened=shortened,
+                    stages=tuple(with_seeds(chain, seed_pretrain, seed_finetune, known)),
+                )
+            )
+    return trials
+
+
+def with_settings(scale: Scale, overrides: Mapping[str, Any]) -> Scale:
+    """A scale with settings replaced.
+
+    Raises:
+        SweepError: every setting that is unknown or not allowed.
+    """
+    faults = [
+        option_fault(f"{key}={overrides[key]}", what)
+        for key, what, _ in override_faults(overrides, scale, scale.datasets)
+    ]
+    if faults:
+        raise SweepError(faults)
+    return replace(scale, tree=with_overrides(scale.tree, overrides))
+
+
+def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
+    """A scale's configuration with settings replaced; raises as `with_settings` does."""
+    return with_settings(scale, overrides).base_config()
+
+
+def has_fewer_epochs(tree: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
+    """Whether any `epochs` of a settings tree is below the one at the same place of another."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
+            if has_fewer_epochs(value, usual[key]):
+                return True
+        elif key == "epochs" and key in usual and value < usual[key]:
+            return True
+    return False
+
+
+def _seeds(given: Mapping[str, Any], own: Seeds) -> Seeds:
+    """The seeds of the command line, else those of the sweep file; a list of one training replaces the file's list."""
+    asked = {key: given[key] for key in SEEDS if key in given}
+    faults = [
+        option_fault(f"{key}={value}", what)
+        for key, value in asked.items()
+        for _, what in seed_faults({key.removeprefix("seeds."): value} if "." in key else value, sign="=")
+    ]
+    if "seeds" in asked and len(asked) > 1:
+        faults.append(
+            option_fault(f"seeds={asked['seeds']}", "seeds.pretrain or seeds.finetune is given too; drop one")
+        )
+    if own.full and len(asked) == 1 and "seeds" not in asked:
+        ((key, value),) = asked.items()
+        what = "the sweep file asks for full trials; give both seeds.pretrain and seeds.finetune, or seeds"
+        faults.append(option_fault(f"{key}={value}", what))
+    if faults:
+        raise SweepError(faults)
+    if "seeds" in asked:
+        return read_seeds(asked["seeds"])
+    lists = {key.removeprefix("seeds."): tuple(value) for key, value in asked.items()}
+    return replace(own, full=False, **lists) if lists else own
+
+
+def _option_faults(settings: Mapping[str, Any], sweep: Sweep, scale: Scale) -> Iterable[Fault]:
+    swept = {key for variant in sweep.variants.values() for key in variant}
+    for key, what, _ in override_faults(settings, scale, sweep.tasks):
+        yield option_fault(f"{key}={settings[key]}", what)
+    for key in sorted(settings.keys() & swept):
+        yield option_fault(f"{key}={settings[key]}", f"{key} is what the sweep varies; choose rows with --only")
+
+
+def _only_faults(only: Sequence[str], sweep: Sweep) -> Iterable[Fault]:
+    for variant in only:
+        if variant not in sweep.variants:
+            message = f"variant {variant!r} is unknown; {nearest(variant, sweep.variants)}"
+            yield Fault(f"--only {variant}", 0, 0, message)
+
+
+def option_fault(text: str, message: str) -> Fault:
+    """A fault of the option `--set TEXT`."""
+    return Fault(f"--set {text}", 0, 0, message)

@@ -1,0 +1,1 @@
+"""Results and attempts on disk."""

@@ -1,0 +1,105 @@
+"""Which drivers are at work on a home folder: each keeps a file there, with the stages that it looks after."""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.store.attempt import HEARTBEAT_S, StoreError, is_alive, this_process, unwritable, write_json
+from experiments.store.documents import DRIVER, read_document
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Driver:
+    """A process that runs sweeps."""
+
+    path: Path
+    owner: dict[str, Any]
+    """The process, as `attempt.this_process` tells it."""
+    started: float
+    """Seconds since 1970."""
+    fingerprints: frozenset[str]
+    """The stages it looks after: those it runs, waits for, or has done."""
+
+
+@contextmanager
+def driver_at_work(home: Path, fingerprints: Iterable[str] = ()) -> Iterator[None]:
+    """Say, while it lasts, that this process drives these stages; a thread gives signs of life for other hosts.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    # The last part keeps a file from being taken for that of an earlier process with the same number.
+    owner, name = this_process(), f"{socket.gethostname()}-{this_process()['pid']}-{uuid.uuid4().hex[:6]}.json"
+    path = home / "drivers" / name
+    document = {"owner": owner, "time": time.time(), "fingerprints": sorted(set(fingerprints))}
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_S):
+            # A disk that is full or away must not end a driver; the next sign may be given again.
+            with suppress(OSError, StoreError):
+                if path.exists():
+                    os.utime(path)
+                else:  # another host, which had no sign of us, took us for dead
+                    write_json(path, document)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    write_json(path, document)
+    ended = threading.Event()
+    heart = threading.Thread(target=beat, name="driver's heartbeat", daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+        with suppress(OSError):  # as if it had been killed: the file tells of a process that is gone
+            path.unlink()
+
+
+WHO = ("host", "boot", "pid")
+"""What tells processes apart that live at the same time."""
+
+
+def abandoned(home: Path, names: Collection[str]) -> list[str]:
+    """Those of some stages that no living driver but this process looks after.
+
+    Raises:
+        StoreError: a driver's file holds something else.
+    """
+    me = [this_process()[key] for key in WHO]
+    others = [driver for driver in living(home) if [driver.owner[key] for key in WHO] != me]
+    return [name for name in names if not any(name in driver.fingerprints for driver in others)]
+
+
+def living(home: Path) -> list[Driver]:
+    """The drivers at work on a home folder; what dead ones left is removed.
+
+    Raises:
+        StoreError: a driver's file holds something else.
+    """
+    found = []
+    for path in sorted((home / "drivers").glob("[!.]*.json")):
+        document = read_document(path, DRIVER)
+        try:
+            last_sign = path.stat().st_mtime
+        except FileNotFoundError:
+            continue  # it has just ended
+        if document is None:
+            continue
+        owner, fingerprints = document["owner"], frozenset(document["fingerprints"])
+        if is_alive(owner, last_sign):
+            found.append(Driver(path=path, owner=owner, started=document["time"], fingerprints=fingerprints))
+        else:
+            with suppress(OSError):  # a folder that may only be read is no fault of the question
+                path.unlink(missing_ok=True)
+    return found

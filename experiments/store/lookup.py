@@ -1,0 +1,152 @@
+"""What the stages of a home folder are called, and which one is meant by what a person types."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from experiments.store.store import read_stage
+from experiments.store.trials import superseded, trial_documents
+from smaug_core.errors import SmaugError
+
+LEAST_DIGITS = 4
+"""Of a fingerprint's beginning, so that a row named 7 is never taken for one."""
+CANDIDATES_TOLD = 20
+NEAR_TOLD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A stage as it is known here, begun or not."""
+
+    fingerprint: str
+    kind: str
+    name: str
+    """E.g. `finetune.msrvtt`."""
+
+
+class Catalog:
+    """The stages that valid trials of a home folder ask for, by every name they go by."""
+
+    def __init__(self, home: Path) -> None:
+        """Read the trials; a later change is not seen.
+
+        Raises:
+            StoreError: a trial's document cannot be read.
+        """
+        self._store = home / "store"
+        documents = trial_documents(home)
+        outdated = {id(old) for old, _ in superseded(documents)}
+        self.documents = [document for document in documents if id(document) not in outdated]
+        """Of the valid trials, the oldest first."""
+        self.stages: dict[str, Named] = {}
+        """By fingerprint, in the order of the trials, parents before children."""
+        for document in self.documents:
+            for told in document["stages"]:
+                named = Named(told["fingerprint"], told["kind"], told["name"])
+                self.stages.setdefault(named.fingerprint, named)
+
+    def directory(self, named: Named) -> Path:
+        """Where the stage is kept once it is begun."""
+        return self._store / named.kind / named.fingerprint[:12]
+
+    @cached_property
+    def _by_name(self) -> dict[str, set[str]]:
+        """Fingerprints by every name: of one stage in a row, of a row, of a sweep."""
+        found: dict[str, set[str]] = {}
+        for document in self.documents:
+            for row in _row_names(document):
+                for told in document["stages"]:
+                    found.setdefault(row, set()).add(told["fingerprint"])
+                    found.setdefault(f"{row}/{told['name']}", set()).add(told["fingerprint"])
+        return found
+
+    @cached_property
+    def _addresses(self) -> dict[str, list[str]]:
+        """By fingerprint: for each row that needs the stage, its shortest name that no other stage has."""
+        found: dict[str, list[str]] = {}
+        for document in self.documents:
+            rows = _row_names(document)[:WITH_SWEEP]
+            for told in document["stages"]:
+                names = [f"{row}/{told['name']}" for row in rows]
+                sure = next((name for name in names if len(self._by_name[name]) == 1), names[-1])
+                found.setdefault(told["fingerprint"], []).append(sure)
+        return {fingerprint: list(dict.fromkeys(names)) for fingerprint, names in found.items()}
+
+    def label(self, named: Named, most: int = 4) -> str:
+        """For people: the rows that need the stage, e.g. `masking_ratio/50%/pretrain`; else its fingerprint."""
+        addresses = self._addresses.get(named.fingerprint)
+        if addresses is None:
+            return f"{named.name} {named.fingerprint[:12]}"
+        more = f" and {len(addresses) - most} more" if len(addresses) > most else ""
+        return " = ".join(addresses[:most]) + more
+
+    def find(self, what: str) -> list[Named]:
+        """The stages that `what` means: a fingerprint's beginning, a stage in a row, a row, or a sweep.
+
+        Raises:
+            SmaugError: it means nothing here.
+        """
+        named = self._by_name.get(what) or self._by_sweep(what)
+        if named:
+            return [self.stages[fingerprint] for fingerprint in self.stages if fingerprint in named]
+        if re.fullmatch(r"[0-9a-f]+", what) and (found := self._by_digits(what)):
+            return found
+        raise SmaugError(f"{what}: is no stage here; {self._advice(what)}")
+
+    def find_one(self, what: str) -> Named:
+        """The one stage that `what` means.
+
+        Raises:
+            SmaugError: it means none, or several; the message lists them.
+        """
+        found = self.find(what)
+        if len(found) == 1:
+            return found[0]
+        lines = [f"\n  {named.fingerprint[:12]}  {self.label(named)}" for named in found[:CANDIDATES_TOLD]]
+        more = f"\n  and {len(found) - CANDIDATES_TOLD} more" if len(found) > CANDIDATES_TOLD else ""
+        raise SmaugError(f"{what}: means {len(found)} stages; give more of one's name:{''.join(lines)}{more}")
+
+    def _by_sweep(self, what: str) -> set[str]:
+        documents = [d for d in self.documents if what in (d["sweep"], f"{d['sweep']}/{d['scale']}")]
+        return {told["fingerprint"] for document in documents for told in document["stages"]}
+
+    def _by_digits(self, digits: str) -> list[Named]:
+        if len(digits) < LEAST_DIGITS:
+            raise SmaugError(f"{digits}: is too short for a fingerprint; right would be {LEAST_DIGITS} digits or more")
+        found = {f: named for f, named in self.stages.items() if f.startswith(digits)}
+        for path in sorted(self._store.glob(f"*/{digits[:12]}*/stage.json")):
+            document = read_stage(path.parent) if re.fullmatch(r"[0-9a-f]{12}", path.parent.name) else None
+            if document is not None and document["fingerprint"].startswith(digits):
+                found.setdefault(
+                    document["fingerprint"], Named(document["fingerprint"], document["kind"], document["name"])
+                )
+        return list(found.values())
+
+    def _advice(self, what: str) -> str:
+        if not self.stages:
+            return "nothing was run yet"
+        near: dict[frozenset[str], str] = {}  # one name for each thing that is meant
+        for name in difflib.get_close_matches(what, self._by_name, n=4 * NEAR_TOLD):
+            near.setdefault(frozenset(self._by_name[name]), name)
+        if near:
+            return f"did you mean {' or '.join(map(repr, list(near.values())[:NEAR_TOLD]))}?"
+        sweeps = sorted({document["sweep"] for document in self.documents})
+        more = f" and {len(sweeps) - CANDIDATES_TOLD} more" if len(sweeps) > CANDIDATES_TOLD else ""
+        example = next(address for addresses in self._addresses.values() for address in addresses)
+        return (
+            f"a stage is named like {example!r}, or by its fingerprint; there are stages of the sweeps"
+            f" {', '.join(sweeps[:CANDIDATES_TOLD])}{more}, and `smaug status` lists their rows"
+        )
+
+
+WITH_SWEEP = 4
+
+
+def _row_names(document: dict[str, Any]) -> list[str]:
+    """The names of a trial's row, those with the sweep first: `masking_ratio/50%` to `tiny/50%/seed 0`."""
+    sweep, scale, variant, seed = (document[key] for key in ("sweep", "scale", "variant", "seed"))
+    short = [variant, f"{scale}/{variant}", f"{variant}/seed {seed}", f"{scale}/{variant}/seed {seed}"]
+    return [f"{sweep}/{name}" for name in short] + short

@@ -1,0 +1,82 @@
+"""Where a report reads its measurements: the home folder's ledger, or a ledger of its own made of portable records."""
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from experiments.store.filesystem import tracking_uri
+from experiments.tracking.client import exists
+from experiments.tracking.writer import sync
+from smaug_core.errors import SmaugError
+
+REFERENCE = Path(__file__).resolve().parents[2] / "reports" / "measurements" / "tiny"
+"""The committed measurements, which a report shows where nothing was ever recorded."""
+LEDGERS = "records"
+"""Folder of a home folder that holds a ledger for each folder of records that was reported on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """What a report reads."""
+
+    home: Path
+    """The home folder whose ledger it is."""
+    origin: str = ""
+    """Where that ledger has its measurements from; empty if they were made here."""
+    notice: str = ""
+    """What to say of it first."""
+    problem: str = ""
+    """Why it may not hold all that was measured; empty if it does."""
+
+
+def recorded(home: Path, records: Path | None) -> Recorded:
+    """The ledger that a report is to read, brought up to date.
+
+    Without `records` that is the home folder's own. Where nothing was ever recorded, neither in its store nor in its
+    ledger, it is one made of the committed reference, which never mixes with what is measured here.
+
+    Args:
+        home: the home folder.
+        records: a folder of portable records to report on instead, if any.
+
+    Raises:
+        SmaugError: no such folder, or a record cannot be read.
+    """
+    if records is not None:
+        return _of_records(home, records)
+    if (home / "store").exists():
+        try:
+            sync(home)
+        except SmaugError as error:
+            return Recorded(home=home, problem=f"what is in the store may not all be shown: {error}")
+        return Recorded(home=home)
+    if exists(tracking_uri(home)):
+        return Recorded(home=home)
+    notice = f"nothing is recorded here: this shows the reference in {_shown(REFERENCE)}; --from names other records"
+    return replace(_of_records(home, REFERENCE), notice=notice)
+
+
+def _of_records(home: Path, records: Path) -> Recorded:
+    if not (records / "trials").is_dir():
+        raise SmaugError(f"--from {records}: holds no records; right would be a folder that `smaug sync --to` made")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # what others recorded must never get into the user's own ledger
+    own = home / LEDGERS / _digest(records)
+    sync(own, records=records)
+    return Recorded(home=own, origin=f"the records in {_shown(records)}")
+
+
+def _digest(records: Path) -> str:
+    """Of all that the folder holds, so that other records never meet an old ledger."""
+    found = hashlib.sha256()
+    for path in sorted(records.rglob("*.json")):
+        found.update(
+            f"{path.relative_to(records).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+        )
+    return found.hexdigest()[:16]
+
+
+def _shown(path: Path) -> str:
+    """Within the repository, from its root; else its name alone: reports hold no paths of a machine."""
+    root = REFERENCE.parents[2]
+    return path.resolve().relative_to(root).as_posix() if path.resolve().is_relative_to(root) else path.resolve().name

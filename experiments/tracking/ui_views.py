@@ -1,0 +1,282 @@
+"""What MLflow's own pages show of the ledger beside the numbers: descriptions, and saved views that answer a question.
+
+A saved view is a tag of the experiment in the form that MLflow's page itself writes (*Views*, *Save as new view*). What
+we write is signed, so that what somebody changed there is known, and stays; what was deleted there is written anew.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from experiments.store.failures import in_words
+from experiments.store.spent import PARTS, Total
+
+NOTE = "mlflow.note.content"
+"""Tag of a run or an experiment that MLflow shows as its description."""
+COLOR = "mlflow.runColor"
+"""Tag of a run; where it lacks one, MLflow draws by chance, and two rows of a table may look the same."""
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000", "#f0e442")
+"""Okabe and Ito's, which colour-blind people tell apart."""
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag of an experiment that holds trainings, not conversations."""
+VIEW = "mlflow.sharedViewState."
+SPENT = "smaug.spent."
+"""What the tags of an experiment begin with that tell, by scale, what its distinct stages took."""
+HOURS, PER_HOUR = "row_hours.pretrain", "_per_hour"
+"""What a row's accuracy is divided by; what the quotient's name ends with."""
+WORDS = 500
+"""So many characters of a failure stand in a row's description; all of them are in its stage's folder."""
+SLOTS_SHOWN, PARAMS_SHOWN, LONGEST = 3, 12, 4500
+"""Of a view, and characters of a description: MLflow refuses an experiment's tag of more than 5000."""
+COUNTS = "tags.`smaug.superseded_by` IS NULL"
+UNITS = (
+    "The unit of hours is in the tag `smaug.unit`: `CPU h` are processor hours (user and system time of all processes) "
+    "and `GPU h` are wall time x GPUs; they have no common scale, so compare rows of one unit and one `smaug.device`."
+)
+STAGES_NOTE = f"""Each run is a **stage**: one training or evaluation, done once and shared by all rows that need it.
+These runs own the hours really spent: `hours.billed` = `useful` + `lost` + `overhead` over all attempts; add them up
+here, never over rows. `energy.kwh` is what the GPUs used, where they counted it in every attempt; the tag
+`smaug.no_energy` says why it is not there. `memory.peak_bytes` is the most memory that the processes of an attempt
+held. {UNITS} The training curves are here too. *Views* > *Hours spent* sorts by
+cost.
+
+The rows of a table are the runs of `smaug/<sweep>`, whose descriptions link to their stages."""
+
+
+def spent_tag(scale: str, totals: Iterable[Total]) -> dict[str, str]:
+    """Tag of a sweep's experiment: what its distinct stages at a scale took, in JSON, by unit."""
+    told = {
+        total.unit: {"stages": total.num_stages, "estimated": total.num_estimated}
+        | {part: getattr(total, part) for part in PARTS}
+        | ({} if total.kwh is None else {"kwh": total.kwh})
+        for total in totals
+    }
+    return {SPENT + scale: json.dumps(told)}
+
+
+def sweep_note(document: Mapping[str, Any], spent: Mapping[str, Sequence[Total]] | None = None) -> str:
+    """Description of a sweep's experiment; the same for all its trials.
+
+    Args:
+        document: what a trial of it is.
+        spent: by scale, what its distinct stages took; none while that is not known.
+    """
+    slots = [_code(f"{slot}.t2v.r1{PER_HOUR}") for slot in slots_of(document)]
+    answer = (
+        f"""**Which row is best per hour?** Choose *Views* > *Best per hour (SCALE)*: rows sorted by {slots[0]}, and R@1
+drawn against hours. Or search for ``tags.`smaug.scale` = 'SCALE' and attributes.status = 'FINISHED'``, sort by that
+metric, and in the chart view add a scatter of `{HOURS}` against R@1. {", ".join(slots)}: points of R@1 for each hour of
+`{HOURS}`. A quotient flatters cheap rows: look at the scatter too, and at several seeds, before you believe it.
+
+"""
+        if slots
+        else ""
+    )
+    return f"""**{_title(document)}.** Each run is a row ({_plain(document["report"]["row"])}) with one
+seed at one scale; its parameters are all settings that any row sets. The baseline is {_code(document["baseline"])}.
+
+{answer}`row_hours.*` are what a row would cost if it were trained alone; `row_spent.*` are what all attempts at its
+stages took, once all are done: `billed` = `useful` + `lost` + `overhead`, and `kwh` where the GPUs counted it in every
+attempt. A stage that rows share is in each of them: **never add either up over rows**. What each stage took is in
+`smaug/stages`. {UNITS} A run with the tag `smaug.superseded_by` no longer counts.{_spent(spent or {})}"""
+
+
+def _spent(spent: Mapping[str, Sequence[Total]]) -> str:
+    lines = [f"\n- {_code(scale)}: {_in_words(total)}" for scale in sorted(spent) for total in spent[scale]]
+    return f"\n\nSpent on the rows that count, each stage once:\n{''.join(lines)}" if lines else ""
+
+
+def _in_words(total: Total) -> str:
+    parts = ", ".join(f"{getattr(total, part):.3g} {part}" for part in PARTS if part != "billed")
+    estimated = f"; {total.num_estimated} of them estimated, since an attempt died" if total.num_estimated else ""
+    energy = f"no kWh: {_plain('; '.join(total.no_energy))}" if total.kwh is None else f"{total.kwh:.3g} kWh"
+    return f"**{total.billed:.3g} {total.unit} billed** at {total.num_stages} stages{estimated} ({parts}); {energy}"
+
+
+def trial_note(
+    document: Mapping[str, Any],
+    stage_runs: Mapping[str, str],
+    stages: str,
+    early: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> str:
+    """Description of a trial's run.
+
+    Args:
+        document: what the trial is.
+        stage_runs: run ids of its stages, by name.
+        stages: id of the experiment that holds them.
+        early: why the latest jobs of stages ended before they made an attempt, by the stages' names.
+    """
+    settings = [_code(f"{key} = {value}") for key, value in document["params"].items()]
+    links = [f"[{_plain(name)}](#/experiments/{stages}/runs/{run_id})" for name, run_id in stage_runs.items()]
+    ended = [f"\n\n{_plain(name)}: its job ended before it made an attempt: {_quoted(early[name])}" for name in early]
+    baseline, scale = document["baseline"], _plain(document["scale"])
+    beside = "the baseline" if document["variant"] == baseline else f"to be compared with {_code(baseline)}"
+    return f"""{_code(document["variant"])}, {beside}: a row of {_title(document)}.
+Seed {document["seed"]}, scale {scale}. Stages: {", ".join(links) or "none has begun"}.{"".join(ended)}
+
+Settings: {", ".join(settings) or "those of the scale"}."""
+
+
+def _quoted(failure: Mapping[str, Any]) -> str:
+    """A failure in a line that MLflow's page takes for no markup."""
+    words = " ".join(in_words(failure).replace("`", "'").split())
+    return _code(words if len(words) <= WORDS else words[:WORDS] + " ...")
+
+
+def _plain(text: str) -> str:
+    """Text in a line of Markdown that shows it as it is; MLflow's page also makes links of addresses and @names."""
+    text = " ".join(text.split())
+    text = re.sub(r"[\\`*_{}\[\]~|!#]|:(?=//)|(?<=www)\.|(?<!\S)@", lambda found: "\\" + found[0], text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _code(text: str) -> str:
+    """Text in a line of Markdown as code; what is longer than any run of backticks in it begins and ends it."""
+    text = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def color(document: Mapping[str, Any]) -> str:
+    """Of a trial in MLflow's charts: the same for all seeds and scales of a variant."""
+    return COLORS[document["position"] % len(COLORS)]
+
+
+def sweep_view(document: Mapping[str, Any]) -> dict[str, str]:
+    """Tag of the saved view *Best per hour* of a sweep at the document's scale; none without R@1 in its table."""
+    accuracies = [f"{slot}.t2v.r1" for slot in slots_of(document)[:SLOTS_SHOWN]]
+    if not accuracies:
+        return {}
+    scale, params = document["scale"], list(document["params"])[:PARAMS_SHOWN]
+    numbers = [name for r1 in accuracies for name in (r1 + PER_HOUR, r1)]
+    charts = [chart for r1 in accuracies for chart in (_scatter(HOURS, r1), _bar(r1 + PER_HOUR))]
+    charts.append(_parallel(params, [HOURS, *accuracies]))
+    return _view(
+        f"smaug-{hashlib.sha256(scale.encode()).hexdigest()[:8]}",
+        f"Best per hour ({scale})",
+        search=f"tags.`smaug.scale` = '{scale}' and attributes.status = 'FINISHED' and {COUNTS}",
+        sort=numbers[0],
+        columns=[*_named("metrics", [*numbers, HOURS]), *_named("params", params), *_named("tags", ["smaug.unit"])],
+        charts=charts,
+    )
+
+
+def stages_view() -> dict[str, str]:
+    """Tag of the saved view *Hours spent* of all stages."""
+    hours = [f"hours.{part}" for part in ("billed", "useful", "lost", "overhead")]
+    return _view(
+        "smaug-hours",
+        "Hours spent",
+        search=COUNTS,
+        sort=hours[0],
+        columns=[*_named("metrics", hours), *_named("tags", ["smaug.unit", "smaug.kind", "smaug.attempts"])],
+        charts=[_bar(hours[0]), _line("loss")],
+    )
+
+
+def per_hour(metrics: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Points of R@1 for each hour of pre-training, by slot, e.g. `msrvtt.t2v.r1_per_hour`; value and time of each."""
+    hours, told = metrics.get(HOURS, (0.0, 0.0))
+    if hours <= 0:
+        return {}
+    accuracies = {name: metrics[name] for name in metrics if name.endswith(".t2v.r1") and name.count(".") == 2}
+    return {name + PER_HOUR: (value / hours, max(at, told)) for name, (value, at) in accuracies.items()}
+
+
+def slots_of(document: Mapping[str, Any]) -> list[str]:
+    """The slots whose R@1 the sweep's table shows, in its order."""
+    ends = ".t2v.r1"
+    return [column.removesuffix(ends) for column in document["report"]["columns"] if column.endswith(ends)]
+
+
+def signed(text: str) -> str:
+    """A description that tells whether somebody changed it; MLflow does not show the last line."""
+    text = text[:LONGEST]
+    return f"{text}\n\n<!-- smaug {_digest(text)}: a changed description is left as it is -->"
+
+
+def to_write(tags: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """Which descriptions and views are to be written: those that are missing, and old ones that nobody changed."""
+    return {key: value for key, value in wanted.items() if tags.get(key) != value and _ours(key, tags.get(key))}
+
+
+def _ours(key: str, value: str | None) -> bool:
+    """Whether what is there is missing, or as we once wrote it."""
+    if not value:
+        return True
+    if key == NOTE:
+        text, _, sign = value.rpartition("\n\n<!-- smaug ")
+        return re.fullmatch(_digest(text) + ":[^>]*-->", sign) is not None
+    if key.startswith(SPENT):
+        return True
+    if key.startswith(VIEW):
+        try:
+            view = json.loads(value)
+        except ValueError:
+            return False
+        return isinstance(view, dict) and view.get("smaug") == _digest([view.get("name"), view.get("state")])
+    return False
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    table = f"Table {_plain(document['table'])}: " if document["table"] else ""
+    return table + _plain(document["title"])
+
+
+def _view(key: str, name: str, *, search: str, sort: str, columns: list[str], charts: list[Any]) -> dict[str, str]:
+    section = {"uuid": "smaug", "name": name, "display": True, "isReordered": False, "deleted": False, "columns": 2}
+    state = {
+        "searchFilter": search,
+        "orderByKey": f"metrics.`{sort}`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "compareRunCharts": [chart | {"uuid": f"smaug-{place}"} for place, chart in enumerate(charts)],
+        "compareRunSections": [section | {"isGenerated": False}],
+        "hideEmptyCharts": True,
+    }
+    packed = json.dumps(state, separators=(",", ":"))
+    value = {"name": name, "createdAt": 0, "state": packed, "smaug": _digest([name, packed])}
+    return {VIEW + key: json.dumps(value, separators=(",", ":"))}
+
+
+def _chart(kind: str, **more: Any) -> dict[str, Any]:
+    every = {
+        "runsCountToCompare": 100,
+        "metricSectionId": "smaug",
+        "deleted": False,
+        "isGenerated": False,
+    }
+    return {"type": kind} | every | more
+
+
+def _scatter(x: str, y: str) -> dict[str, Any]:
+    return _chart("SCATTER", xaxis={"key": x, "type": "METRIC"}, yaxis={"key": y, "type": "METRIC"})
+
+
+def _bar(name: str) -> dict[str, Any]:
+    return _chart("BAR", metricKey=name)
+
+
+def _line(name: str) -> dict[str, Any]:
+    return _chart("LINE", metricKey=name, selectedMetricKeys=[name])
+
+
+def _parallel(params: list[str], metrics: list[str]) -> dict[str, Any]:
+    return _chart("PARALLEL", selectedParams=params, selectedMetrics=metrics, showAllRuns=False)
+
+
+def _named(kind: str, names: Iterable[str]) -> list[str]:
+    return [f"{kind}.`{name}`" for name in names]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

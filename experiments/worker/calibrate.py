@@ -1,0 +1,91 @@
+"""Runs a few steps of a training and says how fast they were: the worker's side of a probe."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments.stages.workload import step_macs, training_of
+from experiments.store.attempt import write_json
+from experiments.store.documents import STAGE, read_document
+from experiments.worker.device import DeviceClock, describe_device
+from experiments.worker.outcome import set_threads
+from experiments.worker.signals import StopFlag
+from smaug_core.errors import SmaugError
+from smaug_core.stage_protocol import Interrupted
+from smaug_core.stages import run
+
+WARM_UP_STEPS = 3
+"""Steps before the clock starts: the first ones load and allocate."""
+STEPS = 20
+"""Steps that are timed, unless they take longer than `SECONDS`."""
+SECONDS = 20.0
+
+
+class _StopWatch:
+    """Stops a training after some steps; implements `smaug_core.stage_protocol.Watch`."""
+
+    def __init__(self, clock: DeviceClock, stop: StopFlag) -> None:
+        self._clock, self._stop = clock, stop
+        self.steps = 0
+        """Steps that were timed."""
+        self.seconds = 0.0
+        """Device seconds of those steps."""
+        self._seen, self._from = 0, 0.0
+
+    def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
+        """A step has ended."""
+        self._seen += 1
+        if self._seen == WARM_UP_STEPS:
+            self._from = self._clock.spent_s()
+        elif self._seen > WARM_UP_STEPS:
+            self.steps, self.seconds = self._seen - WARM_UP_STEPS, self._clock.spent_s() - self._from
+
+    def useful(self, seconds: float) -> None:
+        """Nothing is kept."""
+
+    def spent(self) -> float:
+        """Device seconds so far."""
+        return self._clock.spent_s()
+
+    def stop_requested(self) -> bool:
+        """Whether enough was seen."""
+        return self._stop.is_set() or self.steps >= STEPS or (self.steps > 0 and self.seconds >= SECONDS)
+
+
+def time_steps(directory: Path, *, data_root: Path, device: str, stop: StopFlag) -> None:
+    """Run the training described in `directory` for some steps, and leave `rate.json` there.
+
+    Args:
+        directory: holds stage.json; what the training writes goes to a folder in it and is removed.
+        data_root: where the media are.
+        device: `cpu` or `cuda`.
+        stop: asks for an early end.
+
+    Raises:
+        SmaugError: the training cannot start, or ended before a step was timed.
+    """
+    stage = read_document(directory / "stage.json", STAGE)
+    if stage is None:
+        raise SmaugError(f"{directory}: nothing to be timed was prepared here (stage.json is missing)")
+    watch, out = _StopWatch(DeviceClock(stage["resources"]["gpus"]), stop), directory / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    kind, settings = stage["kind"], stage["settings"]
+    set_threads(stage["resources"]["cpus"])
+    try:
+        run(kind, settings, seed=0, parents=[], out=out, data_root=data_root, device=device, watch=watch)
+    except Interrupted:
+        pass  # as asked
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    if not watch.steps:
+        raise SmaugError(f"{stage['name']}: ended before a step could be timed")
+    macs = watch.steps * training_of(kind, settings).batch_size * step_macs(kind, settings)
+    told = {
+        "macs_per_hour": macs / (watch.seconds / 3600),
+        "steps": watch.steps,
+        "seconds": watch.seconds,
+        "time": time.time(),
+    }
+    write_json(directory / "rate.json", told | describe_device(device))

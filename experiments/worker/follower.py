@@ -1,0 +1,76 @@
+"""What runs on the other machines of a stage: waits for the attempt that the first one makes, and shares its work.
+
+It tells what it has used, and how torchrun ended here, in `nodes/` of the attempt's folder.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from experiments.stages.memory import PEAK_MEMORY
+from experiments.store.attempt import StoreError, read_attempts, write_json
+from experiments.worker.device import DeviceClock
+from experiments.worker.launcher import ALONE_S, LOOK_S, OVER, Crew, start_torchrun
+
+TELL_EVERY_S = 5.0
+
+
+class Follower:
+    """One of the other machines.
+
+    Args:
+        directory: folder of the stage.
+        node: which machine, from 1 on.
+        job: what the attempt's owner says of the job that this is a part of, as `slurm_job` gives it.
+        is_over: whether the first machine's part of the job has ended.
+    """
+
+    def __init__(self, directory: Path, node: int, job: dict[str, Any], is_over: Callable[[], bool]) -> None:
+        self._directory, self._node, self._job, self._is_over = directory, node, job, is_over
+
+    def run(self) -> None:
+        """Share the work to its end, or to the end of the first machine's part.
+
+        Raises:
+            StoreError: the attempt's folder cannot be read, or written.
+        """
+        while (attempt := self._attempt()) is None:
+            if self._is_over():
+                return
+            time.sleep(LOOK_S)
+        folder, crew = attempt
+        clock = DeviceClock(crew.gpus / crew.nodes)
+        with (folder / f"node{self._node}.txt").open("wb") as output:
+            torchrun = start_torchrun(folder, self._node, {}, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            self._look_after(torchrun, folder, clock)
+        finally:
+            torchrun.kill()
+            self._tell(folder, clock, ended=torchrun.wait())
+
+    def _attempt(self) -> tuple[Path, Crew] | None:
+        """Folder and crew of this job's attempt; none before there is one."""
+        for attempt in reversed(read_attempts(self._directory)):
+            if all(attempt.owner.get(key) == value for key, value in self._job.items()):
+                crew = Crew.read(attempt.directory)
+                return None if crew is None else (attempt.directory, crew)
+        return None
+
+    def _look_after(self, torchrun: "subprocess.Popen[bytes]", folder: Path, clock: DeviceClock) -> None:
+        told_at, deadline = 0.0, float("inf")
+        while torchrun.poll() is None and time.monotonic() < deadline and not self._is_over():
+            if (folder / "nodes" / OVER).exists():
+                deadline = min(deadline, time.monotonic() + ALONE_S)
+            if time.monotonic() - told_at > TELL_EVERY_S:
+                told_at = time.monotonic()
+                with suppress(StoreError):  # a disk that is full is met by the first machine too, which says so
+                    self._tell(folder, clock)
+            time.sleep(LOOK_S)
+
+    def _tell(self, folder: Path, clock: DeviceClock, **more: int) -> None:
+        account = clock.account()
+        used = {name: account[name] for name in ("cpu_s", PEAK_MEMORY, "joules") if name in account}
+        write_json(folder / "nodes" / f"{self._node}.json", used | more)

@@ -1,0 +1,247 @@
+"""Several processes that share the work of one stage, as its worker sees them: torchrun starts one per GPU.
+
+Each leaves a note how it ended in `ranks/`, since torchrun ends with 1 whatever its processes end with. On a stage's
+other machines a follower starts them (`experiments.worker.follower`); what it tells is in `nodes/`.
+"""
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from experiments.stages.memory import PEAK_MEMORY
+from experiments.store.attempt import HEARTBEAT_S, NOTHING_SPENT, Lease, write_json
+from experiments.store.documents import CREW, NODE, OWNER, PROGRESS, RANK, read_document
+from experiments.store.failures import FailureClass
+from experiments.worker.device import DeviceClock, Start, oom_kills_since
+from experiments.worker.import_path import import_environment
+from experiments.worker.outcome import DONE, INTERRUPTED, EndedError, Ending
+from experiments.worker.signals import StopFlag
+from smaug_core.stage_protocol import Outcome
+
+LOOK_S = 0.1
+"""Time between two looks of the worker at torchrun, and of a rank at whether to stop."""
+ALONE_S = 10.0
+"""Time before processes are ended that wait for nobody: NCCL and torchrun would wait minutes for who is gone."""
+OVER = "over"
+"""In the attempt's folder `nodes`, once the processes of the first machine have ended."""
+LAST_WORD_S = 10.0
+"""After its own processes the worker waits so long for what other machines have to tell."""
+
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+"""Where all ranks are on this machine, nobody else is to reach them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crew:
+    """What the ranks of an attempt must know; crew.json in its folder."""
+
+    processes: int
+    """On all machines."""
+    gpus: int
+    """On all machines."""
+    nodes: int = 1
+    threads: int
+    """Of numerical libraries, in each process."""
+    host: str
+    """Where they meet: the first machine."""
+    port: int
+    data_root: str
+    device: str
+    start: Start
+    """Of the attempt's clock."""
+    recompute_layers: bool = False
+    """Spend time to save memory in training."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Of the attempt in `folder`; none as long as its worker has not told."""
+        told = read_document(folder / "crew.json", CREW)
+        return None if told is None else cls(**told | {"start": Start(**told["start"])})
+
+
+def meeting_point(nodes: int) -> tuple[str, int]:
+    """A host name of this machine that the others can reach, and a port that is free now."""
+    host, interface = ("127.0.0.1", "127.0.0.1") if nodes == 1 else (socket.gethostname(), "")
+    with socket.socket() as free:
+        free.bind((interface, 0))
+        return host, int(free.getsockname()[1])
+
+
+class CrewClock(DeviceClock):
+    """The clock of an attempt, with what its other machines tell of theirs."""
+
+    def __init__(self, crew: Crew, folder: Path) -> None:
+        super().__init__(crew.gpus, crew.start)
+        self._folder, self._others = folder, crew.nodes - 1
+
+    def cpu_s(self) -> float:
+        """User and system seconds of the processes on all machines."""
+        return super().cpu_s() + sum(told["cpu_s"] for told in told_by_nodes(self._folder))
+
+    def account(self) -> dict[str, float]:
+        """As of one machine, the memory of all together; `joules` only where all machines know theirs."""
+        account = super().account()
+        account[PEAK_MEMORY] += sum(told.get(PEAK_MEMORY, 0) for told in told_by_nodes(self._folder))
+        joules = [told["joules"] for told in told_by_nodes(self._folder) if "joules" in told]
+        if "joules" in account and len(joules) == self._others:
+            return account | {"joules": account["joules"] + sum(joules)}
+        return {name: value for name, value in account.items() if name != "joules"}
+
+
+def told_by_nodes(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the followers of an attempt told last: `cpu_s`, the peak memory, maybe `joules`, torchrun's code `ended`."""
+    for path in (folder / "nodes").glob("[0-9]*.json"):
+        if (told := read_document(path, NODE)) is not None:
+            yield told
+
+
+class Ranks:
+    """The worker's side: starts torchrun, passes a stop on, and tells how it ended."""
+
+    def __init__(self, lease: Lease, crew: Crew, stop: StopFlag) -> None:
+        self._lease, self._crew, self._stop = lease, crew, stop
+        self._clock = CrewClock(crew, lease.directory)
+        self._torchrun: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._torchrun is not None and self._torchrun.poll() is None:
+            self._torchrun.kill()
+            self._torchrun.wait()
+
+    def run(self) -> Outcome:
+        """Have the ranks do the work.
+
+        Raises:
+            EndedError: they did not finish, as it says.
+            StoreError: the attempt's folder cannot be written.
+        """
+        folder = self._lease.directory
+        (folder / "ranks").mkdir()
+        if self._crew.nodes > 1:
+            (folder / "nodes").mkdir()
+        write_json(folder / "crew.json", asdict(self._crew))  # the other machines wait for it
+        code = self._run_torchrun(start_torchrun(folder, 0, LOOPBACK if self._crew.nodes == 1 else {}))
+        self._wait_for_others()
+        notes = [read_document(folder / "ranks" / f"{rank}.json", RANK) or {} for rank in range(self._crew.processes)]
+        if (outcome := notes[0].get("outcome")) is not None:
+            return Outcome(**outcome)
+        owner = read_document(folder / "owner.json", OWNER) or {}
+        raise EndedError(ended_as(notes, code, oom_kills_since(owner.get("oom_kills", {}))))
+
+    def _run_torchrun(self, torchrun: "subprocess.Popen[bytes]") -> int:
+        """Look after the processes of this machine until they have ended; gives torchrun's exit code."""
+        self._torchrun, folder = torchrun, self._lease.directory
+        signed_at, asked, alone_since = time.monotonic(), False, math.inf
+        while (code := torchrun.poll()) is None:
+            if self._stop.is_set() and not asked:
+                asked = True
+                self._ask_to_stop()
+            if self._has_nothing_to_wait_for():
+                alone_since = min(alone_since, time.monotonic())
+            if time.monotonic() - alone_since > ALONE_S:
+                torchrun.kill()
+            if time.monotonic() - signed_at > HEARTBEAT_S and not (folder / "metrics.jsonl").exists():
+                self.write()  # until the first rank does
+                signed_at = time.monotonic()
+            time.sleep(LOOK_S)
+        return code
+
+    def _has_nothing_to_wait_for(self) -> bool:
+        """Whether those of another machine failed, or all here have ended: torchrun then waits for the others'."""
+        folder, here = self._lease.directory, self._crew.processes // self._crew.nodes
+        if self._crew.nodes == 1:
+            return False
+        notes = (read_document(folder / "ranks" / f"{rank}.json", RANK) or {} for rank in range(here))
+        return any(told.get("ended") for told in told_by_nodes(folder)) or all("end" in note for note in notes)
+
+    def _wait_for_others(self) -> None:
+        """Until the other machines have told their last, for some time at most."""
+        if self._crew.nodes == 1:
+            return
+        (self._lease.directory / "nodes" / OVER).touch()
+        deadline = time.monotonic() + LAST_WORD_S
+        while time.monotonic() < deadline:
+            if sum("ended" in told for told in told_by_nodes(self._lease.directory)) == self._crew.nodes - 1:
+                return
+            time.sleep(LOOK_S)
+
+    def _ask_to_stop(self) -> None:
+        try:
+            (self._lease.directory / "stop").touch()
+        except OSError:  # the disk is full; torchrun passes the signal on, but waits only so long for a checkpoint
+            if self._torchrun is not None:
+                self._torchrun.terminate()
+
+    def write(self) -> None:
+        """Give a sign of life."""
+        self._lease.heartbeat(self.account())
+
+    def account(self) -> dict[str, Any]:
+        """The first rank's last account, and the time until now."""
+        progress = read_document(self._lease.directory / "progress.json", PROGRESS)
+        told: dict[str, Any] = progress or dict(NOTHING_SPENT)
+        account = self._clock.account()
+        peak = max(account[PEAK_MEMORY], told.get(PEAK_MEMORY, 0))  # the ranks may have ended
+        return {key: told[key] for key in NOTHING_SPENT} | account | {PEAK_MEMORY: int(peak)}
+
+
+def start_torchrun(folder: Path, node: int, environment: dict[str, str], **output: Any) -> "subprocess.Popen[bytes]":
+    """Start the ranks of one machine, which end with this process; `output` as `subprocess.Popen` takes it."""
+    # A session of its own: Ctrl-C in a terminal reaches the worker alone, which passes it on in its own way.
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "experiments.worker.rank",
+            str(folder),
+            "--worker",
+            str(os.getpid()),
+            "--node",
+            str(node),
+        ],
+        stdin=subprocess.DEVNULL,
+        cwd=folder,
+        env=os.environ | import_environment() | environment,
+        start_new_session=True,
+        **output,
+    )
+
+
+def ended_as(notes: list[dict[str, Any]], code: int, oom_kills: int = 0) -> Ending:
+    """What became of an attempt without a result, from the ranks' notes and torchrun's exit code.
+
+    What one of them met comes first; else some were killed, and another try goes on from the checkpoint. `oom_kills`:
+    how many processes the kernel killed meanwhile for want of memory.
+    """
+    ends = sorted((note["end"] for note in notes if "end" in note), key=lambda end: end["time"])
+    for end in ends:
+        if not end["bereft"] and end["ending"]["code"] not in (DONE, INTERRUPTED):
+            return Ending(**end["ending"])
+    silent = [rank for rank, note in enumerate(notes) if "end" not in note]
+    if silent:
+        who = f"processes {', '.join(map(str, silent))} of {len(notes)}" if len(silent) > 1 else f"process {silent[0]}"
+        by = f", torchrun by {signal.Signals(-code).name}" if code < 0 else ""
+        why: FailureClass = "host_memory" if oom_kills else "killed"
+        return Ending(INTERRUPTED, "interrupted", f"killed without a word: {who}{by}", failure=why)
+    for end in ends:
+        if end["ending"]["code"] == INTERRUPTED:
+            return Ending(**end["ending"])
+    said = f"torchrun ended with {code}, and no process says why"
+    return Ending(INTERRUPTED, "interrupted", said, failure="killed")

@@ -1,0 +1,125 @@
+"""The work of a stage: the call of its function, and how that ended, in words and as an exit code."""
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.store.attempt import AttemptState, StoreError, SupersededError
+from experiments.store.failures import DIVERGED_CODE, STOPPED_CODE, FailureClass, Seen, classify
+from smaug_core.errors import DivergedError, SmaugError
+from smaug_core.stage_protocol import Interrupted, Outcome, Watch
+
+DONE, FAILED, BAD_INPUT, DIVERGED, HELD, INTERRUPTED = 0, 1, 2, DIVERGED_CODE, 73, STOPPED_CODE
+"""Exit codes of a worker; 75 asks for another try, which continues from the checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended."""
+
+    code: int
+    state: AttemptState
+    message: str = ""
+    details: str = ""
+    """The traceback, where the message alone would not do."""
+    failure: FailureClass | None = None
+    """Why there is no result; none if there is one."""
+
+
+class EndedError(Exception):
+    """The work ended in other processes, as `ending` says."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.message)
+        self.ending = ending
+
+
+def ending_of(work: Callable[[], object]) -> Ending:
+    """Do the work; tell how it went."""
+    try:
+        work()
+    except EndedError as told:
+        return told.ending
+    except Interrupted as stopped:
+        return Ending(INTERRUPTED, "interrupted", str(stopped), failure="preempted")
+    except KeyboardInterrupt:  # only where a stage runs in the process of a person who does not want to wait
+        return Ending(INTERRUPTED, "interrupted", "stopped at once, without a checkpoint", failure="preempted")
+    except SupersededError as lost:
+        return Ending(HELD, "cancelled", str(lost), failure="cancelled")
+    except StoreError as error:  # no fault of the stage: the same command tries again
+        return Ending(BAD_INPUT, "cancelled", str(error), failure="storage")
+    except DivergedError as error:
+        return Ending(DIVERGED, "diverged", str(error), failure="diverged")
+    except SmaugError as error:
+        return Ending(BAD_INPUT, "failed", str(error), failure="user_error")
+    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a stage raises is recorded as its end
+        message, full = f"{type(error).__name__}: {error}", os.strerror(errno.ENOSPC)
+        if full in message:  # libraries have their own classes for it
+            advice = f"{message}; free some space, then give the same command again"
+            return Ending(BAD_INPUT, "cancelled", advice, failure="storage")
+        names = tuple(each.__name__ for each in type(error).__mro__)
+        failure = classify(Seen(exceptions=names, message=message))
+        return Ending(FAILED, "failed", message, traceback.format_exc(), failure)
+    return Ending(DONE, "done", "published")
+
+
+def call_entry(
+    stage: Mapping[str, Any],
+    directory: Path,
+    *,
+    data_root: Path,
+    device: str,
+    watch: Watch,
+    recompute_layers: bool = False,
+) -> Outcome:
+    """Do the work that a prepared stage's document tells, in its folder.
+
+    Raises:
+        StoreError: a stage that it builds on is not done.
+        Exception: whatever the stage's function raises.
+    """
+    module, _, function = stage["entry"].partition(":")
+    entry: Callable[..., Outcome] = getattr(importlib.import_module(module), function)
+    return entry(
+        stage["kind"],
+        stage["settings"],
+        seed=stage["seed"],
+        parents=_finished_parents(directory, stage["parents"]),
+        out=directory,
+        data_root=data_root,
+        device=device,
+        watch=watch,
+        **({"recompute_layers": True} if recompute_layers else {}),
+    )
+
+
+def _finished_parents(directory: Path, fingerprints: list[str]) -> list[Path]:
+    store = directory.parent.parent
+    found = []
+    for fingerprint in fingerprints:
+        done = list(store.glob(f"*/{fingerprint[:12]}/result.json"))
+        if len(done) != 1:
+            raise StoreError(f"{directory}: the stage it builds on, {fingerprint[:12]}, is not done in {store}")
+        found.append(done[0].parent)
+    return found
+
+
+def set_threads(cpus: int) -> None:
+    """Let numerical libraries use `cpus` threads: before they load by environment, and torch also after."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(cpus)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(cpus)
+
+
+def threads() -> int:
+    """How many threads numerical libraries use in each process."""
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    return int(os.environ["OMP_NUM_THREADS"])
