@@ -17,8 +17,7 @@ from experiments.scheduler.events import Event, Summary
 from experiments.scheduler.notify import Notifier
 from experiments.scheduler.scheduler import Scheduler
 from experiments.stages.trial import Trial
-from experiments.store import cancel
-from experiments.store.drivers import abandoned, driver_at_work
+from experiments.store.drivers import abandoned, cancel_requests, driver_at_work, settle_cancel
 from experiments.store.store import Store
 from experiments.store.trials import write_trials
 from experiments.tracking.accounting import Accountant
@@ -100,7 +99,7 @@ def drive(
             summary.cached = stages
         else:
             for stage in stages:
-                cancel.settle(store.home, stage.fingerprint)  # the same command continues what was cancelled
+                settle_cancel(store.home, stage.fingerprint)  # the same command continues what was cancelled
             prepare_data([trial.config for trial in plan.trials], store.home / "data", console)
             with closing(make_engine()) as engine, make_display(labels(plan.trials)) as display:
 
@@ -121,7 +120,7 @@ def drive(
                     budget=budget,
                     room_problem=lambda stage: room_problem(stage, store.directory(stage)),
                     peak_bytes=prices.peak_bytes,
-                    cancellations=lambda: cancel.asked(store.home),
+                    cancellations=lambda: cancel_requests(store.home),
                     abandoned=lambda names: abandoned(store.home, names),
                 ).run()
         notifier.tell("end", end_of(summary), complete=summary.complete, counts=_counts(summary))

@@ -20,8 +20,7 @@ from experiments.engines.slurm.profile import load_cluster
 from experiments.scheduler.events import Event
 from experiments.scheduler.scheduler import Scheduler
 from experiments.stages.stage import Stage
-from experiments.store import cancel
-from experiments.store.drivers import abandoned, driver_at_work
+from experiments.store.drivers import abandoned, cancel_requests, driver_at_work
 from experiments.store.store import Store
 from experiments.worker.signals import leave
 from smaug_core.errors import SmaugError
@@ -77,7 +76,7 @@ def run(home: Path, chains: list[Any], engine: Engine) -> dict[str, Any]:
         engine,
         data_root=home / "data",
         on_event=tell,
-        cancellations=lambda: cancel.asked(home),
+        cancellations=lambda: cancel_requests(home),
         abandoned=lambda names: abandoned(home, names),
     )
     try:

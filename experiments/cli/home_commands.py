@@ -111,7 +111,7 @@ def cancel(
 ) -> None:
     """Ask running or waiting stages to end; they save their state, and the next run continues them."""
     from experiments.maintenance.status import Observer
-    from experiments.store.cancel import ask
+    from experiments.store.drivers import request_cancel
 
     if bool(what) == all_:
         raise SmaugError("cancel: names what is to end, or --all; `smaug status` lists what runs")
@@ -125,7 +125,7 @@ def cancel(
     unnamed = sorted({f for d in standing.drivers for f in d.fingerprints} - standing.stages.keys()) if all_ else []
     if not wanted and not unnamed:
         raise SmaugError(f"{folder}: nothing runs or waits that a driver could end{_orphans(standing)}")
-    ask(folder, [*wanted, *unnamed])
+    request_cancel(folder, [*wanted, *unnamed])
     if json_:
         told = [{"name": active[f].named.name, **active[f].to_json(), "asked_to_end": True} for f in wanted]
         print_json({"asked": told + [{"fingerprint": fingerprint} for fingerprint in unnamed]})

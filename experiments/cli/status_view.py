@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.console import Console, Part
 from experiments.maintenance.status import Observer, StageStanding, Standing, TrialStanding
-from experiments.store.spent import PARTS
+from experiments.store.device_hours import PARTS
 
 Line = Sequence[Part]
 

@@ -212,7 +212,7 @@ def _inventory(make_engine: "Callable[[], Engine]", address: str | None, cluster
 
 
 def _refuse_problems(made: "Plan", home: Path) -> None:
-    from experiments.store.filesystem import tracking_problem
+    from experiments.tracking.location import tracking_problem
 
     problems = [*made.problems, *filter(None, [tracking_problem(home)])]
     for problem in problems:

@@ -14,8 +14,7 @@ from experiments.engines.slurm.folder import SUBMISSION
 from experiments.engines.slurm.submissions import Submissions
 from experiments.planning.disk_space import size_of
 from experiments.store.attempt import StoreError, read_attempts
-from experiments.store.cancel import asked
-from experiments.store.drivers import Driver, living
+from experiments.store.drivers import Driver, cancel_requests, living
 from experiments.store.lookup import Catalog
 from experiments.store.store import read_result, read_stage
 
@@ -118,7 +117,7 @@ def find_garbage(home: Path, now: float | None = None) -> Found:
         _look_at_submissions(slurm, wanted.drivers, now, found)
     found.kept += _ray_clusters(home / "ray-clusters")
     driven = {fingerprint for driver in wanted.drivers for fingerprint in driver.fingerprints}
-    for fingerprint in sorted(asked(home).keys() - driven):
+    for fingerprint in sorted(cancel_requests(home).keys() - driven):
         path = home / "cancel" / fingerprint
         why = "asks for the end of a stage that no driver is at"
         found.garbage.append(Garbage(path=path, kind="mark", why=why, size=size_of(path)))

@@ -11,9 +11,9 @@ from experiments.maintenance.gc import TRASH, Garbage, held_by, leads_inside, ne
 from experiments.store.attempt import StoreError, read_attempts
 from experiments.store.drivers import living
 from experiments.store.facts import StageFacts
-from experiments.store.filesystem import tracking_problem
 from experiments.store.store import read_stage
 from experiments.store.trials import stage_facts
+from experiments.tracking.location import tracking_problem
 from smaug_core.errors import SmaugError
 
 Record = Callable[[StageFacts], object]

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from experiments.engines.slurm.queued import Jobs, Queued
 from experiments.store.attempt import FAILURE, Attempt, StoreError
-from experiments.store.cancel import asked
 from experiments.store.device_hours import Hours, stage_hours
 from experiments.store.documents import FAILED, read_document, read_point
-from experiments.store.drivers import Driver, living
+from experiments.store.drivers import Driver, cancel_requests, living
 from experiments.store.facts import StageFacts
 from experiments.store.failures import in_words
 from experiments.store.lookup import Catalog, Named
@@ -192,7 +191,7 @@ class Observer:
         """
         catalog, drivers = Catalog(self._home), living(self._home)
         driven = {fingerprint for driver in drivers for fingerprint in driver.fingerprints}
-        ending = asked(self._home).keys()
+        ending = cancel_requests(self._home).keys()
         stages = {
             f: self._stage(catalog, named, f in driven, f in ending and f in driven)
             for f, named in catalog.stages.items()

@@ -1,5 +1,6 @@
-"""Which drivers are at work on a home folder: each keeps a file there, with the stages that it looks after."""
+"""Active drivers of a home folder, each with a file that lists its stages, and requests to cancel stages."""
 
+import getpass
 import os
 import socket
 import threading
@@ -103,3 +104,48 @@ def living(home: Path) -> list[Driver]:
             with suppress(OSError):  # a folder that may only be read is no fault of the question
                 path.unlink(missing_ok=True)
     return found
+
+
+def request_cancel(home: Path, fingerprints: Iterable[str]) -> None:
+    """Request that the drivers of these stages end them: a file `cancel/<fingerprint>` for each; idempotent.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    folder = home / "cancel"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    who = {"user": _user(), "time": time.time(), **this_process()}
+    for fingerprint in fingerprints:
+        write_json(folder / fingerprint, who)
+
+
+def cancel_requests(home: Path) -> dict[str, float]:
+    """Time of each open cancel request, by fingerprint; cheap enough to poll every second."""
+    try:
+        with os.scandir(home / "cancel") as entries:
+            return {entry.name: entry.stat().st_mtime for entry in entries if not entry.name.startswith(".")}
+    except FileNotFoundError:  # no request yet, or one was settled meanwhile: the next poll sees it
+        return {}
+
+
+def settle_cancel(home: Path, fingerprint: str) -> None:
+    """Remove the cancel request of a stage that has ended, or is to run again.
+
+    Raises:
+        StoreError: the request cannot be removed.
+    """
+    path = home / "cancel" / fingerprint
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return str(os.getuid())

@@ -1,11 +1,8 @@
 """Which file system a path is on, and whether it is shared over a network, where SQLite loses data."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-
-from experiments.tracking.database import DATABASE, database_file, sqlite_uri
 
 NETWORK = re.compile(
     r"nfs\d?|lustre|gpfs|beegfs(_\w+)?|cifs|smb\d?|smbfs|afs|ceph|glusterfs|pvfs2|orangefs|panfs|wekafs|quobyte|9pnet"
@@ -60,30 +57,3 @@ def read_mounts() -> list[FileSystem]:
         return parse_mounts(MOUNTS.read_text(errors="surrogateescape"))
     except OSError:
         return []
-
-
-def tracking_uri(home: Path) -> str:
-    """Where MLflow's records are: MLFLOW_TRACKING_URI, else a database in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home.resolve() / DATABASE)
-
-
-def tracking_problem(home: Path, mounts: list[FileSystem] | None = None) -> str | None:
-    """Why MLflow must not be written to where it would be, in words; none if it may.
-
-    SQLite relies on locks that network file systems do not keep: a database there is damaged sooner or later.
-
-    Args:
-        home: the home folder.
-        mounts: what is mounted; asked of the system if not given.
-    """
-    file = database_file(tracking_uri(home))
-    if file is None:
-        return None
-    under = file_system_of(file, read_mounts() if mounts is None else mounts)
-    if under is None or not under.is_network:
-        return None
-    return (
-        f"{file}: is a database on a network file system ({under.type} at {under.mount_point}), where SQLite gets"
-        " damaged; right would be MLFLOW_TRACKING_URI=http://... of an MLflow server, or"
-        " MLFLOW_TRACKING_URI=sqlite:////... on a local disk (`smaug sync` fills either from this home)"
-    )

@@ -11,7 +11,6 @@ from typing import TypeVar
 from experiments.console import complain
 from experiments.store.examples import FOLDER as EXAMPLES
 from experiments.store.examples import LIST, Example, GalleryError, read_gallery
-from experiments.store.filesystem import tracking_uri
 from experiments.tracking.client import (
     MlflowClient,
     Run,
@@ -25,6 +24,7 @@ from experiments.tracking.client import (
 )
 from experiments.tracking.client import TrackingError as TrackingError
 from experiments.tracking.database import redacted, settle
+from experiments.tracking.location import tracking_uri
 from experiments.tracking.rows import DamagedRun as DamagedRun
 from experiments.tracking.rows import RowError, own_tags, stage_row, trial_row
 from experiments.tracking.rows import StageRow as StageRow

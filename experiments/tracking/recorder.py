@@ -11,9 +11,9 @@ from experiments.planning.plan import distinct_stages
 from experiments.scheduler.events import Event
 from experiments.stages.stage import Stage
 from experiments.stages.trial import Trial
-from experiments.store.filesystem import tracking_uri
 from experiments.store.trials import stage_facts, trial_documents, trial_facts, valid_documents
 from experiments.tracking.database import redacted
+from experiments.tracking.location import tracking_uri
 from experiments.tracking.runs import LATER, STAGES, experiment_of
 from smaug_core.errors import SmaugError
 

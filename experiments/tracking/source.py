@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.store.filesystem import tracking_uri
 from experiments.tracking.client import exists
+from experiments.tracking.location import tracking_uri
 from experiments.tracking.writer import sync
 from smaug_core.errors import SmaugError
 

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from experiments.store.spent import Total, has_hours, totals_of
+from experiments.store.device_hours import Total, has_hours, totals_of
 from experiments.tracking.client import MlflowClient, runs_of_ids, runs_untagged
 from experiments.tracking.rows import RowError, StageRow, TrialRow, stage_row, trial_row
 from experiments.tracking.runs import SUPERSEDED

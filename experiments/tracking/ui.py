@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from experiments.store.filesystem import tracking_uri
 from experiments.tracking.database import TrackingError, database_file, redacted
+from experiments.tracking.location import tracking_uri
 from experiments.worker.import_path import import_environment
 from experiments.worker.signals import end_with, signals_call
 from smaug_core.errors import SmaugError

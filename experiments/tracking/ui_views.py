@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from experiments.store.device_hours import PARTS, Total
 from experiments.store.failures import in_words
-from experiments.store.spent import PARTS, Total
 
 NOTE = "mlflow.note.content"
 """Tag of a run or an experiment that MLflow shows as its description."""

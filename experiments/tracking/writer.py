@@ -15,7 +15,6 @@ from experiments.store.drivers import living
 from experiments.store.examples import FOLDER as EXAMPLES
 from experiments.store.export import Records, read_records
 from experiments.store.facts import StageFacts, TrialFacts
-from experiments.store.filesystem import tracking_uri
 from experiments.store.trials import all_stages, identity, superseded, trial_documents, trial_facts
 from experiments.tracking.client import (
     Experiment,
@@ -34,6 +33,7 @@ from experiments.tracking.client import (
     write_files,
 )
 from experiments.tracking.database import DATABASE, database_file, lock, redacted, set_aside, settle
+from experiments.tracking.location import tracking_uri
 from experiments.tracking.runs import (
     FINGERPRINT,
     STAGES,

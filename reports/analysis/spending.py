@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from experiments.store.spent import PARTS, Total, total_of, totals_of
+from experiments.store.device_hours import PARTS, Total, total_of, totals_of
 from experiments.tracking.reader import StageRow, TrialRow
 
 TOTAL = "row_hours.total"

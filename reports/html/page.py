@@ -10,7 +10,7 @@ from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from experiments.store.spent import PARTS, Total
+from experiments.store.device_hours import PARTS, Total
 from experiments.tracking.reader import Ledger, StageRow, TrackingError
 from reports.analysis.compare_rows import comparer, measured_scales
 from reports.analysis.environment import Environment, environment_of

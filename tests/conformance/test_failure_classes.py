@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from experiments.stages.stage import Stage
-from experiments.store import cancel
 from experiments.store.attempt import read_attempts
+from experiments.store.drivers import request_cancel
 from experiments.store.store import Store
 from experiments.worker.device import oom_kills
 from tests.conformance.drivers import Driver, Site, Told, trail, wait_until
@@ -141,7 +141,7 @@ def test_cancelled(store: Store, engine: Driver) -> None:
     def ask(told: Told) -> None:
         if told.kind == "queued":
             wait_until(lambda: trail(store, stage) == [1, 2])
-            cancel.ask(store.home, [stage.fingerprint])
+            request_cancel(store.home, [stage.fingerprint])
 
     done = "cancelled, as asked; the same command continues"
     case = Case(own={"steps": 4, "hold_at": 2}, written=[("cancelled", "stopped after step 2 of 4", done)])

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from experiments.stages.stage import Stage
-from experiments.store import cancel
 from experiments.store.attempt import read_attempts
+from experiments.store.drivers import request_cancel
 from experiments.store.store import Store
 from tests.conformance.drivers import Driver, Site, states, trail, wait_until
 from tests.conformance.test_slurm import assert_done, begin, let_go
@@ -38,7 +38,7 @@ def go_on(cluster: OneMachine) -> None:
 
 def test_of_an_array_that_waits_one_stage_can_be_cancelled(whole: OneMachine, drive: Start, store: Store) -> None:
     driver, (first, second, third), _ = hold_back(whole, drive)
-    cancel.ask(store.home, [second.fingerprint])
+    request_cancel(store.home, [second.fingerprint])
     driver.read_until('"cancelled"')
     assert list(whole.jobs().values()) == ["PENDING"] * 2
     go_on(whole)

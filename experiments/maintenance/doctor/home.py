@@ -16,10 +16,11 @@ from experiments.stages.graph import cut_stages, resolved
 from experiments.stages.stage import Stage
 from experiments.store.attempt import StoreError, read_attempts
 from experiments.store.drivers import living
-from experiments.store.filesystem import FileSystem, file_system_of, read_mounts, tracking_problem, tracking_uri
+from experiments.store.filesystem import FileSystem, file_system_of, read_mounts
 from experiments.store.lookup import Catalog
 from experiments.store.store import do_again, read_result, read_stage
 from experiments.tracking.database import REBUILD, TrackingError, damage_of, database_file, redacted, settle
+from experiments.tracking.location import tracking_problem, tracking_uri
 from smaug_core.config import DataConfig
 from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.data.datasets import EMBEDDED, read_source

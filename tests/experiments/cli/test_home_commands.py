@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.store.cancel import asked
-from experiments.store.drivers import driver_at_work
+from experiments.store.drivers import cancel_requests, driver_at_work
 from experiments.store.store import Store
 from experiments.store.trials import write_trial
 from experiments.worker.device import SLURM_JOB, SLURM_RESTART
@@ -48,13 +47,13 @@ def test_cancel_marks_what_runs_and_waits_and_says_who_is_asked(smaug, tmp_path)
     fingerprints = [stage.fingerprint for stage in made.stages]
     with driver_at_work(tmp_path, fingerprints), working(directory) as worker:
         code, out, _ = smaug("cancel", "50%/pretrain")
-        assert code == 0 and asked(tmp_path).keys() == {fingerprints[0]}
+        assert code == 0 and cancel_requests(tmp_path).keys() == {fingerprints[0]}
         assert out.startswith(f"asked to end: masking_ratio/50%/pretrain (running, process {worker.pid} on ")
         assert f"who is asked: process {os.getpid()} on " in out
         assert "50%/pretrain: " in smaug("status")[1] and "asked to end" in smaug("status")[1]
         code, out, _ = smaug("cancel", "--all", "--json")
         assert [one["state"] for one in json.loads(out)["asked"]] == ["running", "new", "new"]
-        assert asked(tmp_path).keys() == set(fingerprints)
+        assert cancel_requests(tmp_path).keys() == set(fingerprints)
 
 
 def test_cancel_of_a_row_leaves_alone_what_is_done(smaug, tmp_path):
@@ -63,16 +62,18 @@ def test_cancel_of_a_row_leaves_alone_what_is_done(smaug, tmp_path):
     execute(tmp_path, made, stages=1)
     with driver_at_work(tmp_path, [stage.fingerprint for stage in made.stages]):
         code, _, err = smaug("cancel", "50%", "50%/pretrain")
-        assert code == 2 and asked(tmp_path) == {}
+        assert code == 2 and cancel_requests(tmp_path) == {}
         assert err.startswith("50%/pretrain: neither runs nor waits for a driver (it is done); nothing was asked")
         assert smaug("cancel", "masking_ratio/50%")[0] == 0
-        assert asked(tmp_path).keys() == {stage.fingerprint for stage in made.stages[1:]}
+        assert cancel_requests(tmp_path).keys() == {stage.fingerprint for stage in made.stages[1:]}
 
 
 def test_cancel_all_reaches_stages_that_only_their_driver_knows(smaug, tmp_path):
     with driver_at_work(tmp_path, ["a" * 64]):
         code, out, _ = smaug("cancel", "--all")
-    assert code == 0 and "1 stages that only their driver knows" in out and asked(tmp_path).keys() == {"a" * 64}
+    assert (
+        code == 0 and "1 stages that only their driver knows" in out and cancel_requests(tmp_path).keys() == {"a" * 64}
+    )
 
 
 def test_where_no_driver_is_at_work_nothing_is_asked(smaug, tmp_path):
@@ -84,7 +85,7 @@ def test_where_no_driver_is_at_work_nothing_is_asked(smaug, tmp_path):
     with working(Store(tmp_path).prepare(made.stages[0])) as worker:
         code, _, err = smaug("cancel", "50%/pretrain")
         assert code == 2 and f"running, process {worker.pid} on " in err and "end that process yourself" in err
-    assert asked(tmp_path) == {}
+    assert cancel_requests(tmp_path) == {}
 
 
 def test_a_stage_that_is_a_slurm_job_is_told_with_its_id_and_how_to_end_it(smaug, tmp_path, monkeypatch):

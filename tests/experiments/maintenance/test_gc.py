@@ -15,8 +15,7 @@ import pytest
 from experiments.maintenance.gc import Garbage, find_garbage
 from experiments.maintenance.removal import remove
 from experiments.stages.trial import Trial
-from experiments.store.cancel import ask, asked
-from experiments.store.drivers import driver_at_work
+from experiments.store.drivers import cancel_requests, driver_at_work, request_cancel
 from experiments.store.store import Store
 from experiments.store.trials import StageFacts, all_stages, write_trial
 from smaug_core.errors import SmaugError
@@ -305,10 +304,10 @@ def test_what_a_ray_cluster_in_slurm_left_is_named_and_stays(tmp_path):
 
 
 def test_marks_go_that_no_driver_will_look_at(tmp_path):
-    ask(tmp_path, ["a" * 64, "b" * 64])
+    request_cancel(tmp_path, ["a" * 64, "b" * 64])
     with driver_at_work(tmp_path, ["a" * 64]):
         assert collect(tmp_path) == ([f"cancel/{'b' * 64}"], [])
-        assert asked(tmp_path).keys() == {"a" * 64}
+        assert cancel_requests(tmp_path).keys() == {"a" * 64}
 
 
 KILLED = """

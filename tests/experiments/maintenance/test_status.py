@@ -17,8 +17,7 @@ from experiments.cli import status_view as overview
 from experiments.console import Console
 from experiments.maintenance.status import Observer, Standing, recent_rate
 from experiments.store.attempt import read_attempts, read_json, write_json
-from experiments.store.cancel import ask
-from experiments.store.drivers import driver_at_work
+from experiments.store.drivers import driver_at_work, request_cancel
 from experiments.store.store import Store
 from experiments.store.trials import write_trial
 from tests.experiments.made_trials import execute, trial
@@ -77,7 +76,7 @@ def test_with_a_driver_what_is_not_done_waits(tmp_path):
         text = shown(tmp_path)
         assert "pretrain done  finetune.msrvtt waiting  evaluate.msrvtt waiting" in text
         assert f"driver: process {os.getpid()} on " in text
-        ask(tmp_path, [made.stages[1].fingerprint])
+        request_cancel(tmp_path, [made.stages[1].fingerprint])
         assert "finetune.msrvtt asked to end" in shown(tmp_path)
     assert "asked to end" not in shown(tmp_path)  # nobody is there who was asked
 

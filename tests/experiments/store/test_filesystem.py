@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.store.filesystem import file_system_of, parse_mounts, read_mounts, tracking_problem
+from experiments.store.filesystem import file_system_of, parse_mounts, read_mounts
+from experiments.tracking.location import tracking_problem
 
 MOUNTS = parse_mounts(
     r"""/dev/vda / ext4 rw,relatime 0 0

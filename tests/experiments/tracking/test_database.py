@@ -14,10 +14,10 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from experiments.maintenance.doctor import home as inspection
 from experiments.store.drivers import driver_at_work
-from experiments.store.filesystem import tracking_uri
 from experiments.store.trials import write_trial
 from experiments.tracking import client as connection
 from experiments.tracking.database import REBUILD, TrackingError, damage_of, database_file, redacted, sqlite_uri
+from experiments.tracking.location import tracking_uri
 from experiments.tracking.reader import Ledger, read_trials
 from experiments.tracking.writer import Tracker, sync
 from reports.render.markdown import pages_of, place_of

@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from experiments.config.scale import load_scale
 from experiments.config.sweep import load_sweep
-from experiments.store.spent import Total
+from experiments.store.device_hours import Total
 from experiments.store.trials import write_trial
 from experiments.tracking.runs import STAGES
 from experiments.tracking.ui_views import (

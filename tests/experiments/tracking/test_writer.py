@@ -17,12 +17,12 @@ from mlflow.tracking import MlflowClient
 
 from experiments.store.attempt import FAILURE, read_json, write_down
 from experiments.store.failures import Failure
-from experiments.store.filesystem import tracking_uri
 from experiments.store.store import Store
 from experiments.store.trials import all_stages, stage_facts, trial_documents, trial_facts, write_trial
 from experiments.tracking import client as connection
 from experiments.tracking import database
 from experiments.tracking.client import TrackingError
+from experiments.tracking.location import tracking_uri
 from experiments.tracking.reader import Ledger, read_trials
 from experiments.tracking.runs import STAGES
 from experiments.tracking.ui_views import NOTE

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.store.spent import totals_of
+from experiments.store.device_hours import totals_of
 from reports.analysis.spending import spend
 from tests.reports.rows import row
 from tests.reports.stage_rows import paid
