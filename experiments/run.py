@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.console import Console
 from experiments.engines.base import Engine
-from experiments.planning.budget import Budget, Comparison
+from experiments.planning.budget import Budget, PriceComparison
 from experiments.planning.cost_model import Prices, Rate
 from experiments.planning.disk_space import room_problem
 from experiments.planning.plan import Plan, distinct_stages, labels
@@ -41,7 +41,7 @@ class Drive:
     """Whether MLflow took everything."""
     spent: float
     """Device hours billed to the attempts that this run started."""
-    comparison: Comparison
+    comparison: PriceComparison
     """Of predicted and actual hours."""
 
 

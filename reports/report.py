@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.tracking.reader import DamagedRun, Ledger, TrackingError, TrialRow
+from experiments.tracking.reader import DamagedRun, MlflowReader, TrackingError, TrialRow
 from reports.analysis.build_tables import build_tables
-from reports.analysis.cells import Fault, Table
+from reports.analysis.cells import CellFault, Table
 from reports.paper.tables import ReportError, load_published, sweep_files
 from reports.render.csv_files import cells_csv, to_csv
 from reports.render.files import file_name, write_text
@@ -31,10 +31,10 @@ class Report:
     """The command that serves MLflow's pages, unless the ledger is a server."""
 
     @property
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[CellFault]:
         """All that is wrong with what was recorded."""
         if self.unreadable:
-            return [Fault(table="all", scale="", row="", column="", what=self.unreadable)]
+            return [CellFault(table="all", scale="", row="", column="", what=self.unreadable)]
         found = [fault for table in self.tables for fault in table.faults()]
         told = " ".join(fault.what for fault in found)
         lost = [run for run in self.damaged if run.run_id not in told]
@@ -53,10 +53,10 @@ class Report:
         return known if names is None else list(names)
 
 
-def _lost(run: DamagedRun) -> Fault:
+def _lost(run: DamagedRun) -> CellFault:
     """A damaged run that shows in no table."""
     names = {name: run.tags.get(name, "") for name in ("table", "sweep", "scale", "variant")}
-    return Fault(
+    return CellFault(
         table=names["table"] or names["sweep"] or "unknown",
         scale=names["scale"],
         row=names["variant"],
@@ -75,7 +75,7 @@ def read_report(home: Path, *, origin: str = "", serve: str = "smaug ui") -> Rep
         origin: where its ledger has the measurements from (default: the ledger itself).
         serve: the command that serves MLflow's pages.
     """
-    ledger = Ledger(home)
+    ledger = MlflowReader(home)
     trials: list[TrialRow] = []
     unreadable = ""
     try:

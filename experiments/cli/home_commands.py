@@ -23,7 +23,7 @@ from experiments.console import Console, complain, print_json, print_log, say
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
-    from experiments.maintenance.status import StageStanding, Standing
+    from experiments.maintenance.status import HomeStatus, StageStanding
 
 care = typer.Typer(rich_markup_mode=None)
 
@@ -150,12 +150,12 @@ def gc(
     something is recorded in MLflow before it goes; where MLflow cannot be reached, it stays.
     """
     from experiments.maintenance.gc import find_garbage
-    from experiments.maintenance.removal import Ledger, Removed, remove
+    from experiments.maintenance.removal import HoursLedger, Removed, remove
     from experiments.planning.disk_space import in_words
 
     folder = home_folder(home)
     found = find_garbage(folder)
-    removed = remove(folder, found.garbage, Ledger(folder)) if yes else Removed()
+    removed = remove(folder, found.garbage, HoursLedger(folder)) if yes else Removed()
     size = sum(each.size for each in (removed.deleted if yes else found.garbage))
     if json_:
         gone, left = removed.deleted, {id(each): reason for each, reason in removed.left}
@@ -268,7 +268,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="on 127.0.0.1")]
         raise typer.Exit(FAILED) from None
 
 
-def _active_of(what: list[str], standing: "Standing") -> list[str]:
+def _active_of(what: list[str], standing: "HomeStatus") -> list[str]:
     """Fingerprints of the stages meant that run or wait; each thing that is named must mean one at least."""
     found: dict[str, None] = {}
     for name in what:
@@ -285,7 +285,7 @@ def _active_of(what: list[str], standing: "Standing") -> list[str]:
     return list(found)
 
 
-def _orphans(standing: "Standing") -> str:
+def _orphans(standing: "HomeStatus") -> str:
     """The stages that run without a driver, which nobody tells of a request."""
     found = [stage for stage in standing.in_state("running") if not stage.driven]
     return "".join(f"\n  {standing.catalog.label(each.named)}: {_where(each)}; {_by_hand(each)}" for each in found)

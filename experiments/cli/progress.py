@@ -21,7 +21,7 @@ ENDINGS: Mapping[str, Part] = {
 """How an event is told, by its kind."""
 
 
-class Display:
+class ProgressDisplay:
     """Told every event of a scheduler; without a terminal it prints lines only, so logs stay readable."""
 
     def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
@@ -31,7 +31,7 @@ class Display:
         self._ended = 0
         self._open = ExitStack()
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "ProgressDisplay":
         self._bars = self._open.enter_context(self._console.bars())
         return self
 

@@ -47,11 +47,11 @@ def tables(
 @report.command()
 def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
     """Write index.html: all tables, with cells that open, what was spent, claims and figures; it needs no network."""
-    from experiments.tracking.reader import Ledger
+    from experiments.tracking.reader import MlflowReader
     from reports.html.page import make_page
 
     found, folder, problems = _read(home, records)
-    path, more = make_page(found, Ledger(folder), out, steps=_steps(found))
+    path, more = make_page(found, MlflowReader(folder), out, steps=_steps(found))
     say(os.path.relpath(path))
     _end_with(dict.fromkeys([*problems, *more]))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from experiments.console import Console, Part
-from experiments.maintenance.status import Observer, StageStanding, Standing, TrialStanding
+from experiments.maintenance.status import HomeStatus, Observer, StageStanding, TrialStanding
 from experiments.store.device_hours import PARTS
 
 Line = Sequence[Part]
@@ -18,7 +18,7 @@ ORDER = ("done", "running", "waiting", "failed", "stopped", "new")
 TRIAL_WORDS = {"new": "not begun"}
 
 
-def lines_of(standing: Standing, *, finished: bool = True) -> Iterator[Line]:
+def lines_of(standing: HomeStatus, *, finished: bool = True) -> Iterator[Line]:
     """Everything worth a look, line by line; `finished`: with the trials that are done."""
     for (sweep, scale), trials in standing.by_sweep().items():
         yield [(f"{sweep} at {scale}", "bold"), ": ", *_counts(trials)]
@@ -39,7 +39,7 @@ def lines_of(standing: Standing, *, finished: bool = True) -> Iterator[Line]:
         yield [(f"driver: process {driver.owner['pid']} on {driver.owner['host']}, since {since}", "dim")]
 
 
-def show(standing: Standing, console: Console, home: Path) -> None:
+def show(standing: HomeStatus, console: Console, home: Path) -> None:
     """Print it once."""
     for line in lines_of(standing):
         console.print(*line)
@@ -114,7 +114,7 @@ def _follow_as_json(observer: Observer, console: Console, sleep: Callable[[float
         sleep(LOOK_EVERY_S)
 
 
-def _states(standing: Standing) -> dict[str, tuple[str, int]]:
+def _states(standing: HomeStatus) -> dict[str, tuple[str, int]]:
     return {fingerprint: (stage.state, stage.attempt) for fingerprint, stage in standing.stages.items()}
 
 
@@ -163,7 +163,7 @@ def _stage_word(stage: StageStanding) -> Part:
     return _coloured(stage.state)
 
 
-def _told(standing: Standing, stage: StageStanding) -> Iterator[Line]:
+def _told(standing: HomeStatus, stage: StageStanding) -> Iterator[Line]:
     label = standing.catalog.label(stage.named)
     where = f"{stage.where}, attempt {stage.attempt}"
     if stage.state == "running":

@@ -68,7 +68,7 @@ def run(
     """Run sweeps, or continue them where they stopped, and show their tables."""
     if plan_:
         return plan(files, scale, set_, only, engine, address, cluster, max_hours, None, False, home, json_)
-    from experiments.cli.progress import Display
+    from experiments.cli.progress import ProgressDisplay
     from experiments.planning.plan import labels
     from experiments.run import Terms, drive, set_aside_stale
     from experiments.scheduler.notify import command_of, user_settings
@@ -98,7 +98,7 @@ def run(
     if limit is not None and made.to_spend() is None:
         complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
     terms = Terms(limit=limit, retry_failed=retry_failed, notify=command, published=_published_rate)
-    outcome = drive(made, store, make_engine, lambda names: Display(console, names), console, terms)
+    outcome = drive(made, store, make_engine, lambda names: ProgressDisplay(console, names), console, terms)
     names = labels(made.trials)
     complain_of(outcome, store, names)
     if json_:

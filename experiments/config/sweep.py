@@ -52,7 +52,7 @@ class _SweepForm(Form):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class ReportSpec:
     """How a sweep's table looks."""
 
     row: str
@@ -81,7 +81,7 @@ class Sweep:
     """Conditions that every variant fulfils."""
     budget: dict[str, float]
     """By scale: most hours of its device that the sweep may cost."""
-    report: Report
+    report: ReportSpec
 
 
 def load_sweep(path: Path, scale: Scale) -> Sweep:
@@ -112,7 +112,7 @@ def load_sweep(path: Path, scale: Scale) -> Sweep:
         seeds=read_seeds(form.seeds),
         require=tuple(form.require),
         budget=form.budget,
-        report=Report(row=form.report.row, columns=tuple(form.report.columns)),
+        report=ReportSpec(row=form.report.row, columns=tuple(form.report.columns)),
     )
 
 

@@ -20,7 +20,7 @@ Record = Callable[[StageFacts], object]
 """Makes the ledger tell what a stage cost; raises SmaugError where it cannot."""
 
 
-class Ledger:
+class HoursLedger:
     """Records stages in MLflow before they go; loads it with the first one, and gives up at its first fault."""
 
     def __init__(self, home: Path) -> None:

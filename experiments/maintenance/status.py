@@ -142,7 +142,7 @@ class TrialStanding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class HomeStatus:
     """A home folder at one moment."""
 
     catalog: Catalog
@@ -183,7 +183,7 @@ class Observer:
         self._done: dict[str, StageStanding] = {}
         self._jobs = Jobs(home)
 
-    def look(self) -> Standing:
+    def look(self) -> HomeStatus:
         """Where everything stands now.
 
         Raises:
@@ -204,7 +204,7 @@ class Observer:
             TrialStanding(document=d, stages={told["name"]: stages[told["fingerprint"]] for told in d["stages"]})
             for d in catalog.documents
         ]
-        return Standing(catalog=catalog, trials=trials, drivers=drivers, stages=stages)
+        return HomeStatus(catalog=catalog, trials=trials, drivers=drivers, stages=stages)
 
     def _stage(self, catalog: Catalog, named: Named, driven: bool, ending: bool) -> StageStanding:
         known = self._done.get(named.fingerprint)

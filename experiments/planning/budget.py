@@ -14,7 +14,7 @@ PREDICTION = "prediction.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class PriceComparison:
     """Predicted and actual hours of the stages that finished in a run and had a prediction."""
 
     stages: int
@@ -94,10 +94,10 @@ class Budget:
         if prediction is not None and actual.hours is not None and prediction["unit"] == actual.unit:
             self._compared.append((prediction["hours"], actual.hours, prediction["unit"]))
 
-    def compared(self) -> Comparison:
+    def compared(self) -> PriceComparison:
         """How good the predictions were."""
         units = {unit for _, _, unit in self._compared}
-        return Comparison(
+        return PriceComparison(
             stages=len(self._compared),
             predicted=sum(predicted for predicted, _, _ in self._compared),
             actual=sum(actual for _, actual, _ in self._compared),

@@ -21,7 +21,7 @@ from experiments.scheduler.retry import (
     next_try,
     pause_of,
 )
-from experiments.scheduler.stage_queue import Agenda, Item
+from experiments.scheduler.stage_queue import Agenda, QueuedStage
 from experiments.stages.stage import Stage
 from experiments.store.attempt import Attempt, checkpoint_step, write_down
 from experiments.store.failures import POLICIES, Failure, signature
@@ -79,7 +79,7 @@ class Scheduler:
         self._told_engine_to_stop = False
         self._unwanted: frozenset[str] = frozenset()
         self._slow_look = 0.0
-        self._errors: dict[str, Item] = {}
+        self._errors: dict[str, QueuedStage] = {}
         """By what tells errors apart, the first stage that met it."""
 
     def stop(self) -> None:
@@ -169,7 +169,7 @@ class Scheduler:
     def _starts_nothing(self) -> bool:
         return self._stop.is_set() or bool(self._summary.paused)
 
-    def _start(self, item: Item) -> None:
+    def _start(self, item: QueuedStage) -> None:
         record = self._store.record(item.stage)
         if record.state == "done":  # another driver was quicker
             self._finish(item)
@@ -183,10 +183,10 @@ class Scheduler:
         else:
             self._submit(item, record)
 
-    def _may_retry(self, item: Item, record: StageRecord) -> bool:
+    def _may_retry(self, item: QueuedStage, record: StageRecord) -> bool:
         return self._retry_failed or is_owed_a_try(item.stage, record.attempts)
 
-    def _submit(self, item: Item, record: StageRecord) -> None:
+    def _submit(self, item: QueuedStage, record: StageRecord) -> None:
         directory = self._store.prepare(item.stage)
         if (problem := self._room_problem(item.stage)) is not None:
             self._fail(item, problem)
@@ -201,7 +201,7 @@ class Scheduler:
         if self._store.has_attempt(item.stage, item.seen + 1):  # `inline` has run it meanwhile
             self._look_at_submitted(item, self._engine.poll()[item.stage.fingerprint])
 
-    def _job(self, item: Item, record: StageRecord) -> Job:
+    def _job(self, item: QueuedStage, record: StageRecord) -> Job:
         recompute = any(attempt.failed_as == "gpu_memory" for attempt in record.attempts)
         return worker_job(
             item.stage,
@@ -212,7 +212,7 @@ class Scheduler:
             peak_bytes=self._peak_bytes(item.stage),
         )
 
-    def _adopt(self, item: Item, record: StageRecord) -> None:
+    def _adopt(self, item: QueuedStage, record: StageRecord) -> None:
         """Look after a job whose driver is gone as if it were ours, where the engine has it."""
         if not self._engine.adopt(self._job(item, record), record.attempts[-1]):
             return
@@ -226,14 +226,14 @@ class Scheduler:
         inherited = [name for name in self._agenda.submitted if self._engine.inherits(name)]
         return sorted(set(inherited) - set(self._abandoned(inherited))) if inherited else []
 
-    def _leave(self, item: Item) -> None:
+    def _leave(self, item: QueuedStage) -> None:
         """Let another driver have a job alone."""
         if self._budget is not None:
             self._budget.withdraw(item.stage)
         self._release(item)
         self._agenda.leave(item)
 
-    def _look_at_submitted(self, item: Item, job: JobState) -> None:
+    def _look_at_submitted(self, item: QueuedStage, job: JobState) -> None:
         if not job.ended and not self._store.has_attempt(item.stage, item.seen + 1):
             return
         record = self._store.record(item.stage)
@@ -247,7 +247,7 @@ class Scheduler:
         elif job.ended and record.result is None:
             self._look_at_ended(item, job, record, newest)
 
-    def _tell_progress(self, item: Item, attempt: Attempt) -> None:
+    def _tell_progress(self, item: QueuedStage, attempt: Attempt) -> None:
         if item.sign == 0.0:
             self._tell(Event(kind="started", stage=item.stage, attempt=attempt))
         elif attempt.progress["time"] == item.sign:
@@ -256,7 +256,7 @@ class Scheduler:
             self._tell(Event(kind="progress", stage=item.stage, attempt=attempt))
         item.sign = attempt.progress["time"]
 
-    def _look_at_ended(self, item: Item, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
+    def _look_at_ended(self, item: QueuedStage, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
         """The job ended without a result: somebody else has the stage, or it failed, or was killed."""
         item.sign = 0.0
         if self._budget is not None and job.exit_code == HELD:
@@ -284,7 +284,9 @@ class Scheduler:
         if attempt is not None:
             write_down(attempt.directory, replace(failure, kind="cancelled"), done)
 
-    def _treat(self, item: Item, record: StageRecord, newest: Attempt | None, failure: Failure, folder: Path) -> None:
+    def _treat(
+        self, item: QueuedStage, record: StageRecord, newest: Attempt | None, failure: Failure, folder: Path
+    ) -> None:
         """Do what the policy of a failure says."""
         policy, saved = POLICIES[failure.kind], checkpoint_step(record.directory)
         recorded = alike(record.attempts[:-1], failure.kind) + 1 if newest else 0
@@ -303,7 +305,7 @@ class Scheduler:
         if policy.pauses:
             self._note_error(item, failure)
 
-    def _note_error(self, item: Item, failure: Failure) -> None:
+    def _note_error(self, item: QueuedStage, failure: Failure) -> None:
         """Start nothing new where a second stage fails of what the first one failed of."""
         mark = signature(failure.cause, failure.traceback)
         first = self._errors.setdefault(mark, item)
@@ -321,7 +323,7 @@ class Scheduler:
                 item.withdrawn = True
                 self._engine.cancel(name)
 
-    def _look_at_elsewhere(self, item: Item, *, abandoned: bool) -> None:
+    def _look_at_elsewhere(self, item: QueuedStage, *, abandoned: bool) -> None:
         record = self._store.record(item.stage)
         if record.state == "done":
             self._finish(item)
@@ -331,7 +333,7 @@ class Scheduler:
         elif abandoned:
             self._adopt(item, record)
 
-    def _wait_for(self, item: Item, record: StageRecord) -> None:
+    def _wait_for(self, item: QueuedStage, record: StageRecord) -> None:
         self._agenda.leave(item)
         newest = record.attempts[-1] if record.attempts else None
         if newest is not None and newest.failure is not None and item.tries.total:
@@ -340,15 +342,15 @@ class Scheduler:
         message = f"process {owner['pid']} on {owner['host']} is working on it"
         self._tell(Event(kind="waiting", stage=item.stage, message=message))
 
-    def _finish(self, item: Item) -> None:
+    def _finish(self, item: QueuedStage) -> None:
         self._release(item)
         self._agenda.finish(item)
 
-    def _fail(self, item: Item, message: str) -> None:
+    def _fail(self, item: QueuedStage, message: str) -> None:
         self._release(item)
         self._agenda.fail(item, message)
 
-    def _release(self, item: Item) -> None:
+    def _release(self, item: QueuedStage) -> None:
         """Note that neither our engine nor another driver is at a stage any more; what was held may fit now."""
         if self._agenda.release(item) and self._budget is not None:
             self._budget.settle(item.stage)

@@ -13,7 +13,7 @@ Phase = Literal["pending", "ready", "held", "submitted", "elsewhere", "done", "f
 
 
 @dataclass(slots=True)
-class Item:
+class QueuedStage:
     """A stage in a run."""
 
     stage: Stage
@@ -22,7 +22,7 @@ class Item:
     phase: Phase = "pending"
     missing: int = 0
     """Parents that are not done."""
-    children: list["Item"] = field(default_factory=list)
+    children: list["QueuedStage"] = field(default_factory=list)
     message: str = ""
     tries: Tries = field(default_factory=Tries)
     seen: int = 0
@@ -46,17 +46,17 @@ class Agenda:
     """
 
     def __init__(self, stages: Iterable[Stage], on_event: Callable[[Event], None]) -> None:
-        self._all = {stage.fingerprint: Item(stage, place) for place, stage in enumerate(stages)}
+        self._all = {stage.fingerprint: QueuedStage(stage, place) for place, stage in enumerate(stages)}
         for item in self._all.values():
             for parent in item.stage.parents:
                 self._all[parent.fingerprint].children.append(item)
             item.missing = len(item.stage.parents)
         self._tell = on_event
-        self._ready: list[tuple[int, Item]] = []
-        self._held: list[Item] = []
-        self.submitted: dict[str, Item] = {}
+        self._ready: list[tuple[int, QueuedStage]] = []
+        self._held: list[QueuedStage] = []
+        self.submitted: dict[str, QueuedStage] = {}
         """By fingerprint, what our engine has."""
-        self.elsewhere: dict[str, Item] = {}
+        self.elsewhere: dict[str, QueuedStage] = {}
         """By fingerprint, what another driver runs."""
         self.summary = Summary()
 
@@ -86,32 +86,32 @@ class Agenda:
         """Whether `pop_ready` has one."""
         return bool(self._ready)
 
-    def pop_ready(self) -> Item:
+    def pop_ready(self) -> QueuedStage:
         """Take the earliest of those whose parents are done."""
         return heapq.heappop(self._ready)[1]
 
-    def make_ready(self, item: Item) -> None:
+    def make_ready(self, item: QueuedStage) -> None:
         """Let it start when there is room."""
         item.phase = "ready"
         heapq.heappush(self._ready, (item.place, item))
 
-    def submit(self, item: Item) -> None:
+    def submit(self, item: QueuedStage) -> None:
         """Note that our engine has it."""
         self.elsewhere.pop(item.stage.fingerprint, None)
         item.phase = "submitted"
         self.submitted[item.stage.fingerprint] = item
 
-    def leave(self, item: Item) -> None:
+    def leave(self, item: QueuedStage) -> None:
         """Note that another driver runs it."""
         item.phase = "elsewhere"
         self.elsewhere[item.stage.fingerprint] = item
 
-    def release(self, item: Item) -> bool:
+    def release(self, item: QueuedStage) -> bool:
         """Note that neither our engine nor another driver is at it any more; gives whether our engine was."""
         self.elsewhere.pop(item.stage.fingerprint, None)
         return self.submitted.pop(item.stage.fingerprint, None) is not None
 
-    def hold(self, item: Item, message: str) -> None:
+    def hold(self, item: QueuedStage, message: str) -> None:
         """Keep it back until something else ends."""
         if not item.message:  # once: its numbers change whenever another stage ends
             self._tell(Event(kind="held", stage=item.stage, message=message))
@@ -130,7 +130,7 @@ class Agenda:
             self.summary.held.append((item.stage, item.message))
             self._block_children(item)
 
-    def finish(self, item: Item) -> None:
+    def finish(self, item: QueuedStage) -> None:
         """It is done; its children may start."""
         self.summary.done.append(item.stage)
         self._tell(Event(kind="done", stage=item.stage))
@@ -139,26 +139,26 @@ class Agenda:
             if child.phase == "pending" and child.missing == 0:
                 self.make_ready(child)
 
-    def fail(self, item: Item, message: str) -> None:
+    def fail(self, item: QueuedStage, message: str) -> None:
         """It is not tried again in this run."""
         item.phase, item.message = "failed", message
         self.summary.failed.append((item.stage, message))
         self._tell(Event(kind="failed", stage=item.stage, message=message))
         self._block_children(item)
 
-    def cancel(self, item: Item, why: str = "as asked") -> None:
+    def cancel(self, item: QueuedStage, why: str = "as asked") -> None:
         """Somebody ended it."""
         item.phase, item.message = "cancelled", f"{why}; the same command continues"
         self.summary.cancelled.append((item.stage, item.message))
         self._tell(Event(kind="cancelled", stage=item.stage, message=item.message))
         self._block_children(item)
 
-    def _set_done(self, item: Item) -> None:
+    def _set_done(self, item: QueuedStage) -> None:
         item.phase = "done"
         for child in item.children:
             child.missing -= 1
 
-    def _block_children(self, cause: Item) -> None:
+    def _block_children(self, cause: QueuedStage) -> None:
         """Give up all that builds on a stage."""
         waiting = list(cause.children)
         for item in waiting:

@@ -37,7 +37,7 @@ TOLD_ANEW = "delete that run there, and `smaug sync` tells it anew"
 Row = TypeVar("Row", TrialRow, StageRow)
 
 
-class Ledger:
+class MlflowReader:
     """The ledger of a home folder, or of the server that MLFLOW_TRACKING_URI names.
 
     Every method raises TrackingError where MLflow cannot be reached or lacks what is asked for.
@@ -150,7 +150,7 @@ def read_trials(home: Path) -> list[TrialRow]:
     Raises:
         TrackingError: MLflow cannot be reached.
     """
-    ledger = Ledger(home)
+    ledger = MlflowReader(home)
     return ledger.trials() if ledger.exists else []
 
 

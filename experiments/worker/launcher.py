@@ -104,7 +104,7 @@ def told_by_nodes(folder: Path) -> Iterator[dict[str, Any]]:
             yield told
 
 
-class Ranks:
+class RankProcesses:
     """The worker's side: starts torchrun, passes a stop on, and tells how it ended."""
 
     def __init__(self, lease: Lease, crew: Crew, stop: StopFlag) -> None:

@@ -38,7 +38,7 @@ from experiments.worker.device import (
     source_commit,
 )
 from experiments.worker.examples import leave_pictures
-from experiments.worker.launcher import Crew, Ranks, meeting_point
+from experiments.worker.launcher import Crew, RankProcesses, meeting_point
 from experiments.worker.outcome import (
     BAD_INPUT,
     DIVERGED,
@@ -134,7 +134,7 @@ def run_stage(
             start=clock.start,
             recompute_layers=recompute_layers,
         )
-        with Ranks(lease, crew, stop) as ranks:
+        with RankProcesses(lease, crew, stop) as ranks:
             ending = ending_of(lambda: publication.make(ranks.run, ranks))
             account = ranks.account
     if log:

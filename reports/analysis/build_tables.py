@@ -7,7 +7,7 @@ from experiments.tracking.reader import DamagedRun, TrialRow
 from reports.analysis.cells import Cell, Column, Interval, Run, Table
 from reports.analysis.samples import IntervalKind, RankBook, RankReader, Samples, collect, over_seeds
 from reports.analysis.statistics import Numbers, bootstrap_mean, holm, sign_flip_p
-from reports.paper.tables import HOURS, Published
+from reports.paper.tables import HOURS, PublishedTable
 
 METRIC_OF_SLOT = {HOURS: "row_hours.pretrain"}
 """Where a slot's metric has another name than the slot."""
@@ -19,7 +19,7 @@ NOT_COMPARABLE = {"other device", "other steps", "other test set", "several devi
 
 
 def build_tables(
-    published: Mapping[str, Published],
+    published: Mapping[str, PublishedTable],
     trials: Iterable[TrialRow],
     read: RankReader,
     *,
@@ -55,7 +55,7 @@ def metric_of(slot: str) -> str:
 
 
 def _same_runs(
-    name: str, told: Published, groups: Mapping[tuple[str, str, str], list[TrialRow]]
+    name: str, told: PublishedTable, groups: Mapping[tuple[str, str, str], list[TrialRow]]
 ) -> dict[tuple[str, str, str], list[TrialRow]]:
     """The trials of a table whose rows are rows of another one, under the names that they have here."""
     if told.same_runs is None:
@@ -90,7 +90,7 @@ class _Row:
     published: Mapping[str, float | None]
 
 
-def _table(name: str, paper: Published | None, trials: Sequence[TrialRow], told: "_Told") -> Table:
+def _table(name: str, paper: PublishedTable | None, trials: Sequence[TrialRow], told: "_Told") -> Table:
     columns = _columns(paper, trials)
     # Of a table that is partly measured, the baseline is the sweep's; the paper's default row else.
     baseline = trials[0].baseline if trials else paper.default if paper else None
@@ -150,7 +150,7 @@ def _concerning(damaged: Sequence[DamagedRun], table: str, trials: Sequence[Tria
     ]
 
 
-def _rows(paper: Published | None, trials: Sequence[TrialRow]) -> list[_Row]:
+def _rows(paper: PublishedTable | None, trials: Sequence[TrialRow]) -> list[_Row]:
     """The paper's rows in its order, then the sweep's others."""
     by_variant: dict[str, list[TrialRow]] = {row: [] for row in (paper.rows if paper else ())}
     for trial in sorted(trials, key=lambda t: t.position):
@@ -159,7 +159,7 @@ def _rows(paper: Published | None, trials: Sequence[TrialRow]) -> list[_Row]:
     return [_Row(name=name, trials=found, published=rows.get(name, {})) for name, found in by_variant.items()]
 
 
-def _columns(paper: Published | None, trials: Sequence[TrialRow]) -> tuple[Column, ...]:
+def _columns(paper: PublishedTable | None, trials: Sequence[TrialRow]) -> tuple[Column, ...]:
     asked = [slot for trial in trials for slot in trial.columns]
     if paper is not None and paper.same_runs:
         asked = [slot for slot in asked if slot in paper.columns]
@@ -167,7 +167,7 @@ def _columns(paper: Published | None, trials: Sequence[TrialRow]) -> tuple[Colum
     return tuple(_column(slot, paper, trials) for slot in slots)
 
 
-def _texts(paper: Published) -> dict[str, dict[str, str]]:
+def _texts(paper: PublishedTable) -> dict[str, dict[str, str]]:
     """By row and header; a dash stays a dash."""
     return {
         row: {header: texts[key] or "-" for key, header in paper.texts.items()}
@@ -175,7 +175,7 @@ def _texts(paper: Published) -> dict[str, dict[str, str]]:
     }
 
 
-def _column(slot: str, paper: Published | None, trials: Sequence[TrialRow]) -> Column:
+def _column(slot: str, paper: PublishedTable | None, trials: Sequence[TrialRow]) -> Column:
     told = paper.columns.get(slot) if paper else None
     task, kind = slot.split(".")[0], slot.split(".")[-1]
     units = sorted({t.unit for t in trials if metric_of(slot) in t.metrics}) if slot == HOURS else [_share_unit(kind)]

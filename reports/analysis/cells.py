@@ -103,7 +103,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
+class CellFault:
     """Something wrong with what was recorded, and where it shows."""
 
     table: str
@@ -155,10 +155,10 @@ class Table:
     troubles: tuple[str, ...]
     """What else is wrong with the whole of it."""
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[CellFault]:
         """All that is wrong with it, each once: a fault that all rows share is one of the column."""
         if self.unreadable:
-            return [Fault(table=self.name, scale="", row="", column="", what=self.unreadable)]
+            return [CellFault(table=self.name, scale="", row="", column="", what=self.unreadable)]
         found = {
             (row, column.slot, what): None
             for row, cells in self.rows.items()
@@ -166,8 +166,11 @@ class Table:
             for what in cell.faults
         }
         return [
-            *(Fault(table=self.name, scale=self.scale, row="", column="", what=what) for what in self.troubles),
-            *(Fault(table=self.name, scale=self.scale, row=row, column=slot, what=what) for row, slot, what in found),
+            *(CellFault(table=self.name, scale=self.scale, row="", column="", what=what) for what in self.troubles),
+            *(
+                CellFault(table=self.name, scale=self.scale, row=row, column=slot, what=what)
+                for row, slot, what in found
+            ),
         ]
 
     def cell(self, row: str, slot: str) -> Cell:

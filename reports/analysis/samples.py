@@ -60,7 +60,7 @@ class RankBook:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Scores:
+class QueryScores:
     """Of every query, in the order of their ids."""
 
     queries: tuple[str, ...]
@@ -79,7 +79,7 @@ class Samples:
     """One cell's trials, by seeds."""
 
     values: Mapping[Seeds, float]
-    scores: Mapping[Seeds, Scores]
+    scores: Mapping[Seeds, QueryScores]
     """Of every trial, or empty."""
     digest: str
     """Of the test set; empty of hours."""
@@ -143,15 +143,15 @@ def over_seeds(values: Mapping[Seeds, float]) -> tuple[tuple[float, float], Inte
     return None
 
 
-def scores_of(slot: str, ranks: Ranks) -> Scores:
+def scores_of(slot: str, ranks: Ranks) -> QueryScores:
     """The scores that a column counts."""
     kind = slot.rsplit(".", 1)[-1]
     if kind == MEDIAN_RANK:
-        return Scores(ranks.queries, ranks.values.astype(np.float64), True)
+        return QueryScores(ranks.queries, ranks.values.astype(np.float64), True)
     matched = RECALL.fullmatch(kind)
     if matched is None:
         raise ValueError(f"{slot}: neither R@K nor a median rank")
-    return Scores(ranks.queries, np.where(ranks.values <= int(matched[1]), 100.0, 0.0), False)
+    return QueryScores(ranks.queries, np.where(ranks.values <= int(matched[1]), 100.0, 0.0), False)
 
 
 def has_ranks(slot: str) -> bool:
@@ -219,9 +219,9 @@ def _impossible(slot: str, metric: str, trials: Sequence[TrialRow]) -> Iterator[
 
 def _scores(
     slot: str, values: Mapping[Seeds, float], trials: Sequence[TrialRow], book: RankBook
-) -> tuple[dict[Seeds, Scores], list[str], list[str]]:
+) -> tuple[dict[Seeds, QueryScores], list[str], list[str]]:
     """Scores by seeds; what is missing, then there are none; what contradicts itself."""
-    found: dict[Seeds, Scores] = {}
+    found: dict[Seeds, QueryScores] = {}
     task = slot.split(".")[0]
     untold, contradicted = [], []
     for trial in trials:

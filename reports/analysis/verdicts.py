@@ -8,7 +8,7 @@ from statistics import fmean
 from reports.analysis.samples import has_spread
 from reports.analysis.statistics import student_interval
 from reports.paper.claims import UNITS, Check, Claim, Comparison, PublishedCheck, judge_published
-from reports.paper.tables import Published
+from reports.paper.tables import PublishedTable
 
 HOURS_REPEAT = 0.05
 """What the hours of one training may differ by when it is measured again: an assumption, not an interval. The default
@@ -143,7 +143,7 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def claim_rows(
-    claims: Sequence[Claim], published: Mapping[str, Published], compare: Compare, scales: Sequence[str]
+    claims: Sequence[Claim], published: Mapping[str, PublishedTable], compare: Compare, scales: Sequence[str]
 ) -> list[ClaimRow]:
     """Every check of every claim, by the paper's own tables and at every scale; once, not measured, without scales."""
     rows = []

@@ -22,7 +22,7 @@ LINE_WIDTH = 1.4
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PlotStyle:
     """How one of several things is drawn: never told apart by colour alone."""
 
     colour: str
@@ -33,14 +33,14 @@ class Look:
 
 # Okabe and Ito's colours; grey for yellow, which is lost on white, and the ink for black, which is lost on black.
 LOOKS = (
-    Look("#0072B2", "-", "o", ""),
-    Look("#D55E00", (0, (5, 1.5)), "s", "///"),
-    Look("#009E73", (0, (1.2, 1.2)), "^", "|||"),
-    Look("#CC79A7", (0, (6, 1.5, 1.2, 1.5)), "D", "\\\\\\"),
-    Look(INK, (0, (3, 1)), "v", "xxx"),
-    Look("#E69F00", (0, (8, 2)), "P", "---"),
-    Look("#56B4E9", (0, (1.2, 2.4)), "X", "+++"),
-    Look("#888888", (0, (8, 2, 1.2, 2, 1.2, 2)), "*", "///---"),
+    PlotStyle("#0072B2", "-", "o", ""),
+    PlotStyle("#D55E00", (0, (5, 1.5)), "s", "///"),
+    PlotStyle("#009E73", (0, (1.2, 1.2)), "^", "|||"),
+    PlotStyle("#CC79A7", (0, (6, 1.5, 1.2, 1.5)), "D", "\\\\\\"),
+    PlotStyle(INK, (0, (3, 1)), "v", "xxx"),
+    PlotStyle("#E69F00", (0, (8, 2)), "P", "---"),
+    PlotStyle("#56B4E9", (0, (1.2, 2.4)), "X", "+++"),
+    PlotStyle("#888888", (0, (8, 2, 1.2, 2, 1.2, 2)), "*", "///---"),
 )
 STYLE: dict[Any, Any] = {  # matplotlib types the keys as literals
     "svg.fonttype": "none",  # text stays text

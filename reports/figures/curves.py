@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from experiments.tracking.reader import StageRow
 from reports.analysis.cells import Table
-from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, Look, said, wrapped
+from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, PlotStyle, said, wrapped
 from reports.figures.figure import Data, Figure, figure_name
 from reports.figures.labels import spread, text_width
 from reports.figures.svg import INK
@@ -40,7 +40,7 @@ CurveReader = Callable[[StageRow, str], Curve]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class CurveLine:
     """A stage, drawn once for all rows that share it."""
 
     stage: StageRow
@@ -173,7 +173,7 @@ def _figure(group: Group, stages: Mapping[str, StageRow], read: CurveReader) -> 
         stage = stages[run]
         names = [name for name in (LOSS, *PARTS) if name in stage.metrics]
         curves = {name: curve for name in names if (curve := read(stage, name))}
-        line = Line(stage=stage, rows=rows, curves=curves)
+        line = CurveLine(stage=stage, rows=rows, curves=curves)
         if any(drawable(value) for _, value in curves.get(LOSS, ())):
             lines.append(line)
         else:
@@ -197,7 +197,7 @@ def _titles(group: Group) -> str:
     return f"{numbered} {', '.join(names)}" if group.tables[0].source else ", ".join(names)
 
 
-def _draw(name: str, lines: Sequence[Line]) -> str:
+def _draw(name: str, lines: Sequence[CurveLine]) -> str:
     parts = [part for part in PARTS if any(part in line.curves for line in lines)]
     rows = ceil(len(parts) / 2)
     canvas = Canvas(name, 18 + TALL + rows * (LOW + BETWEEN) + 32)
@@ -216,7 +216,7 @@ def _draw(name: str, lines: Sequence[Line]) -> str:
     return canvas.svg()
 
 
-def _panel(axes: Axes, lines: Sequence[Line], name: str) -> None:
+def _panel(axes: Axes, lines: Sequence[CurveLine], name: str) -> None:
     axes.set_yscale("log")
     values = []
     for line, look in zip(lines, LOOKS, strict=False):
@@ -231,11 +231,11 @@ def _panel(axes: Axes, lines: Sequence[Line], name: str) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _plot(axes: Axes, curve: Curve, look: Look) -> None:
+def _plot(axes: Axes, curve: Curve, look: PlotStyle) -> None:
     axes.plot([s for s, _ in curve], [v for _, v in curve], color=look.colour, linestyle=look.dashes, linewidth=1.2)
 
 
-def _direct_labels(axes: Axes, lines: Sequence[Line], labels: Sequence[str], beside: float) -> None:
+def _direct_labels(axes: Axes, lines: Sequence[CurveLine], labels: Sequence[str], beside: float) -> None:
     """The name of each line at the right, joined to its end."""
     axes.set_xlim(0, max((line.curves[LOSS][-1][0] for line in lines), default=1))
     axes.autoscale(False)
@@ -258,7 +258,7 @@ def _direct_labels(axes: Axes, lines: Sequence[Line], labels: Sequence[str], bes
         axes.text(data[3][0], data[3][1], text, fontsize=SMALL, color=INK, ha="left", va="center", linespacing=1.05)
 
 
-def _caption(group: Group, lines: Sequence[Line], untold: Sequence[str]) -> str:
+def _caption(group: Group, lines: Sequence[CurveLine], untold: Sequence[str]) -> str:
     table = group.tables[0]
     devices = ", ".join(dict.fromkeys(line.stage.device for line in lines))
     found = [
@@ -287,7 +287,7 @@ def _caption(group: Group, lines: Sequence[Line], untold: Sequence[str]) -> str:
     return " ".join(found)
 
 
-def _alt(group: Group, lines: Sequence[Line]) -> str:
+def _alt(group: Group, lines: Sequence[CurveLine]) -> str:
     told = [
         f"{line.label} from {_number(line.curves[LOSS][0][1])} to {_number(line.curves[LOSS][-1][1])} in"
         f" {line.curves[LOSS][-1][0]} steps"
@@ -297,7 +297,7 @@ def _alt(group: Group, lines: Sequence[Line]) -> str:
     return f"Loss of pre-training {KINDS[group.kind]}: {drawn}. The table has its parts."
 
 
-def _data(lines: Sequence[Line]) -> Data:
+def _data(lines: Sequence[CurveLine]) -> Data:
     rows = [
         (
             line.label,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from experiments.tracking.reader import StageRow, TrialRow
 from reports.analysis.cells import Table
-from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, Look, said, shortened
+from reports.figures.canvas import LOOKS, SMALL, WIDTH, Canvas, PlotStyle, said, shortened
 from reports.figures.figure import Data, Figure, figure_name
 from reports.figures.labels import text_width
 from reports.figures.svg import INK
@@ -36,7 +36,7 @@ PART_NAMES = {
     "heads": "other heads",
 }
 """Parts of the model in a step, as `smaug_core.cost.flops` calls them."""
-LOOK_OF: Mapping[str, Look] = {
+LOOK_OF: Mapping[str, PlotStyle] = {
     **dict(zip(USES, LOOKS, strict=False)),
     **dict(zip(PART_NAMES.values(), LOOKS, strict=True)),
 }

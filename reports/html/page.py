@@ -11,7 +11,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from experiments.store.device_hours import PARTS, Total
-from experiments.tracking.reader import Ledger, StageRow, TrackingError
+from experiments.tracking.reader import MlflowReader, StageRow, TrackingError
 from reports.analysis.compare_rows import comparer, measured_scales
 from reports.analysis.environment import Environment, environment_of
 from reports.analysis.spending import Spending, Spent, in_paper_order, spend
@@ -119,7 +119,9 @@ class Page:
         return found
 
 
-def make_page(report: Report, ledger: Ledger, out: Path, *, steps: Steps = NO_STEPS) -> tuple[Path, tuple[str, ...]]:
+def make_page(
+    report: Report, ledger: MlflowReader, out: Path, *, steps: Steps = NO_STEPS
+) -> tuple[Path, tuple[str, ...]]:
     """Write `index.html`, and its figures for print; give its path and all that is wrong with what was recorded.
 
     Args:
@@ -136,7 +138,7 @@ def make_page(report: Report, ledger: Ledger, out: Path, *, steps: Steps = NO_ST
     return write_text(out / FILE, to_html(page)), page.faults
 
 
-def page_of(report: Report, ledger: Ledger, *, steps: Steps = NO_STEPS) -> Page:
+def page_of(report: Report, ledger: MlflowReader, *, steps: Steps = NO_STEPS) -> Page:
     """What the page shows of a report and of the ledger that it was read from."""
     stages, set_aside, unread = _stages(report, ledger)
     own = [table for table in report.tables if table.measured_by == table.name]
@@ -203,7 +205,7 @@ def drawn(figure: Figure) -> Markup:
     return Markup(figure.svg)
 
 
-def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[StageRow], list[str]]:
+def _stages(report: Report, ledger: MlflowReader) -> tuple[list[StageRow], list[StageRow], list[str]]:
     """All stages that count, those set aside, or why there are none."""
     if report.unreadable or not ledger.exists:
         return [], [], []
@@ -214,7 +216,9 @@ def _stages(report: Report, ledger: Ledger) -> tuple[list[StageRow], list[StageR
         return [], [], [f"what was spent could not be read: {error}"]
 
 
-def _figures(report: Report, stages: list[StageRow], ledger: Ledger, steps: Steps) -> tuple[list[Figure], list[str]]:
+def _figures(
+    report: Report, stages: list[StageRow], ledger: MlflowReader, steps: Steps
+) -> tuple[list[Figure], list[str]]:
     """Every figure, or why there are none."""
     try:
         return make_figures(report, stages, ledger.curve, steps), []

@@ -54,7 +54,7 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class TableLine:
     """A row, or the heading above rows."""
 
     name: str
@@ -81,7 +81,7 @@ class Grid:
     row_label: str
     text_headers: tuple[str, ...]
     heads: tuple[Head, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableLine, ...]
     num_cited: int
     has_measured: bool
     faults: tuple[str, ...]
@@ -152,20 +152,20 @@ def _head(column: Column) -> Head:
     )
 
 
-def _lines(table: Table, key: str, extra: Sequence[str], ui: str) -> Iterable[Line]:
+def _lines(table: Table, key: str, extra: Sequence[str], ui: str) -> Iterable[TableLine]:
     above = {row: group for group, rows in table.groups.items() for row in rows}
     marks, last = letters(table), None
     for number, (row, cells) in enumerate(table.rows.items(), start=1):
         group = above.get(row)
         if group is not None and group != last:
-            yield Line(name=group, texts=(), entries=())
+            yield TableLine(name=group, texts=(), entries=())
         last = group
         texts = table.texts.get(row, {})
         entries = [
             _entry(f"{key}-{number}-{place}", column, cell, marks, card_of(table, row, column, marks, ui))
             for place, (column, cell) in enumerate(zip(table.columns, cells, strict=True), start=1)
         ]
-        yield Line(
+        yield TableLine(
             name=row,
             texts=tuple(texts.get(header, "") for header in extra),
             entries=tuple(entries),

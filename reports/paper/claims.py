@@ -9,7 +9,7 @@ from pydantic import FiniteFloat
 
 from experiments.config.yaml_source import Document, Fault, Form
 from reports.paper.contradictions import table_of, unique_ids
-from reports.paper.tables import HOURS, PAPER, Published, load_published, read_form, refuse, require_cell
+from reports.paper.tables import HOURS, PAPER, PublishedTable, load_published, read_form, refuse, require_cell
 
 Measure = Literal["difference", "saved_percent", "ratio"]
 
@@ -169,7 +169,7 @@ def load_claims(folder: Path = PAPER) -> tuple[Claim, ...]:
     return claims
 
 
-def judge_published(claim: Claim, published: Mapping[str, Published]) -> tuple[PublishedCheck, ...]:
+def judge_published(claim: Claim, published: Mapping[str, PublishedTable]) -> tuple[PublishedCheck, ...]:
     """Each check of a claim by the numbers that the paper itself prints.
 
     Raises:
@@ -184,7 +184,7 @@ def judge_published(claim: Claim, published: Mapping[str, Published]) -> tuple[P
     return tuple(judged)
 
 
-def _claim(where: str, told: _ClaimForm, published: Mapping[str, Published]) -> Claim:
+def _claim(where: str, told: _ClaimForm, published: Mapping[str, PublishedTable]) -> Claim:
     checks = []
     for check in told.checks:
         table = table_of(where, check.table, published)

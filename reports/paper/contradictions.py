@@ -9,8 +9,8 @@ from pydantic import FiniteFloat
 from experiments.config.yaml_source import Form, nearest
 from reports.paper.tables import (
     PAPER,
-    Published,
     PublishedSettings,
+    PublishedTable,
     ReportError,
     load_published,
     load_settings,
@@ -139,7 +139,7 @@ def unique_ids(file: str, ids: Sequence[str]) -> None:
             raise ReportError(f"{file}: id {name!r} stands twice; each needs its own")
 
 
-def table_of(where: str, number: str, published: Mapping[str, Published]) -> Published:
+def table_of(where: str, number: str, published: Mapping[str, PublishedTable]) -> PublishedTable:
     """A table of results; raises a ReportError that starts with `where` if there is none."""
     if number not in published:
         raise ReportError(f"{where}: table {number!r} is unknown; {nearest(number, published)}")
@@ -149,7 +149,7 @@ def table_of(where: str, number: str, published: Mapping[str, Published]) -> Pub
 def _contradiction(
     file: str,
     told: _ContradictionForm,
-    published: Mapping[str, Published],
+    published: Mapping[str, PublishedTable],
     settings: Mapping[str, PublishedSettings],
 ) -> Contradiction:
     where = f"{file}: {told.id}"
@@ -163,7 +163,7 @@ def _contradiction(
 
 
 def _place(
-    where: str, told: _PlaceForm, published: Mapping[str, Published], settings: Mapping[str, PublishedSettings]
+    where: str, told: _PlaceForm, published: Mapping[str, PublishedTable], settings: Mapping[str, PublishedSettings]
 ) -> Place:
     if told.where is not None:
         if (told.table, told.row, told.column) != (None, None, None):
@@ -199,7 +199,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _agreement(file: str, told: _AgreementForm, published: Mapping[str, Published]) -> Agreement:
+def _agreement(file: str, told: _AgreementForm, published: Mapping[str, PublishedTable]) -> Agreement:
     where = f"{file}: {told.id}"
     pair = told.cells
     table = table_of(where, pair.table, published)
@@ -209,7 +209,7 @@ def _agreement(file: str, told: _AgreementForm, published: Mapping[str, Publishe
     return Agreement(id=told.id, where=told.where, difference=told.difference, **pair.model_dump())
 
 
-def _shared(file: str, told: _SharedForm, published: Mapping[str, Published]) -> SharedRows:
+def _shared(file: str, told: _SharedForm, published: Mapping[str, PublishedTable]) -> SharedRows:
     where = f"{file}: {told.what}"
     rows = [_table_and_row(where, pair) for pair in told.rows]
     values: dict[str, float | None] = {}

@@ -35,7 +35,7 @@ class SameRuns:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Published:
+class PublishedTable:
     """One table of results."""
 
     table: str
@@ -125,7 +125,7 @@ class _SettingsForm(Form):
     cannot_tell: list[str] = []
 
 
-def load_published(folder: Path = PAPER) -> dict[str, Published]:
+def load_published(folder: Path = PAPER) -> dict[str, PublishedTable]:
     """Every table of results, by its number, in order.
 
     Raises:
@@ -169,13 +169,13 @@ def refuse(faults: Iterable[Fault]) -> None:
         raise ReportError("\n".join(lines))
 
 
-def require_row(where: str, row: str, table: Published) -> None:
+def require_row(where: str, row: str, table: PublishedTable) -> None:
     """Raise a ReportError that starts with `where` unless the table has the row."""
     if row not in table.rows:
         raise ReportError(f"{where}: row {row!r} is not in Table {table.table}; {nearest(row, table.rows)}")
 
 
-def require_cell(where: str, row: str, column: str, table: Published) -> float:
+def require_cell(where: str, row: str, column: str, table: PublishedTable) -> float:
     """The value of a cell; raises a ReportError that starts with `where` if the table has none there."""
     require_row(where, row, table)
     if column not in table.columns:
@@ -198,14 +198,14 @@ def sweep_files(folder: Path = SWEEPS) -> dict[str, str]:
     return found
 
 
-def _by_number(table: Published | PublishedSettings) -> tuple[int, str]:
+def _by_number(table: PublishedTable | PublishedSettings) -> tuple[int, str]:
     return len(table.table), table.table
 
 
-def _published(path: Path) -> Published:
+def _published(path: Path) -> PublishedTable:
     form, document = read_form(path, _TableForm)
     refuse([*_name_faults(document, path, "table", form.table), *_row_faults(form, document)])
-    return Published(
+    return PublishedTable(
         table=form.table,
         title=form.title,
         source=form.source,

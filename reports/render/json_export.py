@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from reports.analysis.cells import Cell, Column, Fault, Table
+from reports.analysis.cells import Cell, CellFault, Column, Table
 from reports.render.markdown import run_link
 
 FORMAT = "smaug report 1"
 
 
-def export(tables: Sequence[Table], faults: Sequence[Fault], *, ui: str, origin: str) -> dict[str, Any]:
+def export(tables: Sequence[Table], faults: Sequence[CellFault], *, ui: str, origin: str) -> dict[str, Any]:
     """Every table with its columns, rows, cells, notes on faults, and links to the runs.
 
     Args:

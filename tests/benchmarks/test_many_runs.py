@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.store.trials import write_trial
-from experiments.tracking.reader import Ledger
+from experiments.tracking.reader import MlflowReader
 from experiments.tracking.writer import Tracker, sync
 from reports.report import read_report
 from tests.benchmarks.many_runs import multiply
@@ -26,7 +26,7 @@ def home(tmp_path, monkeypatch):
 def test_copies_of_runs_are_rows_and_stages_of_their_own(home, tmp_path):
     copy = tmp_path / "copy"
     assert multiply(home, copy, 80) == 20, "two trials to six stages, as before"
-    ledger = Ledger(copy)
+    ledger = MlflowReader(copy)
     trials, stages = ledger.trials(), ledger.stages()
     assert (len(trials), len({stage.fingerprint for stage in stages})) == (20, 60)
     assert len({(row.variant, row.seed) for row in trials}) == 20
@@ -38,4 +38,4 @@ def test_copies_of_runs_are_rows_and_stages_of_their_own(home, tmp_path):
 
 def test_trials_alone_can_be_copied(home, tmp_path):
     assert multiply(home, tmp_path / "copy", 50, stages=False) == 44
-    assert len(Ledger(tmp_path / "copy").stages()) == 6
+    assert len(MlflowReader(tmp_path / "copy").stages()) == 6

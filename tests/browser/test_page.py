@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import expect
 
-from experiments.tracking.reader import Ledger
+from experiments.tracking.reader import MlflowReader
 from reports.html.page import make_page
 from reports.report import read_report
 from tests.reports.html.test_page import EVIL, MadeLedger, report_of
@@ -26,7 +26,7 @@ PATIENCE_MS = 60_000
 
 @pytest.fixture(scope="module")
 def path(reference, tmp_path_factory):
-    made, faults = make_page(read_report(reference), Ledger(reference), tmp_path_factory.mktemp("out"))
+    made, faults = make_page(read_report(reference), MlflowReader(reference), tmp_path_factory.mktemp("out"))
     assert faults == ()
     return made
 
@@ -332,7 +332,7 @@ def test_what_looks_like_a_script_stays_text(page, tmp_path, watched):
 @pytest.mark.slow
 def test_a_cell_leads_to_its_run_in_mlflow(reference, address, context, page, tmp_path):
     report = replace(read_report(reference), ui=address.rstrip("/"))
-    made, _ = make_page(report, Ledger(reference), tmp_path)
+    made, _ = make_page(report, MlflowReader(reference), tmp_path)
     page.goto(made.as_uri())
     page.locator("[data-card=table-4-tiny-1-2]").click()
     value = page.locator("dialog[open] .measured b").inner_text().removesuffix(" %")

@@ -13,12 +13,12 @@ import pytest
 
 from experiments.cli import answers
 from experiments.cli import status_view as overview
-from experiments.cli.progress import Display
+from experiments.cli.progress import ProgressDisplay
 from experiments.console import Console, escaped, prepare_output, print_log
 from experiments.maintenance.doctor.doctor import lines_of
 from experiments.maintenance.doctor.finding import fault
 from experiments.maintenance.status import Observer
-from experiments.planning.budget import Comparison
+from experiments.planning.budget import PriceComparison
 from experiments.planning.plan import labels, make_plan
 from experiments.run import Drive
 from experiments.scheduler.events import Event, Summary
@@ -64,7 +64,7 @@ def test_every_line_of_a_run_shows_hostile_names_and_messages(terminal):
     ended = ("cached", "done", "failed", "paused", "cancelled", "held", "blocked", "retry", "waiting")
 
     def show(console: Console) -> None:
-        with Display(console, {first.fingerprint: HOSTILE}) as display:
+        with ProgressDisplay(console, {first.fingerprint: HOSTILE}) as display:
             for kind in ended:
                 display(Event(kind=kind, stage=first, message=HOSTILE))
 
@@ -90,7 +90,7 @@ def test_a_plan_and_an_end_show_hostile_names(tmp_path, capsys):
     first, second, third = made.stages
     summary = Summary(failed=[(first, HOSTILE)], cancelled=[(second, HOSTILE)], held=[(third, HOSTILE)], paused=HOSTILE)
     summary.interrupted = True
-    comparison = Comparison(stages=1, predicted=1.0, actual=1.0, unit=HOSTILE)
+    comparison = PriceComparison(stages=1, predicted=1.0, actual=1.0, unit=HOSTILE)
     outcome = Drive(summary=summary, seconds=1.0, told=True, spent=0.0, comparison=comparison)
     answers.complain_of(outcome, store, names)
     assert capsys.readouterr().err.count(SHOWN) == 7

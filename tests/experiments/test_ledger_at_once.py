@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from experiments.store.store import Store
 from experiments.store.trials import all_stages, write_trial
-from experiments.tracking.reader import Ledger, read_trials
+from experiments.tracking.reader import MlflowReader, read_trials
 from experiments.tracking.runs import STAGES
 from experiments.tracking.writer import sync
 from experiments.worker.main import run_stage
@@ -74,7 +74,7 @@ def assert_each_once(home: Path, uri: str) -> None:
         path = client.download_artifacts(run.info.run_id, "attempts.json")
         assert [a["state"] for a in json.loads(Path(path).read_text())["attempts"]] == ["done"]
     (row,) = read_trials(home)
-    assert row.status == "FINISHED" and Ledger(home).ranks(row, "msrvtt") == ranks_of(25.0)
+    assert row.status == "FINISHED" and MlflowReader(home).ranks(row, "msrvtt") == ranks_of(25.0)
     before = {run.info.run_id: (run.data.metrics, run.data.tags) for run in runs}
     assert sync(home) == (DRIVERS * EACH, 1)
     again = client.search_runs([client.get_experiment_by_name(STAGES).experiment_id])

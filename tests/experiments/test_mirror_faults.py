@@ -14,7 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from experiments.tracking.client import TrackingError
-from experiments.tracking.reader import Ledger, read_trials
+from experiments.tracking.reader import MlflowReader, read_trials
 from experiments.tracking.runs import STAGES
 from experiments.tracking.writer import Tracker, sync
 from tests.experiments.made_trials import ranks_of
@@ -89,7 +89,7 @@ def assert_complete(home: Path, uri: str, trials: int) -> None:
     rows = read_trials(home)
     assert [row.status for row in rows] == ["FINISHED"] * trials
     for row in rows:
-        assert Ledger(home).ranks(row, "msrvtt") == ranks_of(25.0)
+        assert MlflowReader(home).ranks(row, "msrvtt") == ranks_of(25.0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 from experiments.engines.base import Job, JobState
 from experiments.engines.slurm.folder import is_final, last_word
 from experiments.engines.slurm.job import in_folder
-from experiments.engines.slurm.queue import Look, standing_of
+from experiments.engines.slurm.queue import QueueSnapshot, standing_of
 from experiments.store.attempt import read_attempts
 from experiments.store.documents import WORD, read_document
 from experiments.store.failures import FailureClass
@@ -60,7 +60,7 @@ class Placed:
         return read_document(last_word(self.folder, self.id, self.job.name), WORD)
 
 
-def end_of(placed: Placed, told: dict[str, Any] | None, look: Look) -> JobState | None:
+def end_of(placed: Placed, told: dict[str, Any] | None, look: QueueSnapshot) -> JobState | None:
     """How a job ended, by what its supervisor told and Slurm says; none while it has not."""
     code = None if told is None else int(told["exit_code"])
     reason = None if told is None else told.get("reason")

@@ -23,7 +23,7 @@ from experiments.engines.slurm.ends import Placed, end_of, explained
 from experiments.engines.slurm.folder import SUBMISSION, is_final, new_folder
 from experiments.engines.slurm.job import in_folder
 from experiments.engines.slurm.profile import Cluster
-from experiments.engines.slurm.queue import Look, SlurmQueue, standing_of
+from experiments.engines.slurm.queue import QueueSnapshot, SlurmQueue, standing_of
 from experiments.engines.slurm.submit import COMMAND_S, SubmissionError, asked_in_words, checked, share_of, submit_array
 from experiments.store.attempt import Attempt, StoreError, write_json
 from experiments.store.documents import PLACED, read_document
@@ -151,7 +151,7 @@ class SlurmEngine(Engine):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _place(self, look: Look) -> None:
+    def _place(self, look: QueueSnapshot) -> None:
         """Follow the jobs of earlier drivers that are still there, and submit the rest."""
         if not self._waiting or time.monotonic() < self._not_before:
             return
@@ -227,7 +227,7 @@ class SlurmEngine(Engine):
         self._placed[placed.job.name] = placed
         self._followed.add(placed.id)
 
-    def _look_for_ends(self, look: Look) -> None:
+    def _look_for_ends(self, look: QueueSnapshot) -> None:
         listed = {folder: _names_in(folder / "ended") for folder in {p.folder for p in self._placed.values()}}
         for name, placed in list(self._placed.items()):
             told = placed.told() if placed.file in listed[placed.folder] else None
@@ -236,7 +236,7 @@ class SlurmEngine(Engine):
                 del self._placed[name]
                 self._states[name] = explained(ended, placed)
 
-    def _look_at_waiting(self, look: Look) -> None:
+    def _look_at_waiting(self, look: QueueSnapshot) -> None:
         """Take cancelled jobs that have not started out of the queue; tell what keeps others there."""
         unwanted = []
         for placed in self._placed.values():

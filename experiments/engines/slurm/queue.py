@@ -53,7 +53,7 @@ PACE = Pace()
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class QueueStatus:
     """Where a job stands in Slurm's words."""
 
     state: str
@@ -66,7 +66,7 @@ class Standing:
         return self.state in ENDED
 
 
-def standing_of(jobs: Mapping[str, Standing], job: str) -> Standing | None:
+def standing_of(jobs: Mapping[str, QueueStatus], job: str) -> QueueStatus | None:
     """Where a job stands by Slurm's answer.
 
     Tasks of an array that were cancelled together while they waited have no lines of their own, but one of the array.
@@ -75,12 +75,12 @@ def standing_of(jobs: Mapping[str, Standing], job: str) -> Standing | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class QueueSnapshot:
     """An answer of Slurm."""
 
     asked: float = -1.0
     """Monotonic time of the question."""
-    jobs: dict[str, Standing] = field(default_factory=dict)
+    jobs: dict[str, QueueStatus] = field(default_factory=dict)
     """By id; `7_1` in an array."""
 
 
@@ -93,13 +93,13 @@ class SlurmQueue:
 
     def __init__(self, name: str) -> None:
         self._name, self._environment = name, dict(os.environ)
-        self._latest = Look()
+        self._latest = QueueSnapshot()
         self._asking: threading.Thread | None = None
         self._complained = ""
         self.queries = 0
         """Asked so far."""
 
-    def look(self) -> Look:
+    def look(self) -> QueueSnapshot:
         """The latest answer; asks anew beside, if it is time."""
         if (self._asking is None or not self._asking.is_alive()) and PACE.take():
             self.queries += 1
@@ -110,7 +110,7 @@ class SlurmQueue:
     def _ask(self, now: float) -> None:
         try:
             # This process's environment is changed for a moment whenever jobs are submitted.
-            self._latest = Look(now, query(self._name, self._environment, limit_s=QUERY_LIMIT_S))
+            self._latest = QueueSnapshot(now, query(self._name, self._environment, limit_s=QUERY_LIMIT_S))
         except QueryError as error:
             self._complain(str(error))
             return
@@ -127,7 +127,7 @@ class QueryError(SmaugError):
     """Slurm gave no answer."""
 
 
-def query(name: str, environment: Mapping[str, str] = os.environ, *, limit_s: float) -> dict[str, Standing]:
+def query(name: str, environment: Mapping[str, str] = os.environ, *, limit_s: float) -> dict[str, QueueStatus]:
     """Ask once for all of this user's jobs of a name, and wait `limit_s` at most; gives them by id.
 
     Raises:
@@ -152,7 +152,7 @@ def query(name: str, environment: Mapping[str, str] = os.environ, *, limit_s: fl
     return read_squeue(ran.stdout)
 
 
-def read_squeue(text: str) -> dict[str, Standing]:
+def read_squeue(text: str) -> dict[str, QueueStatus]:
     """The jobs of squeue's answer, of which each line is `ID|STATE|REASON`."""
     rows = (line.strip().split("|", 2) for line in text.splitlines() if line.count("|") >= 2)
-    return {job: Standing(state, reason) for job, state, reason in rows}
+    return {job: QueueStatus(state, reason) for job, state, reason in rows}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.engines.slurm.folder import SUBMISSION, Submission, is_final, last_word, read_submission, slurms_name
-from experiments.engines.slurm.queue import QueryError, Standing, query, standing_of
+from experiments.engines.slurm.queue import QueryError, QueueStatus, query, standing_of
 from experiments.store.attempt import StoreError
 from experiments.store.documents import WORD, read_document
 
@@ -74,7 +74,7 @@ def _open_jobs(folder: Path, submission: Submission, names: frozenset[str]) -> d
     }
 
 
-def _answer(submission: Submission, here: str) -> dict[str, Standing] | str:
+def _answer(submission: Submission, here: str) -> dict[str, QueueStatus] | str:
     """What Slurm says of a submission's jobs, or why nothing."""
     if not here:
         return "no Slurm here to ask"
@@ -86,7 +86,7 @@ def _answer(submission: Submission, here: str) -> dict[str, Standing] | str:
         return "Slurm does not answer"
 
 
-def _told(job: str, answer: dict[str, Standing] | str) -> Queued | None:
+def _told(job: str, answer: dict[str, QueueStatus] | str) -> Queued | None:
     if isinstance(answer, str):
         return Queued(f"submitted to Slurm as job {job}; {answer}", is_known=False)
     standing = standing_of(answer, job)

@@ -13,7 +13,7 @@ from experiments.engines.slurm.folder import (
     read_submission,
     slurms_name,
 )
-from experiments.engines.slurm.queue import QUERY_LIMIT_S, QueryError, Standing, query, standing_of
+from experiments.engines.slurm.queue import QUERY_LIMIT_S, QueryError, QueueStatus, query, standing_of
 from experiments.store.attempt import StoreError
 from experiments.store.documents import WORD, read_document
 from experiments.store.drivers import Driver
@@ -34,7 +34,7 @@ class Submissions:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._slurm: str | None = None
-        self._answers: dict[str, dict[str, Standing] | str] = {}
+        self._answers: dict[str, dict[str, QueueStatus] | str] = {}
 
     def why_kept(self, folder: Path, drivers: Sequence[Driver], now: float | None = None) -> str | None:
         """Why a folder must stay; none if no job of it can still wait or run, and no driver uses it.
@@ -75,7 +75,7 @@ class Submissions:
                 return f"Slurm has job {job} ({standing.state}) that no driver has noted; it may be of this folder"
         return None
 
-    def _ask(self, submission: Submission) -> dict[str, Standing] | str:
+    def _ask(self, submission: Submission) -> dict[str, QueueStatus] | str:
         """Slurm's answer, or why there is none."""
         if self._slurm is None:
             self._slurm = slurms_name()

@@ -173,7 +173,7 @@ def _render_into(folder: Path, source: str, config: DataConfig, workers: int, pr
     import av
 
     from smaug_core.data.media.video import decoded_digest
-    from smaug_core.data.moving_shapes.render import Job, render_all
+    from smaug_core.data.moving_shapes.render import RenderJob, render_all
     from smaug_core.data.moving_shapes.scenes import draw_scenes
 
     sizes, frames = split_sizes(source, config), frames_of(source, config)
@@ -182,7 +182,7 @@ def _render_into(folder: Path, source: str, config: DataConfig, workers: int, pr
     for part in rows.values():
         (folder / part[0]["media"]).parent.mkdir(parents=True)
     jobs = [
-        Job(path=folder / row["media"], scene=scene)
+        RenderJob(path=folder / row["media"], scene=scene)
         for split, part in scenes.items()
         for row, scene in zip(rows[split], part, strict=True)
     ]

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from smaug_core.data.moving_shapes.attributes import Ground
-from smaug_core.data.moving_shapes.scenes import Event, Scene
+from smaug_core.data.moving_shapes.scenes import Scene, SceneEvent
 from smaug_core.data.rng import draws_for
 
 OBJECT_COLOURS = {
@@ -107,7 +107,7 @@ def _pattern(
 
 def _draw_object(
     frames: Float32[np.ndarray, "frames height width 3"],
-    event: Event,
+    event: SceneEvent,
     shake: Float32[np.ndarray, "2 frames"],
     draws: np.random.Generator,
 ) -> None:
@@ -128,7 +128,7 @@ def _draw_object(
     frames[shown] += covered * (paint_colour - frames[shown])
 
 
-def _path(event: Event, radius: float, draws: np.random.Generator) -> _Path:
+def _path(event: SceneEvent, radius: float, draws: np.random.Generator) -> _Path:
     first, last = event.visible[0], event.visible[-1]
     time = (np.array(event.visible, dtype=np.float32) - first) / max(1, last - first)
     still = np.ones_like(time)

@@ -20,7 +20,7 @@ CHUNK = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class RenderJob:
     """A scene, and the file to paint it into."""
 
     path: Path
@@ -28,7 +28,7 @@ class Job:
 
 
 def render_all(
-    jobs: Sequence[Job], size: int, seed: int, *, workers: int, progress: Callable[[int, int], None] | None
+    jobs: Sequence[RenderJob], size: int, seed: int, *, workers: int, progress: Callable[[int, int], None] | None
 ) -> None:
     """Paint every scene into its file; `progress` is called with the files written so far and their total.
 
@@ -44,7 +44,7 @@ def render_all(
             progress(done, len(jobs))
 
 
-def _each_done(chunks: Sequence[Sequence[Job]], size: int, seed: int, workers: int) -> Iterator[int]:
+def _each_done(chunks: Sequence[Sequence[RenderJob]], size: int, seed: int, workers: int) -> Iterator[int]:
     """Render every chunk, in any order; the number of files of each as it is done."""
     if workers == 1:
         for chunk in chunks:
@@ -72,7 +72,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _render_chunk(jobs: Sequence[Job], size: int, seed: int) -> int:
+def _render_chunk(jobs: Sequence[RenderJob], size: int, seed: int) -> int:
     from PIL import Image
 
     for job in jobs:

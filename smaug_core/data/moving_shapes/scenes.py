@@ -26,7 +26,7 @@ MIN_FRAMES = {"sentence": 11, "paragraph": 21, "brief": 16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
+class SceneEvent:
     """One object doing one thing."""
 
     look: Look
@@ -42,9 +42,9 @@ class Scene:
     id: str
     """Unique over all sources, e.g. `val/000012`; the key of its draws."""
     ground: Ground
-    events: tuple[Event, ...]
+    events: tuple[SceneEvent, ...]
     """What the caption tells, in its order."""
-    distractors: tuple[Event, ...] = ()
+    distractors: tuple[SceneEvent, ...] = ()
     """What is shown besides."""
     num_frames: int
     caption: str | tuple[str, ...]
@@ -107,7 +107,7 @@ class _Stills:
         if dealt is None:
             return None
         ground, look = dealt
-        event = Event(look=look, motion="none", visible=(0,))
+        event = SceneEvent(look=look, motion="none", visible=(0,))
         caption = f"a {' '.join(look)} {_where(ground, draws)}"
         return Scene(id=name, ground=ground, events=(event,), num_frames=1, caption=caption)
 
@@ -170,7 +170,7 @@ class _Briefs:
         ground, look = dealt
         spans = _draw_brief_spans(num_frames, draws)
         events, phrases = _act([look], spans[:1], draws)
-        distractors: tuple[Event, ...] = ()
+        distractors: tuple[SceneEvent, ...] = ()
         if draws.random() < DISTRACTED_RATIO:
             others = [other for other in self.others[ground] if other != look]
             distractors, _ = _act([others[draws.integers(len(others))]], spans[1:], draws)
@@ -192,7 +192,7 @@ CASTS: dict[str, type[_Cast]] = {
 
 def _act(
     looks: Sequence[Look], spans: Sequence[tuple[int, int]], draws: np.random.Generator
-) -> tuple[tuple[Event, ...], list[str]]:
+) -> tuple[tuple[SceneEvent, ...], list[str]]:
     """Each object doing something from the first to the last frame of its span, and the words for it."""
     events = []
     phrases = []
@@ -203,7 +203,7 @@ def _act(
         if motion == "blinks":
             # Two frames on, one off, but on at the end, so that the span holds.
             visible = [frame for frame in visible if (frame - first) % 3 != 2 or frame == last]
-        events.append(Event(look=look, motion=motion, visible=tuple(visible)))
+        events.append(SceneEvent(look=look, motion=motion, visible=tuple(visible)))
         phrases.append(f"a {' '.join(look)} {MOTIONS[motion][draws.integers(len(MOTIONS[motion]))]}")
     return tuple(events), phrases
 
@@ -261,5 +261,5 @@ def _draw_brief_spans(num_frames: int, draws: np.random.Generator) -> list[tuple
     return [(place, place + length - 1) for place in (first, second)]
 
 
-def _frames_of(events: Sequence[Event]) -> list[int]:
+def _frames_of(events: Sequence[SceneEvent]) -> list[int]:
     return sorted({frame for event in events for frame in event.visible})

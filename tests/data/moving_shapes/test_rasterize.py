@@ -9,7 +9,7 @@ import pytest
 
 from smaug_core.data.moving_shapes.attributes import COLOURS, MOTIONS, PATTERNS, ROUND, SHAPES, SIDES, SIZES
 from smaug_core.data.moving_shapes.rasterize import OBJECT_COLOURS, RADIUS, STRETCH, paint
-from smaug_core.data.moving_shapes.scenes import Event, Scene, draw_scenes
+from smaug_core.data.moving_shapes.scenes import Scene, SceneEvent, draw_scenes
 
 SIZE = 64
 SHOWN = tuple(range(3, 13))
@@ -19,7 +19,7 @@ IN_THE_BAND = slice(int(0.4 * SIZE), int(0.6 * SIZE))
 
 
 def scene_of(look, motion, *, number=0, shown=SHOWN) -> Scene:
-    event = Event(look=look, motion=motion, visible=shown)
+    event = SceneEvent(look=look, motion=motion, visible=shown)
     frames = 16 if shown == SHOWN else 1
     return Scene(id=f"made/{number:06d}", ground=GROUNDS[0], events=(event,), num_frames=frames, caption="")
 

@@ -24,7 +24,15 @@ from smaug_core.data.moving_shapes.attributes import (
     vocabulary,
 )
 from smaug_core.data.moving_shapes.dataset import SOURCES, frames_of, split_sizes
-from smaug_core.data.moving_shapes.scenes import EMPTY_RATIO, KEPT_BACK, MIN_FRAMES, SHORTEST, Event, Scene, draw_scenes
+from smaug_core.data.moving_shapes.scenes import (
+    EMPTY_RATIO,
+    KEPT_BACK,
+    MIN_FRAMES,
+    SHORTEST,
+    Scene,
+    SceneEvent,
+    draw_scenes,
+)
 from smaug_core.data.tokenizer import EMBEDDED_VOCABULARIES, SPECIAL, clean_caption, load_tokenizer
 from smaug_core.errors import SettingsError, SmaugError
 from tests.data.recipes import recipe
@@ -300,7 +308,7 @@ def test_time_alone_tells_nothing_of_what_a_brief_clip_is_about():
 def test_look_and_motion_alone_tell_nothing_of_what_a_brief_clip_is_about():
     both = [scene for scene in draw("brief", "train", 6000) if scene.distractors]
 
-    def traits(event: Event) -> list[str]:
+    def traits(event: SceneEvent) -> list[str]:
         return [*event.look, event.motion]
 
     told_of, beside = (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from experiments.config.scale import Scale, load_scale
 from experiments.config.seeds import Seeds
-from experiments.config.sweep import HOURS, Report, Sweep, load_sweep, report_columns
+from experiments.config.sweep import HOURS, ReportSpec, Sweep, load_sweep, report_columns
 from experiments.config.yaml_source import SweepError, read_document
 from experiments.stages.trial import expand
 
@@ -123,7 +123,7 @@ def test_the_shipped_sweep_is_what_the_paper_compares(tiny):
         seeds=Seeds(pretrain=(0,), finetune=(0,)),
         require=("pretrain.mask_ratio <= 0.65",),
         budget={"tiny": 2},
-        report=Report(row="Masking Ratio", columns=(HOURS, "msrvtt.t2v.r1", "msrvtt.t2v.r5", "msrvtt.t2v.r10")),
+        report=ReportSpec(row="Masking Ratio", columns=(HOURS, "msrvtt.t2v.r1", "msrvtt.t2v.r5", "msrvtt.t2v.r10")),
     )
     assert list(sweep.variants) == ["10%", "25%", "50%", "65%"]
 

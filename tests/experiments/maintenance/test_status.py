@@ -15,7 +15,7 @@ import pytest
 
 from experiments.cli import status_view as overview
 from experiments.console import Console
-from experiments.maintenance.status import Observer, Standing, recent_rate
+from experiments.maintenance.status import HomeStatus, Observer, recent_rate
 from experiments.store.attempt import read_attempts, read_json, write_json
 from experiments.store.drivers import driver_at_work, request_cancel
 from experiments.store.store import Store
@@ -40,7 +40,7 @@ def working(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def shown(home: Path, standing: Standing | None = None) -> str:
+def shown(home: Path, standing: HomeStatus | None = None) -> str:
     text = io.StringIO()
     overview.show(standing or Observer(home).look(), Console(file=text), home)
     return text.getvalue()

@@ -19,7 +19,7 @@ from experiments.store.store import Store
 from experiments.store.trials import stage_facts, write_trial
 from experiments.tracking import writer as tracking
 from experiments.tracking.client import TrackingError
-from experiments.tracking.reader import Ledger
+from experiments.tracking.reader import MlflowReader
 from experiments.tracking.runs import STAGES
 from experiments.tracking.writer import sync
 from experiments.worker.examples import write_gallery
@@ -74,7 +74,7 @@ def pictured(home: Path, gallery: Gallery = GALLERY) -> Path:
 
 
 def row_of(home: Path, kind: str = "pretrain"):
-    return next(row for row in Ledger(home).stages() if row.kind == kind)
+    return next(row for row in MlflowReader(home).stages() if row.kind == kind)
 
 
 def artifacts(home: Path) -> Path:
@@ -96,10 +96,10 @@ def test_a_report_reads_from_mlflow_the_pictures_that_a_stage_left(new_home):
     pictured(home)
     sync(home)
     row = row_of(home)
-    assert Ledger(home).examples(row) == [REBUILT, CHOSEN]
+    assert MlflowReader(home).examples(row) == [REBUILT, CHOSEN]
     assert row.examples == GALLERY.summary
     tuned = row_of(home, "finetune")
-    assert tuned.examples == "" and Ledger(home).examples(tuned) == []
+    assert tuned.examples == "" and MlflowReader(home).examples(tuned) == []
 
 
 def test_pictures_told_from_records_are_those_told_from_the_store(new_home, tmp_path):
@@ -107,7 +107,7 @@ def test_pictures_told_from_records_are_those_told_from_the_store(new_home, tmp_
     folder, records = pictured(here), tmp_path / "records"
     write_records(here, records)
     sync(there, records=records)
-    told = Ledger(there).examples(row_of(there))
+    told = MlflowReader(there).examples(row_of(there))
     assert [example.png for example in told] == [REBUILT.png, CHOSEN.png]
     assert told[0] == REBUILT
     (record,) = (records / "stages" / "pretrain").glob("*.json")
@@ -129,7 +129,7 @@ def test_a_record_without_pictures_is_as_it_was_before_there_were_any(new_home, 
             *("format", "document", "attempts", "result", "prediction", "curve", "ranks", "sha256"),
         }
     sync(home, records=records)
-    assert Ledger(home).examples(row_of(home)) == []
+    assert MlflowReader(home).examples(row_of(home)) == []
 
 
 def signed(body: dict) -> str:
@@ -214,7 +214,7 @@ def test_what_is_damaged_in_the_ledger_is_an_error_that_names_it(new_home, how):
     sync(home)
     damage(artifacts(home) / FOLDER, how)
     with pytest.raises(TrackingError, match=f"MLflow at .*{DAMAGES[how]}"):
-        Ledger(home).examples(row_of(home))
+        MlflowReader(home).examples(row_of(home))
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -224,7 +224,7 @@ def test_what_is_damaged_in_the_store_is_told_and_all_else_is_recorded(new_home,
     assert sync(home) == (3, 1)
     row = row_of(home)
     assert DAMAGES[how] in row.examples and row.examples.startswith("0 pictures; ")
-    assert Ledger(home).examples(row) == [] and row.hours["billed"] > 0
+    assert MlflowReader(home).examples(row) == [] and row.hours["billed"] > 0
 
 
 def test_pictures_that_have_changed_are_told_again_and_others_cost_no_call(new_home, monkeypatch):
@@ -241,7 +241,7 @@ def test_pictures_that_have_changed_are_told_again_and_others_cost_no_call(new_h
     write_gallery(folder / FOLDER, other)
     sync(home)
     assert [list(files) for files in given] == [[f"{FOLDER}/{CHOSEN.file}"]]
-    assert Ledger(home).examples(row_of(home)) == [CHOSEN]
+    assert MlflowReader(home).examples(row_of(home)) == [CHOSEN]
     assert row_of(home).examples == "1 pictures"
 
 
@@ -253,7 +253,7 @@ def test_pictures_go_through_a_server_that_keeps_files_itself(tmp_path, monkeypa
         sync(tmp_path / "home")
         row = row_of(tmp_path / "home")
         assert row.artifacts.startswith("mlflow-artifacts:")
-        assert Ledger(tmp_path / "home").examples(row) == [REBUILT, CHOSEN]
+        assert MlflowReader(tmp_path / "home").examples(row) == [REBUILT, CHOSEN]
 
 
 def test_a_stage_that_is_not_done_tells_no_pictures(tmp_path):
@@ -273,4 +273,4 @@ def test_what_failed_is_told_in_mlflow_too(new_home):
     held = json.loads((artifacts(home) / FOLDER / LIST).read_text())
     assert held == {"examples": [], "failed": "SmaugError: the data is gone"}
     write_json(artifacts(home) / FOLDER / LIST, held)
-    assert Ledger(home).examples(row_of(home)) == []
+    assert MlflowReader(home).examples(row_of(home)) == []

@@ -14,7 +14,7 @@ from experiments.store.attempt import read_json, write_json
 from experiments.store.export import RecordError, read_records, write_records
 from experiments.store.store import Store
 from experiments.store.trials import stage_facts, trial_documents, write_trial
-from experiments.tracking.reader import Ledger, read_trials
+from experiments.tracking.reader import MlflowReader, read_trials
 from experiments.tracking.runs import STAGES
 from experiments.tracking.writer import sync
 from reports.report import make_tables, read_report
@@ -77,7 +77,7 @@ def test_the_ledger_told_from_records_is_the_one_told_from_the_store(new_home, t
     predicted = [run[5]["hours.predicted"] for run in by_kind.values() if "hours.predicted" in run[5]]
     assert predicted == [[(0, 1_000_000, 1.5)]]
     row = next(row for row in read_trials(there) if row.variant == "50%")
-    assert Ledger(there).ranks(row, "msrvtt") == ranks_of(20.0)
+    assert MlflowReader(there).ranks(row, "msrvtt") == ranks_of(20.0)
 
 
 def test_tables_made_from_records_hold_the_same_cells(new_home, tmp_path):

@@ -18,7 +18,7 @@ from experiments.store.trials import write_trial
 from experiments.tracking import client as connection
 from experiments.tracking.database import REBUILD, TrackingError, damage_of, database_file, redacted, sqlite_uri
 from experiments.tracking.location import tracking_uri
-from experiments.tracking.reader import Ledger, read_trials
+from experiments.tracking.reader import MlflowReader, read_trials
 from experiments.tracking.writer import Tracker, sync
 from reports.render.markdown import pages_of, place_of
 from tests.experiments.made_trials import execute, ranks_of, trial
@@ -141,7 +141,7 @@ def test_a_copied_home_names_its_own_files_and_leaves_the_original_alone(recorde
     assert contents(recorded) == before
     shutil.rmtree(recorded)
     rows = read_trials(copy)
-    assert [Ledger(copy).ranks(row, "msrvtt") for row in rows] == [ranks_of(25.0), ranks_of(30.0)]
+    assert [MlflowReader(copy).ranks(row, "msrvtt") for row in rows] == [ranks_of(25.0), ranks_of(30.0)]
     sync(copy)
     assert capsys.readouterr().err == ""
 
@@ -149,7 +149,7 @@ def test_a_copied_home_names_its_own_files_and_leaves_the_original_alone(recorde
 def test_a_report_of_a_moved_home_finds_its_files(recorded, tmp_path, capsys):
     moved = recorded.rename(tmp_path / "moved")
     (row,) = read_trials(moved)
-    assert Ledger(moved).ranks(row, "msrvtt") == ranks_of(25.0)
+    assert MlflowReader(moved).ranks(row, "msrvtt") == ranks_of(25.0)
     assert addresses(moved) == {(moved / "artifacts").as_uri()}
     assert capsys.readouterr().err.count("was moved or copied") == 1
 
@@ -170,8 +170,8 @@ def test_runs_that_another_home_wrote_into_this_database_keep_their_files(new_ho
     before = addresses(owner)
     assert before == {(guest / "artifacts").as_uri()}
     (row,) = read_trials(owner)
-    assert Ledger(owner).ranks(row, "msrvtt") == ranks_of(25.0)
-    assert [stage.kind for stage in Ledger(owner).stages()] == ["evaluate", "finetune", "pretrain"]
+    assert MlflowReader(owner).ranks(row, "msrvtt") == ranks_of(25.0)
+    assert [stage.kind for stage in MlflowReader(owner).stages()] == ["evaluate", "finetune", "pretrain"]
     with closing(sqlite3.connect(owner / "mlflow.db")) as database:
         kept = database.execute("SELECT artifact_uri FROM runs JOIN tags USING (run_uuid) WHERE key = 'smaug.row'")
         assert kept.fetchone()[0].startswith(guest.as_uri())

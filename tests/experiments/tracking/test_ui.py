@@ -15,7 +15,7 @@ import pytest
 
 from experiments.store.trials import write_trial
 from experiments.tracking import ui
-from experiments.tracking.reader import Ledger
+from experiments.tracking.reader import MlflowReader
 from experiments.tracking.writer import sync
 from tests.experiments.made_trials import execute, trial
 from tests.mlflow_servers import free_port
@@ -54,7 +54,7 @@ def test_the_address_of_a_copied_home_is_said_when_it_answers_and_ctrl_c_leaves_
         assert get(f"http://127.0.0.1:{port}/health") == b"OK"
         (listening,) = [c for p in children for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
         assert listening.laddr == ("127.0.0.1", port)
-        (stage, *_) = Ledger(home).stages()
+        (stage, *_) = MlflowReader(home).stages()
         held = get(f"http://127.0.0.1:{port}/get-artifact?path=attempts.json&run_uuid={stage.run_id}")
         assert [attempt["state"] for attempt in json.loads(held)["attempts"]] == ["done"]
         since = time.monotonic()

@@ -23,7 +23,7 @@ from experiments.tracking import client as connection
 from experiments.tracking import database
 from experiments.tracking.client import TrackingError
 from experiments.tracking.location import tracking_uri
-from experiments.tracking.reader import Ledger, read_trials
+from experiments.tracking.reader import MlflowReader, read_trials
 from experiments.tracking.runs import STAGES
 from experiments.tracking.ui_views import NOTE
 from experiments.tracking.writer import Tracker, sync
@@ -277,7 +277,7 @@ def test_a_stage_that_was_begun_anew_still_tells_its_hours(home):
         Store(home).set_aside(made.stages[0])
     execute(home, made)
     sync(home)
-    ledger = Ledger(home)
+    ledger = MlflowReader(home)
     aside = ledger.set_aside()
     assert [stage.kind for stage in ledger.stages()] == ["evaluate", "finetune", "pretrain"]
     assert [(stage.kind, stage.fingerprint) for stage in aside] == [("pretrain", made.stages[0].fingerprint)] * 2
@@ -321,9 +321,9 @@ def test_a_row_reads_back_what_was_recorded(home):
     assert (row.baseline, row.position, row.unit, row.marks) == ("50%", 3, "CPU h", ("stale code accepted",))
     assert row.columns == ("pretrain.hours", "msrvtt.t2v.r1", "msrvtt.t2v.r5", "msrvtt.t2v.r10")
     assert row.evaluations["msrvtt"]["dataset"] == DATASET and row.device and row.seeds == ("0", "0")
-    assert Ledger(home).ranks(row, "msrvtt") == ranks_of(12.5)
+    assert MlflowReader(home).ranks(row, "msrvtt") == ranks_of(12.5)
     with pytest.raises(TrackingError, match="must hold ranks/other.json"):
-        Ledger(home).ranks(row, "other")
+        MlflowReader(home).ranks(row, "other")
 
 
 def test_a_row_reads_back_which_clips_its_trainings_could_not_read(home):
@@ -358,7 +358,7 @@ def test_reading_without_a_database_makes_none(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert read_trials(tmp_path / "none") == []
     with pytest.raises(TrackingError, match="run a sweep first"):
-        Ledger(tmp_path / "none").stages()
+        MlflowReader(tmp_path / "none").stages()
     assert not (tmp_path / "none").exists()
 
 
@@ -459,7 +459,7 @@ def test_a_stage_reads_back_what_was_recorded(home):
     execute(home, made)
     write_trial(home, made)
     sync(home)
-    ledger = Ledger(home)
+    ledger = MlflowReader(home)
     (row,), stages = ledger.trials(), ledger.stages()
     assert [stage.kind for stage in stages] == ["evaluate", "finetune", "pretrain"]
     trained = stages[2]

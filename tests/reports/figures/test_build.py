@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from experiments.tracking.reader import Ledger
+from experiments.tracking.reader import MlflowReader
 from experiments.tracking.writer import sync
 from reports.figures.build import make_figures, write_figures
 from reports.figures.figure import Figure
@@ -29,12 +29,12 @@ def no_server(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Ledger, list[Figure]]:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, MlflowReader, list[Figure]]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         sync(home, records=REFERENCE)
-        report, ledger = read_report(home), Ledger(home)
+        report, ledger = read_report(home), MlflowReader(home)
         return report, ledger, make_figures(report, ledger.stages(), ledger.curve, STEPS)
 
 
@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_written_is_told(reference, tmp_path):
 
 
 def test_without_measurements_the_published_numbers_are_drawn(tmp_path):
-    figures = make_figures(read_report(tmp_path), [], Ledger(tmp_path).curve)
+    figures = make_figures(read_report(tmp_path), [], MlflowReader(tmp_path).curve)
     assert kinds(figures) == {"pareto": {"4", "5", "6", "7", "8", "11"}}
     assert not list(tmp_path.iterdir()), "reading makes nothing"
 
@@ -117,7 +117,7 @@ def test_an_unreadable_ledger_leaves_published_numbers_and_says_why(tmp_path):
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
     report = read_report(tmp_path)
     assert report.unreadable
-    figures = make_figures(report, [], Ledger(tmp_path).curve)
+    figures = make_figures(report, [], MlflowReader(tmp_path).curve)
     assert kinds(figures) == {"pareto": {"4", "5", "6", "7", "8", "11"}}
     assert all("Nothing measured could be read:" in one.caption for one in figures)
 

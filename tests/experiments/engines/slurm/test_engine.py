@@ -15,7 +15,7 @@ from experiments.engines.base import Job, JobState
 from experiments.engines.slurm.ends import SHOWN_WITHIN_S, Placed, end_of
 from experiments.engines.slurm.engine import SlurmEngine
 from experiments.engines.slurm.profile import load_cluster
-from experiments.engines.slurm.queue import Look, Standing
+from experiments.engines.slurm.queue import QueueSnapshot, QueueStatus
 from experiments.engines.slurm.submit import SubmissionError
 from experiments.store.attempt import StoreError, claim, write_json
 from experiments.store.failures import FailureClass
@@ -37,12 +37,12 @@ def told(code: int, reason: str | None = None) -> dict[str, Any]:
     return {"exit_code": code, "reason": reason}
 
 
-def look(state: str, asked: float = 101.0) -> Look:
-    return Look(asked, {"7_1": Standing(state, "None")})
+def look(state: str, asked: float = 101.0) -> QueueSnapshot:
+    return QueueSnapshot(asked, {"7_1": QueueStatus(state, "None")})
 
 
 def test_what_a_worker_says_is_its_end_unless_it_was_interrupted(placed: Placed) -> None:
-    assert end_of(placed, told(DONE), Look()) == JobState(True, DONE)
+    assert end_of(placed, told(DONE), QueueSnapshot()) == JobState(True, DONE)
     assert end_of(placed, told(BAD_INPUT), look("RUNNING")) == JobState(True, BAD_INPUT)
     for state in ("RUNNING", "COMPLETING", "PENDING"):
         assert end_of(placed, told(INTERRUPTED), look(state)) is None, "it may be in the queue again"
@@ -73,8 +73,8 @@ def test_an_answer_to_an_older_question_says_nothing(placed: Placed) -> None:
 
 
 def test_a_job_that_slurm_has_forgotten(placed: Placed) -> None:
-    assert end_of(placed, None, Look(100.0 + SHOWN_WITHIN_S / 2)) is None
-    forgotten = Look(100.0 + SHOWN_WITHIN_S)
+    assert end_of(placed, None, QueueSnapshot(100.0 + SHOWN_WITHIN_S / 2)) is None
+    forgotten = QueueSnapshot(100.0 + SHOWN_WITHIN_S)
     assert end_of(placed, None, forgotten) == JobState(True, None, "Slurm no longer knows job 7_1")
     assert end_of(placed, told(INTERRUPTED), forgotten) == JobState(True, INTERRUPTED)
 

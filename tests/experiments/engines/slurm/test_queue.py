@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.engines.slurm.queue import QUERY_EVERY_S, SlurmQueue, Standing, read_squeue, standing_of
+from experiments.engines.slurm.queue import QUERY_EVERY_S, QueueStatus, SlurmQueue, read_squeue, standing_of
 from tests.conformance.drivers import wait_until
 
 
@@ -18,9 +18,9 @@ def answers(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 def test_squeues_answer() -> None:
     text = "7_1|RUNNING|None\n7_12|PENDING|Resources\n9|CANCELLED|A | b\nsqueue: error: what\n"
     assert read_squeue(text) == {
-        "7_1": Standing("RUNNING", "None"),
-        "7_12": Standing("PENDING", "Resources"),
-        "9": Standing("CANCELLED", "A | b"),
+        "7_1": QueueStatus("RUNNING", "None"),
+        "7_12": QueueStatus("PENDING", "Resources"),
+        "9": QueueStatus("CANCELLED", "A | b"),
     }
 
 
@@ -29,11 +29,15 @@ def test_squeues_answer() -> None:
     [("RUNNING", False), ("COMPLETING", False), ("REQUEUED", False), ("TIMEOUT", True), ("NODE_FAIL", True)],
 )
 def test_what_is_over(state: str, ended: bool) -> None:
-    assert Standing(state, "").ended is ended
+    assert QueueStatus(state, "").ended is ended
 
 
 def test_tasks_of_an_array_that_were_cancelled_together_stand_where_their_array_does() -> None:
-    jobs = {"7_0": Standing("RUNNING", "None"), "7": Standing("CANCELLED", "None"), "9": Standing("PENDING", "None")}
+    jobs = {
+        "7_0": QueueStatus("RUNNING", "None"),
+        "7": QueueStatus("CANCELLED", "None"),
+        "9": QueueStatus("PENDING", "None"),
+    }
     assert [standing_of(jobs, job) for job in ("7_0", "7_1", "9", "8_1")] == [jobs["7_0"], jobs["7"], jobs["9"], None]
 
 
@@ -43,7 +47,7 @@ def test_one_question_for_many_looks_and_nobody_waits(tmp_path: Path, monkeypatc
     began = time.monotonic()
     assert (queue.look().jobs, queue.look().asked) == ({}, -1.0)
     assert time.monotonic() - began < 0.4
-    wait_until(lambda: queue.look().jobs == {"7": Standing("RUNNING", "None")})
+    wait_until(lambda: queue.look().jobs == {"7": QueueStatus("RUNNING", "None")})
     assert began <= queue.look().asked < began + QUERY_EVERY_S
     assert (queue.queries, (tmp_path / "asked").read_text()) == (1, ".\n")
 
@@ -59,9 +63,9 @@ def test_a_controller_that_is_away_is_told_once_and_the_last_answer_stands(
         answers(tmp_path, monkeypatch, silent)
         before = queue.queries
         wait_until(lambda before=before: queue.look() and queue.queries > before + 3)
-    assert queue.look().jobs == {"7": Standing("RUNNING", "None")}
+    assert queue.look().jobs == {"7": QueueStatus("RUNNING", "None")}
     answers(tmp_path, monkeypatch, "echo '7|COMPLETED|None'")
-    wait_until(lambda: queue.look().jobs == {"7": Standing("COMPLETED", "None")})
+    wait_until(lambda: queue.look().jobs == {"7": QueueStatus("COMPLETED", "None")})
     away, back = caplog.messages
     assert "does not answer (squeue: error: Unable to contact slurm controller)" in away
     assert "answers again" in back

@@ -9,7 +9,7 @@ import pytest
 from experiments.cli import status_view as overview
 from experiments.console import Console
 from experiments.engines.slurm.folder import last_word
-from experiments.maintenance.status import Observer, Standing
+from experiments.maintenance.status import HomeStatus, Observer
 from experiments.store.attempt import write_json
 from experiments.store.drivers import driver_at_work
 from experiments.store.trials import write_trial
@@ -46,12 +46,12 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeue: str | None) -
     return log
 
 
-def look(home: Path) -> tuple[Standing, str]:
+def look(home: Path) -> tuple[HomeStatus, str]:
     standing = Observer(home).look()
     return standing, shown(standing)
 
 
-def shown(standing: Standing) -> str:
+def shown(standing: HomeStatus) -> str:
     text = io.StringIO()
     overview.show(standing, Console(file=text), Path("home"))
     return text.getvalue()
