@@ -4,18 +4,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from experiments.tracking.reader import DamagedRun, TrialRow
-from reports.analysis.cells import Cell, Column, Interval, Run, Table
-from reports.analysis.samples import IntervalKind, RankBook, RankReader, Samples, collect, over_seeds
-from reports.analysis.statistics import Numbers, bootstrap_mean, holm, sign_flip_p
+from reports.analysis.cells import Cell, Column, Run, Table
+from reports.analysis.difference import compare, interval_of, same_queries
+from reports.analysis.marks import NOT_COMPARABLE, marks_of
+from reports.analysis.samples import RankBook, RankReader, Samples, collect
+from reports.analysis.statistics import holm
 from reports.paper.tables import HOURS, PublishedTable
 
 METRIC_OF_SLOT = {HOURS: "row_hours.pretrain"}
 """Where a slot's metric has another name than the slot."""
 HEADERS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "MdR"}
-RECOMPUTED = "layers recomputed"
-OF_HOURS = {"several devices", "estimated hours", RECOMPUTED}
-"""Marks that say nothing of what was learnt."""
-NOT_COMPARABLE = {"other device", "other steps", "other test set", "several devices"}
 
 
 def build_tables(
@@ -217,7 +215,7 @@ class _Join:
     def cell(self, row: _Row) -> Cell:
         """The cell of a row."""
         column, samples = self.column, self.samples(row)
-        marks = _marks(column, row.trials, () if self.base is None else self.base.trials)
+        marks = marks_of(column, row.trials, () if self.base is None else self.base.trials)
         comparable = not NOT_COMPARABLE & set(marks)
         base = None if self.base is None or not comparable else self.samples(self.base)
         compared = compare(samples, base) if samples is not None and base is not None and row is not self.base else None
@@ -228,7 +226,7 @@ class _Join:
             dash=column.slot in row.published and row.published[column.slot] is None,
             measured=measured,
             unit="" if measured is None else column.measured_unit or row.trials[0].unit,
-            interval=None if samples is None else _interval(samples),
+            interval=None if samples is None else interval_of(samples),
             n_seeds=len(made_by),
             n_queries=_queries(column, row.trials),
             delta=None if compared is None else compared.delta,
@@ -279,68 +277,6 @@ class _Join:
         return _ratio(row.published.get(self.column.slot), base.get(self.column.slot))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
-    """One cell against another, over the seeds that both have."""
-
-    delta: float
-    interval: Interval | None
-    p: float | None
-
-
-def compare(samples: Samples, base: Samples) -> Compared | None:
-    """The difference of two cells, paired by seed and by query; none where they share no seed.
-
-    The test is over queries, of the difference averaged over seeds; none of hours, of median ranks, or where the two
-    answered different queries.
-    """
-    both = [seeds for seeds in samples.values if seeds in base.values]
-    if not both:
-        return None
-    here, there = samples.only(both), base.only(both)
-    differences = {seeds: here.values[seeds] - there.values[seeds] for seeds in both}
-    paired = _paired(here, there)
-    by_seeds = over_seeds(differences)
-    if by_seeds is not None:
-        interval: Interval | None = _as_interval(*by_seeds)
-    elif paired is not None and (found := bootstrap_mean(paired)) is not None:
-        interval = Interval(*found, "queries")
-    else:
-        interval = None
-    return Compared(
-        delta=Samples(differences, {}, "").mean(),
-        interval=interval,
-        p=None if paired is None else sign_flip_p(paired),
-    )
-
-
-def _paired(here: Samples, there: Samples) -> Numbers | None:
-    scores = [*here.scores.values(), *there.scores.values()]
-    if not here.scores or not there.scores or here.digest != there.digest or any(one.is_rank for one in scores):
-        return None
-    if not same_queries(here, there):
-        return None
-    return here.by_query() - there.by_query()
-
-
-def same_queries(here: Samples, there: Samples) -> bool:
-    """Whether both have scores of the same queries."""
-    queries = {scores.queries for scores in (*here.scores.values(), *there.scores.values())}
-    return len(queries) == 1
-
-
-def _interval(samples: Samples) -> Interval | None:
-    by_seeds = over_seeds(samples.values)
-    if by_seeds is not None:
-        return _as_interval(*by_seeds)
-    found = samples.over_queries()
-    return None if found is None else Interval(*found, "queries")
-
-
-def _as_interval(bounds: tuple[float, float], kind: IntervalKind) -> Interval:
-    return Interval(*bounds, kind)
-
-
 def _queries(column: Column, trials: Sequence[TrialRow]) -> int | None:
     """How many there are, where all runs say the same."""
     found = {notes["n_queries"] for t in trials for task, notes in t.evaluations.items() if task == column.task}
@@ -355,40 +291,3 @@ def _dataset(column: Column) -> str:
 
 def _ratio(value: float | None, base: float | None) -> float | None:
     return None if value is None or not base else value / base
-
-
-def _marks(column: Column, trials: Sequence[TrialRow], base: Sequence[TrialRow]) -> tuple[str, ...]:
-    """What keeps a cell from being read like its neighbours."""
-    marks = sorted({mark for t in trials for mark in t.marks if column.is_hours or mark not in OF_HOURS})
-    finished = [trial for trial in trials if trial.status == "FINISHED"]
-    if len(finished) < len(trials):
-        marks.append("unfinished")
-    of_base = {t.code for t in base if t.status == "FINISHED"}
-    if of_base and {t.code for t in finished} - of_base and base[0] not in trials:
-        marks.append("other code")
-    if column.is_hours:
-        if len(_devices(trials)) > 1:
-            marks.append("several devices")
-        elif unlike := unlike_hours(trials, base):
-            marks.append(unlike)
-    elif (test_sets := _digests(column, base)) and _digests(column, trials) - test_sets:
-        marks.append("other test set")
-    return tuple(dict.fromkeys(marks))
-
-
-def unlike_hours(one: Sequence[TrialRow], other: Sequence[TrialRow]) -> str:
-    """The mark that says why hours of two rows do not compare; empty if they do, or one was not measured."""
-    if not _devices(one) or not _devices(other):
-        return ""
-    if _devices(one) != _devices(other):
-        return "other device"
-    recomputed = [{RECOMPUTED in trial.marks for trial in trials} for trials in (one, other)]
-    return "other steps" if recomputed[0] != recomputed[1] else ""
-
-
-def _devices(trials: Sequence[TrialRow]) -> set[tuple[str, str]]:
-    return {(t.device, t.unit) for t in trials if t.device}
-
-
-def _digests(column: Column, trials: Sequence[TrialRow]) -> set[str]:
-    return {t.evaluations[column.task]["test_digest"] for t in trials if column.task in t.evaluations}

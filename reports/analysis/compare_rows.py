@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from experiments.tracking.reader import TrialRow
-from reports.analysis.build_tables import compare, unlike_hours
 from reports.analysis.cells import Cell, Column, Table
+from reports.analysis.difference import compare
+from reports.analysis.marks import unlike_hours
 from reports.analysis.samples import Samples
 from reports.paper.claims import Check, Comparison
 

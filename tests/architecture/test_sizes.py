@@ -16,7 +16,6 @@ TO_CUT = {
     "experiments.scheduler.scheduler",
     "experiments.store.documents",
     "experiments.tracking.writer",
-    "reports.analysis.build_tables",
     "smaug_core.stages.run",
     "experiments.cli.sweep_commands.run",
     "experiments.run.drive",
