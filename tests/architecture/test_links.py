@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(#[^)\s]*)?\)")
 NAMED = re.compile(r"\bdocs/[\w/]+\.md\b")
+SOURCE = re.compile(r"`((?:smaug_core|experiments|reports|sweeps|slurm|tests)/[\w/]+\.(?:py|yaml|sh|json))`")
 
 
 def _anchors(page: Path) -> set[str]:
@@ -25,6 +26,12 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
         if not file.exists() or (anchor and anchor not in _anchors(file)):
             broken.append(target + anchor)
     assert not broken, f"{page.relative_to(ROOT)}: links to nothing: {broken}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_source_files_that_a_page_names_exist(page: Path) -> None:
+    missing = [name for name in SOURCE.findall(page.read_text(encoding="utf-8")) if not (ROOT / name).exists()]
+    assert not missing, f"{page.relative_to(ROOT)}: names files that do not exist: {missing}"
 
 
 def test_code_names_pages_that_exist() -> None:
