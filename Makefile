@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep test test-tools slurm-up slurm-down screenshots slow nightly check format tables report ui bench clean
@@ -34,8 +35,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 sweep: setup
 	$(BIN)/python sweeps/run.py sweeps/masking_ratio.yaml
 
+# Pure tests in a process for each core, then one by one those that need Ray, Slurm, servers, Chromium or clocks.
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "pure and not slow"
+	$(BIN)/python -m pytest -m "not pure and not slow"
 
 test-tools:
 	tests/tools.sh
@@ -50,7 +53,8 @@ screenshots: setup test-tools
 	SMAUG_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser -m browser
 
 slow: setup
-	$(BIN)/python -m pytest -m "slow and not nightly"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "pure and slow and not nightly"
+	$(BIN)/python -m pytest -m "not pure and slow and not nightly"
 
 nightly: setup
 	$(BIN)/python -m pytest -m nightly
