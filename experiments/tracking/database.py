@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import NoneType
 from urllib.parse import unquote, urlsplit
 
 from smaug_core.errors import SmaugError
@@ -20,9 +21,21 @@ TABLES = frozenset(
 """What the ledger needs. MLflow makes missing ones in an old form, without their rows, and says nothing."""
 DAMAGE = re.compile(
     r"file is not a database|database disk image is malformed|no such (table|column):"
-    r"|table \w+ already exists|duplicate column name|schema \(found version None"
+    r"|table \w+ already exists|duplicate column name|schema \(found version None|Could not decode to UTF-8"
 )
 """In what SQLite, or MLflow's migrations, say of a database that they can neither use nor repair."""
+_NUMBER: dict[str, tuple[type, ...]] = {"value": (float,), "timestamp": (int,), "step": (int,)}
+_TIMES = {"start_time": (int,), "end_time": (int, NoneType)}
+COLUMNS: dict[str, dict[str, tuple[type, ...]]] = {
+    "runs": {"name": (str,), "status": (str,), "lifecycle_stage": (str,), "artifact_uri": (str,), **_TIMES},
+    "tags": {"key": (str,), "value": (str,)},
+    "params": {"key": (str,), "value": (str,)},
+    "latest_metrics": {"key": (str,), **_NUMBER},
+    "metrics": _NUMBER,
+}
+"""Types of what rows of our runs hold. SQLite takes any type in any column, and MLflow fails later on a wrong one."""
+_SQL_TYPES = {str: "text", int: "integer", float: "real", bytes: "blob", NoneType: "null"}
+"""As SQLite's `typeof` names them."""
 SIDE_FILES = ("-wal", "-shm", "-journal")
 LOCK_S = 120.0
 """How long another driver of the home folder may keep the lock; a call to MLflow takes up to a minute."""
@@ -58,7 +71,9 @@ def redacted(text: str) -> str:
 
 
 def damage_of(file: Path) -> str | None:
-    """What is wrong with the file of a ledger, as far as a glance shows; none if nothing is.
+    """What is wrong with the file of a ledger or with rows of ours in it; none if nothing is.
+
+    Of 10,000 runs with a million points this takes under a second.
 
     Raises:
         TrackingError: it may not be opened.
@@ -70,14 +85,48 @@ def damage_of(file: Path) -> str | None:
     try:
         with _opened(file) as database:
             found = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            missing = sorted(TABLES - found)
+            return (
+                f"lacks the table{'s'[: len(missing) > 1]} {', '.join(missing)}" if missing else _row_damage(database)
+            )
     except sqlite3.Error as error:
         if DAMAGE.search(str(error)):
             return f"cannot be read ({error})"
         if error.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN:
             raise TrackingError(f"{file}: cannot be opened ({error}); see who may read and write it") from error
         return None  # e.g. locked: MLflow waits longer
-    missing = sorted(TABLES - found)
-    return f"lacks the table{'s'[: len(missing) > 1]} {', '.join(missing)}" if missing else None
+
+
+def _row_damage(database: sqlite3.Connection) -> str | None:
+    """The first row of our experiments and runs that holds what MLflow never writes, in words."""
+    query = "SELECT name, artifact_location FROM experiments WHERE name LIKE 'smaug/%' AND"
+    for name, location in database.execute(f"{query} typeof(artifact_location) <> 'text' LIMIT 1"):
+        return f"holds a damaged row: artifact_location of experiment {name} is {location!r:.40}; expected text"
+    for table, columns in COLUMNS.items():
+        wrong = " OR ".join(f"typeof({column}) NOT IN ({_sql_types(types)})" for column, types in columns.items())
+        query = f"SELECT run_uuid, {', '.join(columns)} FROM {table} WHERE ({wrong}) AND run_uuid IN ({_OUR_RUNS})"
+        for run_id, *values in database.execute(f"{query} LIMIT 1"):
+            for (column, types), value in zip(columns.items(), values, strict=True):
+                if type(value) not in types:
+                    shown = "NULL" if value is None else repr(value)[:40]
+                    wanted = " or ".join(_SQL_TYPES[each] for each in types)
+                    return f"holds a damaged row: {table}.{column} of run {run_id} is {shown}; expected {wanted}"
+    for run_id, address in database.execute(f"SELECT run_uuid, artifact_uri {_LOST_RUNS} LIMIT 1"):
+        return f"holds a damaged row: run {run_id} is of no experiment, or its files are nowhere ({address!r:.80})"
+    return None
+
+
+def _sql_types(types: tuple[type, ...]) -> str:
+    return ", ".join(f"'{_SQL_TYPES[each]}'" for each in types)
+
+
+_OUR_RUNS = "SELECT run_uuid FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name LIKE 'smaug/%'"
+_LOST_RUNS = f"""
+FROM runs WHERE experiment_id IS NULL OR experiment_id NOT IN (SELECT experiment_id FROM experiments)
+OR (substr(artifact_uri, -length('/' || run_uuid || '/artifacts')) <> '/' || run_uuid || '/artifacts'
+    AND run_uuid IN ({_OUR_RUNS}))
+"""
+"""Runs without an experiment, and runs of ours whose address is not one that MLflow makes."""
 
 
 def set_aside(file: Path) -> Path | None:
@@ -117,12 +166,16 @@ def settle(home: Path, uri: str) -> str | None:
     MLflow keeps the absolute address of each run's files, and offers no way to change it. A run whose files are
     elsewhere still, because another home folder wrote it into this database, is left alone, with its experiment.
 
+    A damaged database is left as it is: opening it says what is wrong.
+
     Raises:
-        TrackingError: the home folder was moved, and its database cannot be written.
+        TrackingError: the home folder was moved, and its database cannot be changed.
     """
     home = home.resolve()
     file, here = home / DATABASE, (home / "artifacts").as_uri()
-    if database_file(uri) != file or not file.is_file() or not _names_others(file, here):
+    if database_file(uri) != file or not file.is_file():
+        return None
+    if not _names_others(file, here) or damage_of(file) is not None:
         return None
     try:
         with lock(home), _opened(file) as database:
@@ -141,8 +194,8 @@ def settle(home: Path, uri: str) -> str | None:
             database.commit()
     except (sqlite3.Error, OSError) as error:
         raise TrackingError(
-            f"{file}: names files of another folder, since this home was moved or copied, and cannot be written"
-            f" ({error}); expected a home that may be written to"
+            f"{file}: names files of another folder, since this home was moved or copied, and could not be changed"
+            f" ({error}); {_advice(error)}"
         ) from error
     if not found and not going:
         return None
@@ -163,6 +216,16 @@ AND artifact_uri <> ? || '/' || run_uuid || '/artifacts'
 """Experiments and runs of ours whose files are in a local folder other than the given one."""
 
 
+def _advice(error: sqlite3.Error | OSError) -> str:
+    """What to do about a database that could not be changed."""
+    code = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_READONLY
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "another process writes to it; try again when that has ended"
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return "expected a home that may be written to"
+    return REBUILD if DAMAGE.search(str(error)) else "see that message"
+
+
 def _names_others(file: Path, here: str) -> bool:
     try:
         with _opened(file) as database:
@@ -170,7 +233,7 @@ def _names_others(file: Path, here: str) -> bool:
     except sqlite3.Error as error:
         if DAMAGE.search(str(error)) or error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN):
             return False  # which is said when it is opened
-        raise
+        raise TrackingError(f"{file}: cannot be read ({error}); see that message") from error
 
 
 def _is_ours(run: tuple[str, str, int], here: str) -> bool:

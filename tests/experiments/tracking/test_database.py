@@ -1,6 +1,7 @@
 """A ledger's SQLite file: odd paths, passwords, damage and its repair, a home folder that was moved or copied."""
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -231,6 +232,62 @@ def test_doctor_gives_the_same_advice(home, how):
     broken(home / "mlflow.db", how)
     (found,) = inspection.check_mlflow(home)
     assert (found.level, found.mend) == ("fault", REBUILD)
+
+
+def changed(file: Path, statement: str) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute(statement)
+        database.commit()
+
+
+ROW_DAMAGE = {
+    "UPDATE runs SET artifact_uri = NULL": "runs.artifact_uri of run {run} is NULL; expected text",
+    "UPDATE runs SET artifact_uri = 'file:///x'": "run {run} is of no experiment, or its files are nowhere",
+    "UPDATE runs SET start_time = 'abc'": "runs.start_time of run {run} is 'abc'; expected integer",
+    "UPDATE runs SET end_time = 1.5": "runs.end_time of run {run} is 1.5; expected integer or null",
+    "UPDATE runs SET experiment_id = 77": "run {run} is of no experiment, or its files are nowhere",
+    "UPDATE tags SET value = NULL WHERE key = 'smaug.columns'": "tags.value of run {run} is NULL; expected text",
+    "UPDATE latest_metrics SET value = 'abc'": "latest_metrics.value of run {run} is 'abc'; expected real",
+    "UPDATE metrics SET step = 'x' WHERE key = 'loss'": "metrics.step of run {run} is 'x'; expected integer",
+    "UPDATE experiments SET artifact_location = NULL": "artifact_location of experiment smaug/stages is None",
+}
+
+
+def test_damaged_rows_are_named_with_the_advice_in_a_home_that_was_moved_too(recorded, tmp_path, capsys):
+    moved = recorded.rename(tmp_path / "moved")
+    file = moved / "mlflow.db"
+    whole = file.read_bytes()
+    for statement, expected in ROW_DAMAGE.items():
+        file.write_bytes(whole)
+        changed(file, statement)
+        damaged = file.read_bytes()
+        for use in (lambda: Tracker(moved).prepare(), lambda: read_trials(moved)):
+            with pytest.raises(
+                TrackingError, match=rf"^MLflow at .*/moved/mlflow\.db: the database .*; {REBUILD}$"
+            ) as met:
+                use()
+            assert re.search(re.escape(expected).replace(r"\{run\}", "[0-9a-f]{32}"), str(met.value)), statement
+        (found,) = inspection.check_mlflow(moved)
+        assert (found.level, found.mend) == ("fault", REBUILD), statement
+        assert file.read_bytes() == damaged, statement
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_moved_home_without_a_table_gets_the_diagnosis_of_one_that_was_not_moved(recorded, tmp_path):
+    moved = recorded.rename(tmp_path / "moved")
+    changed(moved / "mlflow.db", "DROP TABLE runs")
+    with pytest.raises(TrackingError) as met:
+        sync(moved)
+    assert str(met.value).endswith(f"/moved/mlflow.db: the database lacks the table runs; {REBUILD}")
+
+
+def test_the_repair_of_a_moved_home_tells_a_lock_from_a_file_that_may_not_be_written(recorded, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.tracking.database.BUSY_S", 0.05)
+    moved = recorded.rename(tmp_path / "moved")
+    with closing(sqlite3.connect(moved / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TrackingError, match=r"could not be changed \(database is locked\); another process writes"):
+            read_trials(moved)
 
 
 def test_a_writer_that_was_killed_leaves_no_damage(home):
