@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.config.sweep import Sweep
 from experiments.stages.stage import digest
 from experiments.stages.trial import Trial
 from experiments.store.attempt import FAILURE, StoreError, read_attempts, unwritable, write_json
@@ -33,6 +34,9 @@ def write_trial(home: Path, trial: Trial, *, marks: Sequence[str] = ()) -> Path:
 def write_trials(home: Path, trials: Sequence[tuple[Trial, Sequence[str]]]) -> list[Path]:
     """Keep what trials are, so that their records can be made again from the home folder alone.
 
+    The other valid trials of the same sweep and scale get the title, the baseline and the order of rows of these: the
+    sweep file that ran last says how the table looks.
+
     Args:
         home: the folder that holds the store.
         trials: each with its marks; they become the valid ones.
@@ -49,14 +53,39 @@ def write_trials(home: Path, trials: Sequence[tuple[Trial, Sequence[str]]]) -> l
         still_valid = before is not None and before["fingerprint"] == trial.fingerprint
         document["time"] = before["time"] if before is not None and still_valid else time.time()
         newest[identity(document)] = document
-        path = home / trial_file(document)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(path, error) from error
-        write_json(path, document, durable=True)
-        paths.append(path)
+        paths.append(_write(home, document))
+    files = {(trial.sweep.name, trial.scale): trial.sweep for trial, _ in trials}
+    for document in newest.values():
+        sweep = files.get((document["sweep"], document["scale"]))
+        if sweep is not None and document != (changed := document | _layout(sweep, document)):
+            _write(home, changed)
     return paths
+
+
+def _write(home: Path, document: dict[str, Any]) -> Path:
+    path = home / trial_file(document)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    write_json(path, document, durable=True)
+    return path
+
+
+def _layout(sweep: Sweep, document: Mapping[str, Any]) -> dict[str, Any]:
+    """How a sweep's table looks, for the document of a trial; a row that the sweep lacks comes after its rows."""
+    rows, place = list(sweep.variants), int(document["position"])
+    if document["variant"] in sweep.variants:
+        place = rows.index(document["variant"])
+    elif place < len(rows):
+        place += len(rows)
+    return {
+        "title": sweep.title,
+        "table": sweep.table,
+        "report": {"row": sweep.report.row, "columns": list(sweep.report.columns)},
+        "position": place,
+        "baseline": sweep.baseline,
+    }
 
 
 def _document(trial: Trial, marks: Sequence[str]) -> dict[str, Any]:

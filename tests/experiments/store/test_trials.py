@@ -1,10 +1,20 @@
 """Facts for the ledger come from the home folder alone, and are what the stages did."""
 
+import dataclasses
+
 import pytest
 
 from experiments.store.attempt import StoreError, read_json, write_json
 from experiments.store.facts import NO_GPUS
-from experiments.store.trials import all_stages, stage_facts, superseded, trial_documents, trial_facts, write_trial
+from experiments.store.trials import (
+    all_stages,
+    stage_facts,
+    superseded,
+    trial_documents,
+    trial_facts,
+    write_trial,
+    write_trials,
+)
 from tests.experiments.made_trials import execute, ranks_of, trial
 
 
@@ -37,6 +47,27 @@ def test_the_trial_asked_for_last_is_valid_also_when_it_is_an_old_one(tmp_path):
     write_trial(tmp_path, old)
     ((outdated, valid),) = superseded(trial_documents(tmp_path))
     assert (outdated["fingerprint"], valid["fingerprint"]) == (new.fingerprint, old.fingerprint)
+
+
+def test_the_sweep_file_that_ran_last_sets_baseline_and_row_order_of_every_row(tmp_path):
+    original = [trial(variant) for variant in ("10%", "50%")]
+    sweep = dataclasses.replace(
+        original[0].sweep, variants={"new": {}, "50%": {}, "10%": {}}, baseline="new", title="A copy"
+    )
+    copied = [dataclasses.replace(original[1], sweep=sweep, variant=variant) for variant in ("new", "50%")]
+
+    def rows():
+        found = sorted(trial_documents(tmp_path), key=lambda document: document["position"])
+        assert len({(document["baseline"], document["title"]) for document in found}) == 1
+        return found[0]["baseline"], [document["variant"] for document in found]
+
+    for _ in range(2):
+        write_trials(tmp_path, [(one, []) for one in original])
+        assert rows()[0] == "50%"
+        write_trials(tmp_path, [(one, []) for one in copied])
+        assert rows() == ("new", ["new", "50%", "10%"])
+    write_trials(tmp_path, [(original[0], [])])  # as with --only
+    assert rows() == ("50%", ["10%", "50%", "new"])
 
 
 def test_a_finished_trial_gives_its_results_and_the_hours_of_its_whole_lineage(tmp_path):

@@ -1,5 +1,6 @@
 """The ledger in a real MLflow database: recorded twice is recorded once, and what was killed is put right."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from experiments.store.attempt import FAILURE, read_json, write_down
 from experiments.store.failures import Failure
 from experiments.store.store import Store
-from experiments.store.trials import all_stages, stage_facts, trial_documents, trial_facts, write_trial
+from experiments.store.trials import all_stages, stage_facts, trial_documents, trial_facts, write_trial, write_trials
 from experiments.tracking import client as connection
 from experiments.tracking import database
 from experiments.tracking.client import TrackingError
@@ -27,6 +28,7 @@ from experiments.tracking.reader import MlflowReader, read_trials
 from experiments.tracking.runs import STAGES
 from experiments.tracking.ui_views import NOTE
 from experiments.tracking.writer import Tracker, sync
+from reports.report import read_report
 from tests.experiments.made_trials import DATASET, execute, ranks_of, trial
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -266,6 +268,17 @@ def test_a_trial_with_another_fingerprint_supersedes_the_old_one_and_back(home, 
     sync(home)
     assert [row.run_id for row in read_trials(home)] == [first]
     assert client.get_run(second).data.tags["smaug.superseded_by"] == first
+
+
+def test_a_table_compares_with_the_baseline_of_the_sweep_file_that_ran_last(home):
+    original = trial("50%")
+    sweep = dataclasses.replace(original.sweep, variants={"new": {}, "50%": {}}, baseline="new")
+    copied = [dataclasses.replace(original, sweep=sweep, variant=variant) for variant in ("new", "50%")]
+    for trials, baseline in ((copied, "new"), ([original], "50%"), (copied, "new")):
+        write_trials(home, [(one, []) for one in trials])
+        sync(home)
+        tables = [table for table in read_report(home).tables if table.trials and table.name == "4"]
+        assert [(table.baseline, list(table.rows)[-1]) for table in tables] == [(baseline, "new")]
 
 
 def test_a_stage_that_was_begun_anew_still_tells_its_hours(home):
