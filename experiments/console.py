@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -196,12 +196,23 @@ class _EscapingFormatter(logging.Formatter):
 
 
 def prepare_output() -> None:
-    """Let no character that the terminal's encoding lacks end the command, and no message command the terminal."""
+    """Let no character that the terminal's encoding lacks end the command, and no message command the terminal.
+
+    With PYTHONUNBUFFERED the streams get a buffer all the same, flushed at each line: it keeps what could not be
+    written, for `lost_output`.
+    """
+    sys.stdout, sys.stderr = _buffered(sys.stdout), _buffered(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_EscapingFormatter())
+
+
+def _buffered(stream: TextIO) -> TextIO:
+    if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.RawIOBase):
+        return open(stream.fileno(), "w", buffering=1, encoding=stream.encoding, closefd=False)
+    return stream
 
 
 def lost_output() -> bool:

@@ -196,22 +196,35 @@ def smaug_in(tmp_path: Path, *arguments: str, output: str | None = None, **env: 
         return subprocess.run([*CLI, *arguments], stdout=stream, stderr=subprocess.PIPE, env=environment, cwd=tmp_path)
 
 
+BUFFERING = pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+
+
+@BUFFERING
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["plan", str(ROOT / SWEEP)], ["plan", str(ROOT / SWEEP), "--json"], ["status"], ["status", "--json"]],
     ids=" ".join,
 )
-def test_a_full_output_is_one_line_and_a_failure(tmp_path, arguments):
-    ran = smaug_in(tmp_path, *arguments, output="/dev/full")
+def test_a_full_output_is_one_line_and_a_failure(tmp_path, arguments, buffering):
+    ran = smaug_in(tmp_path, *arguments, output="/dev/full", **buffering)
     assert ran.stderr == b"the output cannot be written (No space left on device)\n"
     assert ran.returncode == 1
 
 
-def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
+@BUFFERING
+def test_a_full_standard_error_is_a_failure_without_a_traceback(tmp_path, buffering):
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "SMAUG_HOME": str(tmp_path), **buffering}
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run([*CLI, "plan", "missing.yaml"], stdout=subprocess.PIPE, stderr=full, env=environment)
+    assert (ran.returncode, ran.stdout) == (1, b"")
+
+
+@BUFFERING
+def test_a_reader_that_leaves_ends_it_quietly(tmp_path, buffering):
     for verb in (["plan", str(ROOT / SWEEP)], ["plan", str(ROOT / SWEEP), "--json"], ["--help"]):
         read, write = os.pipe()
         os.close(read)
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "SMAUG_HOME": str(tmp_path)}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "SMAUG_HOME": str(tmp_path), **buffering}
         with open(write, "wb") as output:
             ran = subprocess.run([*CLI, *verb], stdout=output, stderr=subprocess.PIPE, env=environment)
         assert (ran.returncode, ran.stderr) == (1, b"")
