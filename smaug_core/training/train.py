@@ -42,10 +42,11 @@ def pretrain(model_config: ModelConfig, config: PretrainConfig, items: list[Item
     """Single-frame pre-training: contrast, matching, masked words, masked patches (paper 3)."""
     model = build(model_config, load_tokenizer(model_config.tokenizer).vocab_size, seed=context.drawing_seed)
     notes: dict[str, Any] = {}
-    if config.vision_weights is not None:
-        notes["vision_weights"] = asdict(load_vision(model, config.vision_weights, model_config))
-    if config.text_weights is not None:
-        notes["text_weights"] = asdict(load_text(model, config.text_weights, model_config))
+    with context.world.together():
+        if config.vision_weights is not None:
+            notes["vision_weights"] = asdict(load_vision(model, config.vision_weights, model_config))
+        if config.text_weights is not None:
+            notes["text_weights"] = asdict(load_text(model, config.text_weights, model_config))
     recipe = _recipe(model, config, mask_ratio=config.mask_ratio, mlm_ratio=config.mlm_ratio)
     return train(model, items, recipe, config, context, notes=notes)
 

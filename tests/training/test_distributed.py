@@ -358,6 +358,22 @@ def test_the_others_wait_for_what_the_first_does_and_meet_its_error(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["done-0", "done-1", "done-2", "made"]
 
 
+def start_without_weights(rank: int, folder: Path) -> None:
+    """Public weights are missing where process 1 runs."""
+    with joined_world("cpu") as world:
+        context = run_context(folder / "out", Recorder(), world=world)
+        config = PRETRAIN if rank == 0 else replace(PRETRAIN, vision_weights=str(folder / "missing"))
+        with pytest.raises(SmaugError, match="missing"):
+            pretrain(CONFIG, config, [], context)
+    (folder / f"done-{rank}").touch()
+
+
+@pytest.mark.slow
+def test_weights_that_one_process_lacks_are_an_error_in_all(tmp_path):
+    run_together(2, start_without_weights, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0", "done-1"]
+
+
 @pytest.mark.parametrize("given", [{}, {"RANK": "0"}])
 def test_a_world_size_without_torchrun_is_refused(monkeypatch, given):
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
