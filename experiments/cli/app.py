@@ -258,7 +258,3 @@ def _complain_once(message: str) -> None:
         if not says_first(message):
             return
     complain(message)
-
-
-if __name__ == "__main__":  # torchrun -m experiments.cli
-    main()

@@ -269,11 +269,3 @@ def main() -> int:
     if message:
         _say(message)
     return code
-
-
-if __name__ == "__main__":
-    status = main()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # the log may lie on a full disk
-            stream.flush()
-    os._exit(status)  # else Python flushes again, and a disk that is full turns the exit code into 120

@@ -21,7 +21,7 @@ from experiments.worker.outcome import DONE, FAILED, INTERRUPTED
 from tests.conformance.drivers import states, trail, wait_until
 from tests.quick_stage import quick_stage
 
-JOB = "from experiments.engines.base import slurm_job; import sys; slurm_job.ANSWER_S = 1.0; slurm_job.run(sys.argv[1])"
+JOB = "from experiments.engines.slurm import job; import sys; job.ANSWER_S = 1.0; job.run(sys.argv[1])"
 REFUSES, SILENT = "echo no such job >&2; exit 1", "exec sleep 60"
 """What `scontrol` may do."""
 AGAIN = "queued again, to be resumed by the same job"
