@@ -1,5 +1,7 @@
 """The JSON documents of a home folder: the form of each, and what to do about one that is damaged.
 
+Forms that only one module writes and reads are in that module: `worker.launcher`, `engines.slurm.job` and `folder`.
+
 No advice deletes anything: what is damaged is renamed, or written again by the process that it belongs to.
 """
 
@@ -225,20 +227,22 @@ SPENT: Mapping[str, Form] = {
 PROGRESS = Shape(SPENT, "the attempt's hours are estimated from its curve; its checkpoints are not touched")
 """progress.json of an attempt: replaced every second, so what a power failure leaves may be empty."""
 
-_CLASS = Words(tuple(POLICIES))
+CLASS = Words(tuple(POLICIES))
+"""Class of a failure."""
+
 END = Shape(
     {
         **SPENT,
         "class": Words(("done", "failed", "diverged", "interrupted", "cancelled")),
         "message": str,
         "traceback": str,
-        "failure?": _CLASS,
+        "failure?": CLASS,
     },
     f"{RENAME}the attempt then counts as one that died, up to its last heartbeat; checkpoints and results stay",
 )
 """end.json of an attempt."""
 
-FAILED = Shape({"class": _CLASS, "seen": str, "done": str, "time": TIME}, f"{RENAME}it only says why an attempt ended")
+FAILED = Shape({"class": CLASS, "seen": str, "done": str, "time": TIME}, f"{RENAME}it only says why an attempt ended")
 """failure.json of an attempt or a stage."""
 
 ACCOUNTED = Shape(
@@ -294,73 +298,10 @@ DRIVER = Shape(
 )
 """A file of the folder `drivers`."""
 
-CREW = Shape(
-    {
-        "processes": POSITIVE,
-        "gpus": COUNT,
-        "nodes": POSITIVE,
-        "threads": POSITIVE,
-        "host": str,
-        "port": Number(1, 65535, whole=True),
-        "data_root": str,
-        "device": str,
-        "start": {"pid": POSITIVE, "wall_from": SECONDS, "cpu_from": SECONDS, "energy_from": Map(COUNT)},
-        "recompute_layers": bool,
-    },
-    "stop the attempt and give the same command again; it goes on from its checkpoint",
-)
-"""crew.json of an attempt with several processes."""
-
-_OUTCOME: Mapping[str, Form] = {
-    "metrics": Map(ANY_NUMBER),
-    "useful_s": SECONDS,
-    "files": [str],
-    "scratch": [str],
-    "notes": dict,
-}
-_ENDING: Mapping[str, Form] = {
-    "code": Number(0, 255, whole=True),
-    "state": Words(("done", "failed", "diverged", "interrupted", "cancelled")),
-    "message": str,
-    "details": str,
-    "failure": Maybe(_CLASS),
-}
-RANK = Shape(
-    {
-        "pid": POSITIVE,
-        "node": COUNT,
-        "end?": {"time": TIME, "ending": _ENDING, "bereft": bool},
-        "outcome?": _OUTCOME,
-    },
-    CREW.advice,
-)
-"""What a process that shares an attempt leaves in `ranks`."""
-
-NODE = Shape(
-    {"cpu_s": SECONDS, "joules?": SECONDS, "peak_memory_bytes?": COUNT, "ended?": Number(-255, 255, whole=True)},
-    CREW.advice,
-)
-"""What another machine of an attempt leaves in `nodes`."""
-
 RATE = Shape(
     {"macs_per_hour": Number(1e-9, 1e30), "unit": str}, f"{RENAME}the next `smaug run` that needs it times steps again"
 )
 """rate.json of a probe."""
-
-_SUBMITTED = "restore it from a backup, or keep {folder} until `squeue` shows no job of it"
-JOB = Shape({"name": NAME, "command": [str], "env": Map(str)}, _SUBMITTED)
-"""What a job of Slurm runs."""
-PLACED = Shape(Map(NAME), _SUBMITTED)
-"""Ids of jobs by the stages' fingerprints."""
-SUBMISSION = Shape({"slurm?": str, "jobs?": str}, _SUBMITTED)
-"""slurm.json of a submission."""
-WORD = Shape(
-    {"exit_code": Number(-255, 255, whole=True), "reason?": Maybe(_CLASS), "time?": TIME, "restart?": COUNT},
-    f"{RENAME}what became of the job is then asked of Slurm",
-)
-"""How a job of Slurm ended, by its supervisor."""
-SAVED = Shape({"step": COUNT}, f"{RENAME}the job goes on from its newest checkpoint")
-"""How far a job of Slurm came that queued itself again."""
 
 ALONE = Shape(
     {"stage": STAGE_FORM, "from": Maybe(str)},

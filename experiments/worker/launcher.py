@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,12 +19,13 @@ from typing import Any, Self
 
 from experiments.stages.memory import PEAK_MEMORY
 from experiments.store.attempt import HEARTBEAT_S, NOTHING_SPENT, Lease, write_json
-from experiments.store.documents import CREW, NODE, OWNER, PROGRESS, RANK, read_document
+from experiments.store.documents import CLASS, OWNER, PROGRESS, Shape, read_document
 from experiments.store.failures import FailureClass
 from experiments.worker.device import DeviceClock, Start, oom_kills_since
 from experiments.worker.import_path import import_environment
 from experiments.worker.outcome import DONE, INTERRUPTED, EndedError, Ending
 from experiments.worker.signals import StopFlag
+from smaug_core.files import ANY_NUMBER, COUNT, POSITIVE, SECONDS, TIME, Form, Map, Maybe, Number, Words
 from smaug_core.stage_protocol import Outcome
 
 LOOK_S = 0.1
@@ -38,6 +39,55 @@ LAST_WORD_S = 10.0
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 """Where all ranks are on this machine, nobody else is to reach them."""
+
+_STOP_AND_REPEAT = "stop the attempt and give the same command again; it goes on from its checkpoint"
+CREW = Shape(
+    {
+        "processes": POSITIVE,
+        "gpus": COUNT,
+        "nodes": POSITIVE,
+        "threads": POSITIVE,
+        "host": str,
+        "port": Number(1, 65535, whole=True),
+        "data_root": str,
+        "device": str,
+        "start": {"pid": POSITIVE, "wall_from": SECONDS, "cpu_from": SECONDS, "energy_from": Map(COUNT)},
+        "recompute_layers": bool,
+    },
+    _STOP_AND_REPEAT,
+)
+"""crew.json of an attempt with several processes."""
+
+_OUTCOME: Mapping[str, Form] = {
+    "metrics": Map(ANY_NUMBER),
+    "useful_s": SECONDS,
+    "files": [str],
+    "scratch": [str],
+    "notes": dict,
+}
+_ENDING: Mapping[str, Form] = {
+    "code": Number(0, 255, whole=True),
+    "state": Words(("done", "failed", "diverged", "interrupted", "cancelled")),
+    "message": str,
+    "details": str,
+    "failure": Maybe(CLASS),
+}
+RANK = Shape(
+    {
+        "pid": POSITIVE,
+        "node": COUNT,
+        "end?": {"time": TIME, "ending": _ENDING, "bereft": bool},
+        "outcome?": _OUTCOME,
+    },
+    _STOP_AND_REPEAT,
+)
+"""What a process that shares an attempt leaves in `ranks`."""
+
+NODE = Shape(
+    {"cpu_s": SECONDS, "joules?": SECONDS, "peak_memory_bytes?": COUNT, "ended?": Number(-255, 255, whole=True)},
+    _STOP_AND_REPEAT,
+)
+"""What another machine of an attempt leaves in `nodes`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

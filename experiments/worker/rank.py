@@ -21,10 +21,10 @@ from typing import Any
 import psutil
 
 from experiments.store.attempt import Lease, StoreError, write_json
-from experiments.store.documents import RANK, read_document
+from experiments.store.documents import read_document
 from experiments.store.store import read_stage
 from experiments.worker.device import DeviceClock
-from experiments.worker.launcher import LOOK_S, Crew, CrewClock, told_by_nodes
+from experiments.worker.launcher import LOOK_S, RANK, Crew, CrewClock, told_by_nodes
 from experiments.worker.outcome import DONE, FAILED, INTERRUPTED, call_entry, ending_of, set_threads
 from experiments.worker.reporter import StageWatch
 from experiments.worker.signals import StopFlag, end_with

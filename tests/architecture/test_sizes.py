@@ -14,7 +14,6 @@ TO_CUT = {
     "smaug_core.config",
     "experiments.engines.ray.engine",
     "experiments.scheduler.scheduler",
-    "experiments.store.documents",
     "experiments.tracking.writer",
     "smaug_core.stages.run",
     "experiments.cli.sweep_commands.run",

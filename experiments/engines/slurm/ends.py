@@ -7,10 +7,10 @@ from typing import Any
 
 from experiments.engines.base import Job, JobState
 from experiments.engines.slurm.folder import is_final, last_word
-from experiments.engines.slurm.job import in_folder
+from experiments.engines.slurm.job import WORD, in_folder
 from experiments.engines.slurm.queue import QueueSnapshot, standing_of
 from experiments.store.attempt import read_attempts
-from experiments.store.documents import WORD, read_document
+from experiments.store.documents import read_document
 from experiments.store.failures import FailureClass
 from experiments.worker.outcome import INTERRUPTED
 

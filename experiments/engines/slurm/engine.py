@@ -20,13 +20,13 @@ from typing import Self
 
 from experiments.engines.base import Engine, Inventory, Job, JobState, goes_back
 from experiments.engines.slurm.ends import Placed, end_of, explained
-from experiments.engines.slurm.folder import SUBMISSION, is_final, new_folder
+from experiments.engines.slurm.folder import PLACED, SUBMISSION, is_final, new_folder
 from experiments.engines.slurm.job import in_folder
 from experiments.engines.slurm.profile import Cluster
 from experiments.engines.slurm.queue import QueueSnapshot, SlurmQueue, standing_of
 from experiments.engines.slurm.submit import COMMAND_S, SubmissionError, asked_in_words, checked, share_of, submit_array
 from experiments.store.attempt import Attempt, StoreError, write_json
-from experiments.store.documents import PLACED, read_document
+from experiments.store.documents import read_document
 from experiments.worker.outcome import BAD_INPUT, INTERRUPTED
 from smaug_core.errors import SmaugError
 

@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.engines.slurm.job import in_folder
+from experiments.engines.slurm.job import JOB, SUBMITTED_ADVICE, in_folder
 from experiments.store.attempt import write_json
-from experiments.store.documents import JOB, PLACED, read_document
-from experiments.store.documents import SUBMISSION as TOLD
+from experiments.store.documents import Shape, read_document
 from experiments.worker.outcome import INTERRUPTED
+from smaug_core.files import NAME, Map
 
 SUBMISSION = re.compile(r"[a-z0-9_]+-\d{8}-\d{6}-[0-9a-f]{8}")
 """How such folders are called: by the profile, the time, and chance."""
+PLACED = Shape(Map(NAME), SUBMITTED_ADVICE)
+"""Ids of jobs by the stages' fingerprints: a `placed-*.json`."""
+_SLURM = Shape({"slurm?": str, "jobs?": str}, SUBMITTED_ADVICE)
+"""slurm.json of a submission."""
 ANSWER_S = 10.0
 
 
@@ -58,7 +62,7 @@ def read_submission(folder: Path) -> Submission:
     jobs = (read_document(path, JOB) for path in (folder / "jobs").glob("[!.]*.json"))
     told = [document for document in jobs if document is not None]
     files = [(path, read_document(path, PLACED) or {}) for path in sorted(folder.glob("placed-*.json"))]
-    known = read_document(folder / "slurm.json", TOLD) or {}
+    known = read_document(folder / "slurm.json", _SLURM) or {}
     placed = tuple((name, str(job), path) for path, ids in files for name, job in ids.items())
     names = frozenset(str(document["name"]) for document in told) | {name for name, _, _ in placed}
     return Submission(names=names, placed=placed, slurm=known.get("slurm", ""), jobs=known.get("jobs", ""))

@@ -15,11 +15,12 @@ from pathlib import Path
 from types import FrameType
 
 from experiments.store.attempt import StoreError, checkpoint_step, read_attempts, write_down, write_json
-from experiments.store.documents import JOB, SAVED, WORD, read_document
+from experiments.store.documents import CLASS, RENAME, Shape, read_document
 from experiments.store.failures import Failure, FailureClass
 from experiments.worker.device import SLURM_JOB, SLURM_RESTART
 from experiments.worker.follower import Follower
 from experiments.worker.outcome import INTERRUPTED
+from smaug_core.files import COUNT, NAME, TIME, Map, Maybe, Number
 
 FOLDER = "SMAUG_SLURM_FOLDER"
 """Variable with the folder of the jobs that were submitted together."""
@@ -28,6 +29,17 @@ ANSWER_S = 30.0
 """The job ends by itself soon: without an answer by then its driver takes over."""
 GRACE_S = 60.0
 """Time a cancelled worker has to save its state before it is killed."""
+
+SUBMITTED_ADVICE = "restore it from a backup, or keep {folder} until `squeue` shows no job of it"
+JOB = Shape({"name": NAME, "command": [str], "env": Map(str)}, SUBMITTED_ADVICE)
+"""What a job of Slurm runs."""
+WORD = Shape(
+    {"exit_code": Number(-255, 255, whole=True), "reason?": Maybe(CLASS), "time?": TIME, "restart?": COUNT},
+    f"{RENAME}what became of the job is then asked of Slurm",
+)
+"""How a job of Slurm ended, by its supervisor."""
+SAVED = Shape({"step": COUNT}, f"{RENAME}the job goes on from its newest checkpoint")
+"""How far a job of Slurm came that queued itself again."""
 
 
 def run(directory: str) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.engines.slurm.folder import SUBMISSION, Submission, is_final, last_word, read_submission, slurms_name
+from experiments.engines.slurm.job import WORD
 from experiments.engines.slurm.queue import QueryError, QueueStatus, query, standing_of
 from experiments.store.attempt import StoreError
-from experiments.store.documents import WORD, read_document
+from experiments.store.documents import read_document
 
 ASK_EVERY_S = 30.0
 """Nobody acts on the answer: it is only shown."""

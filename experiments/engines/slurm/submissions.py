@@ -13,9 +13,10 @@ from experiments.engines.slurm.folder import (
     read_submission,
     slurms_name,
 )
+from experiments.engines.slurm.job import WORD
 from experiments.engines.slurm.queue import QUERY_LIMIT_S, QueryError, QueueStatus, query, standing_of
 from experiments.store.attempt import StoreError
-from experiments.store.documents import WORD, read_document
+from experiments.store.documents import read_document
 from experiments.store.drivers import Driver
 
 SETTLED_S = 3600.0

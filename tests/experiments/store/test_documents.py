@@ -15,6 +15,7 @@ import pytest
 
 from experiments.cli.status_view import lines_of
 from experiments.engines.slurm.folder import last_word, new_folder
+from experiments.engines.slurm.job import SAVED, WORD
 from experiments.engines.slurm.submissions import Submissions
 from experiments.maintenance import logs
 from experiments.maintenance.doctor.contents import check_contents
@@ -32,7 +33,7 @@ from experiments.store.attempt import (
     write_down,
     write_json,
 )
-from experiments.store.documents import RANK, SAVED, WORD, read_document
+from experiments.store.documents import read_document
 from experiments.store.drivers import driver_at_work, living
 from experiments.store.failures import Failure
 from experiments.store.lookup import Catalog
@@ -40,7 +41,7 @@ from experiments.store.store import Store
 from experiments.store.trials import all_stages, trial_documents, trial_facts, write_trial
 from experiments.tracking.runs import tell_stage, tell_trial
 from experiments.worker.device import DeviceClock
-from experiments.worker.launcher import Crew, told_by_nodes
+from experiments.worker.launcher import RANK, Crew, told_by_nodes
 from experiments.worker.main import run_stage
 from experiments.worker.outcome import Ending
 from experiments.worker.reporter import StageWatch
