@@ -1,4 +1,4 @@
-"""What `plan` and `run` answer, to people and to programs."""
+"""Output of `plan` and `run`, as text and as JSON."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,36 +14,36 @@ if TYPE_CHECKING:
 
 
 def price_words(made: "Plan", hours: float | None) -> str:
-    """Hours of a plan, with what they are of and how they are known."""
+    """Hours of a plan, with their unit and source."""
     if hours is None:
         return f"hours not known ({made.source})"
     return f"{hours:.4g} {made.unit or 'h'}" + (f" ({made.source})" if hours else "")
 
 
 def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> None:
-    """What is there, what would be done, and what it costs."""
+    """Print the stages of a plan by state, and their cost."""
     from experiments.config.seeds import describe_pairs
     from experiments.planning.plan import labels
 
-    told = made.to_json()
-    stages = told["stages"]
+    document = made.to_json()
+    stages = document["stages"]
     stages["new"] -= stages["resume"] + stages["running"] + stages["failed"]
     counts = ", ".join(f"{count} {state}" for state, count in stages.items() if count and state != "total")
     sweeps = ", ".join(dict.fromkeys(trial.sweep.name for trial in made.trials))
     lines = [
-        f"{sweeps} at scale {made.trials[0].scale}: {told['trials']} trials,"
-        f" {told['stages']['total']} stages ({counts})",
+        f"{sweeps} at scale {made.trials[0].scale}: {document['trials']} trials,"
+        f" {document['stages']['total']} stages ({counts})",
         f"seeds: {describe_pairs(made.seeds)}",
         f"to spend: {price_words(made, made.to_spend())}",
     ]
-    names, hours = labels(made.trials), told["hours"]
+    names, hours = labels(made.trials), document["hours"]
     for planned in made.stages if every_stage else []:
         price = "" if planned.hours is None else f"  {planned.hours:.3g} {planned.price.unit}"
         fingerprint = planned.stage.fingerprint
         lines.append(f"  {planned.state:8}{fingerprint[:12]}  {names[fingerprint]}{price}")
     if every_stage and hours["row_by_row"] is not None:
         lines.append(
-            f"every row alone: {hours['row_by_row']:,.4g} {made.unit or 'h'}, of it pre-training"
+            f"each row on its own: {hours['row_by_row']:,.4g} {made.unit or 'h'}, of it pre-training"
             f" {hours['pretrain']['row_by_row']:,.4g}; left to spend, each stage once: {hours['to_spend']:,.4g}, of it"
             f" pre-training {hours['pretrain']['to_spend']:,.4g}"
         )
@@ -51,16 +51,16 @@ def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> N
         console.print(line)
 
 
-def plan_told(made: "Plan") -> dict[str, Any]:
-    """A plan for programs."""
+def plan_document(made: "Plan") -> dict[str, Any]:
+    """JSON document of a plan."""
     from experiments.planning.plan import labels
 
-    told, names = made.to_json(), labels(made.trials)
-    return told | {"each": [each | {"label": names[each["fingerprint"]]} for each in told["each"]]}
+    document, names = made.to_json(), labels(made.trials)
+    return document | {"each": [each | {"label": names[each["fingerprint"]]} for each in document["each"]]}
 
 
 def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> None:
-    """What did not come to its end, and why."""
+    """Print the stages that did not finish, and why."""
     summary = outcome.summary
     for warning in unknown_words(summary.done, store):
         complain(warning)
@@ -71,7 +71,7 @@ def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> N
     for stage, message in summary.held:
         complain(f"{names[stage.fingerprint]} not started: {message}")
     if not outcome.told:
-        complain("no table: it is made of what MLflow holds; first what is said above, then `make tables`")
+        complain("no table: tables are made from MLflow; fix the error above, then run `make tables`")
     if summary.paused:
         complain(f"paused: {summary.paused}")
     if summary.interrupted:
@@ -79,21 +79,21 @@ def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> N
 
 
 def unknown_words(stages: "Sequence[Stage]", store: "Store") -> list[str]:
-    """Warnings about data sets of finished stages with many words that their vocabulary does not know, each once."""
+    """Warnings about data sets of finished stages with many unknown words, each once."""
     from smaug_core.data.unknown_words import UnknownWords
 
     warnings: dict[str, None] = {}
     for stage in stages:
         result = store.record(stage).result or {"notes": {}}
-        for source, told in result["notes"].get("unknown_words", {}).items():
-            counts = UnknownWords(**told)
+        for source, document in result["notes"].get("unknown_words", {}).items():
+            counts = UnknownWords(**document)
             if counts.is_high:
                 warnings[counts.message(source, stage.settings["model"]["tokenizer"])] = None
     return list(warnings)
 
 
 def show_end(outcome: "Drive", console: Console) -> None:
-    """How much was done, and how well it was priced."""
+    """Print the number of stages run, and their predicted and actual hours."""
     summary, compared = outcome.summary, outcome.comparison
     console.print(f"{len(summary.done)} stages run, {len(summary.cached)} done before; {outcome.seconds:.0f} s")
     if compared.stages and compared.unit and compared.predicted:
@@ -103,8 +103,8 @@ def show_end(outcome: "Drive", console: Console) -> None:
         )
 
 
-def end_told(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> dict[str, Any]:
-    """A run's end for programs."""
+def end_document(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> dict[str, Any]:
+    """JSON document of a finished run."""
     summary, compared = outcome.summary, outcome.comparison
 
     def with_reason(stages: Sequence[Any]) -> list[dict[str, str]]:
@@ -141,7 +141,7 @@ def end_told(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> dict
 
 
 def show_tables(made: "Plan", home: Path, console: Console) -> None:
-    """The tables that a run's sweeps belong to."""
+    """Print the tables of a run's sweeps."""
     from reports.render.terminal import to_terminal
     from reports.report import read_report
 

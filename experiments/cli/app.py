@@ -1,4 +1,4 @@
-"""The command line. Each verb imports what it needs when it is called, so that --help and plan answer at once."""
+"""The command line. Each command imports what it needs when it runs, so that --help and plan start quickly."""
 
 import io
 import os
@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer import TyperException
 
+from experiments.cli.command_groups import GroupedCommands
 from experiments.cli.home_commands import care
 from experiments.cli.options import (
     DONE,
@@ -24,6 +25,7 @@ from experiments.cli.options import (
     Out,
     Recompute,
     ScaleName,
+    Seed,
     Settings,
     Task,
     Trained,
@@ -45,70 +47,106 @@ NO_TELEMETRY = {
 
 app = typer.Typer(
     name="smaug",
+    cls=GroupedCommands,
     help="SMAUG (ICCV 2023), and the platform that rebuilds its ablation tables.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 app.add_typer(sweeping)
 app.add_typer(care)
-app.add_typer(report, name="report")
+app.add_typer(report, name="report", rich_help_panel="Report")
 
 
-@app.command()
+def _show_version(asked: bool) -> None:
+    if not asked:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    from experiments.worker.device import source_commit
+
+    try:
+        found = version("smaug")
+    except PackageNotFoundError:  # sweeps/run.py runs from the source tree alone
+        found = "(not installed)"
+    commit = source_commit()
+    changed = ", with changes" if commit and commit["changed"] else ""
+    say(f"smaug {found}" + (f" (commit {commit['id'][:10]}{changed})" if commit else ""))
+    raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""
+
+
+@app.command(rich_help_panel="Model")
 def describe(scale: ScaleName = "tiny", set_: Settings = [], json_: Json = False) -> None:  # noqa: B006
-    """Say what a scale's model consists of and costs; at scale paper also the hours of the paper's rows."""
+    """Show the parts, size and cost of a scale's model.
+
+    At scale paper, also compare the predicted hours with those that the paper reports for its rows.
+    """
     from experiments.config.scale import load_scale
     from experiments.planning import model_summary as description
     from experiments.stages.trial import parse_overrides
 
     chosen, overrides = load_scale(scale), parse_overrides(set_)
-    told = description.describe(chosen, overrides)
+    summary = description.describe(chosen, overrides)
     if chosen.name == description.PAPER_SCALE and not overrides:
-        told = description.with_rows(told, chosen, published_hours())
+        summary = description.with_rows(summary, chosen, published_hours())
     if json_:
-        print_json(told)
+        print_json(summary)
     else:
-        description.show(told, Console())
+        description.show(summary, Console())
 
 
-@app.command()
+@app.command(rich_help_panel="Model")
 def pretrain(
     out: Out,
     from_: Annotated[
         Path | None,
-        typer.Option("--from", help="a single-frame model: train it on several frames (pretrain_video.*)", **PATH),
+        typer.Option("--from", help="Single-frame model to train on several frames (pretrain_video.*).", **PATH),
     ] = None,
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006
-    seed: int = 0,
+    seed: Seed = 0,
     device: Device = "cpu",
     recompute_layers: Recompute = False,
     home: Home = None,
 ) -> None:
-    """Pre-train one model, outside any sweep; also under torchrun."""
+    """Pre-train one model outside a sweep.
+
+    The command can be launched with torchrun.
+    """
     kind = "pretrain" if from_ is None else "pretrain_video"
     _alone(kind, scale, set_, None, from_, out, seed, device, home, recompute_layers)
 
 
-@app.command()
+@app.command(rich_help_panel="Model")
 def finetune(
     from_: From,
     out: Out,
     task: Task = "msrvtt",
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006
-    seed: int = 0,
+    seed: Seed = 0,
     device: Device = "cpu",
     recompute_layers: Recompute = False,
     home: Home = None,
 ) -> None:
-    """Fine-tune a pre-trained model for retrieval; also under torchrun."""
+    """Fine-tune a pre-trained model for retrieval.
+
+    The command can be launched with torchrun.
+    """
     _alone("finetune", scale, set_, task, from_, out, seed, device, home, recompute_layers)
 
 
-@app.command()
+@app.command(rich_help_panel="Model")
 def evaluate(
     from_: From,
     out: Out,
@@ -118,29 +156,42 @@ def evaluate(
     device: Device = "cpu",
     home: Home = None,
 ) -> None:
-    """Rank clips for captions and captions for clips, and print recall and the median rank; also under torchrun."""
+    """Evaluate text-video retrieval of a fine-tuned model.
+
+    Rank clips for captions and captions for clips, and print recall and the median rank. The command can be launched
+    with torchrun.
+    """
     _alone("evaluate", scale, set_, task, from_, out, 0, device, home)
 
 
-@app.command()
+@app.command(rich_help_panel="Model")
 def reconstruct(from_: Trained, out: NewFolder, device: Device = "cpu", home: Home = None) -> None:
-    """Hide patches of a few frames, and draw what the model makes of them: Figures 4 to 7 of the paper."""
+    """Draw masked frames as a model reconstructs them.
+
+    The pictures correspond to Figures 4 to 7 of the paper.
+    """
     _pictures("reconstruction", from_, out, device, home)
 
 
-@app.command()
+@app.command(rich_help_panel="Model")
 def select_frames(from_: Trained, out: NewFolder, device: Device = "cpu", home: Home = None) -> None:
-    """Draw which frames of a few clips the model selects for their captions: Figure 3 of the paper."""
+    """Draw the frames that a model selects for captions.
+
+    The pictures correspond to Figure 3 of the paper.
+    """
     _pictures("selection", from_, out, device, home)
 
 
-@app.command()
+@app.command(rich_help_panel="Maintain")
 def data(
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006
     home: Home = None,
 ) -> None:
-    """Render the embedded data of a scale, and say which real data is missing; exit 1 if any is."""
+    """Render embedded data and check that real data is there.
+
+    Exit with 1 if real data sets of the scale are missing or damaged.
+    """
     from experiments.config.scale import load_scale
     from experiments.maintenance.doctor.doctor import lines_of
     from experiments.maintenance.doctor.home import check_real_data
@@ -161,7 +212,7 @@ def data(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command; exit with 0 done, 1 failed, 2 bad input or refused, 3 over budget."""
+    """Run a command; exit with 0 (done), 1 (failed), 2 (bad input or refused) or 3 (over budget)."""
     defaults = NO_TELEMETRY | _nameless_user()
     os.environ |= {key: value for key, value in defaults.items() if key not in os.environ} | {SAFE_PATH: "1"}
     prepare_output()
@@ -175,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _nameless_user() -> dict[str, str]:
-    """What libraries ask of a user, for one without a name, as in a container; HOME as Docker sets it."""
+    """Variables that libraries need if the user has no name, as in a container; HOME as Docker sets it."""
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
@@ -189,7 +240,7 @@ def _answer(arguments: Sequence[str] | None) -> int:
     except SmaugError as error:
         complain(str(error))
         return REFUSED
-    except TyperException as error:  # an option that is unknown, a value that is none
+    except TyperException as error:  # an unknown option or a wrong value
         message = io.StringIO()
         error.show(file=message)  # type: ignore[attr-defined]
         complain(message.getvalue().rstrip())
@@ -251,7 +302,7 @@ def _pictures(kind: Kind, from_: Path, out: Path, device: str, home: Path | None
 
 
 def _complain_once(message: str) -> None:
-    """Complain, unless another process of this run has said the same."""
+    """Print an error, unless another process of this run printed the same one."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         from smaug_core.distributed import says_first
 

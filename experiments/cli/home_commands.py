@@ -1,4 +1,4 @@
-"""The verbs that look after a home folder: what stands where in it, what its stages print, how they are ended."""
+"""Commands that inspect and maintain a home folder."""
 
 import os
 from contextlib import suppress
@@ -30,19 +30,22 @@ care = typer.Typer(rich_markup_mode=None)
 Stages = Annotated[
     list[str],
     typer.Argument(
-        help="a fingerprint's beginning (4 digits or more), a stage such as masking_ratio/50%/pretrain, a row, a sweep",
+        help="First 4 or more digits of a fingerprint, a stage such as masking_ratio/50%/pretrain, a row, or a sweep.",
         metavar="[WHAT]...",
     ),
 ]
 
 
-@care.command()
+@care.command(rich_help_panel="Inspect")
 def status(
-    follow: Annotated[bool, typer.Option("--follow", help="go on until nothing runs")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Update until nothing runs.")] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Say where every trial stands, what runs and how far it is, what failed and why."""
+    """Show the state of trials and stages.
+
+    Running stages are shown with their progress, failed ones with the reason.
+    """
     from experiments.cli import status_view as overview
     from experiments.maintenance.status import Observer
 
@@ -57,28 +60,28 @@ def status(
         overview.show(observer.look(), Console(), folder)
 
 
-@care.command()
+@care.command(rich_help_panel="Inspect")
 def logs(
     what: Annotated[
         str,
         typer.Argument(
-            help="a fingerprint's beginning (4 digits or more), or a stage such as masking_ratio/50%/pretrain",
+            help="First 4 or more digits of a fingerprint, or a stage such as masking_ratio/50%/pretrain.",
             metavar="WHAT",
         ),
     ],
-    follow: Annotated[bool, typer.Option("--follow", help="go on while it runs")] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="this attempt (default: the newest)")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Print new output until the stage ends.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Number of the attempt (default: the newest).")] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Print what a stage printed, and how it ended."""
+    """Print the log of a stage, and how it ended."""
     from experiments.maintenance import logs as log
     from experiments.store.drivers import living
     from experiments.store.lookup import Catalog
     from experiments.store.trials import stage_facts
 
     if follow and json_:
-        raise SmaugError("--follow --json: a log that grows is no JSON; leave one of them out")
+        raise SmaugError("--follow --json: expected one of them; a log that grows is not JSON")
     folder = home_folder(home)
     catalog = Catalog(folder)
     named = catalog.find_one(what)
@@ -102,52 +105,55 @@ def logs(
     print_log(found.text + found.ending())
 
 
-@care.command()
+@care.command(rich_help_panel="Run")
 def cancel(
     what: Stages = [],  # noqa: B006  typer copies it
-    all_: Annotated[bool, typer.Option("--all", help="everything that runs or waits in this home")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Cancel every stage that runs or waits.")] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Ask running or waiting stages to end; they save their state, and the next run continues them."""
+    """Cancel running or waiting stages.
+
+    Running stages save their state; the next `smaug run` continues them.
+    """
     from experiments.maintenance.status import Observer
     from experiments.store.drivers import request_cancel
 
     if bool(what) == all_:
-        raise SmaugError("cancel: names what is to end, or --all; `smaug status` lists what runs")
+        raise SmaugError("cancel: expected names of stages, or --all; `smaug status` lists what runs")
     folder = home_folder(home)
     standing = Observer(folder).look()
     if not standing.drivers:
-        raise SmaugError(f"{folder}: no driver is at work, so nothing can be cancelled{_orphans(standing)}")
+        raise SmaugError(f"{folder}: no driver is active, so nothing can be cancelled{_orphans(standing)}")
     active = {f: stage for f, stage in standing.stages.items() if stage.is_active}
     wanted = list(active) if all_ else _active_of(what, standing)
-    # Of a sweep that was asked for with other settings meanwhile, the trials no longer tell; their driver still does.
+    # If a sweep was run again with other settings, only its driver still knows these stages.
     unnamed = sorted({f for d in standing.drivers for f in d.fingerprints} - standing.stages.keys()) if all_ else []
     if not wanted and not unnamed:
-        raise SmaugError(f"{folder}: nothing runs or waits that a driver could end{_orphans(standing)}")
+        raise SmaugError(f"{folder}: no stage of a driver runs or waits{_orphans(standing)}")
     request_cancel(folder, [*wanted, *unnamed])
     if json_:
-        told = [{"name": active[f].named.name, **active[f].to_json(), "asked_to_end": True} for f in wanted]
-        print_json({"asked": told + [{"fingerprint": fingerprint} for fingerprint in unnamed]})
+        rows = [{"name": active[f].named.name, **active[f].to_json(), "asked_to_end": True} for f in wanted]
+        print_json({"asked": rows + [{"fingerprint": fingerprint} for fingerprint in unnamed]})
         return
     for fingerprint in wanted:
-        say(f"asked to end: {standing.catalog.label(active[fingerprint].named)} ({_where(active[fingerprint])})")
+        say(f"cancelling: {standing.catalog.label(active[fingerprint].named)} ({_where(active[fingerprint])})")
     if unnamed:
-        say(f"asked to end: {len(unnamed)} stages that only their driver knows")
+        say(f"cancelling: {len(unnamed)} stages that only their driver knows")
     drivers = ", ".join(f"process {driver.owner['pid']} on {driver.owner['host']}" for driver in standing.drivers)
-    say(f"who is asked: {drivers}; what builds on these stages is not started; `smaug run` takes them up again")
+    say(f"sent to: {drivers}; stages that depend on these are not started; `smaug run` continues them")
 
 
-@care.command()
+@care.command(rich_help_panel="Maintain")
 def gc(
-    yes: Annotated[bool, typer.Option("--yes", help="delete it")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete the files.")] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Say what the home folder could do without, and why; with --yes, delete it.
+    """List unused files of the home folder, or delete them.
 
-    What a valid trial or a living driver needs stays, and so does what somebody is working on. A stage that has cost
-    something is recorded in MLflow before it goes; where MLflow cannot be reached, it stays.
+    Files that a valid trial, an active driver or a running stage needs are kept. A stage that took device time is
+    recorded in MLflow before it is deleted; if MLflow cannot be reached, it is kept.
     """
     from experiments.maintenance.gc import find_garbage
     from experiments.maintenance.removal import HoursLedger, Removed, remove
@@ -159,9 +165,9 @@ def gc(
     size = sum(each.size for each in (removed.deleted if yes else found.garbage))
     if json_:
         gone, left = removed.deleted, {id(each): reason for each, reason in removed.left}
-        told = [g.to_json() | {"deleted": g in gone, "left": left.get(id(g))} for g in found.garbage]
+        rows = [g.to_json() | {"deleted": g in gone, "left": left.get(id(g))} for g in found.garbage]
         stays = [{"path": str(kept.path), "why": kept.why} for kept in found.kept]
-        print_json({"deleted": yes, "bytes": size, "garbage": told, "kept": stays})
+        print_json({"deleted": yes, "bytes": size, "garbage": rows, "kept": stays})
     else:
         for each in removed.deleted if yes else found.garbage:
             say(f"{in_words(each.size):>12}  {os.path.relpath(each.path, folder)}: {each.why}")
@@ -171,22 +177,25 @@ def gc(
             say(f"{len(removed.deleted)} deleted, {in_words(size)}")
         else:
             advice = f"; --yes deletes {in_words(size)}" if found.garbage else ""
-            say(f"{len(found.garbage)} could go from {folder}{advice}")
+            say(f"{len(found.garbage)} unused in {folder}{advice}")
     for each, reason in removed.left:
-        complain(f"{each.path}: was left ({reason})")
+        complain(f"{each.path}: not deleted ({reason})")
     raise typer.Exit(FAILED if removed.left else DONE)
 
 
-@care.command()
+@care.command(rich_help_panel="Maintain")
 def doctor(
     scale: ScaleName = "tiny",
     set_: Settings = [],  # noqa: B006
     cluster: ClusterFile = None,
-    deep: Annotated[bool, typer.Option("--deep", help="also read every result and checkpoint whole")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every result and checkpoint in full.")] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Check what a run needs, from Python to data and Slurm, and say how to fix what is wrong; exit 1 with faults."""
+    """Check the environment, data and home folder.
+
+    Print a fix for each fault found, from Python packages to Slurm. Exit with 1 if there are faults.
+    """
     from dataclasses import asdict
 
     from experiments.config.scale import load_scale
@@ -206,30 +215,31 @@ def doctor(
     raise typer.Exit(FAILED if any(finding.level == "fault" for finding in findings) else DONE)
 
 
-@care.command()
+@care.command(rich_help_panel="Maintain")
 def sync(
     from_: Annotated[
         Path | None,
-        typer.Option("--from", help="a folder of portable records, to be told to MLflow as well", **PATH),
+        typer.Option("--from", help="Folder of portable records to record in MLflow too.", **PATH),
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", help="write the valid trials here as portable records, for other machines", **PATH),
+        typer.Option("--to", help="Folder to write portable records of valid trials to, for other machines.", **PATH),
     ] = None,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="set MLflow's database aside first, and make a new one")
-    ] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Archive MLflow's database and make a new one.")] = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Make MLflow tell all that the store holds, and portable records; may be repeated."""
+    """Record stored results in MLflow, or export them.
+
+    The command can be repeated.
+    """
     from experiments.tracking.accounting import account_all
 
     folder = home_folder(home)
     if to is not None and from_ is not None:
-        raise SmaugError("--from and --to: one loads records, the other writes them; leave one of them out")
+        raise SmaugError("--from --to: expected one of them; one loads records, the other writes them")
     if rebuild and to is not None:
-        raise SmaugError("--rebuild --to: one writes to MLflow, the other does not; leave one of them out")
+        raise SmaugError("--rebuild --to: expected one of them; one writes to MLflow, the other does not")
     accounted = account_all(folder)
     if to is not None:
         from experiments.store.export import record_files, write_records
@@ -244,7 +254,7 @@ def sync(
         if rebuild:
             aside, stages, trials = tracking.rebuild(folder, records=from_)
             if aside is not None:
-                complain(f"MLflow's database was set aside as {aside}")
+                complain(f"MLflow's database was archived as {aside}")
         else:
             stages, trials = tracking.sync(folder, records=from_)
         done = "recorded"
@@ -253,12 +263,14 @@ def sync(
     else:
         say(f"{stages} stages and {trials} trials are {done}")
         if accounted:
-            say(f"Slurm's accounting told what {accounted} attempts took")
+            say(f"Slurm's accounting gave the time of {accounted} attempts")
 
 
-@care.command()
-def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="on 127.0.0.1")] = 5000, home: Home = None) -> None:
-    """Serve MLflow's pages on this machine only."""
+@care.command(rich_help_panel="Inspect")
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000, home: Home = None
+) -> None:
+    """Serve the MLflow UI on this machine only."""
     from experiments.tracking.ui import ServerError, serve
 
     try:
@@ -269,7 +281,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="on 127.0.0.1")]
 
 
 def _active_of(what: list[str], standing: "HomeStatus") -> list[str]:
-    """Fingerprints of the stages meant that run or wait; each thing that is named must mean one at least."""
+    """Fingerprints of the named stages that run or wait; each name must match at least one."""
     found: dict[str, None] = {}
     for name in what:
         meant = standing.catalog.find(name)
@@ -278,21 +290,21 @@ def _active_of(what: list[str], standing: "HomeStatus") -> list[str]:
         if not active:
             states = sorted({standing.stages[m.fingerprint].state for m in meant if m.fingerprint in standing.stages})
             raise SmaugError(
-                f"{name}: neither runs nor waits for a driver (it is {', '.join(states) or 'of an earlier sweep'});"
-                " nothing was asked of anybody"
+                f"{name}: expected a running or waiting stage, got {', '.join(states) or 'one of an earlier sweep'};"
+                " nothing was cancelled"
             )
         found |= dict.fromkeys(active)
     return list(found)
 
 
 def _orphans(standing: "HomeStatus") -> str:
-    """The stages that run without a driver, which nobody tells of a request."""
+    """Stages that run without a driver, which no request reaches."""
     found = [stage for stage in standing.in_state("running") if not stage.driven]
     return "".join(f"\n  {standing.catalog.label(each.named)}: {_where(each)}; {_by_hand(each)}" for each in found)
 
 
 def _by_hand(stage: "StageStanding") -> str:
-    """How somebody ends a stage that nobody looks after."""
+    """How to end a stage that has no driver."""
     return "end that process yourself" if stage.slurm_job is None else f"scancel {stage.slurm_job} ends it, saved"
 
 

@@ -1,6 +1,8 @@
-"""What the verbs of the command line share: their options and their exit codes."""
+"""Options and exit codes that the commands share."""
 
+import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +19,7 @@ LONGEST_NAME = 255
 
 
 def _path(text: str) -> Path:
-    """A path as it is given on the command line; an empty one would be the folder that one stands in."""
+    """A path from the command line; an empty one would mean the current folder."""
     if not text:
         raise typer.BadParameter("is empty; expected a path, e.g. . for this folder")
     longest = max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
@@ -27,55 +29,93 @@ def _path(text: str) -> Path:
 
 
 PATH: dict[str, Any] = {"parser": _path, "metavar": "PATH"}
-"""Of every option and argument that is a path."""
+"""Settings of every option and argument that is a path."""
+
+SCALES = sorted(path.stem for path in (ROOT / "sweeps" / "scales").glob("*.yaml"))
+
+
+def _one_of(option: str, known: Sequence[str], *, or_file: bool = False) -> dict[str, Any]:
+    """Settings of an option that takes one of a few values: check, help and shell completion."""
+
+    def parse(value: str) -> str:
+        if value in known or (or_file and value.endswith((".yaml", ".yml"))):
+            return value
+        near = difflib.get_close_matches(value, known, n=1)
+        expected = f"one of {', '.join(known)}{' or a .yaml file' if or_file else ''}"
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise SmaugError(f"{option} {value}: expected {expected}, got {value!r}{hint}")
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in known if value.startswith(incomplete)]
+
+    return {"parser": parse, "metavar": "|".join([*known, *(["FILE"] if or_file else [])]), "autocompletion": complete}
+
 
 SweepFiles = Annotated[
     list[Path],
-    typer.Argument(help="sweep files, e.g. sweeps/masking_ratio.yaml, run together", **PATH | {"metavar": "FILE..."}),
+    typer.Argument(
+        help="Sweep files that run together, e.g. sweeps/masking_ratio.yaml.", **PATH | {"metavar": "FILE..."}
+    ),
 ]
-ScaleName = Annotated[str, typer.Option(help="what to run with: a name in sweeps/scales, or a file")]
+ScaleName = Annotated[
+    str, typer.Option(help="Scale: a name in sweeps/scales, or a file.", **_one_of("--scale", SCALES, or_file=True))
+]
 Settings = Annotated[
-    list[str], typer.Option("--set", help="KEY=VALUE for every row, e.g. data.seed=7, or seeds=3 for three trials")
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting in every row, e.g. data.seed=7, or seeds=3 for three trials. Repeatable.",
+    ),
 ]
-Only = Annotated[list[str], typer.Option(help="take this row only; may be given several times")]
+Only = Annotated[list[str], typer.Option(metavar="ROW", help="Select this row only. Repeatable.")]
 Home = Annotated[
     Path | None,
     typer.Option(
-        envvar="SMAUG_HOME", help="folder of data, results and records (default: .smaug beside the code)", **PATH
+        envvar="SMAUG_HOME", help="Folder of data, results and records (default: .smaug beside the code).", **PATH
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="answer in JSON")]
-EngineName = Annotated[str, typer.Option(help="where stages run: ray, inline or slurm")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+EngineName = Annotated[
+    str, typer.Option(help="Engine that runs the stages.", **_one_of("--engine", ("ray", "inline", "slurm")))
+]
 Address = Annotated[
-    str | None, typer.Option(help="HOST:PORT of a Ray cluster to run on, or auto: the one on this machine")
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Ray cluster to connect to, or auto for the one on this machine."),
 ]
 ClusterFile = Annotated[
     Path | None,
-    typer.Option("--cluster", help="profile of the Slurm cluster, e.g. slurm/a6000.yaml", **PATH | {"metavar": "FILE"}),
+    typer.Option("--cluster", help="Profile of a Slurm cluster, e.g. slurm/a6000.yaml.", **PATH | {"metavar": "FILE"}),
 ]
-MaxHours = Annotated[float | None, typer.Option(min=0, help="refuse (exit 3) what would take more device hours")]
+MaxHours = Annotated[
+    float | None, typer.Option(min=0, help="Budget in device hours; exit with 3 if more would be spent.")
+]
 Notify = Annotated[
     str | None,
-    typer.Option(metavar="CMD", help="run this at the end, at a pause, at 80 % of the budget, with JSON on its input"),
+    typer.Option(
+        metavar="CMD",
+        help="Command to run when the run ends, pauses or reaches 80 % of its budget; it receives JSON on stdin.",
+    ),
 ]
-Out = Annotated[Path, typer.Option(help="folder to write to; the same one again continues", **PATH)]
-From = Annotated[Path, typer.Option("--from", help="the --out folder of the training to start from", **PATH)]
+Out = Annotated[Path, typer.Option(help="Output folder; an unfinished one is continued.", **PATH)]
+From = Annotated[Path, typer.Option("--from", help="The --out folder of the training to start from.", **PATH)]
 Trained = Annotated[
-    Path, typer.Option("--from", help="the folder of a training: its --out, or a stage in the store", **PATH)
+    Path, typer.Option("--from", help="Folder of a training: its --out folder, or a stage in the store.", **PATH)
 ]
-NewFolder = Annotated[Path, typer.Option("--out", help="folder to write to, new or empty", **PATH)]
-Task = Annotated[str, typer.Option(help="slot, e.g. msrvtt")]
-Device = Annotated[str, typer.Option(help="cpu or cuda")]
+NewFolder = Annotated[Path, typer.Option("--out", help="Output folder, new or empty.", **PATH)]
+Task = Annotated[str, typer.Option(help="Task slot of the scale, e.g. msrvtt.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Device = Annotated[str, typer.Option(help="Device to compute on.", **_one_of("--device", ("cpu", "cuda")))]
 Recompute = Annotated[
-    bool, typer.Option("--recompute-layers", help="less memory: compute layers again in the backward pass")
+    bool, typer.Option("--recompute-layers", help="Recompute layers in the backward pass, to save memory.")
 ]
 
 
 def home_folder(home: Path | None) -> Path:
-    """The folder of data, results and records: what was given, or `.smaug` beside the code.
+    """Return the folder of data, results and records: the given one, or `.smaug` beside the code.
 
     Raises:
-        SmaugError: something else is there.
+        SmaugError: the path is not a folder.
     """
     given = ROOT / ".smaug" if home is None else home
     try:
@@ -89,5 +129,5 @@ def home_folder(home: Path | None) -> Path:
 
 
 def found_file(file: Path) -> Path:
-    """The file, or the one of that name beside the code: the commands in the docs work from any folder."""
+    """Return the file, or the one of that name beside the code, so that commands of the docs work from any folder."""
     return ROOT / file if not file.exists() and (ROOT / file).exists() else file

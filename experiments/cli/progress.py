@@ -1,4 +1,4 @@
-"""What the terminal shows while a sweep runs: a bar for each running stage, a line for each that ended."""
+"""Progress of a sweep on the terminal: a bar for each running stage, a line for each that ended."""
 
 import time
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ ENDINGS: Mapping[str, Part] = {
     "retry": ("again", "yellow"),
     "waiting": "waiting",
 }
-"""How an event is told, by its kind."""
+"""Word for each kind of event."""
 
 
 class ProgressDisplay:
-    """Told every event of a scheduler; without a terminal it prints lines only, so logs stay readable."""
+    """Shows the events of a scheduler; without a terminal it prints lines only, so that logs stay readable."""
 
     def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
-        """Show on `console`; `labels` says what to call a stage, by its fingerprint."""
+        """Show on `console`; `labels` holds the name of each stage by fingerprint."""
         self._console, self._labels = console, labels
         self._started: dict[str, float] = {}
         self._ended = 0
@@ -54,10 +54,10 @@ class ProgressDisplay:
 
     def _show_progress(self, event: Event) -> None:
         assert event.attempt is not None
-        name, told = event.stage.fingerprint, event.attempt.last
+        name, progress = event.stage.fingerprint, event.attempt.last
         self._started.setdefault(name, time.monotonic())
-        loss = f"loss {told['values']['loss']:.3f}" if "loss" in told["values"] else ""
-        self._bars.show(name, self._labels[name], told["step"], told["total"] or None, loss)
+        loss = f"loss {progress['values']['loss']:.3f}" if "loss" in progress["values"] else ""
+        self._bars.show(name, self._labels[name], progress["step"], progress["total"] or None, loss)
 
 
 def _minutes(seconds: float) -> str:

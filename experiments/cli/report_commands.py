@@ -1,4 +1,4 @@
-"""The verbs of the command line that make something of what is recorded."""
+"""Commands that make tables, claims and pages from recorded results."""
 
 import json
 import os
@@ -17,25 +17,30 @@ if TYPE_CHECKING:
     from smaug_core.cost.flops import Part
 
 report = typer.Typer(
-    help="Tables, claims and a page, made of what is recorded.", no_args_is_help=True, rich_markup_mode=None
+    help="Make tables, claims and a page from recorded results.", no_args_is_help=True, rich_markup_mode=None
 )
 OUT = ROOT / "reports" / "out"
 
-Folder = Annotated[Path, typer.Option(help="folder to write to", **PATH)]
+Folder = Annotated[Path, typer.Option(help="Output folder.", **PATH)]
 Records = Annotated[
     Path | None,
-    typer.Option("--from", help="a folder of portable records, instead of what is recorded here", **PATH),
+    typer.Option("--from", help="Folder of portable records to read instead of the home folder's results.", **PATH),
 ]
 
 
 @report.command()
 def tables(
-    table: Annotated[list[str], typer.Argument(help="numbers, e.g. 4 (default: all)", metavar="[TABLE]...")] = [],  # noqa: B006
+    table: Annotated[
+        list[str], typer.Argument(help="Table numbers, e.g. 4 (default: all).", metavar="[TABLE]...")
+    ] = [],  # noqa: B006
     out: Folder = OUT,
     records: Records = None,
     home: Home = None,
 ) -> None:
-    """Write the paper's tables, published and measured side by side, as Markdown, LaTeX and CSV, and cells.csv."""
+    """Write the paper's tables with measured results.
+
+    Published and measured numbers stand side by side in Markdown, LaTeX and CSV; cells.csv holds every cell.
+    """
     from reports.report import make_tables
 
     found, _, problems = _read(home, records)
@@ -46,7 +51,10 @@ def tables(
 
 @report.command()
 def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
-    """Write index.html: all tables, with cells that open, what was spent, claims and figures; it needs no network."""
+    """Write all results as one HTML page.
+
+    index.html holds tables with cells that open, hours spent, claims and figures; it needs no network.
+    """
     from experiments.tracking.reader import MlflowReader
     from reports.html.page import make_page
 
@@ -58,7 +66,10 @@ def page(out: Folder = OUT, records: Records = None, home: Home = None) -> None:
 
 @report.command()
 def claims(json_: Json = False, records: Records = None, home: Home = None) -> None:
-    """Judge the paper's statements by its own tables and by what was measured, at each scale."""
+    """Check the paper's claims against its tables and results.
+
+    Measured results are checked at each scale.
+    """
     from reports.analysis.compare_rows import comparer, measured_scales
     from reports.analysis.verdicts import claim_rows, claim_text
     from reports.paper.claims import load_claims
@@ -75,11 +86,14 @@ def claims(json_: Json = False, records: Records = None, home: Home = None) -> N
 
 @report.command()
 def diff(
-    a: Annotated[Path, typer.Argument(help="a cells.csv, or a folder that holds one", **PATH | {"metavar": "A"})],
-    b: Annotated[Path, typer.Argument(help="another", **PATH | {"metavar": "B"})],
+    a: Annotated[Path, typer.Argument(help="A cells.csv file, or a folder that holds one.", **PATH | {"metavar": "A"})],
+    b: Annotated[Path, typer.Argument(help="The file or folder to compare it with.", **PATH | {"metavar": "B"})],
     json_: Json = False,
 ) -> None:
-    """Say in which cells two reports differ; exit with 1 if they do."""
+    """Compare the cells of two reports.
+
+    Exit with 1 if they differ.
+    """
     from reports.render.diff import differences, lines, load_cells
 
     changes = differences(load_cells(a), load_cells(b))
@@ -94,11 +108,14 @@ def diff(
 
 @report.command()
 def export(
-    out: Annotated[Path | None, typer.Option(help="file to write (default: print)", **PATH)] = None,
+    out: Annotated[Path | None, typer.Option(help="Output file (default: standard output).", **PATH)] = None,
     records: Records = None,
     home: Home = None,
 ) -> None:
-    """Give every cell with its statistics, its faults and the pages of its runs, as JSON."""
+    """Export every cell with its statistics as JSON.
+
+    Each cell names its errors and the MLflow pages of its runs.
+    """
     from reports.render.files import write_text
     from reports.render.json_export import export as exported
 
@@ -115,7 +132,7 @@ def export(
 
 
 def _steps(found: "Report") -> dict[str, dict[str, "Part"]]:
-    """What a step of pre-training consists of, at the paper's scale and at those that were measured and have a file."""
+    """Parts of a pre-training step, at the paper's scale and at the measured scales that have a file."""
     from experiments.config.scale import load_scale, scale_names
     from experiments.planning.model_summary import PAPER_SCALE, pretraining_step
 
@@ -136,7 +153,7 @@ def _serve(home: Path) -> str:
 
 
 def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list[str]]:
-    """Every table, the home folder whose ledger holds them, and all that is wrong."""
+    """Read every table; return them, the home folder whose MLflow runs hold them, and all errors."""
     from experiments.tracking.source import recorded
     from reports.report import read_report
 
@@ -149,7 +166,7 @@ def _read(home: Path | None, records: Path | None) -> tuple["Report", Path, list
 
 
 def _print_indented(lines: Iterable[str]) -> None:
-    """Wrap long lines under their own beginning."""
+    """Print lines; wrap long ones at their own indent."""
     console = Console()
     for line in lines:
         text = line.lstrip()
@@ -157,7 +174,7 @@ def _print_indented(lines: Iterable[str]) -> None:
 
 
 def _end_with(problems: Iterable[str]) -> None:
-    """Say what is wrong with what was recorded, and fail if anything is."""
+    """Print errors in recorded results, and exit with 1 if there are any."""
     found = list(problems)
     for problem in found:
         complain(problem)

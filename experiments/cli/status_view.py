@@ -1,4 +1,4 @@
-"""What `smaug status` shows: sweeps in numbers, what runs and how far it is, what failed and why."""
+"""Output of `smaug status`: counts of each sweep, progress of running stages, reasons of failed ones."""
 
 import json
 import time
@@ -12,14 +12,14 @@ from experiments.store.device_hours import PARTS
 
 Line = Sequence[Part]
 
-LOOK_EVERY_S = 2.0
+POLL_S = 2.0
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "unreadable": "red", "stopped": "yellow"}
 ORDER = ("done", "running", "waiting", "failed", "stopped", "new")
-TRIAL_WORDS = {"new": "not begun"}
+TRIAL_WORDS = {"new": "not started"}
 
 
 def lines_of(standing: HomeStatus, *, finished: bool = True) -> Iterator[Line]:
-    """Everything worth a look, line by line; `finished`: with the trials that are done."""
+    """Lines of the status; `finished`: include the trials that are done."""
     for (sweep, scale), trials in standing.by_sweep().items():
         yield [(f"{sweep} at {scale}", "bold"), ": ", *_counts(trials)]
         for spent in _spent(trials):
@@ -33,7 +33,7 @@ def lines_of(standing: HomeStatus, *, finished: bool = True) -> Iterator[Line]:
         if found:
             yield [(title, "bold")]
         for stage in found:
-            yield from _told(standing, stage)
+            yield from _stage_lines(standing, stage)
     for driver in standing.drivers:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(driver.started))
         yield [(f"driver: process {driver.owner['pid']} on {driver.owner['host']}, since {since}", "dim")]
@@ -44,7 +44,7 @@ def show(standing: HomeStatus, console: Console, home: Path) -> None:
     for line in lines_of(standing):
         console.print(*line)
     if not standing.trials:
-        console.print(f"nothing was run yet in {home}")
+        console.print(f"no runs in {home}")
 
 
 def follow(
@@ -55,14 +55,14 @@ def follow(
     as_json: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show it until nothing runs: drawn again and again on a terminal, elsewhere whatever has changed, by lines.
+    """Show the status until nothing runs: redrawn on a terminal, elsewhere a line for each change.
 
     Args:
-        observer: looks at the home folder.
+        observer: reads the home folder.
         console: where to show it.
-        home: the folder, to be named where it is empty.
-        as_json: print the whole list, on one line, whenever a state has changed.
-        sleep: waits so many seconds.
+        home: the folder, named if it is empty.
+        as_json: print the whole list on one line whenever a state changes.
+        sleep: waits for a number of seconds.
     """
     if as_json:
         _follow_as_json(observer, console, sleep)
@@ -78,7 +78,7 @@ def _follow_live(observer: Observer, console: Console, home: Path, sleep: Callab
         while standing.at_work:
             lines = list(lines_of(standing, finished=False))
             draw(lines[-max(1, console.height - 2) :])  # running stages come last, and must be seen
-            sleep(LOOK_EVERY_S)
+            sleep(POLL_S)
             standing = observer.look()
     show(standing, console, home)
 
@@ -88,7 +88,7 @@ def _follow_by_lines(observer: Observer, console: Console, home: Path, sleep: Ca
     show(standing, console, home)
     states = _states(standing)
     while standing.at_work:
-        sleep(LOOK_EVERY_S)
+        sleep(POLL_S)
         standing = observer.look()
         now = _states(standing)
         for fingerprint, state in now.items():
@@ -102,16 +102,16 @@ def _follow_by_lines(observer: Observer, console: Console, home: Path, sleep: Ca
 
 
 def _follow_as_json(observer: Observer, console: Console, sleep: Callable[[float], None]) -> None:
-    told = None
+    shown = None
     while True:
         standing = observer.look()
-        if told != (states := _states(standing)):
-            told = states
+        if shown != (states := _states(standing)):
+            shown = states
             line = json.dumps([trial.to_json() for trial in standing.trials])
             console.print(line)
         if not standing.at_work:
             return
-        sleep(LOOK_EVERY_S)
+        sleep(POLL_S)
 
 
 def _states(standing: HomeStatus) -> dict[str, tuple[str, int]]:
@@ -127,7 +127,7 @@ def _counts(trials: list[TrialStanding]) -> Iterator[Part]:
 
 
 def _spent(trials: list[TrialStanding]) -> Iterator[str]:
-    """What the distinct stages of some trials took so far, for each unit."""
+    """Hours of the distinct stages of some trials, for each unit."""
     stages = {stage.named.fingerprint: stage for trial in trials for stage in trial.stages.values()}
     held = [(stage.unit, stage.hours) for stage in stages.values() if stage.hours is not None]
     for unit in sorted({unit for unit, _ in held}):
@@ -155,7 +155,7 @@ def _stage_word(stage: StageStanding) -> Part:
     if stage.state == "running":
         return _coloured("running")
     if stage.asked_to_end:
-        return "asked to end"
+        return "cancelling"
     if stage.queued is not None:
         return stage.queued.words
     if stage.driven and stage.state in ("new", "resume"):
@@ -163,14 +163,14 @@ def _stage_word(stage: StageStanding) -> Part:
     return _coloured(stage.state)
 
 
-def _told(standing: HomeStatus, stage: StageStanding) -> Iterator[Line]:
+def _stage_lines(standing: HomeStatus, stage: StageStanding) -> Iterator[Line]:
     label = standing.catalog.label(stage.named)
     where = f"{stage.where}, attempt {stage.attempt}"
     if stage.state == "running":
         steps = f"step {stage.step} of {stage.total}" if stage.total else "starting"
         rate = "" if stage.rate is None else f", {stage.rate:.3g} steps/s"
         left = "" if stage.left_s is None else f", {duration(stage.left_s)} left"
-        ending = ", asked to end" if stage.asked_to_end else ""
+        ending = ", cancelling" if stage.asked_to_end else ""
         yield [f"  {label}: {steps}{rate}{left}; {where}{ending}"]
     else:
         yield [f"  {label}: ", _coloured("failed" if stage.state == "failed" else "stopped", stage.message)]

@@ -1,4 +1,4 @@
-"""The verbs that plan and run sweeps."""
+"""Commands that plan and run sweeps."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.answers import complain_of, end_told, plan_told, price_words, show_end, show_plan, show_tables
+from experiments.cli.answers import (
+    complain_of,
+    end_document,
+    plan_document,
+    price_words,
+    show_end,
+    show_plan,
+    show_tables,
+)
 from experiments.cli.options import (
     DONE,
     FAILED,
@@ -43,11 +51,11 @@ if TYPE_CHECKING:
 sweeping = typer.Typer(rich_markup_mode=None)
 
 Probe = Annotated[
-    bool, typer.Option("--probe", help="time some steps on the device first, where nothing else tells hours")
+    bool, typer.Option("--probe", help="Time some steps on the device first if the hours are not known otherwise.")
 ]
 
 
-@sweeping.command()
+@sweeping.command(rich_help_panel="Run")
 def run(
     files: SweepFiles,
     scale: ScaleName = "tiny",
@@ -56,16 +64,19 @@ def run(
     engine: EngineName = "ray",
     address: Address = None,
     cluster: ClusterFile = None,
-    plan_: Annotated[bool, typer.Option("--plan", help="only say what would be done")] = False,
+    plan_: Annotated[bool, typer.Option("--plan", help="Print the plan only.")] = False,
     max_hours: MaxHours = None,
-    retry_failed: Annotated[bool, typer.Option(help="try stages again that failed before")] = False,
-    accept_stale: Annotated[bool, typer.Option(help="use results of older code, and mark them")] = False,
-    rerun_stale: Annotated[bool, typer.Option(help="put results of older code aside and run them again")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Run stages again that failed before.")] = False,
+    accept_stale: Annotated[bool, typer.Option(help="Use results of older code, and mark them in tables.")] = False,
+    rerun_stale: Annotated[bool, typer.Option(help="Archive results of older code and run them again.")] = False,
     notify: Notify = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Run sweeps, or continue them where they stopped, and show their tables."""
+    """Run sweeps or continue them.
+
+    Stages that are done are not run again. The tables of the sweeps are shown at the end.
+    """
     if plan_:
         return plan(files, scale, set_, only, engine, address, cluster, max_hours, None, False, home, json_)
     from experiments.cli.progress import ProgressDisplay
@@ -75,7 +86,9 @@ def run(
     from experiments.store.store import Store
 
     if accept_stale and rerun_stale:
-        raise SmaugError("--accept-stale --rerun-stale: one uses older results, the other replaces them; choose one")
+        raise SmaugError(
+            "--accept-stale --rerun-stale: expected one of them; one uses older results, the other replaces them"
+        )
     command = command_of(notify, user_settings())
     request, console = _request(files, scale, set_, only, home, max_hours), Console(to_stderr=json_)
     make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
@@ -83,16 +96,16 @@ def run(
     made, limit = _planned(request, inventory)
     _refuse_problems(made, request.home)
     if not all(planned.is_done for planned in made.stages):
-        make_engine().close()  # an engine that cannot run anything here says so before data are rendered
+        make_engine().close()  # an engine that cannot run here fails before data are rendered
     if not (accept_stale or rerun_stale):
         _refuse_stale(made)
     if limit is not None and made.to_spend() is None:
         _refuse_over_budget(made, limit, None)
-        _probe(made, store, make_engine, console, f"a limit of {limit:g} hours is to be checked")
+        _probe(made, store, make_engine, console, f"a limit of {limit:g} hours was given")
         made, limit = _planned(request, inventory)
     _refuse_over_budget(made, limit, made.to_spend_anew() if rerun_stale else made.to_spend())
     if rerun_stale and made.in_state("stale"):
-        complain(f"{set_aside_stale(made, store)} stages put aside")
+        complain(f"{set_aside_stale(made, store)} stages archived")
         made, _ = _planned(request, inventory)
     show_plan(made, console)
     if limit is not None and made.to_spend() is None:
@@ -102,7 +115,7 @@ def run(
     names = labels(made.trials)
     complain_of(outcome, store, names)
     if json_:
-        print_json(end_told(outcome, store, names))
+        print_json(end_document(outcome, store, names))
     else:
         if outcome.told:
             show_tables(made, store.home, console)
@@ -111,7 +124,7 @@ def run(
     raise typer.Exit(DONE if outcome.summary.complete else OVER_BUDGET if held_only else FAILED)
 
 
-@sweeping.command()
+@sweeping.command(rich_help_panel="Run")
 def plan(
     files: SweepFiles,
     scale: ScaleName = "tiny",
@@ -122,13 +135,16 @@ def plan(
     cluster: ClusterFile = None,
     max_hours: MaxHours = None,
     why: Annotated[
-        str | None, typer.Option(metavar="FINGERPRINT", help="say what differs from the nearest finished stage")
+        str | None, typer.Option(metavar="FINGERPRINT", help="Show how a stage differs from the nearest finished one.")
     ] = None,
     probe: Probe = False,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Say what sweeps would do and cost, without starting anything."""
+    """Plan sweeps and their cost.
+
+    Print the state of each stage and the hours to spend, without starting anything.
+    """
     from experiments.store.store import Store
 
     request = _request(files, scale, set_, only, home, max_hours)
@@ -144,7 +160,7 @@ def plan(
         explanation = explain(made, why, store)
         print_json(explanation.to_json()) if json_ else say("\n".join(explanation.lines()))
     elif json_:
-        print_json(plan_told(made))
+        print_json(plan_document(made))
     else:
         show_plan(made, Console(), every_stage=True)
         for problem in made.problems:
@@ -171,12 +187,10 @@ def _planned(request: "Request", inventory: "Inventory") -> "tuple[Plan, float |
 
 
 def _engine_maker(name: str, home: Path, address: str | None, cluster: Path | None) -> "Callable[[], Engine]":
-    if name not in ("inline", "ray", "slurm"):
-        raise SmaugError(f"--engine {name}: is unknown; right would be ray, inline or slurm")
     if address is not None and name != "ray":
-        raise SmaugError(f"--address {address}: is a Ray cluster's, and --engine {name} uses none")
+        raise SmaugError(f"--address {address}: is for Ray; expected --engine ray, got --engine {name}")
     if cluster is not None and name != "slurm":
-        raise SmaugError(f"--cluster {cluster}: is of a Slurm cluster, and --engine {name} uses none")
+        raise SmaugError(f"--cluster {cluster}: is for Slurm; expected --engine slurm, got --engine {name}")
     if name == "slurm":
         from experiments.engines.slurm.engine import SlurmEngine
 
@@ -195,12 +209,12 @@ def _profile(file: Path | None) -> "Cluster":
     from experiments.engines.slurm.profile import load_cluster
 
     if file is None:
-        raise SmaugError("--engine slurm: --cluster FILE is missing; right would be a profile, e.g. slurm/a6000.yaml")
+        raise SmaugError("--engine slurm: --cluster FILE is missing; expected a profile, e.g. slurm/a6000.yaml")
     return load_cluster(found_file(file))
 
 
 def _inventory(make_engine: "Callable[[], Engine]", address: str | None, cluster: Path | None) -> "Inventory":
-    """What there is to run on: a Ray cluster is asked, a profile tells of a Slurm one, this machine is looked at."""
+    """Resources to run on: queried from a Ray cluster, read from a Slurm profile, or those of this machine."""
     from experiments.engines.base import local_inventory
 
     if cluster is not None:
@@ -230,14 +244,14 @@ def _refuse_over_budget(made: "Plan", limit: float | None, to_spend: float | Non
 
 
 def _is_over_budget(made: "Plan", limit: float | None, to_spend: float | None) -> bool:
-    """Whether a plan exceeds a limit; where not all of its hours are known, the known ones must leave something."""
+    """Whether a plan exceeds a limit; if some hours are unknown, the known ones must be below it."""
     if limit is None:
         return False
     return made.known_to_spend() >= limit if to_spend is None else to_spend > limit
 
 
 def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", console: Console, asked: str) -> None:
-    """Time some steps of what nothing tells the price of; where that fails, say so and go on without."""
+    """Time some steps of a stage whose hours are not known; if that fails, print why and continue."""
     from experiments.planning.plan import labels
     from experiments.run import prepare_data
     from experiments.scheduler.calibration import ProbeStopped, find_rate, unpriced
@@ -246,7 +260,7 @@ def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", co
         return
     prepare_data([trial.config for trial in made.trials], store.home / "data", console)
     name = labels(made.trials)[stage.fingerprint]
-    complain(f"{asked}, and nothing tells the hours of {name}: first a job of its own times a few steps of it")
+    complain(f"{asked}, and the hours of {name} are not known: a separate job times a few steps of it first")
     try:
         with closing(make_engine()) as engine:
             find_rate(stage, store, engine, store.home / "data")
@@ -263,7 +277,9 @@ def _refuse_stale(made: "Plan") -> None:
     names = labels(made.trials)
     stale = made.in_state("stale")
     for planned in stale:
-        complain(f"{names[planned.stage.fingerprint]}: was made by other code; differing: {', '.join(planned.changed)}")
+        complain(
+            f"{names[planned.stage.fingerprint]}: was made by other code; changed files: {', '.join(planned.changed)}"
+        )
     if stale:
         complain("--accept-stale uses these results and marks them; --rerun-stale runs them again")
         raise typer.Exit(REFUSED)
@@ -277,7 +293,7 @@ def _published_rate() -> "Rate":
 
 
 def published_hours() -> "PublishedHours":
-    """What the paper's tables say about hours of pre-training."""
+    """Hours of pre-training in the paper's tables."""
     from experiments.planning.model_summary import PublishedHours
     from reports.paper.tables import load_published, sweep_files
 

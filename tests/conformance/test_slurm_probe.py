@@ -43,7 +43,7 @@ def test_a_probe_that_slurm_refuses_is_told_in_its_words(smaug: Smaug) -> None:
     ran = smaug("plan", "--probe", "--json", old="partition: gpu", new="partition: cpu")
     told, said = ran.communicate(timeout=120)
     assert ran.returncode == 0 and told.startswith("{") and "Traceback" not in said
-    announced = "--probe was given, and nothing tells the hours of pretrain 50%: first a job of its own times a few"
+    announced = "--probe was given, and the hours of pretrain 50% are not known: a separate job times a few"
     assert [line for line in said.splitlines() if line.startswith(announced)]
     failed = said.splitlines()[-1]
     assert failed.startswith("no probe: pretrain could not be timed: sbatch: error: invalid partition specified: cpu;")
@@ -72,5 +72,5 @@ def test_a_stop_takes_a_probe_out_of_the_queue(
     told, said = ran.communicate(timeout=60)
     assert (ran.returncode, told) == (1, "")
     assert said.splitlines()[-1] == "stopped; the same command continues" and "Traceback" not in said
-    assert said.count("and nothing tells the hours of pretrain 50%") == 1
+    assert said.count("and the hours of pretrain 50% are not known") == 1
     assert not {"PENDING", "RUNNING"} & set(whole.jobs().values())

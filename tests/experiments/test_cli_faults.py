@@ -44,7 +44,7 @@ def test_outdated_results_are_run_again_with_all_that_was_made_from_them(smoke):
     kept = {kind: (smoke.stage(kind) / "result.json").read_text() for kind in ("pretrain", "finetune", "evaluate")}
     ran = smoke.sweep("--only", "50%", "--rerun-stale")
     assert ran.returncode == 0, ran.stderr
-    assert "2 stages put aside" in ran.stderr and "2 stages run, 1 done before" in ran.stdout
+    assert "2 stages archived" in ran.stderr and "2 stages run, 1 done before" in ran.stdout
     assert (smoke.stage("pretrain") / "result.json").read_text() == kept["pretrain"]
     for kind in ("finetune", "evaluate"):
         now, aside = sorted((smoke.home / "store" / kind).iterdir())

@@ -49,11 +49,15 @@ def test_a_bad_sweep_is_told_whole_and_nothing_is_made(fresh):
     ("arguments", "told"),
     [
         (["plan", "none.yaml"], "none.yaml: cannot be read (No such file or directory)"),
-        (["plan", SWEEP, "--scale", "tinny"], "--scale: scale 'tinny' is unknown; did you mean 'tiny'?"),
+        (["plan", SWEEP, "--scale", "tinny"], "--scale tinny: expected one of paper, tiny or a .yaml file, got"),
         (["plan", SWEEP, "--only", "55%"], "--only 55%: variant '55%' is unknown; did you mean '65%'?"),
         (["plan", SWEEP, "--set", "data.sede=1"], "--set data.sede=1: setting 'data.sede' is unknown; did you mean"),
         (["plan", SWEEP, "--set", "pretrain.mask_ratio=0.3"], "--set pretrain.mask_ratio=0.3: pretrain.mask_ratio is"),
-        (["run", SWEEP, "--engine", "slurn"], "--engine slurn: is unknown; right would be ray, inline or slurm"),
+        (
+            ["run", SWEEP, "--engine", "slurn"],
+            "--engine slurn: expected one of ray, inline, slurm, got 'slurn'; did you mean 'slurm'?\n",
+        ),
+        (["pretrain", "--out", "x", "--device", "tpu"], "--device tpu: expected one of cpu, cuda, got 'tpu'"),
         (
             ["pretrain", "--out", "x", "--set", "pretrain.epochs=0"],
             "--set pretrain.epochs=0: pretrain.epochs: 0 is not",
@@ -80,7 +84,9 @@ def test_a_user_without_a_name_and_a_home_can_plan_run_and_cancel(fresh, monkeyp
     may = ("dac_override", "dac_read_search")  # the Python of root's own folder
     caps = [f"--{kind}-caps={','.join(f'+{one}' for one in may)}" for kind in ("inh", "ambient")]
     code = (
-        "import getpass, pathlib; from experiments import cancel, cli, notify; assert cancel._user() == '12345'\n"
+        "import getpass, pathlib; from experiments import cli\n"
+        "from experiments.scheduler import notify\nfrom experiments.store import drivers\n"
+        "assert drivers._user() == '12345'\n"
         "try:\n    cli.main()\nfinally:\n    print(getpass.getuser(), pathlib.Path.home(), notify.user_settings())"
     )
     fresh.folder.chmod(0o777)
@@ -257,7 +263,7 @@ def test_status_tells_where_every_trial_stands(swept):
 def test_status_of_an_empty_home(fresh):
     assert json.loads(fresh("status", "--json").stdout) == []
     ran = fresh("status")
-    assert (ran.returncode, ran.stdout) == (0, f"nothing was run yet in {fresh.home}\n")
+    assert (ran.returncode, ran.stdout) == (0, f"no runs in {fresh.home}\n")
 
 
 def test_tables_of_a_home_show_published_and_measured_numbers(swept):
@@ -289,7 +295,7 @@ def test_results_of_other_code_are_refused_with_the_files_that_differ(swept, tmp
     edit_code(other.stage("pretrain"))
     ran = other.sweep("--only", "50%")
     assert ran.returncode == 2
-    assert "pretrain 50%: was made by other code; differing: smaug_core/patches.py\n" in ran.stderr
+    assert "pretrain 50%: was made by other code; changed files: smaug_core/patches.py\n" in ran.stderr
     assert "--accept-stale" in ran.stderr and "--rerun-stale" in ran.stderr
     planned = json.loads(other.sweep("--only", "50%", "--json", verb="plan").stdout)
     assert planned["stages"] | {"stale": 1, "cached": 2, "new": 0} == planned["stages"]

@@ -48,9 +48,9 @@ def test_cancel_marks_what_runs_and_waits_and_says_who_is_asked(smaug, tmp_path)
     with driver_at_work(tmp_path, fingerprints), working(directory) as worker:
         code, out, _ = smaug("cancel", "50%/pretrain")
         assert code == 0 and cancel_requests(tmp_path).keys() == {fingerprints[0]}
-        assert out.startswith(f"asked to end: masking_ratio/50%/pretrain (running, process {worker.pid} on ")
-        assert f"who is asked: process {os.getpid()} on " in out
-        assert "50%/pretrain: " in smaug("status")[1] and "asked to end" in smaug("status")[1]
+        assert out.startswith(f"cancelling: masking_ratio/50%/pretrain (running, process {worker.pid} on ")
+        assert f"sent to: process {os.getpid()} on " in out
+        assert "50%/pretrain: " in smaug("status")[1] and "cancelling" in smaug("status")[1]
         code, out, _ = smaug("cancel", "--all", "--json")
         assert [one["state"] for one in json.loads(out)["asked"]] == ["running", "new", "new"]
         assert cancel_requests(tmp_path).keys() == set(fingerprints)
@@ -63,7 +63,7 @@ def test_cancel_of_a_row_leaves_alone_what_is_done(smaug, tmp_path):
     with driver_at_work(tmp_path, [stage.fingerprint for stage in made.stages]):
         code, _, err = smaug("cancel", "50%", "50%/pretrain")
         assert code == 2 and cancel_requests(tmp_path) == {}
-        assert err.startswith("50%/pretrain: neither runs nor waits for a driver (it is done); nothing was asked")
+        assert err.startswith("50%/pretrain: expected a running or waiting stage, got done; nothing was cancelled")
         assert smaug("cancel", "masking_ratio/50%")[0] == 0
         assert cancel_requests(tmp_path).keys() == {stage.fingerprint for stage in made.stages[1:]}
 
@@ -79,7 +79,7 @@ def test_cancel_all_reaches_stages_that_only_their_driver_knows(smaug, tmp_path)
 def test_where_no_driver_is_at_work_nothing_is_asked(smaug, tmp_path):
     code, out, err = smaug("cancel", "--all")
     assert (code, out) == (2, "")
-    assert err == f"{tmp_path}: no driver is at work, so nothing can be cancelled\n"
+    assert err == f"{tmp_path}: no driver is active, so nothing can be cancelled\n"
     made = trial(pretrain={"steps": 8, "hold_at": 2})
     write_trial(tmp_path, made)
     with working(Store(tmp_path).prepare(made.stages[0])) as worker:
@@ -108,13 +108,13 @@ def test_a_driver_that_has_done_all_leaves_nothing_to_cancel(smaug, tmp_path):
     write_trial(tmp_path, made)
     execute(tmp_path, made)
     with driver_at_work(tmp_path, [stage.fingerprint for stage in made.stages]):
-        assert smaug("cancel", "--all")[::2] == (2, f"{tmp_path}: nothing runs or waits that a driver could end\n")
+        assert smaug("cancel", "--all")[::2] == (2, f"{tmp_path}: no stage of a driver runs or waits\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["50%", "--all"]])
 def test_cancel_wants_names_or_all(smaug, arguments):
     code, _, err = smaug("cancel", *arguments)
-    assert code == 2 and err.startswith("cancel: names what is to end, or --all")
+    assert code == 2 and err.startswith("cancel: expected names of stages, or --all")
 
 
 @pytest.mark.parametrize("verb", [["status", "--follow"], ["logs", "50%/pretrain"], ["cancel", "50%"], ["gc"]])
@@ -151,7 +151,7 @@ def test_gc_says_what_could_go_and_deletes_nothing(smaug, tmp_path, replaced):
     where = os.path.relpath(replaced, tmp_path)
     lines = out.splitlines()
     assert lines[0].endswith(f"kB  {where}: evaluate.msrvtt, done: no valid trial asks for it")
-    assert lines[1].startswith(f"1 could go from {tmp_path}; --yes deletes ")
+    assert lines[1].startswith(f"1 unused in {tmp_path}; --yes deletes ")
     told = json.loads(smaug("gc", "--json")[1])
     assert told["deleted"] is False and told["kept"] == []
     (one,) = told["garbage"]
@@ -170,7 +170,7 @@ def test_gc_deletes_after_the_ledger_has_the_hours_and_sync_keeps_them(smaug, tm
     experiment = client.get_experiment_by_name("smaug/stages")
     (run,) = client.search_runs([experiment.experiment_id], f"tags.`smaug.fingerprint` = '{fingerprint}'")
     assert run.info.status == "FINISHED" and run.data.metrics["hours.billed"] > 0
-    assert smaug("gc")[1] == f"0 could go from {tmp_path}\n"
+    assert smaug("gc")[1] == f"0 unused in {tmp_path}\n"
 
 
 def test_sync_after_gc_leaves_what_was_told_of_a_superseded_trial(smaug, tmp_path, replaced, monkeypatch):
@@ -196,4 +196,4 @@ def test_gc_keeps_what_mlflow_cannot_be_told(smaug, tmp_path, replaced, monkeypa
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     code, out, err = smaug("gc", "--yes")
     assert code == 1 and out.startswith("0 deleted") and replaced.exists()
-    assert err.startswith(f"{replaced}: was left (MLflow at http://127.0.0.1:9: ")
+    assert err.startswith(f"{replaced}: not deleted (MLflow at http://127.0.0.1:9: ")

@@ -77,8 +77,8 @@ def test_with_a_driver_what_is_not_done_waits(tmp_path):
         assert "pretrain done  finetune.msrvtt waiting  evaluate.msrvtt waiting" in text
         assert f"driver: process {os.getpid()} on " in text
         request_cancel(tmp_path, [made.stages[1].fingerprint])
-        assert "finetune.msrvtt asked to end" in shown(tmp_path)
-    assert "asked to end" not in shown(tmp_path)  # nobody is there who was asked
+        assert "finetune.msrvtt cancelling" in shown(tmp_path)
+    assert "cancelling" not in shown(tmp_path)  # nobody is there who was asked
 
 
 def test_a_running_stage_tells_how_far_it_is_where_it_runs_and_how_fast(tmp_path):
@@ -224,7 +224,7 @@ def test_following_tells_changes_and_ends_when_nothing_runs(tmp_path, how):
 def test_following_where_nothing_runs_shows_it_once(tmp_path):
     printed = io.StringIO()
     overview.follow(Observer(tmp_path), Console(file=printed), tmp_path, sleep=Steps())
-    assert printed.getvalue() == f"nothing was run yet in {tmp_path}\n"
+    assert printed.getvalue() == f"no runs in {tmp_path}\n"
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0, "0:00"), (125.4, "2:05"), (46841, "13:00:41")])

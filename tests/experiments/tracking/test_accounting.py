@@ -118,7 +118,10 @@ def test_sync_says_what_slurm_told_and_mlflow_gets_it(
     file = Store(home).directory(stage) / "attempts" / "0001" / "owner.json"
     write_json(file, (read_json(file) or {}) | owner | device)
     sacct(ANSWER)
-    for said in ("1 stages and 0 trials are recorded\nSlurm's accounting told what 1 attempts took\n", "1 stages"):
+    for said in (
+        "1 stages and 0 trials are recorded\nSlurm's accounting gave the time of 1 attempts\n",
+        "1 stages",
+    ):
         assert smaug("sync")[1].startswith(said)
         (run,) = client.search_runs([client.get_experiment_by_name(STAGES).experiment_id])
         assert run.data.metrics["hours.billed"] * 3600 == pytest.approx(600.0)

@@ -221,7 +221,7 @@ def test_a_damaged_database_gets_one_advice_and_it_works(smaug, home, tmp_path, 
     code, out, err = smaug("sync", "--rebuild")
     assert code == 0 and out == "0 stages and 1 trials are recorded\n"
     (aside,) = tmp_path.glob("mlflow.db.damaged-*[0-9]")
-    assert err == f"MLflow's database was set aside as {aside}\n"
+    assert err == f"MLflow's database was archived as {aside}\n"
     assert damaged is None or aside.read_bytes() == damaged
     assert aside.with_name(aside.name + "-wal").read_bytes() == b"what it did not take"
     assert [row.variant for row in read_trials(tmp_path)] == ["50%"]
