@@ -9,13 +9,13 @@ WORKERS ?= 2
 .PHONY: help setup sweep test test-tools slurm-up slurm-down screenshots slow nightly check format tables report ui bench clean
 
 help:
-	@echo "make setup   create or refresh .venv (the others do so too, when it is needed)"
+	@echo "make setup   create or refresh .venv (other targets do so if needed)"
 	@echo "make sweep   pre-train, fine-tune and evaluate at four masking ratios; print Table 4"
 	@echo "make test    the tests          make slow   proofs that take about 20 minutes"
 	@echo "make nightly those that take longest, and that CI has no time for"
 	@echo "make check   lint and types     make format lay the code out"
 	@echo "make tables  reports/out/       make report reports/out/index.html, all on one page"
-	@echo "             FROM=DIR: of portable records instead of what is recorded here"
+	@echo "             FROM=DIR: from portable records instead of this home"
 	@echo "make ui      MLflow on 127.0.0.1"
 	@echo "make test-tools   Chromium, LaTeX and axe, without which some tests are skipped"
 	@echo "make slurm-up     a real Slurm on this machine for its tests; make slurm-down undoes it"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A Ray cluster in a Slurm allocation, for `smaug run SWEEP --engine ray --address HOST:PORT`. From the source tree:
 #
-#   sbatch slurm/ray_cluster.sh                              # the cluster; its log says how to use it
-#   sbatch slurm/ray_cluster.sh sweeps/masking_ratio.yaml    # the cluster, and a sweep in it: what `smaug run` takes
+#   sbatch slurm/ray_cluster.sh                              # the cluster; its log shows how to use it
+#   sbatch slurm/ray_cluster.sh sweeps/masking_ratio.yaml    # the cluster, and a sweep in it: arguments of `smaug run`
 #
-# Edit these lines, or say the same to sbatch. Ray gets what the job has on each node, and no more.
+# Edit these lines, or pass the options to sbatch. Ray gets what the job has on each node, and no more.
 #SBATCH --job-name=smaug-ray
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -23,28 +23,28 @@
 #
 # SMAUG_HOME         the home folder, which all nodes see (default: .smaug in the source tree)
 # SMAUG_PYTHON       Python with SMAUG's packages (default: .venv/bin/python in the source tree)
-# SMAUG_ACCELERATOR  type of the GPUs, as a scale's `resources` name it, where their driver does not tell it
+# SMAUG_ACCELERATOR  type of the GPUs, as a scale's `resources` name it, if their driver does not report it
 # SMAUG_RAY_JOIN_S   seconds in which all nodes must have joined (default: 120)
 set -euo pipefail
 
 refuse() { echo "slurm/ray_cluster.sh: $1" >&2; exit 2; }
 
 [[ -n ${SLURM_JOB_ID:-} && -n ${SLURM_JOB_NUM_NODES:-} ]] || refuse \
-  "runs in an allocation; right would be: sbatch --nodes=2 slurm/ray_cluster.sh"
+  "must run in an allocation; expected: sbatch --nodes=2 slurm/ray_cluster.sh"
 root=$PWD
 [[ -f $root/experiments/engines/ray/node.py ]] || refuse \
-  "$root is not the source tree; submit from there, or say sbatch --chdir=ROOT"
+  "$root is not the source tree; submit from there, or use sbatch --chdir=ROOT"
 python=${SMAUG_PYTHON:-$root/.venv/bin/python}
-[[ -x $python ]] || refuse "$python is not there; make setup, or say SMAUG_PYTHON"
+[[ -x $python ]] || refuse "$python not found; run make setup, or set SMAUG_PYTHON"
 home=${SMAUG_HOME:-$root/.smaug}
 export PYTHONPATH=$root PYTHONSAFEPATH=1 SMAUG_RAY_JOIN_S=${SMAUG_RAY_JOIN_S:-120}
 [[ $SMAUG_RAY_JOIN_S =~ ^[1-9][0-9]*$ ]] || refuse \
-  "SMAUG_RAY_JOIN_S: $SMAUG_RAY_JOIN_S is no number of seconds; right would be e.g. 120"
+  "SMAUG_RAY_JOIN_S: expected a number of seconds, e.g. 120, got $SMAUG_RAY_JOIN_S"
 
 mkdir -p "$home/ray-clusters"
 home=$(cd "$home" && pwd -P)
 job=${SLURM_CLUSTER_NAME:-slurm}-$SLURM_JOB_ID
-rm -rf "$home/ray-clusters/$job"-*  # of this job before it was queued again
+rm -rf "$home/ray-clusters/$job"-*  # of this job before it was requeued
 folder=$(mktemp -d "$home/ray-clusters/$job-XXXXXX")
 
 nodes=
@@ -59,7 +59,7 @@ end() {
     wait "$driver" || true
   fi
   if [[ -n $nodes ]]; then
-    # srun itself would take SIGTERM for an order to kill its tasks.
+    # On SIGTERM srun itself would kill its tasks.
     [[ -f $folder/step ]] && timeout 20 scancel --signal=TERM "$SLURM_JOB_ID.$(cat "$folder/step")" 2>/dev/null ||
       kill -TERM "$nodes" 2>/dev/null || true
     wait "$nodes" || true
@@ -77,7 +77,7 @@ trap 'end 1' EXIT
 trap 'if [[ -n $driver ]]; then end 143; else end 0; fi' TERM INT HUP
 (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$folder/token")
 
-# Nodes that end do not end the others, so that Ray can go on without them.
+# Nodes that end do not end the others, so that Ray can continue without them.
 srun --export=ALL --overlap --no-kill --kill-on-bad-exit=0 --nodes="$SLURM_JOB_NUM_NODES" \
   --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
   "$python" -m experiments.engines.ray.node "$folder" &
@@ -85,7 +85,7 @@ nodes=$!
 
 count() { find "$folder" -name "$1-*" | wc -l; }
 while (($(count joined) < SLURM_JOB_NUM_NODES)); do
-  kill -0 "$nodes" 2>/dev/null || fail "Ray started nowhere"
+  kill -0 "$nodes" 2>/dev/null || fail "Ray did not start on any node"
   (($(count failed) == 0)) || fail "Ray ended on $(count failed) of $SLURM_JOB_NUM_NODES nodes"
   ((SECONDS <= SMAUG_RAY_JOIN_S)) || fail \
     "$(count joined) of $SLURM_JOB_NUM_NODES nodes joined within $SMAUG_RAY_JOIN_S s (SMAUG_RAY_JOIN_S)"
@@ -95,7 +95,7 @@ done
 echo "Ray has:"
 cat "$folder"/joined-*
 if grep -q ": 1 CPUs," "$folder"/joined-*; then
-  echo "slurm/ray_cluster.sh: a node has 1 CPU; right would be e.g. sbatch --cpus-per-task=64, as many as stages need" >&2
+  echo "slurm/ray_cluster.sh: a node has 1 CPU; expected as many as stages need, e.g. sbatch --cpus-per-task=64" >&2
 fi
 
 address=$(cat "$folder/address")

@@ -6,7 +6,7 @@ if [[ ! -e $base ]]; then
   echo "slurm/one_machine: nothing is up at $base"
   exit 0
 fi
-[[ -f $base/.smaug-one-machine && -O $base ]] || { echo "slurm/one_machine: $base is not ours" >&2; exit 2; }
+[[ -f $base/.smaug-one-machine && -O $base ]] || { echo "slurm/one_machine: $base was not made by up.sh" >&2; exit 2; }
 export SLURM_CONF=$base/slurm.conf
 
 # A pid file may be older than a reboot: the process must also be the one it was.
@@ -33,7 +33,7 @@ end "$base/run/slurmdbd.pid" slurmdbd
 end "$base/run/mariadbd.pid" mariadbd
 end "$base/munge/pid" munged
 
-# The file is written anew in place: in a container it may be a mount, which cannot be replaced.
+# Write the file in place: in a container it may be a mount, which cannot be replaced.
 kept=$(sed '/# smaug one-machine slurm$/d' /etc/hosts)
 printf '%s\n' "$kept" >/etc/hosts
 rm -rf "$base"

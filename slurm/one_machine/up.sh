@@ -22,17 +22,17 @@ refuse() { echo "slurm/one_machine: $1" >&2; exit 2; }
 ours() { [[ -s $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }
 
 [[ ${SMAUG_ONE_MACHINE_SLURM:-} == 1 ]] || refuse \
-  "starts system services as root; say SMAUG_ONE_MACHINE_SLURM=1 if this machine may have them"
+  "starts system services as root; set SMAUG_ONE_MACHINE_SLURM=1 to allow that on this machine"
 [[ $EUID -eq 0 ]] || refuse "needs root, to make device files and to lead Slurm's processes"
 if [[ -d $base ]]; then
-  [[ -f $base/.smaug-one-machine && -O $base ]] || refuse "$base: is there and not ours; remove it, or say SMAUG_SLURM_BASE"
+  [[ -f $base/.smaug-one-machine && -O $base ]] || refuse "$base: exists and was not made by this script; remove it, or set SMAUG_SLURM_BASE"
   if ours "$base/run/slurmctld.pid"; then
     [[ $accounting != 1 ]] || ours "$base/run/slurmdbd.pid" || refuse \
-      "it runs already, and keeps no accounts; make slurm-down comes first"
+      "it runs already, without accounts; run make slurm-down first"
     echo "it runs already: export SLURM_CONF=$base/slurm.conf"
     exit 0
   fi
-  refuse "$base: an earlier one was not taken down whole; make slurm-down"
+  refuse "$base: an earlier one was not removed completely; run make slurm-down"
 fi
 for file in /etc/slurm/*.conf /etc/slurm-llnl/*.conf; do
   # Debian's package brings an empty plugstack.conf
@@ -40,14 +40,14 @@ for file in /etc/slurm/*.conf /etc/slurm-llnl/*.conf; do
 done
 for name in slurmctld slurmd slurmdbd munged; do
   if pid=$(pgrep -x "$name" | head -1) && [[ -n $pid ]]; then
-    refuse "$name runs already (process $pid), and is not ours"
+    refuse "$name runs already (process $pid), and was not started by this script"
   fi
 done
 
 # `command -v` of several is content with one of them.
 missing() { for name in "${needed[@]}"; do command -v "$name" >/dev/null || echo "$name"; done; }
 if [[ -n $(missing) ]]; then
-  [[ ${SMAUG_SLURM_INSTALL:-} == 1 ]] || refuse "apt-get install --no-install-recommends ${packages[*]} comes first"
+  [[ ${SMAUG_SLURM_INSTALL:-} == 1 ]] || refuse "apt-get install --no-install-recommends ${packages[*]}: run this first, or set SMAUG_SLURM_INSTALL=1"
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends "${packages[@]}" >/dev/null
 fi

@@ -111,7 +111,7 @@ def test_who_has_no_token_is_not_let_in(cluster: RayInSlurm, tmp_path: Path) -> 
 def test_two_clusters_share_nodes(cluster: RayInSlurm, one_machine: OneMachine, tmp_path: Path) -> None:
     with RayInSlurm(one_machine, tmp_path, nodes=1, cpus=1) as other:
         address = other.wait_until_ready()["address"]
-        assert ": 1 CPUs, 2 GPUs\nslurm/ray_cluster.sh: a node has 1 CPU; right would be" in other.log.read_text()
+        assert ": 1 CPUs, 2 GPUs\nslurm/ray_cluster.sh: a node has 1 CPU; expected" in other.log.read_text()
         assert address.startswith("127.0.0.1:"), "one node alone"
         listening = {
             connection.laddr.ip.removeprefix("::ffff:")
@@ -250,7 +250,7 @@ def test_a_sweep_that_is_refused_in_the_job_gives_its_exit_code(one_machine: One
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
-        ({}, "runs in an allocation; right would be: sbatch --nodes=2 slurm/ray_cluster.sh"),
+        ({}, "must run in an allocation; expected: sbatch --nodes=2 slurm/ray_cluster.sh"),
         ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1"}, "is not the source tree"),
     ],
 )
