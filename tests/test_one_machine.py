@@ -43,7 +43,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path, script: str) ->
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "thesis.tex").write_text("")
     ran = call(script, tmp_path / "base")
-    assert (ran.returncode, "not ours" in ran.stderr) == (2, True)
+    assert (ran.returncode, "was not made by" in ran.stderr) == (2, True)
     assert [path.name for path in (tmp_path / "base").iterdir()] == ["thesis.tex"]
 
 
