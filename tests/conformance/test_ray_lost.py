@@ -1,6 +1,7 @@
 """A run whose Ray loses workers, its Tune or its head, or gets signals: it goes on, or ends and says why."""
 
 import fcntl
+import json
 import os
 import signal
 import time
@@ -109,6 +110,20 @@ def test_a_head_that_is_lost_ends_the_driver_in_our_words(store: Store, drive: A
     while gcs.is_running() or store.record(stage).state != "resume":
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_raylet_that_is_killed_leaves_its_log_in_a_file_and_none_on_the_terminal(store: Store, drive: Any) -> None:
+    driver = drive(RAY, HOLDS)
+    (stage,) = make_stages(HOLDS)
+    driver.wait_until(lambda: trail(store, stage) == [1, 2])
+    (raylet,) = [each for each in processes_of_ray(driver) if each.name() == "raylet"]
+    raylet.kill()
+    printed, complaints = driver.process.communicate(timeout=STOP_S + SLACK_S)
+    assert json.loads(printed.splitlines()[-1])["paused"] == "Ray's own processes on this machine have ended"
+    assert "raylet" not in (printed + complaints).lower(), printed
+    (ended,) = store.home.glob("ray/*/ended.txt")
+    assert "Ray's own processes on this machine have ended\n" in ended.read_text()
 
 
 def processes_of_ray(driver: Driver) -> list[psutil.Process]:

@@ -62,7 +62,7 @@ class RayEngine(Engine):
         if address is None:
             base_folder()
         self._folder = _new_folder(home.resolve() / "ray")
-        self._session = RaySession(address)
+        self._session = RaySession(address, self._hear)
         self._board = Board(ours=address is None)
         self._tune: threading.Thread | None = None
         self._restarts = 0
@@ -192,15 +192,26 @@ class RayEngine(Engine):
             self._lose_tune(error)
 
     def _give_up(self, why: str) -> None:
+        self._keep(why)
         self._fault = why
         self._board.lose(JobState(True, None, why, "preempted"))
 
     def _keep(self, trouble: BaseException | str) -> None:
         """Leave all that was raised in the folder of this Tune: the terminal gets a line of it."""
-        lines = traceback.format_exception(trouble) if isinstance(trouble, BaseException) else [trouble]
+        lines = traceback.format_exception(trouble) if isinstance(trouble, BaseException) else [f"{trouble}\n"]
+        self._write_down("".join(lines))
+
+    def _hear(self, message: str) -> None:
+        """Leave a message of Ray's there too; of a cluster, which may warn of anything, its first line is logged."""
+        if not self._session.is_ours:
+            _log.warning("Ray: %s", message.strip().partition("\n")[0])
+        self._write_down(f"{message.rstrip()}\n")
+
+    def _write_down(self, text: str) -> None:
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / "ended.txt").write_text("".join(lines))
+            with (self._folder / "ended.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
 
     def cancel(self, name: str) -> None:
         """Ask a job to end, by a mark that its supervisor looks for, wherever in the cluster it is."""

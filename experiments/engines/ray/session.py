@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,10 +58,11 @@ class RaySession:
 
     Args:
         address: `HOST:PORT` of a cluster, or `auto`: the one that runs on this machine; none starts Ray here.
+        on_message: called with each message that Ray has for the terminal, from a thread of Ray's.
     """
 
-    def __init__(self, address: str | None) -> None:
-        self._address = address
+    def __init__(self, address: str | None, on_message: Callable[[str], None]) -> None:
+        self._address, self._on_message = address, on_message
         self._own: OwnRay | None = None
         self._is_open = False
         self._head = ("", 0)
@@ -101,10 +102,10 @@ class RaySession:
             return
         handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
         if self._own is not None:
-            _meet(self._own)
+            _meet(self._own, self._on_message)
         elif self._address is not None:
             os.environ.update({**QUIET, **OURS_TO_DECIDE})
-            _join(self._address)
+            _join(self._address, self._on_message)
         import ray
 
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
@@ -183,10 +184,24 @@ def _troubles(where: str, advice: str) -> Iterator[None]:
         raise SmaugError(f"{where} ({reason[0].rstrip('.')}); {advice}") from error
 
 
-def _meet(own: OwnRay) -> None:
+def _divert_messages(on_message: Callable[[str], None]) -> None:
+    """Pass on what Ray would print on the standard output, e.g. 45 lines when a node's process is killed.
+
+    Ray 2.60 has no setting for it: `log_to_driver` is only about what workers print.
+    """
+    from ray._private import worker
+
+    def pass_on(data: Mapping[str, Any], **_: object) -> None:
+        on_message("\n".join(data["lines"]))
+
+    worker.print_to_stdstream = pass_on
+
+
+def _meet(own: OwnRay, on_message: Callable[[str], None]) -> None:
     """Our own Ray, as soon as it has started."""
     import ray  # takes a second, in which Ray starts
 
+    _divert_messages(on_message)
     address = own.address()
     with _troubles("ray: started on this machine, and does not take us in", START_ADVICE):
         ray.init(address=address, job_config=_job_config(), logging_level="CRITICAL", log_to_driver=False)
@@ -221,7 +236,7 @@ def _shut_down() -> None:
         gc.enable()
 
 
-def _join(address: str) -> None:
+def _join(address: str, on_message: Callable[[str], None]) -> None:
     """A cluster that runs already; what lets us in is in the environment or in ~/.ray, as its owner arranged it.
 
     Raises:
@@ -235,6 +250,7 @@ def _join(address: str) -> None:
         os.environ.setdefault(name, value)
     import ray
 
+    _divert_messages(on_message)
     advice = (
         "right would be HOST:PORT of a head node's `ray start --head`, a node of the same cluster on this machine,"
         " and its token"
