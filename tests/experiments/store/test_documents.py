@@ -190,10 +190,10 @@ BROKEN = (b"", b"{}", b"[]", b"null", b"7", b'"x"', b"[" * 100_000, b"\xff\xfe",
 
 
 def damages(content: bytes, thorough: bool) -> Iterator[bytes]:
-    """A document as it may be found: not written, cut off, and with each key missing or wrong."""
+    """A document as it may be found: not written, cut off, and with each key (or every other) missing or wrong."""
     yield from (*(BROKEN if thorough else BROKEN[:3]), content[: len(content) // 2])
     document = json.loads(content)
-    for place, path in enumerate(_paths(document)):
+    for place, path in enumerate(list(_paths(document))[:: 1 if thorough else 2]):
         for value in WRONG if thorough else [WRONG[place % len(WRONG)]]:
             yield _changed(document, path, value)
 
