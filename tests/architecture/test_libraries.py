@@ -14,7 +14,7 @@ FORBIDDEN = {
 }
 ONLY_IN = {
     "mlflow": ["experiments/tracking/client.py"],
-    "ray": ["experiments/engines/ray/engine.py", "experiments/engines/ray/session.py"],
+    "ray": ["experiments/engines/ray/session.py", "experiments/engines/ray/tune.py"],
     "submitit": ["experiments/engines/slurm/submit.py"],
     "rich": ["experiments/console.py"],
 }

@@ -12,7 +12,6 @@ LINES_IN_A_FILE = 350
 LINES_IN_A_FUNCTION = 50
 TO_CUT = {
     "smaug_core.config",
-    "experiments.engines.ray.engine",
     "experiments.scheduler.scheduler",
     "experiments.tracking.writer",
     "smaug_core.stages.run",

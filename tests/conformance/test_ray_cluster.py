@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from experiments.engines.base import Job
-from experiments.engines.ray.engine import nodes_to_avoid
+from experiments.engines.ray.tune import nodes_to_avoid
 from experiments.stages.stage import Stage
 from experiments.store.attempt import read_attempts
 from experiments.store.store import Store, read_curve

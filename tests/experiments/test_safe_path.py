@@ -66,7 +66,7 @@ def run_in(trap: Path, environment: dict[str, str], *command: str) -> "subproces
 
 def drive(trap: Path, environment: dict[str, str], engine: str, *options: str) -> str:
     """Run a stage by a driver that, like `smaug`, has not its working directory on its own path."""
-    module, arguments = {"InlineEngine": ("inline", ""), "RayEngine": ("ray_tune", "store.home")}[engine]
+    module, arguments = {"InlineEngine": ("inline", ""), "RayEngine": ("ray.engine", "store.home")}[engine]
     script = trap.parent / "driver.py"
     script.write_text(DRIVER.format(module=module, engine=engine, arguments=arguments))
     home = trap.parent / "home"

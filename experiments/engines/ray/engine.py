@@ -1,36 +1,25 @@
-"""Runs stages as the trials of one Ray Tune run, on this machine or a Ray cluster.
-
-Tune asks a searcher for trials. Ours answers with the jobs that were submitted, so that Tune places each on one
-machine by its CPUs, GPUs and their type; what a trial does is start a worker as a subprocess and wait for it.
-"""
+"""Runs stages as the trials of one Ray Tune run (`experiments.engines.ray.tune`), and restarts Tune where it fails."""
 
 import logging
 import os
-import subprocess
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from experiments.engines.base import Engine, Inventory, Job, JobState, goes_back, local_inventory
-from experiments.engines.ray.board import Board, state_of, state_of_result
-from experiments.engines.ray.session import TOKEN, RaySession
-from experiments.engines.ray.start import OF_TYPE, base_folder
+from experiments.engines.base import Engine, Inventory, Job, JobState, local_inventory
+from experiments.engines.ray.board import Board, state_of
+from experiments.engines.ray.session import RaySession
+from experiments.engines.ray.start import base_folder
+from experiments.engines.ray.tune import GRACE_S, cancel_mark, tune_jobs
 from experiments.stages.memory import bytes_to_ask
-from experiments.worker.outcome import INTERRUPTED
 from experiments.worker.signals import HANGS
 from smaug_core.errors import SmaugError
-
-NODE = "ray.io/node-id"
-"""Ray gives each node a label of this name with its id."""
-
-A_BIT = 0.001
-"""So much of it keeps others out of nothing."""
 
 STILL_S = 180.0
 """With nothing running, jobs that fit wait so long at most; then Ray is started again, or a cluster is joined again.
@@ -44,9 +33,6 @@ JOIN_S = 5.0
 """Time in which Tune ends once its jobs have ended."""
 RESTARTS_S = (5.0, 20.0, 60.0)
 """Pauses before Tune is restarted: so many restarts in a row may leave no stage finished."""
-GRACE_S = 60.0
-"""Time a cancelled worker has to save its state before it is killed."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +64,7 @@ class RayEngine(Engine):
 
     def submit(self, job: Job) -> None:
         """Take a job; the first one has Ray start, which takes some seconds."""
-        _cancel_mark(self._folder, job.name).unlink(missing_ok=True)
+        cancel_mark(self._folder, job.name).unlink(missing_ok=True)
         self._asked.pop(job.name, None)
         self._board.put(replace(job, memory_bytes=memory_of(job, is_own=self._session.is_ours)))
         if self._tune is None and self._restart_at is None and not self._fault:
@@ -215,7 +201,7 @@ class RayEngine(Engine):
 
     def cancel(self, name: str) -> None:
         """Ask a job to end, by a mark that its supervisor looks for, wherever in the cluster it is."""
-        mark = _cancel_mark(self._folder, name)
+        mark = cancel_mark(self._folder, name)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
         self._board.drop(name)
@@ -273,155 +259,5 @@ def memory_of(job: Job, *, is_own: bool) -> int | None:
     return asked if here.memory_bytes is None else min(asked, here.memory_bytes)
 
 
-def bundle_of(
-    cpus: int, gpus: int, accelerator: str | None = None, memory_bytes: int | None = None
-) -> dict[str, float]:
-    """What a job asks of the one machine that it is placed on, in Ray's words."""
-    of_type = {} if accelerator is None else {OF_TYPE + accelerator: A_BIT}
-    return {"CPU": cpus, "GPU": gpus} | of_type | ({} if memory_bytes is None else {"memory": memory_bytes})
-
-
-def nodes_to_avoid(job: Job, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Ids of the nodes that a job is kept away from, since it was lost on their machines; `nodes` as Ray tells them.
-
-    None, and it is told, where no other node has what the job asks for: it would wait for ever.
-    """
-    there = [node for node in nodes if node["Alive"] and node["NodeManagerHostname"] in job.exclude]
-    others = [node["Resources"] for node in nodes if node["Alive"] and node not in there]
-    asked = bundle_of(job.cpus, job.gpus, job.accelerator, job.memory_bytes)
-    if not job.exclude or any(all(has.get(name, 0) >= much for name, much in asked.items()) for has in others):
-        return [node["NodeID"] for node in there]
-    _log.warning("%s", goes_back(job))
-    return []
-
-
-def tune_jobs(board: Board, folder: Path) -> None:
-    """One Tune run whose trials are the jobs put on the board, until the board is closed."""
-    import ray
-    from ray import tune
-    from ray.tune.search import Searcher
-
-    class Jobs(Searcher):  # type: ignore[misc]
-        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-            job = board.take(trial_id)
-            if job is None:
-                return Searcher.FINISHED if board.closed else None
-            return config_of(job, folder, nodes_to_avoid(job, ray.nodes()))
-
-        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            if not error:  # of an error `_listener` hears, with what was raised
-                board.end(trial_id, state_of_result(result))
-
-        def save(self, checkpoint_path: str) -> None:
-            pass  # see Board.__getstate__
-
-    class WhenClosed(tune.Stopper):  # type: ignore[misc]
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
-
-        def stop_all(self) -> bool:
-            return board.stopping
-
-    tune.Tuner(
-        tune.with_resources(supervise, placement_of),
-        tune_config=tune.TuneConfig(
-            search_alg=Jobs(),
-            num_samples=-1,
-            reuse_actors=True,  # the next job of the same shape starts 1 s sooner
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            callbacks=[_listener(board)],
-            stop=WhenClosed(),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),  # trying again is the scheduler's decision
-        ),
-    ).fit()
-
-
-def _listener(board: Board) -> Any:
-    """Has the board hear of Tune's loop and of what happens to its trials."""
-    from ray import tune
-
-    class Events(tune.Callback):  # type: ignore[misc]
-        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            board.beat = time.monotonic()
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            board.fail(trial.trial_id, trial.get_pickled_error() or trial.get_error() or "")
-
-        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            board.start(trial.trial_id)
-
-    return Events()
-
-
-def config_of(job: Job, folder: Path, avoid: Sequence[str]) -> dict[str, Any]:
-    """What a trial is told of its job."""
-    return {
-        "command": list(job.command),
-        "directory": str(job.directory),
-        "env": dict(job.env),
-        "cancel": str(_cancel_mark(folder, job.name)),
-        "cpus": job.cpus,
-        "gpus": job.gpus,
-        "accelerator": job.accelerator,
-        "memory_bytes": job.memory_bytes,
-        "avoid": list(avoid),
-    }
-
-
-def placement_of(config: dict[str, Any]) -> Any:
-    """Where Tune may place a trial."""
-    from ray.tune import PlacementGroupFactory
-
-    bundle = bundle_of(config["cpus"], config["gpus"], config["accelerator"], config["memory_bytes"])
-    others = {NODE: f"!in({','.join(config['avoid'])})"} if config["avoid"] else {}
-    return PlacementGroupFactory([bundle], bundle_label_selector=[others])
-
-
-def supervise(config: dict[str, Any]) -> dict[str, int]:
-    """Run a job's command to its end, in a trial's process; passes a cancellation on, kills it after the grace.
-
-    The command is asked to end too where Ray's process of this node has died: Ray leaves us running then, and the
-    driver, told that the node is lost, would wait for ever for a worker that still has the stage. This process ends
-    with it, or Tune, told only 15 s later, would give it the next job.
-    """
-    cancel, raylet = Path(config["cancel"]), os.getppid()
-    if cancel.exists():
-        return {"exit_code": INTERRUPTED}
-    environment = {name: value for name, value in os.environ.items() if name != TOKEN}
-    with (Path(config["directory"]) / "launch.txt").open("wb") as output:
-        child = subprocess.Popen(
-            [*config["command"], "--parent", str(os.getpid())],  # it stops should this process be killed
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=config["directory"],
-            env=environment | config["env"],
-            start_new_session=True,  # Ctrl-C reaches the driver, which asks the worker to stop
-        )
-    asked_at: float | None = None
-    while child.poll() is None:
-        if asked_at is None and (cancel.exists() or os.getppid() != raylet):
-            asked_at = time.monotonic()
-            child.terminate()
-        if asked_at is not None and time.monotonic() - asked_at > GRACE_S:
-            child.kill()
-        try:
-            child.wait(timeout=0.2)
-        except subprocess.TimeoutExpired:
-            continue
-    if os.getppid() != raylet:
-        os._exit(1)
-    return {"exit_code": child.returncode}
-
-
 def _new_folder(parent: Path) -> Path:
     return parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-
-
-def _cancel_mark(folder: Path, name: str) -> Path:
-    return folder / "cancel" / name
