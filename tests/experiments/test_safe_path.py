@@ -19,7 +19,7 @@ DRIVER = """
 import dataclasses, sys, time
 from pathlib import Path
 from experiments.engines.command import worker_job
-from experiments.engines.base.{module} import {engine}
+from experiments.engines.{module} import {engine}
 from experiments.store.store import Store
 from tests.quick_stage import quick_stage
 
