@@ -40,7 +40,7 @@ def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> N
     for planned in made.stages if every_stage else []:
         price = "" if planned.hours is None else f"  {planned.hours:.3g} {planned.price.unit}"
         fingerprint = planned.stage.fingerprint
-        lines.append(f"  {planned.state:8}{fingerprint[:12]}  {names[fingerprint]}{price}")
+        lines.append(f"  {planned.state:10}  {fingerprint[:12]}  {names[fingerprint]}{price}")
     if every_stage and hours["row_by_row"] is not None:
         lines.append(
             f"each row on its own: {hours['row_by_row']:,.4g} {made.unit or 'h'}, of it pre-training"
@@ -72,6 +72,9 @@ def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> N
         complain(f"{names[stage.fingerprint]} not started: {message}")
     if not outcome.told:
         complain("no table: tables are made from MLflow; fix the error above, then run `make tables`")
+    if summary.paused and summary.interrupted and not summary.failed:  # the engine was lost
+        complain(f"stopped: {summary.paused}; the same command continues")
+        return
     if summary.paused:
         complain(f"paused: {summary.paused}")
     if summary.interrupted:

@@ -238,8 +238,13 @@ def _refuse_problems(made: "Plan", home: Path) -> None:
 def _refuse_over_budget(made: "Plan", limit: float | None, to_spend: float | None) -> None:
     if limit is not None and _is_over_budget(made, limit, to_spend):
         known = made.known_to_spend()
-        hours = f"more than {known:.4g} {made.unit or 'h'}" if to_spend is None else price_words(made, to_spend)
-        complain(f"{hours} to spend, {limit:g} allowed; raise --max-hours or the file's budget")
+        if to_spend is not None:
+            what = f"{price_words(made, to_spend)} to spend, {limit:g} allowed"
+        elif known:
+            what = f"more than {known:.4g} {made.unit or 'h'} to spend, {limit:g} allowed"
+        else:
+            what = f"the hours to spend are not known, and any new stage exceeds the {limit:g} allowed"
+        complain(f"{what}; raise --max-hours or the file's budget")
         raise typer.Exit(OVER_BUDGET)
 
 

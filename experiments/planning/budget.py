@@ -63,8 +63,9 @@ class Budget:
         price = self._prices.of(stage)
         expected, unit = price.hours or 0.0, price.unit or "h"
         if self.limit is not None and self.spent + self.promised + expected > self.limit:
+            more = "a stage whose hours are not known" if price.hours is None else f"{expected:.3g} {unit} more"
             return (
-                f"{expected:.3g} {unit} more would exceed the {self.limit:g} allowed: {self.spent:.3g} are spent,"
+                f"{more} would exceed the {self.limit:g} allowed: {self.spent:.3g} are spent,"
                 f" {self.promised:.3g} promised to what runs; raise --max-hours or the file's budget"
             )
         self._promised[stage.fingerprint] = expected

@@ -136,7 +136,7 @@ class Scheduler:
 
     def _step(self) -> bool:
         """Look once at everything; gives whether to go on."""
-        agenda = self._agenda
+        agenda, jobs = self._agenda, self._engine.poll()
         if (fault := self._engine.fault) and not self._summary.paused:
             self._summary.paused = fault
             self.stop()
@@ -144,7 +144,7 @@ class Scheduler:
         if stopping and not self._told_engine_to_stop:
             self._told_engine_to_stop = True
             self._tell_engine_to_stop()
-        jobs = self._engine.poll()
+            jobs = self._engine.poll()
         for name, item in list(agenda.submitted.items()):
             self._look_at_submitted(item, jobs[name])
         if time.monotonic() - self._slow_look >= SLOW_TICK_S:

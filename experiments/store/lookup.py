@@ -94,7 +94,7 @@ class Catalog:
             return [self.stages[fingerprint] for fingerprint in self.stages if fingerprint in named]
         if re.fullmatch(r"[0-9a-f]+", what) and (found := self._by_digits(what)):
             return found
-        raise SmaugError(f"{what}: is no stage here; {self._advice(what)}")
+        raise SmaugError(f"{what or repr(what)}: is no stage here; {self._advice(what)}")
 
     def find_one(self, what: str) -> Named:
         """The one stage that `what` means.

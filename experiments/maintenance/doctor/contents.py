@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.maintenance.doctor.finding import Finding, fault, fine
 from experiments.stages.stage import digest
-from experiments.store.attempt import StoreError
+from experiments.store.attempt import StoreError, read_attempts
 from experiments.store.documents import KEPT, RANKS, read_document
 from experiments.store.store import do_again, read_curve, read_result
 from experiments.store.trials import trial_documents
@@ -95,6 +95,10 @@ def _kept_fault(path: Path) -> str | None:
 
 
 def _curve_fault(folder: Path) -> str | None:
+    try:
+        read_attempts(folder)
+    except StoreError:
+        return None  # reported by `doctor` in any case
     try:
         read_curve(folder)
     except StoreError as error:
