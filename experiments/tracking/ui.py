@@ -44,12 +44,15 @@ def serve(home: Path, port: int, say: Callable[[str], None], log: Callable[[str]
         log: called with each line that the server prints.
 
     Raises:
-        SmaugError: the ledger is on a server, which shows it itself; the port is taken; the ledger is damaged.
+        SmaugError: the ledger is on a server, which shows it itself; there is no home folder; the port is taken; the
+            ledger is damaged.
         ServerError: the server ended by itself.
     """
     uri = tracking_uri(home)
     if database_file(uri) is None:
         raise TrackingError(f"MLFLOW_TRACKING_URI is {redacted(uri)}: open that server's own page")
+    if not home.is_dir():
+        raise SmaugError(f"--home {home}: does not exist, so nothing was run yet in it; expected the home of a run")
     _refuse_taken(port)
     from experiments.tracking.writer import Tracker
 

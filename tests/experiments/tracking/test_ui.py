@@ -98,6 +98,12 @@ def test_a_port_that_is_taken_by_anything_is_refused_at_once(smaug, tmp_path, fa
     assert not (tmp_path / "mlflow.db").exists()
 
 
+def test_a_home_that_does_not_exist_is_refused_and_not_made(smaug, tmp_path):
+    code, out, err = smaug("ui", "--port", str(free_port()), "--home", str(tmp_path / "typo"))
+    assert (code, out) == (2, "") and not (tmp_path / "typo").exists()
+    assert err == f"--home {tmp_path}/typo: does not exist, so nothing was run yet in it; expected the home of a run\n"
+
+
 @pytest.mark.parametrize("port", ["0", "-1", "65536", "99999", "x"])
 def test_a_port_that_is_none_is_refused_without_a_traceback(smaug, port):
     code, out, err = smaug("ui", "--port", port)
