@@ -22,6 +22,10 @@ class ClipError(SmaugError):
     """A media file that cannot be read; the message names it."""
 
 
+class MissingClipError(ClipError):
+    """A media file that is not there; the message names it."""
+
+
 class CheckpointError(SmaugError):
     """Weights that are incomplete, damaged, or made for another configuration."""
 

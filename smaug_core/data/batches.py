@@ -47,6 +47,8 @@ class BatchRecipe:
 
 NAMED = 10
 """Unreadable files that a message or a result names."""
+LOOKED_AT = 1000
+"""Further files that are read to name more unreadable ones, when a training fails because of them."""
 
 
 class TrainingBatches:
@@ -152,14 +154,32 @@ class TrainingBatches:
         }
 
     def _check_unreadable(self) -> None:
-        count = len(self.unreadable)
-        if count > self.allowed:
-            faults = [fault for _, fault in sorted(self.unreadable.items())]
-            more = f"; and {count - NAMED} more" if count > NAMED else ""
-            raise SmaugError(
-                f"{count} of {self.num_media} clips and pictures could not be read, {self.allowed} allowed"
-                f" (max_unreadable = {self.recipe.max_unreadable}): {'; '.join(faults[:NAMED])}{more}"
-            )
+        if len(self.unreadable) <= self.allowed:
+            return
+        not_read = self._look_on()
+        count, faults = len(self.unreadable), [fault for _, fault in sorted(self.unreadable.items())]
+        more = f"; and {count - NAMED} more" if count > NAMED else ""
+        rest = f"; {not_read} others were not read yet" if not_read else ""
+        raise SmaugError(
+            f"{count} of {self.num_media} clips and pictures could not be read, {self.allowed} allowed"
+            f" (max_unreadable = {self.recipe.max_unreadable}): {'; '.join(faults[:NAMED])}{more}{rest}"
+        )
+
+    def _look_on(self) -> int:
+        """Read the other media in their order until ten are unreadable or 1,000 were read; gives how many are left.
+
+        The training fails in any case: one error then names all files to replace, in most data sets.
+        """
+        others = {str(item.media): item.media for kind in self.kinds for item in kind}
+        left = [path for name, path in others.items() if name not in self.unreadable]
+        looked = 0
+        while looked < min(LOOKED_AT, len(left)) and len(self.unreadable) < NAMED:
+            try:
+                read_frames(left[looked], lambda available: [0])  # the whole file is read, its first frame decoded
+            except ClipError as error:
+                self.unreadable[str(left[looked])] = str(error)
+            looked += 1
+        return len(left) - looked
 
     def _readable(self, item: Item, batch: list[Item], epoch: int) -> tuple[Item, Tensor]:
         """The item with its frames; a clip that cannot be read is counted and the next of the global batch stands in.

@@ -154,7 +154,31 @@ def test_too_many_unreadable_clips_are_counted_and_ten_are_named(items, tokenize
         batches.know_unreadable(found)
     told = str(raised.value)
     assert told.startswith("13 of 40 clips and pictures could not be read, 12 allowed (max_unreadable = 0.3): ")
-    assert told.count(": damaged") == 10 and told.endswith("; and 3 more")
+    assert told.count(": damaged") == 10 and told.endswith("; and 3 more; 27 others were not read yet")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_training_that_fails_reads_on_and_names_every_unreadable_file_in_each_process(tmp_path, tokenizer, rank):
+    items = make_items(tmp_path, clips=12, stills=4)
+    for number in (1, 5, 11):
+        items[number].media.write_bytes(b"not a video")
+    items[14].media.unlink()
+    batches = TrainingBatches(items, tokenizer, RECIPE, seed=0, world=World(rank=rank, size=2))
+    with pytest.raises(SmaugError) as raised:
+        batches.know_unreadable({str(items[5].media): f"{items[5].media}: not a readable video"})
+    told = str(raised.value)
+    assert told.startswith("4 of 16 clips and pictures could not be read, 0 allowed (max_unreadable = 0.0): ")
+    assert all(told.count(f"{items[number].media}: ") == 1 for number in (1, 5, 11, 14)) and "not read yet" not in told
+
+
+def test_a_training_that_fails_reads_on_only_until_ten_are_named_or_many_were_read(tmp_path, tokenizer, monkeypatch):
+    items = make_items(tmp_path, clips=4, stills=0)
+    missing = [replace(items[0], id=f"{n}", media=tmp_path / f"{n:02}.mp4") for n in range(100)]
+    with pytest.raises(SmaugError, match=r"^10 of 104 .*09.mp4: no such file; 94 others were not read yet$"):
+        batches_of(missing + items, tokenizer).batch(missing[:4], 0)
+    monkeypatch.setattr("smaug_core.data.batches.LOOKED_AT", 3)
+    with pytest.raises(SmaugError, match=r"^1 of 5 .*00.mp4: no such file; 1 others were not read yet$"):
+        batches_of(items + missing[:1], tokenizer).batch(missing[:1], 0)
 
 
 def test_a_clip_that_failed_is_not_tried_again(tmp_path, tokenizer):

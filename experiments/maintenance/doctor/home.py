@@ -26,12 +26,12 @@ from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.data.datasets import EMBEDDED, read_source
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.moving_shapes import dataset as moving_shapes
-from smaug_core.errors import ClipError, SmaugError
+from smaug_core.errors import ClipError, MissingClipError, SmaugError
 
 SAMPLE = 16
 """Media files of a real corpus that are decoded; of embedded data it is all of them."""
-NAMED = 3
-"""Damaged files that are named; the rest is counted."""
+NAMED = 10
+"""Missing and damaged files that are named; the rest is counted."""
 LEAST_FILES = 10_000
 """A file system that takes fewer new files ends a sweep soon."""
 TRACKING = """
@@ -88,55 +88,57 @@ def _embedded(name: str, config: DataConfig, root: Path) -> Finding:
     folder = moving_shapes.directory(source, config, root)
     if not moving_shapes.is_rendered(source, config, root):
         return fine(check, "not rendered yet; a run does it, or `smaug data`")
-    damaged, count = [], 0
+    unreadable, count = [], 0
     try:
         for split in moving_shapes.split_sizes(source, config):
             for row in moving_shapes.open_split(folder, split):
                 count += 1
-                damaged += _unreadable(folder / row["media"])
+                unreadable += _unreadable(folder / row["media"])
     except SmaugError as error:
         return fault(check, str(error), f"rm -r {folder}, then `smaug data --scale` renders it again")
-    if damaged:
-        return fault(check, _some(damaged, count), f"rm -r {folder}, then `smaug data` renders it again")
+    if unreadable:
+        return fault(check, _some(unreadable, f"{count} files"), f"rm -r {folder}, then `smaug data` renders it again")
     return fine(check, f"{count} files decode; a sample as when rendered")
 
 
 def _real(name: str, splits: Sequence[str], root: Path) -> Finding:
     check = f"data {name}"
-    damaged, count, looked = [], 0, 0
+    unreadable, count, looked = [], 0, 0
     try:
         for split in splits:
             items = read_source(name, split, None, root)
             picked = min(SAMPLE, len(items))
             count, looked = count + len(items), looked + picked
-            damaged += [why for k in range(picked) for why in _unreadable(items[k * len(items) // picked].media)]
+            unreadable += [why for k in range(picked) for why in _unreadable(items[k * len(items) // picked].media)]
     except SmaugError as error:
         return fault(check, str(error), "fix that file, or fetch it again")
-    if damaged:
-        return fault(check, _some(damaged, looked), "fetch these files again")
+    if unreadable:
+        return fault(check, _some(unreadable, f"{looked} sampled files"), "fetch these files again")
     return fine(check, f"{count} captions; {looked} sampled files decode")
 
 
-def _unreadable(path: Path) -> list[str]:
+def _unreadable(path: Path) -> list[ClipError]:
     try:
         read_frames(path, lambda available: [0])  # the whole file is read, its first frame decoded
     except ClipError as error:
-        return [str(error)]
+        return [error]
     return []
 
 
-def _some(damaged: list[str], count: int) -> str:
-    more = f"; and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
-    return f"{len(damaged)} of {count} files are damaged: {'; '.join(damaged[:NAMED])}{more}"
+def _some(unreadable: list[ClipError], looked_at: str) -> str:
+    missing = sum(isinstance(each, MissingClipError) for each in unreadable)
+    parts = [(missing, "missing"), (len(unreadable) - missing, "damaged")]
+    kinds = " and ".join(f"{part} {kind}" for part, kind in parts if part)
+    more = f"; and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+    return f"{kinds} of {looked_at}: {'; '.join(map(str, unreadable[:NAMED]))}{more}"
 
 
 def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator[Finding]:
     """Where the ledger is, and whether it answers."""
     uri, check = tracking_uri(home), "mlflow"
     if (problem := tracking_problem(home, mounts)) is not None:
-        yield fault(
-            check, problem.partition("; right would be ")[0], "use " + problem.partition("; right would be ")[2]
-        )
+        found, _, expected = problem.partition("; expected ")
+        yield fault(check, found, f"use {expected}")
         return
     file, shown = database_file(uri), redacted(uri)
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from smaug_core.data.media.display import Size, shown_size
-from smaug_core.errors import ClipError
+from smaug_core.errors import ClipError, MissingClipError
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -95,7 +95,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ClipError(f"{path}: no such file") from error
+        raise MissingClipError(f"{path}: no such file") from error
     except av.FFmpegError as error:
         raise ClipError(f"{path}: not a readable video ({error.strerror})") from error
     except LIBAV_RAISES as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from smaug_core.errors import ClipError
+from smaug_core.errors import ClipError, MissingClipError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +37,7 @@ def read_still(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         with Image.open(path) as image:
             return _upright(_to_rgb(image, path), _orientation(image))
     except FileNotFoundError as error:
-        raise ClipError(f"{path}: no such file") from error
+        raise MissingClipError(f"{path}: no such file") from error
     except (*DAMAGE, Image.DecompressionBombError) as error:
         raise ClipError(f"{path}: not a readable picture ({str(error) or type(error).__name__})") from error
 

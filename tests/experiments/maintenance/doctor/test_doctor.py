@@ -73,15 +73,18 @@ def test_a_truncated_clip_outside_the_sample_is_found_and_named(scale, home):
     assert SAMPLE == 16
     clip.write_bytes(clip.read_bytes()[:-700])
     (found,) = check_data(scale, home)
-    assert found.level == "fault" and found.found.startswith(f"1 of 57 files are damaged: {clip}: ")
+    assert found.level == "fault" and found.found.startswith(f"1 damaged of 57 files: {clip}: ")
     assert found.mend.startswith(f"rm -r {clip.parents[2]}, then `smaug data`")
 
 
-def test_many_damaged_clips_are_counted(scale, home):
-    for clip in clips(home, "train")[1:11:2]:
+def test_damaged_and_missing_clips_are_counted_apart_and_ten_are_named(scale, home):
+    odd = clips(home, "train")[1:25:2]
+    for clip in odd:
         clip.write_bytes(b"")
+    odd[2].unlink()
     (found,) = check_data(scale, home)
-    assert found.found.startswith("5 of 57 files") and found.found.endswith("; and 2 more")
+    assert found.found.startswith("1 missing and 11 damaged of 57 files: ") and found.found.endswith("; and 2 more")
+    assert found.found.count(".mp4: ") == 10 and f"{odd[2]}: no such file" in found.found
 
 
 def test_a_clip_that_is_another_than_when_rendered_is_found(scale, home):
@@ -117,7 +120,7 @@ def test_real_media_are_looked_for_by_annotations_and_a_sample(rendered, tmp_pat
 
     assert webvid() == fine("data webvid", "2 captions; 2 sampled files decode")
     (corpus / "media" / names[0]).unlink()
-    assert webvid().level == "fault" and f"1 of 2 files are damaged: {corpus}/media/{names[0]}" in webvid().found
+    assert webvid().level == "fault" and f"1 missing of 2 sampled files: {corpus}/media/{names[0]}" in webvid().found
     annotations.write_text('[{"image": "x"}]')
     assert webvid().level == "fault" and "row 1 lacks 'video'" in webvid().found
 
