@@ -25,6 +25,7 @@ from smaug_core.stage_protocol import KINDS, Outcome, Watch
 if TYPE_CHECKING:
     from smaug_core.data.datasets import Item
     from smaug_core.distributed import World
+    from smaug_core.run_context import RunContext
 
 logger = logging.getLogger(__name__)
 
@@ -62,18 +63,11 @@ def run(
         SmaugError: something named in the message is wrong with the settings, the data or the parent's weights.
     """
     from smaug_core.distributed import joined_world
-    from smaug_core.evaluation.retrieval import evaluate
     from smaug_core.run_context import RunContext
-    from smaug_core.training.train import finetune, pretrain, pretrain_video
 
     if kind not in KINDS:
         raise SmaugError(f"stage kind: {kind!r} is unknown; expected one of {', '.join(KINDS)}")
-    model = from_settings(ModelConfig, settings["model"], "model")
-    data = from_settings(DataConfig, settings["data"], "data") if settings.get("data") else None
-    own: Mapping[str, Any] = settings[kind]
-
     with joined_world(device) as world:
-        reader = _Reader(data, data_root, model.tokenizer, world)
         context = RunContext(
             seed=seed,
             weights=parents[0] / "model" if parents else None,
@@ -83,19 +77,31 @@ def run(
             world=world,
             recompute_layers=recompute_layers,
         )
-        if kind == "pretrain":
-            config = from_settings(PretrainConfig, own, kind)
-            outcome = pretrain(model, config, reader.read(config.corpus, "train"), context)
-        elif kind == "pretrain_video":
-            video = from_settings(PretrainVideoConfig, own, kind)
-            outcome = pretrain_video(model, video, reader.read(video.corpus, "train"), context)
-        elif kind == "finetune":
-            tuning = from_settings(FinetuneConfig, own, kind)
-            outcome = finetune(model, tuning, reader.read([tuning.dataset], "train"), context)
-        else:
-            test = from_settings(EvaluateConfig, own, kind)
-            outcome = evaluate(model, test, reader.read([test.dataset], test.split), context)
-        return replace(outcome, notes=outcome.notes | {"unknown_words": reader.unknown_words})
+        return _work(kind, settings, data_root, context)
+
+
+def _work(kind: str, settings: Mapping[str, Any], data_root: Path, context: "RunContext") -> Outcome:
+    """Read the data of a stage, then train or evaluate."""
+    from smaug_core.evaluation.retrieval import evaluate
+    from smaug_core.training.train import finetune, pretrain, pretrain_video
+
+    model = from_settings(ModelConfig, settings["model"], "model")
+    data = from_settings(DataConfig, settings["data"], "data") if settings.get("data") else None
+    own: Mapping[str, Any] = settings[kind]
+    reader = _Reader(data, data_root, model.tokenizer, context.world)
+    if kind == "pretrain":
+        config = from_settings(PretrainConfig, own, kind)
+        outcome = pretrain(model, config, reader.read(config.corpus, "train"), context)
+    elif kind == "pretrain_video":
+        video = from_settings(PretrainVideoConfig, own, kind)
+        outcome = pretrain_video(model, video, reader.read(video.corpus, "train"), context)
+    elif kind == "finetune":
+        tuning = from_settings(FinetuneConfig, own, kind)
+        outcome = finetune(model, tuning, reader.read([tuning.dataset], "train"), context)
+    else:
+        test = from_settings(EvaluateConfig, own, kind)
+        outcome = evaluate(model, test, reader.read([test.dataset], test.split), context)
+    return replace(outcome, notes=outcome.notes | {"unknown_words": reader.unknown_words})
 
 
 @dataclass(slots=True)

@@ -14,7 +14,6 @@ TO_CUT = {
     "smaug_core.config",
     "experiments.scheduler.scheduler",
     "experiments.tracking.writer",
-    "smaug_core.stages.run",
     "experiments.cli.sweep_commands.run",
     "experiments.run.drive",
     "experiments.stages.trial.expand",
