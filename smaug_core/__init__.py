@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def load(folder: Path | str, device: str = "cpu") -> "Retriever":
-    """The model in the folder of a finished training, ready to embed, score and rank clips and captions.
+    """Load the model of a finished training, ready to embed, score and rank clips and captions.
 
     Raises:
         CheckpointError: there are no weights, or they are damaged.

@@ -27,12 +27,12 @@ EXCHANGED = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """How many processes there are, and which one this is. With a size of 1 every method hands back its input."""
+    """Number of processes, and the rank of this one. With a size of 1 every method returns its input."""
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
-    """Where the tensors lie that are exchanged: `cpu` or `cuda`."""
+    """Device of the tensors that are exchanged: `cpu` or `cuda`."""
 
     @property
     def is_first(self) -> bool:
@@ -44,7 +44,7 @@ class World:
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def gather(self, rows: Shaped[Tensor, " here *rest"]) -> Shaped[Tensor, " all *rest"]:
-        """The rows of all processes, in the order of their ranks; the gradient of each row goes back to its owner.
+        """Gather the rows of all processes, in the order of their ranks; each row's gradient goes back to its owner.
 
         Every process must hold equally many.
         """
@@ -60,7 +60,7 @@ class World:
         return summed
 
     def any(self, *flags: bool) -> list[bool]:
-        """Whether a flag is set in any process, for each flag; by gloo, so that no GPU is waited for."""
+        """Whether a flag is set in any process, for each flag; by gloo, so that no GPU has to be waited for."""
         if self.size == 1:
             return list(flags)
         counts = torch.tensor(flags, dtype=torch.int32)
@@ -76,12 +76,12 @@ class World:
         return found
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Wait until every process has called this."""
         self.any(False)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Work that may fail in some processes only: the `SmaugError` that one of them met is raised in all.
+        """Run work that may fail in some processes only: a `SmaugError` of one of them is raised in all.
 
         Without it the others would wait for the failed one in their next exchange.
         """
@@ -95,7 +95,7 @@ class World:
 
 
 class _Gather(torch.autograd.Function):
-    """all_gather along the first axis; backward, what every process owes to a row is added up at its owner."""
+    """all_gather along the first axis; backward, gradients of a row from all processes are added at its owner."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
@@ -113,7 +113,7 @@ class _Gather(torch.autograd.Function):
 
 
 def check_exchange(tensor: Tensor, device: str) -> None:
-    """Refuse what NCCL refuses, on every device: gloo takes it, and adds up transposed tensors element by element.
+    """Refuse what NCCL refuses, on every device: gloo accepts it, and adds up transposed tensors element by element.
 
     Raises:
         ValueError: the tensor is not contiguous, lies on another device than `device`, or holds other numbers than
@@ -128,7 +128,7 @@ def check_exchange(tensor: Tensor, device: str) -> None:
 
 @contextmanager
 def joined_world(device: str) -> Iterator[World]:
-    """Join the processes that torchrun started (it tells by RANK and WORLD_SIZE); alone without it.
+    """Join the processes that torchrun started (RANK and WORLD_SIZE are set); a world of one without it.
 
     Args:
         device: `cpu` or `cuda`; on `cuda` each process takes the GPU of its LOCAL_RANK.
@@ -144,8 +144,8 @@ def joined_world(device: str) -> Iterator[World]:
         gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", size))
         if here > gpus:
             raise SmaugError(
-                f"--device cuda: {here} processes were started on this machine, torch finds {gpus} GPUs;"
-                " right would be torchrun with as many processes as there are GPUs"
+                f"--device cuda: expected at most one process per GPU, got {here} processes on this machine, where"
+                f" torch finds {gpus} GPUs; start torchrun with as many processes as there are GPUs"
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
@@ -157,17 +157,17 @@ def joined_world(device: str) -> Iterator[World]:
 
 
 def first_does(name: str, work: Callable[[], T]) -> T:
-    """What the first process makes of `work`, in all processes; the others wait for it without any limit.
+    """Run `work` in the first process and return its result in all; the others wait for it without any limit.
 
-    For what comes before training and may take hours, such as rendering data: waiting in an exchange would end after
-    half an hour.
+    It is for work before training that may take hours, such as rendering data: an exchange times out after half an
+    hour.
 
     Args:
-        name: tells this piece of work from others of the same run.
+        name: identifies this piece of work within the run.
         work: its result must be what JSON holds.
 
     Raises:
-        SmaugError: the first process met one.
+        SmaugError: the first process raised one.
     """
     rank, size = _place()
     if size == 1:
@@ -183,20 +183,20 @@ def first_does(name: str, work: Callable[[], T]) -> T:
         return result
     while not store.check([name]):
         time.sleep(0.1)
-    told = json.loads(store.get(name))
-    if "error" in told:
-        raise SmaugError(told["error"])
-    decided: T = told["result"]
+    message = json.loads(store.get(name))
+    if "error" in message:
+        raise SmaugError(message["error"])
+    decided: T = message["result"]
     return decided
 
 
 def says_first(message: str) -> bool:
-    """Whether no other process has said this before: what all of them meet is told once."""
+    """Whether no other process has reported this message yet: what all of them meet is reported once."""
     return _place()[1] == 1 or _store().add(f"said/{message}", 1) == 1
 
 
 def _place() -> tuple[int, int]:
-    """This process's rank, and how many there are."""
+    """Rank of this process, and number of processes."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return 0, 1
@@ -208,5 +208,5 @@ def _place() -> tuple[int, int]:
 
 @cache
 def _store() -> Any:
-    """Where the processes of a run leave short messages for each other; torchrun holds it."""
+    """Store in which the processes of a run leave short messages for each other; torchrun runs it."""
     return next(iter(rendezvous("env://")))[0]

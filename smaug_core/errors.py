@@ -1,4 +1,4 @@
-"""The errors a user can cause; each message says where, what is wrong with its value, what would be right."""
+"""Errors that a user can cause; each message names the place, the wrong value and what is expected."""
 
 
 class SmaugError(Exception):
@@ -6,10 +6,10 @@ class SmaugError(Exception):
 
 
 class SettingsError(SmaugError):
-    """Settings with values that are not allowed: all of them, each with its name and what would be right."""
+    """Settings with values that are not allowed: all of them, each with its name and what is expected."""
 
     def __init__(self, faults: list[tuple[str, str]]) -> None:
-        """Take pairs of a setting's name and what is wrong with it."""
+        """Take pairs of a setting's name and its fault."""
         super().__init__("; ".join(f"{name}: {what}" for name, what in faults))
         self.faults = faults
 

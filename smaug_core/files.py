@@ -38,7 +38,7 @@ class Number:
 
     @property
     def words(self) -> str:
-        """What is expected."""
+        """Description of an expected number, for messages."""
         noun = "an integer" if self.whole else "a number"
         return noun if self.unbounded else f"{noun} from {self.low:.10g} to {self.high:.10g}"
 
@@ -69,7 +69,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A string that matches `regex` whole; `words` says what it is."""
+    """A string that matches `regex` whole; `words` describes it."""
 
     regex: str
     words: str

@@ -1,7 +1,7 @@
-"""Where public weights are: a file, a directory, or a name on the Hugging Face hub. Imports no torch.
+"""Locations of public weights: a file, a directory, or a name on the Hugging Face hub. Imports no torch.
 
-A hub name is answered from the local cache wherever the cache holds it, also when the hub has something newer:
-what a plan digested is what a training then loads.
+A hub name is resolved from the local cache if the cache holds it, even if the hub has a newer version: a training
+loads the file that the plan digested.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from smaug_core.errors import CheckpointError
 
 TIMM = "timm"
-"""The source that stands for the weights which the tag in `model.vision` names."""
+"""Source name for the weights which the tag in `model.vision` names."""
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -27,7 +27,7 @@ _HUB_NAME = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*(@[\w./-]+)?")
 
 
 def find_weights(source: str) -> Path:
-    """The file with the weights of `source`, downloaded if it is a hub name that the local cache lacks.
+    """Find the file with the weights of `source`; download it if it is a hub name that the local cache lacks.
 
     Args:
         source: a file, a directory, or a hub name such as `google-bert/bert-base-uncased`, with `@revision` if one
@@ -45,10 +45,10 @@ def find_weights(source: str) -> Path:
 
 
 def find_beside(source: str, name: str) -> Path | None:
-    """The file `name` (such as config.json) that comes with `source`; none if there is no such file.
+    """The file `name` (such as config.json) that comes with `source`; None if there is no such file.
 
-    A source that is a single file has nothing beside it: what lies in the same directory may belong to another.
-    A hub name has nothing beside it either while the hub is out of reach and the local cache lacks the file.
+    A source that is a single file has no such files: others in the same directory may belong to another model. A hub
+    name has none either while the hub is out of reach and the local cache lacks the file.
 
     Raises:
         CheckpointError: the hub refuses.
@@ -74,11 +74,11 @@ def find_beside(source: str, name: str) -> Path | None:
 
 
 def weights_digest(source: str, *, vision: str | None = None) -> str | None:
-    """SHA-256 of the file with the weights of `source`; none for a hub name that the local cache lacks.
+    """SHA-256 of the file with the weights of `source`; None for a hub name that the local cache lacks.
 
     Args:
         source: as in `find_weights`, or `timm`.
-        vision: the setting `model.vision`, which says what `timm` stands for.
+        vision: the setting `model.vision`, which names the weights of `timm`.
 
     Raises:
         CheckpointError: as in `find_weights`, hub names aside; or the file cannot be read.
@@ -103,15 +103,15 @@ def timm_hub_name(vision: str) -> str:
     """
     if "." not in vision:
         raise CheckpointError(
-            f"model.vision: {vision!r} names no weights; right would be a tag, e.g."
-            " vit_base_patch16_clip_quickgelu_224.openai"
+            f"model.vision: expected a name with a tag of weights, such as vit_base_patch16_clip_quickgelu_224.openai,"
+            f" got {vision!r}"
         )
     # timm keeps one repository for both activations of a CLIP, named without quickgelu.
     return "timm/" + vision.replace("_clip_quickgelu_", "_clip_")
 
 
 def _local_file(source: str) -> Path | None:
-    """The file on disk; none if `source` can only be a hub name."""
+    """The file on disk; None if `source` can only be a hub name."""
     path = Path(os.path.expanduser(source))
     if path.is_file():
         return path
@@ -119,7 +119,7 @@ def _local_file(source: str) -> Path | None:
         return _in_directory(path)
     if not is_hub_name(source):
         raise CheckpointError(
-            f"{source}: no such file or directory of weights; right would be one, or a hub name such as"
+            f"{source}: no such file or directory of weights; expected one, or a hub name such as"
             " google-bert/bert-base-uncased"
         )
     return None
@@ -134,7 +134,7 @@ def _in_directory(folder: Path) -> Path:
         return found[0]
     listed = ", ".join(path.name for path in found) or "none"
     raise CheckpointError(
-        f"{folder}: which file holds the weights? Found {listed}; right would be {WEIGHT_FILES[0]}, or a file's path"
+        f"{folder}: expected a file {WEIGHT_FILES[0]}, got {listed}; if one of these holds the weights, give its path"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which patches the encoder sees: cutting frames into patches and hiding a random share of them."""
+"""Patches of frames: cutting frames into patches and masking a random share of them."""
 
 from einops import rearrange
 from jaxtyping import Float, Int

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Unwatched:
-    """A watch that nobody looks at."""
+    """A watch that discards progress and never requests a stop."""
 
     def report(self, step: int, total: int, values: Mapping[str, float]) -> None: ...
 
@@ -47,7 +47,7 @@ class Retriever:
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         if device.split(":")[0] not in ("cpu", "cuda"):
-            raise SmaugError(f"device: {device!r} is unknown; right would be cpu or cuda")
+            raise SmaugError(f"device: expected cpu or cuda, got {device!r}")
         weights = folder if (folder / "config.json").exists() else folder / "model"
         made_for, shape = read_config(weights)
         config = from_settings(ModelConfig, made_for, f"{weights}: model")
@@ -70,7 +70,7 @@ class Retriever:
     def embed_captions(self, captions: Sequence[str]) -> Float[np.ndarray, "captions embed"]:
         """Each caption as a vector of length 1; its cosines with a clip's frames, averaged, are their similarity."""
         if not captions:
-            raise SmaugError("captions: at least one is needed, not 0")
+            raise SmaugError("captions: expected at least one, got 0")
         self.check_words(captions)
         words, mask = (torch.from_numpy(part) for part in self.tokenizer.encode(captions, self._text_length))
         with torch.inference_mode():
@@ -81,9 +81,9 @@ class Retriever:
     def score(
         self, clips: Sequence[Path | str], captions: Sequence[str], *, frames: int = 12, rerank: int = 128
     ) -> Scores:
-        """How well each clip goes with each caption: cosine over temperature, and the matching head's logit.
+        """Score each clip with each caption: cosine over temperature, and the matching head's logit.
 
-        The matching head looks at the `rerank` best clips of each caption and captions of each clip; NaN elsewhere.
+        The matching head scores the `rerank` best clips of each caption and captions of each clip; NaN elsewhere.
 
         Raises:
             ClipError: a file cannot be read.
@@ -96,7 +96,7 @@ class Retriever:
     def rank(
         self, caption: str, clips: Sequence[Path | str], *, frames: int = 12, rerank: int = 128
     ) -> list[tuple[Path, float]]:
-        """The clips by how well they go with the caption, the best first, each with its matching logit.
+        """Rank the clips for a caption, the best first, each with its matching logit.
 
         Only the `rerank` most similar ones are matched; the others follow by similarity, with NaN.
         """
@@ -124,8 +124,8 @@ class Retriever:
 
     def _encode(self, clips: Sequence[Path | str], captions: Sequence[str], frames: int) -> Encoded:
         if not clips or not captions or frames < 1:
-            told = f"{len(clips)} clips, {len(captions)} captions and {frames} frames"
-            raise SmaugError(f"clips, captions, frames: at least one of each is needed, not {told}")
+            numbers = f"{len(clips)} clips, {len(captions)} captions and {frames} frames"
+            raise SmaugError(f"clips, captions, frames: expected at least one of each, got {numbers}")
         media = [Path(clip) for clip in clips]
         items = [
             Item(id=str(number), media=media[0], caption=caption, is_image=False, flip=False, relevant=())

@@ -1,4 +1,4 @@
-"""Where and how a stage runs."""
+"""Context of a stage's run: its folders, device, seed and processes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,22 +9,22 @@ from smaug_core.stage_protocol import Watch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunContext:
-    """What a stage is given besides its settings and data; only the seed and the weights decide its result."""
+    """Inputs of a stage besides its settings and data; only the seed and the weights affect its result."""
 
     seed: int | None
-    """Of the random draws; none for a stage that draws nothing."""
+    """Seed of the random numbers; None for a stage that draws none."""
     weights: Path | None
-    """The folder of the weights it starts from; none for the first stage."""
+    """Folder of the weights it starts from; None for the first stage."""
     out: Path
     """Folder to write to; may hold checkpoints of an earlier attempt."""
     device: str
     """As torch names it, `cpu` or `cuda`."""
     watch: Watch
-    """Receives progress, and says when to stop."""
+    """Receives progress, and requests a stop."""
     world: World = World()
     """The processes that share the work."""
     recompute_layers: bool = False
-    """Compute layers again in the backward pass instead of keeping what they made: less memory, the same numbers."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, the same numbers."""
 
     @property
     def drawing_seed(self) -> int:

@@ -26,7 +26,7 @@ class Watch(Protocol):
 
 
 class Interrupted(Exception):
-    """The stage saved its state because it was asked to stop; running it again continues."""
+    """The stage saved its state on a stop request; running it again continues."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +40,6 @@ class Outcome:
     files: list[str] = field(default_factory=list)
     """Files written, relative to the stage's folder."""
     scratch: list[str] = field(default_factory=list)
-    """Folders that are of no use once the result is recorded; until then a killed stage starts from them again."""
+    """Folders that are not needed once the result is recorded; until then a killed stage resumes from them."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Further facts worth recording, e.g. the digest of the test set, or unreadable clips."""

@@ -40,7 +40,7 @@ def test_a_directory_and_its_file_are_the_same_weights(tmp_path, name):
 def test_the_usual_name_is_preferred_and_unusual_ones_are_not_guessed(tmp_path):
     for name in ("step1.pt", "step2.pt"):
         (tmp_path / name).write_bytes(b"weights")
-    with pytest.raises(CheckpointError, match="which file holds the weights. Found step1.pt, step2.pt; right would be"):
+    with pytest.raises(CheckpointError, match="expected a file model.safetensors, got step1.pt, step2.pt; if"):
         find_weights(str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     assert find_weights(str(tmp_path)).name == "model.safetensors"
@@ -53,7 +53,7 @@ def test_weights_that_cannot_be_read_are_named(tmp_path):
 
 
 def test_a_directory_without_weights_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="which file holds the weights. Found none"):
+    with pytest.raises(CheckpointError, match="expected a file model.safetensors, got none"):
         weights_digest(str(tmp_path))
 
 
@@ -92,7 +92,7 @@ def test_timm_stands_for_the_weights_of_the_tag(cache):
     assert weights_digest("timm", vision=OPENAI) == digest(b"weights")
     assert weights_digest("timm", vision="beit_base_patch16_224.in22k_ft_in22k") is None
     for untagged in (None, "vit_base_patch16_clip_quickgelu_224"):
-        with pytest.raises(CheckpointError, match="names no weights; right would be a tag"):
+        with pytest.raises(CheckpointError, match="expected a name with a tag"):
             weights_digest("timm", vision=untagged)
 
 

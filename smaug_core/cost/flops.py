@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepShape:
-    """What a training step looks like, as far as its cost goes."""
+    """Sizes of a training step that decide its cost."""
 
     mask_ratio: float
     """Share of the patches hidden; 0 for fine-tuning and for models without masked visual modelling."""
@@ -64,7 +64,7 @@ def step_of(stage: PretrainConfig | PretrainVideoConfig | FinetuneConfig, vocab_
 
 
 def cost(config: Config, vocab_size: int, *, step: str = "plain") -> dict[str, dict[str, Part]]:
-    """What a training step of every stage of a configuration consists of: by stage, then by part.
+    """Parts of a training step of every stage of a configuration: by stage, then by part.
 
     Args:
         config: frames that fine-tuning takes over from pre-training are resolved.
@@ -75,7 +75,7 @@ def cost(config: Config, vocab_size: int, *, step: str = "plain") -> dict[str, d
         SmaugError: another `step`.
     """
     if step != "plain":
-        raise SmaugError(f"step: {step!r} is not counted; right would be 'plain'")
+        raise SmaugError(f"step: {step!r} has no cost model; expected 'plain'")
     stages = {"pretrain": config.pretrain, "pretrain_video": config.pretrain_video}
     tuned = {f"finetune.{task}": tuning for task, tuning in config.finetune.items()}
     costs = {}
@@ -102,8 +102,8 @@ def block(queries: int, width: int, *, after: int | None = None, hidden: int | N
     Args:
         queries: tokens that attend to each other.
         width: their features.
-        after: how many of them reach the feed-forward part; none: all.
-        hidden: features inside the feed-forward part; none: four times `width`.
+        after: how many of them reach the feed-forward part; None: all.
+        hidden: features inside the feed-forward part; None: four times `width`.
     """
     after = queries if after is None else after
     hidden = 4 * width if hidden is None else hidden

@@ -1,4 +1,4 @@
-"""How many parameters each part of the model has, in closed form, without torch. The parts are those of `cost`."""
+"""Number of parameters of each part of the model, in closed form, without torch. The parts are those of `cost`."""
 
 import re
 
@@ -52,7 +52,7 @@ def norm(width: int) -> int:
 
 
 def layer(width: int, *, hidden: int | None = None) -> int:
-    """A transformer layer: four projections, a feed-forward part of `hidden` features (none: 4 x width), two norms."""
+    """A transformer layer: four projections, a feed-forward part of `hidden` features (None: 4 x width), two norms."""
     hidden = 4 * width if hidden is None else hidden
     return 4 * linear(width, width) + linear(width, hidden) + linear(hidden, width) + 2 * norm(width)
 
@@ -75,6 +75,6 @@ def _encoder(model: ModelConfig) -> int:
         norms = 2 * norm(width)  # of a frame's vector, and of the tokens that captions attend to
         return linear(pixels, width) + cls_token + layers + model.layers * of_each_layer + norms
     raise SmaugError(
-        f"model.vision: the parameters of {model.vision!r} are not known in closed form; right would be CLIP's or a"
+        f"model.vision: the parameters of {model.vision!r} have no closed form; expected CLIP's or a"
         " plain vision transformer, e.g. vit_base_patch16_clip_quickgelu_224, or BEiT"
     )

@@ -1,4 +1,4 @@
-"""How many tokens are seen and kept: the arithmetic that the model and its cost share."""
+"""Numbers of tokens seen and kept: the arithmetic that the model and its cost share."""
 
 
 def num_visible(num_patches: int, mask_ratio: float) -> int:

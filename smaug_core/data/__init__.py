@@ -1,1 +1,1 @@
-"""From files to batches: which frames, decoding, augmentation, captions, the embedded data."""
+"""Files to batches: frame sampling, decoding, augmentation, captions, the embedded data."""

@@ -1,4 +1,4 @@
-"""Captions of real media, from the annotation files that Singularity published; media are not looked at."""
+"""Captions of real media, from the annotation files that Singularity published; media files are not read."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def read_annotations(path: Path, *, is_image: bool, is_paragraph: bool) -> list[
     """Read the captions of an annotation file, in its order.
 
     The file is a JSON list of `{"image": path, "caption": text}`, or `"video"` for clips. A caption may be a list of
-    texts, and a picture or clip may come again with another caption. Other keys are passed over.
+    texts, and a picture or clip may occur again with another caption. Other keys are ignored.
 
     Args:
         path: the annotation file.
@@ -42,7 +42,7 @@ def read_annotations(path: Path, *, is_image: bool, is_paragraph: bool) -> list[
             each of them is a caption of its own. Source: Singularity (dataset/caption_dataset.py:97-111, 144-149).
 
     Raises:
-        SmaugError: the file is missing or no such list; every row that is wrong is told, up to ten, counted from 1.
+        SmaugError: the file is missing or no such list; the message lists up to ten wrong rows, counted from 1.
     """
     rows = _rows(path)
     kind = "image" if is_image else "video"
@@ -59,10 +59,10 @@ def _captions(caption: str | list[str], is_paragraph: bool) -> list[str]:
 
 
 def annotation_digest(path: Path) -> str | None:
-    """SHA-256 of an annotation file's content; None where it is not here, since its data was not seen.
+    """SHA-256 of an annotation file's content; None if the file is missing, since its data is unknown.
 
     Raises:
-        SmaugError: it is here and cannot be read.
+        SmaugError: the file exists and cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -118,7 +118,7 @@ def _faults(row: Any, kind: str) -> Iterator[str]:
 
 
 def _is_inside(path: Any) -> bool:
-    """Whether it is a relative path of something below the folder that it is relative to."""
+    """Whether `path` is relative and stays below the folder that it is relative to."""
     if not _is_text(path) or "\0" in path:
         return False
     # By hand: a corpus has millions of rows, and pathlib takes microseconds for each.

@@ -1,4 +1,4 @@
-"""What one training step is given: clips, captions, and every random choice, already drawn."""
+"""Inputs of one training step: clips, captions, and every random choice, already drawn."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,7 +13,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """A global batch. The draws come with it, so the model itself is a function without chance (dropout aside)."""
+    """A global batch. It holds its random numbers, so the model is a deterministic function (dropout aside)."""
 
     images: Float[Tensor, "batch frames 3 height width"]
     """Augmented, normalised frames."""
@@ -22,20 +22,20 @@ class Batch:
     words: Int[Tensor, "batch words"]
     """Token ids, padded to the longest caption of the batch."""
     word_mask: Bool[Tensor, "batch words"]
-    """True where there is a word."""
+    """True for tokens, False for padding."""
     negative_draws: Float[Tensor, "batch 2"]
     """Uniform in [0, 1): picks each clip's negative caption, and each caption's negative clip."""
     selection_draws: Float[Tensor, "batch 3 frames"] | None = None
     """Uniform in (0, 1): which frames are selected for the true pair, the caption with a wrong clip, and the clip with
-    a wrong caption; none for single frames."""
+    a wrong caption; None for single frames."""
     hidden_words: Int[Tensor, "batch words"] | None = None
-    """Token ids with some words replaced; none where no words are to be predicted."""
+    """Token ids with some words replaced; None if no words are to be predicted."""
     word_places: Int[Tensor, " predicted"] | None = None
-    """Where the replaced words are in the captions, laid end to end; padded, as `places_of_words` says."""
+    """Positions of the replaced words in the captions, laid end to end; padded as in `places_of_words`."""
     word_targets: Int[Tensor, " predicted"] | None = None
     """The true ids of the replaced words, -100 for padding."""
     visible: Int[Tensor, "batch visible"] | None = None
-    """Patches that the encoder sees, the same in every frame of a clip; none where nothing is hidden."""
+    """Patches that the encoder sees, the same in every frame of a clip; None if nothing is masked."""
     hidden: Int[Tensor, "batch hidden"] | None = None
     """Patches whose pixels are to be predicted."""
 
@@ -50,10 +50,10 @@ class Batch:
 def places_of_words(
     targets: Int[Tensor, "batch words"],
 ) -> tuple[Int[Tensor, " predicted"], Int[Tensor, " predicted"]]:
-    """The places of the words to be predicted, in the captions laid end to end, and their true ids.
+    """Positions of the words to be predicted, in the captions laid end to end, and their true ids.
 
-    A GPU can neither wait for their number in mid-step nor meet a new shape in every batch. So they are counted here,
-    on the CPU, and padded to the next power of two: padding has place 0 and the target `IGNORED`.
+    Reading their number from the GPU would stall a step, and a new shape in every batch would cost a compilation. So
+    they are counted here, on the CPU, and padded to the next power of two, with position 0 and the target `IGNORED`.
 
     Args:
         targets: the true ids of the words to be predicted, `IGNORED` elsewhere.

@@ -1,4 +1,4 @@
-"""Training batches in a fixed order: which samples each step sees, and every draw they need."""
+"""Training batches in a fixed order: the samples of each step, and every random number they need."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from smaug_core.patches import split_patches
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchRecipe:
-    """What a training batch is made of."""
+    """Settings of a training batch."""
 
     batch_size: int
     frames: int
@@ -33,12 +33,12 @@ class BatchRecipe:
     image_size: int
     """Width and height in pixels."""
     colours: Colours
-    """What pixels are normalised by."""
+    """Mean and deviation that pixels are normalised by."""
     num_patches: int
     text_length: int
     """Tokens kept of a caption."""
     mask_ratio: float
-    """Share of the patches hidden; 0 hides none."""
+    """Share of the patches masked; 0 masks none."""
     mlm_ratio: float
     """Share of the words to be predicted; 0 predicts none."""
     max_unreadable: float
@@ -67,7 +67,7 @@ class TrainingBatches:
         # With room for the rounding of a share such as 0.29 of 100.
         self.allowed = int(recipe.max_unreadable * self.num_media + 1e-6)
         self.unreadable: dict[str, str] = {}
-        """Why each clip that could not be read failed, by its path; those of other processes once they are shared."""
+        """Error of each unreadable clip, by its path; those of other processes once they are shared."""
         self._shared = 0
         kinds = ([i for i in items if i.is_image], [i for i in items if not i.is_image])
         self.kinds = [kind for kind in kinds if kind]
@@ -79,7 +79,7 @@ class TrainingBatches:
         self.steps_per_epoch = sum(len(kind) // recipe.batch_size for kind in self.kinds)
 
     def from_step(self, first: int, last: int) -> Iterator[Batch]:
-        """The batches of steps `first` to `last` - 1, decoded as they are asked for."""
+        """Yield the batches of steps `first` to `last` - 1, decoded on demand."""
         for step in range(first, last):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0 or step == first:
@@ -87,7 +87,7 @@ class TrainingBatches:
             yield self.batch(order[place], epoch)
 
     def epoch_order(self, epoch: int) -> list[list[Item]]:
-        """The batches of an epoch: each all pictures or all clips, shuffled; leftovers wait for another epoch.
+        """Batches of an epoch: each all pictures or all clips, shuffled; incomplete batches are left out.
 
         Source: Singularity's MetaLoader (dataset/dataloader.py).
         """
@@ -124,11 +124,11 @@ class TrainingBatches:
 
     @property
     def has_news(self) -> bool:
-        """Whether this process met unreadable clips that the others may not know of."""
+        """Whether this process found unreadable clips that the others may not know of."""
         return len(self.unreadable) > self._shared
 
     def share_unreadable(self) -> None:
-        """Make the unreadable clips of every process known to all; all must call this.
+        """Share the unreadable clips of every process with all others; every process must call this.
 
         Raises:
             SmaugError: together they are more than may fail.
@@ -137,7 +137,7 @@ class TrainingBatches:
         self.know_unreadable({clip: fault for found in by_process for clip, fault in found.items()})
 
     def know_unreadable(self, found: Mapping[str, str]) -> None:
-        """Take over why clips could not be read, the same in every process, e.g. before an interruption.
+        """Restore the errors of unreadable clips, the same in every process, e.g. from before an interruption.
 
         Raises:
             SmaugError: they are more than may fail.
@@ -147,7 +147,7 @@ class TrainingBatches:
         self._check_unreadable()
 
     def notes(self) -> dict[str, Any]:
-        """What a result says of unreadable clips: how many, and why the first ten of them, by path."""
+        """Record of unreadable clips for a result: their number, and the errors of the first ten, by path."""
         return {
             "unreadable": dict(sorted(self.unreadable.items())[:NAMED]),
             "n_unreadable": len(self.unreadable),
@@ -182,7 +182,7 @@ class TrainingBatches:
         return len(left) - looked
 
     def _readable(self, item: Item, batch: list[Item], epoch: int) -> tuple[Item, Tensor]:
-        """The item with its frames; a clip that cannot be read is counted and the next of the global batch stands in.
+        """Read an item's frames; an unreadable clip is counted and replaced by the next one of the global batch.
 
         A clip that failed once is not tried again.
         """
@@ -212,7 +212,7 @@ class TrainingBatches:
         return split_patches(torch.from_numpy(np.stack(noise)).float(), visible)
 
     def _selection_draws(self, items: list[Item], epoch: int) -> Tensor | None:
-        """For each of the three pairs that a clip is part of, a number for each frame."""
+        """Draw a number for each frame in each of the three pairs that a clip is part of."""
         frames = self.recipe.frames
         if frames == 1:
             return None
@@ -222,7 +222,7 @@ class TrainingBatches:
     def _hide_words(
         self, items: list[Item], epoch: int, words: NDArray[np.int64], mask: NDArray[np.bool_]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The captions with words replaced, where these are, and what they were."""
+        """Replace words of the captions; return the captions, the positions of the words, and their true ids."""
         if self.recipe.mlm_ratio == 0:
             return None, None, None
         longest = words.shape[1]
@@ -268,6 +268,6 @@ def hide_words(
 
 
 def media_number(item: Item) -> int:
-    """A number that is equal for captions of the same clip or picture, in any process."""
+    """Number that is equal for captions of the same clip or picture, in any process."""
     digest = blake2b(str(item.media).encode(), digest_size=7).digest()
     return int.from_bytes(digest, "little")

@@ -1,4 +1,4 @@
-"""The paper's corpora and retrieval benchmarks: what each holds by the published counts, known without their files."""
+"""The paper's corpora and retrieval benchmarks: their published sizes, known without their files."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Published:
     media: dict[str, int]
     """Pictures or clips of each split."""
     annotations: dict[str, str]
-    """By split: the annotation file that Singularity published, in the folder of its annotations."""
+    """Annotation file of each split that Singularity published, in the folder of its annotations."""
     is_paragraph: bool = False
     """Whether a list of texts holds the sentences of one caption; else each text is a caption."""
 
@@ -86,4 +86,4 @@ PUBLISHED = {
         is_paragraph=True,
     ),
 }
-"""By the name of the source, which is the name of its folder."""
+"""Sizes by the name of the source, which is the name of its folder."""

@@ -1,4 +1,4 @@
-"""Every source of captioned media by its name: what it holds, where it lies, what it is made of."""
+"""Every source of captioned media by its name: its captions, folder and digest."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from smaug_core.data.moving_shapes import dataset as moving_shapes
 from smaug_core.errors import SmaugError
 
 EMBEDDED = {f"moving_shapes/{source}": source for source in moving_shapes.SOURCES}
-"""Sources that are rendered, and what `moving_shapes` calls them."""
+"""Sources that are rendered, and their names in `moving_shapes`."""
 SPLITS: dict[str, tuple[str, ...]] = {
     **{name: tuple(moving_shapes.SOURCES[source].sizes) for name, source in EMBEDDED.items()},
     **{name: tuple(published.captions) for name, published in PUBLISHED.items()},
@@ -35,11 +35,11 @@ class Item:
     flip: bool
     """Whether a mirror image still fits the caption; false where captions name sides."""
     relevant: tuple[int, ...]
-    """Frames in which what the caption names can be seen; none where nobody recorded them."""
+    """Frames that show what the caption names; None if the source does not record them."""
 
 
 def is_known(name: str) -> bool:
-    """Whether there is a source of this name, be its media here or not."""
+    """Whether there is a source of this name, with or without local media."""
     return name in SPLITS
 
 
@@ -59,7 +59,7 @@ def read_source(name: str, split: str, data: DataConfig | None, root: Path) -> l
     """The captions of one split of the source `name`, in a fixed order.
 
     A rendered source is checked by a sample of its files. Of a real one only the annotation file is read; its media
-    are looked at when they are decoded.
+    are checked when they are decoded.
 
     Raises:
         SmaugError: no such source or split, or its media are not in `root`, or are not what was rendered there, or
@@ -85,9 +85,9 @@ def read_source(name: str, split: str, data: DataConfig | None, root: Path) -> l
 
 
 def source_digest(name: str, split: str, data: DataConfig | None, root: Path | None = None) -> str | None:
-    """What `read_source` would hand over, as a SHA-256 that is known before anything is rendered or decoded.
+    """SHA-256 of what `read_source` would return, known before anything is rendered or decoded.
 
-    Of a real source it is that of its annotation file, and None where that is not in `root`: the data was not seen.
+    For a real source it is the digest of its annotation file, and None if that is not in `root`.
 
     Raises:
         SmaugError: no such source or split, or an annotation file that cannot be read.
@@ -163,9 +163,9 @@ def _annotations(name: str, split: str, root: Path) -> Path:
 
 def _check(name: str, split: str) -> None:
     if name not in SPLITS:
-        raise SmaugError(f"source: {name!r} is unknown; right would be one of {sorted(SPLITS)}")
+        raise SmaugError(f"source: {name!r} is unknown; expected one of {sorted(SPLITS)}")
     if split not in SPLITS[name]:
-        raise SmaugError(f"{name}: has no split {split!r}; right would be one of {list(SPLITS[name])}")
+        raise SmaugError(f"{name}: has no split {split!r}; expected one of {list(SPLITS[name])}")
 
 
 def _section(name: str, data: DataConfig | None) -> DataConfig:

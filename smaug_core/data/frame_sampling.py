@@ -1,12 +1,12 @@
-"""Which frames of a clip are looked at."""
+"""Sampling of a clip's frames."""
 
 from collections.abc import Sequence
 
 
 def sample_frames(available: int, wanted: int, draws: Sequence[float] | None = None) -> list[int]:
-    """One frame from each of `wanted` equal intervals of a clip, in order.
+    """Sample one frame from each of `wanted` equal intervals of a clip, in order.
 
-    A clip with fewer frames than wanted gives all of them, then its last one again and again.
+    A clip with fewer frames than wanted gives all of them, then repeats its last one.
 
     Args:
         available: frames of the clip.

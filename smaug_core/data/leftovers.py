@@ -1,4 +1,4 @@
-"""Folders that are written aside and renamed when whole: their names, and what dead processes left of them."""
+"""Temporary folders, renamed when complete: their names, and the cleanup of those that dead processes left."""
 
 import os
 import platform
@@ -11,12 +11,12 @@ NAME = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})\.(?P<pid>[1-9][0-9]*)\.[0-9a-f]{
 
 
 def name_aside(name: str) -> str:
-    """A hidden name, used once, that says for `name` which process of which host writes it."""
+    """Unique hidden name for `name` that holds the host and the process writing it."""
     return f".{name}.{_host()}.{os.getpid()}.{os.urandom(4).hex()}"
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what processes of this host wrote aside in `folder` before they died.
+    """Delete the temporary folders in `folder` of processes of this host that have died.
 
     Folders of living processes, of other hosts (a disk may be shared), and of any other name stay.
     """
@@ -27,7 +27,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _host() -> str:
-    """This host, and within it this container: numbers of processes mean nothing in another."""
+    """Host and container of this process: process ids mean nothing in another container."""
     processes = Path("/proc/self/ns/pid")
     space = os.readlink(processes) if processes.exists() else ""
     return blake2b(f"{platform.node()}|{space}".encode(), digest_size=4).hexdigest()
@@ -38,6 +38,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it lives, and is another user's
+    except PermissionError:  # the process runs, and is another user's
         return True
     return True

@@ -1,4 +1,4 @@
-"""From captions to token ids."""
+"""Captions to token ids."""
 
 import hashlib
 import re
@@ -88,7 +88,7 @@ class Tokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of `moving_shapes`, or the one whose vocab.txt is in a directory or with a model of the hub.
+    """Load the tokenizer of `moving_shapes`, or one whose vocab.txt is in a directory or with a model of the hub.
 
     Raises:
         SmaugError: there is no such vocabulary, or it is no BERT vocabulary.
@@ -102,7 +102,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def tokenizer_digest(name: str) -> str | None:
-    """SHA-256 of the vocabulary that `load_tokenizer(name)` would read; none for one that the hub still has to give.
+    """SHA-256 of the vocabulary that `load_tokenizer(name)` would read; None if it must be downloaded first.
 
     Raises:
         SmaugError: there is no such vocabulary.
@@ -112,7 +112,7 @@ def tokenizer_digest(name: str) -> str | None:
 
 
 def _local_vocabulary(name: str) -> Path | None:
-    """The vocabulary's file; none where it can only be on the hub, and not in the local cache."""
+    """The vocabulary's file; None if it is neither local nor in the hub's local cache."""
     if name in EMBEDDED_VOCABULARIES:
         return EMBEDDED_VOCABULARIES[name]
     if Path(name).is_dir() or not is_hub_name(name):
@@ -125,6 +125,6 @@ def _read_vocabulary(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SmaugError(
-            f"tokenizer: {path} cannot be read ({error.strerror}); right would be one of"
+            f"tokenizer: {path} cannot be read ({error.strerror}); expected one of"
             f" {sorted(EMBEDDED_VOCABULARIES)} or a directory that holds BERT's vocab.txt"
         ) from error

@@ -1,4 +1,4 @@
-"""Frames as decoded -> frames as the encoder wants them: crop, resize, flip, normalise."""
+"""Transforms of decoded frames to the encoder's input: crop, resize, flip, normalise."""
 
 import math
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Colours:
-    """What the pixels of an encoder's pictures are normalised by, for red, green and blue in [0, 1]."""
+    """Mean and deviation that an encoder's pictures are normalised by, for red, green and blue in [0, 1]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 CLIP = Colours((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-"""What CLIP's encoder was trained with (openai/CLIP@d05afc4, clip/clip.py)."""
+"""Normalisation of CLIP's encoder (openai/CLIP@d05afc4, clip/clip.py)."""
 
 CROP_AREA = (0.5, 1.0)
 """Share of the picture a training crop covers (Singularity, dataset/__init__.py:39)."""

@@ -1,4 +1,4 @@
-"""Words that a vocabulary does not know, which a model reads as [UNK]: counted, named, and warned about."""
+"""Words missing from a vocabulary, which a model reads as [UNK]: counts, names and a warning."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnknownWords:
-    """How much of some captions a vocabulary knows."""
+    """Coverage of captions by a vocabulary."""
 
     captions: int
     """Captions counted."""

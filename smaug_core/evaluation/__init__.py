@@ -1,1 +1,1 @@
-"""From trained weights to ranks and recall."""
+"""Evaluation of trained weights: ranks and recall."""

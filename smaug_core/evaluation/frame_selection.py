@@ -1,4 +1,4 @@
-"""Whether the frame selector picks frames that show what the caption names."""
+"""Evaluation of the frame selector: the share of selected frames that show what the caption names."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ from smaug_core.model.smaug import SMAUG
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """What was selected for each caption that has a relevant frame among those looked at."""
+    """Selection for each caption that has a relevant frame among the candidates."""
 
     hits: Float[np.ndarray, " captions"]
     """Share of the selected frames that are relevant."""
     chance: Float[np.ndarray, " captions"]
-    """The same share for frames selected blindly: relevant frames over all that were looked at."""
+    """The same share for frames selected at random: relevant frames over all candidates."""
 
 
 @torch.inference_mode()
@@ -31,7 +31,7 @@ def selected_frames(
 ) -> Selected:
     """Let the model select for each caption among `frames` frames of its clip, as in evaluation.
 
-    The recorded relevance of `moving_shapes` is compared with here and nowhere else: no loss uses it.
+    The recorded relevance of `moving_shapes` is used here only: no loss uses it.
 
     Raises:
         SmaugError: the model has no selector, or no caption has a relevant frame.

@@ -12,7 +12,7 @@ def ranks(
     scored: Bool[np.ndarray, "queries candidates"],
     correct: Bool[np.ndarray, "queries candidates"],
 ) -> Int[np.ndarray, " queries"]:
-    """Rank of each query's best correct candidate, 1 = first; ties count against us.
+    """Rank of each query's best correct candidate, 1 = first; ties count against the model.
 
     Args:
         scores: the score that decides among the candidates that were `scored`; higher is better.

@@ -34,7 +34,7 @@ CAPTIONS_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The test set as the model sees it: this process's share of the clips, and every caption."""
+    """The encoded test set: this process's share of the clips, and every caption."""
 
     vectors: Float[Tensor, "clips frames embed"]
     """A vector for each frame, in the space shared with captions."""
@@ -47,7 +47,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """How well each clip (row) and caption (column) go together."""
+    """Scores of each clip (row) with each caption (column)."""
 
     contrast: Float[np.ndarray, "clips captions"]
     """Cosine over temperature."""
@@ -62,7 +62,7 @@ def evaluate(model_config: ModelConfig, config: EvaluateConfig, items: list[Item
     (`match.t2v.r1`). The rank of every query goes to `ranks.json`.
 
     Raises:
-        ClipError: clips cannot be read; nothing takes their place, and the message names all of them.
+        ClipError: clips cannot be read; they are not replaced, and the message names all of them.
     """
     tokenizer = load_tokenizer(model_config.tokenizer)
     made_for, shape = read_config(context.starting_weights)
@@ -141,13 +141,13 @@ def encode(
 
 
 def own_clips(num_clips: int, world: World) -> slice:
-    """Which of the clips this process works on: whole passes of them."""
+    """Range of clips that this process works on: whole passes of them."""
     passes = world.share(-(-num_clips // CLIPS_AT_ONCE))
     return slice(passes.start * CLIPS_AT_ONCE, passes.stop * CLIPS_AT_ONCE)
 
 
 def largest_share(num_clips: int, world: World) -> int:
-    """The most clips that a process works on, in whole passes."""
+    """Largest number of clips that a process works on, in whole passes."""
     passes = -(-num_clips // CLIPS_AT_ONCE)
     return -(-passes // world.size) * CLIPS_AT_ONCE
 
@@ -235,7 +235,7 @@ def rank_both_ways(
 
 
 def digest_of_queries(items: list[Item]) -> str:
-    """A digest that is equal exactly where two evaluations asked the same questions about the same clips."""
+    """Digest that is equal exactly if two evaluations ran the same queries on the same clips."""
     lines = [json.dumps([item.id, item.media.name, item.caption]) for item in items]
     return sha256("\n".join(lines).encode()).hexdigest()
 
@@ -251,6 +251,6 @@ def _first_id(items: list[Item], clip: Path) -> str:
 
 
 def _stop_together(context: RunContext) -> None:
-    """Stop if any process was asked to; all must call this equally often, however few clips they have."""
+    """Stop if a stop was requested in any process; all must call this equally often, however few clips they have."""
     if context.world.any(context.watch.stop_requested())[0]:
         raise Interrupted("stopped during evaluation; it starts over next time")

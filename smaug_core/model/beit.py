@@ -21,7 +21,7 @@ DROP_PATH = 0.1
 """Stochastic depth of the last layer while training, rising from 0 at the first one (Singularity's BEiT)."""
 
 NORM_EPS = 1e-12
-"""In every layer norm, as in transformers' BEiT, which Singularity uses (timm's has 1e-6)."""
+"""Epsilon of every layer norm, as in transformers' BEiT, which Singularity uses (timm's has 1e-6)."""
 
 
 class BeitEncoder(Recomputing):
@@ -69,7 +69,7 @@ class BeitEncoder(Recomputing):
         if visible is not None:
             raise SmaugError(
                 f"model.vision: {self.name!r} sees whole frames, but {visible.shape[1]} of {num_patches} patches are"
-                " visible; right would be pretrain.mask_ratio = 0, or a vision transformer with absolute positions"
+                " visible; expected pretrain.mask_ratio = 0, or a vision transformer with absolute positions"
             )
         if self.sparsifies:
             _refuse_sparsity(self.name, "keep_rate", keep_rate, num_patches)

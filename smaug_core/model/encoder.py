@@ -1,4 +1,4 @@
-"""Which vision encoder `model.vision` names."""
+"""Choice of the vision encoder that `model.vision` names."""
 
 from smaug_core import torchvision_on_cpu
 from smaug_core.config import ModelConfig

@@ -1,4 +1,4 @@
-"""New weights: what a model starts from where nothing was trained before."""
+"""New weights: initial values of parts of a model that were not trained before."""
 
 import math
 
@@ -17,8 +17,8 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int, shape: ClipShape |
     """A model with new weights: normal with std 0.02 x sqrt(768 / width), biases 0, norms 1.
 
     0.02 belongs to width 768. At width 64 it leaves cross-attention so flat that the matching head does not
-    learn; the root keeps the size of a layer's output. Exceptions that let a short training begin with what tells
-    clips and captions apart, most of them measured in docs/tiny.md:
+    learn; the root keeps the size of a layer's output. Exceptions that let a short training begin with what
+    distinguishes clips and captions, most of them measured in docs/tiny.md:
 
     - The vision encoder's positions start as MAE's sines and cosines: drawn ones are faint beside the patches.
     - The text encoder's layers start at 0.02 and its tables of positions and segments at 0, so that at first a
@@ -52,7 +52,7 @@ def build(config: ModelConfig, vocab_size: int, *, seed: int, shape: ClipShape |
 
 
 def _initial_std(module_name: str, config: ModelConfig) -> float:
-    """Deviation of new weights in a part of the model."""
+    """Standard deviation of new weights in a part of the model."""
     if module_name.startswith("text.layers."):
         return 0.02
     part = module_name.split(".")[0]

@@ -1,4 +1,4 @@
-"""Which clip goes with which caption: the contrast over all of them, and the pairs that are looked at closely."""
+"""Pairs of clips and captions: the contrast over all of them, and the pairs for the matching head."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Where autocast must not lower the precision."""
+"""Parts of the model in which autocast must not lower the precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -1,4 +1,4 @@
-"""The text-guided frame selector (Eq. 4, 5): which frames of a clip matter for a caption."""
+"""The text-guided frame selector (Eq. 4, 5): chooses the frames of a clip that matter for a caption."""
 
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ class Selection:
     """The frames that were picked for each pair of a clip and a caption."""
 
     places: Int[Tensor, "pairs selected"]
-    """Which frames, in order of time."""
+    """Indices of the frames, in order of time."""
     shares: Float[Tensor, "pairs selected frames"]
     """For each of them the softmax over the frames that could have been picked in its place; for gradients only."""
 

@@ -28,7 +28,7 @@ from smaug_core.model.text import FusionEncoder, TextEncoder, WordHead
 
 @dataclass(frozen=True, slots=True)
 class EncodedClips:
-    """What the encoder makes of a batch of clips, before any caption has a say."""
+    """Output of the encoder for a batch of clips, independent of captions."""
 
     tokens: Float[Tensor, "clips frames tokens width"]
     """[CLS] and the surviving tokens of every frame."""
@@ -103,7 +103,7 @@ class SMAUG(nn.Module):
         return losses
 
     def recompute_layers(self, wanted: bool) -> None:
-        """Whether layers are computed again in the backward pass: less memory, the same numbers."""
+        """Whether layers are recomputed in the backward pass: less memory, the same numbers."""
         for module in self.modules():
             if isinstance(module, Recomputing):
                 module.recompute = wanted
@@ -245,7 +245,7 @@ class SMAUG(nn.Module):
         return losses
 
     def _reconstruct(self, batch: Batch, clips: EncodedClips, selection: Selection | None) -> Float[Tensor, ""]:
-        """MVM on the frames that the true caption selected; which those are learns nothing from it."""
+        """MVM on the frames that the true caption selected; it sends no gradient to the selector."""
         assert batch.hidden is not None and self.decoder is not None
         tokens, position_ids, images = clips.tokens, clips.position_ids, batch.images
         if selection is not None:
@@ -263,5 +263,5 @@ class SMAUG(nn.Module):
 
 
 def _share(counted: Bool[Tensor, "*shape"], world: World) -> Float[Tensor, ""]:
-    """What a sum over the places that count here is divided by, so that the mean over processes is that of all."""
+    """Divisor of a sum over the counted places of this process, so that the mean over processes is that of all."""
     return world.total(counted.float().sum()).clamp(min=1) / world.size

@@ -27,14 +27,14 @@ from timm.models.vision_transformer import Block as Block  # noqa: E402
 
 @dataclass(frozen=True, slots=True)
 class EncodedFrames:
-    """What the encoder makes of a batch of frames."""
+    """Output of the encoder for a batch of frames."""
 
     tokens: Float[Tensor, "batch tokens dim"]
     """[CLS] and the surviving tokens, in no particular order, after the output norm."""
     position_ids: Int[Tensor, "batch patches"]
     """The patch each token but [CLS] came from; `FUSED` for fused ones."""
     summary: Float[Tensor, "batch dim"]
-    """What stands for a whole frame where it is contrasted with captions."""
+    """Vector of a whole frame for the contrast with captions."""
 
 
 class VisionEncoder(Recomputing):
@@ -178,7 +178,7 @@ def create_timm_model(config: ModelConfig, **arguments: object) -> nn.Module:
 
 
 def colours_of(vision: str) -> Colours:
-    """What timm says the pixels of a model's pictures are normalised by.
+    """Mean and deviation by which timm's pretrained model normalises pixels.
 
     Raises:
         SmaugError: the name has a tag that timm does not know.

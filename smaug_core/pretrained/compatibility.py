@@ -1,4 +1,4 @@
-"""Whether weights were trained as the model computes: what their tensors do not show, but other files tell."""
+"""Checks that weights were trained as the model computes, from files beside them, where tensors do not show it."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 
 def settings_beside(source: str) -> dict[str, Any]:
-    """What the config.json of `source` says; empty if there is none.
+    """Settings in the config.json of `source`; empty if there is none.
 
     Raises:
         CheckpointError: the file is no JSON object.
@@ -28,12 +28,12 @@ def settings_beside(source: str) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(told, dict):
-        raise CheckpointError(f"{path}: holds a {type(told).__name__}; right would be the settings of a model by name")
-    return told
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path}: expected the settings of a model by name, got a {type(settings).__name__}")
+    return settings
 
 
 def check_bert(source: str, config: ModelConfig) -> None:
@@ -56,7 +56,7 @@ def check_bert(source: str, config: ModelConfig) -> None:
         if theirs != tokenizer_digest(config.tokenizer):
             raise CheckpointError(
                 f"{vocabulary}: is not the vocabulary of model.tokenizer = {config.tokenizer!r}, so word ids would mean"
-                " other words; right would be the directory that holds this vocab.txt"
+                " other words; expected the directory that holds this vocab.txt"
             )
 
 
@@ -66,51 +66,50 @@ def check_beit(source: str, config: ModelConfig) -> None:
     Raises:
         CheckpointError: one of them differs.
     """
-    told = settings_beside(source)
+    theirs = settings_beside(source)
     ours = {"num_attention_heads": config.heads, "hidden_act": "gelu", "use_mean_pooling": True}
-    _compare(source, told, ours)
+    _compare(source, theirs, ours)
 
 
 def check_vit(source: str, vit: VisionTransformer, config: ModelConfig, *, is_clip: bool) -> None:
-    """Compare heads, epsilon and activation with what is told of the weights.
+    """Compare heads, epsilon and activation with those that the weights were trained with.
 
     OpenAI's CLIP was trained with QuickGELU, and its tensors fit the model with GELU as well.
 
     Args:
         source: where the weights are from.
         vit: the timm model.
-        config: the settings of `vit`; the tag in `vision` tells what timm knows of the weights.
+        config: the settings of `vit`; the tag in `vision` names the weights in timm's registry.
         is_clip: only a CLIP's tensors have such names, so that either activation may be right.
 
     Raises:
-        CheckpointError: one of them differs, or nothing tells the activation of a CLIP that the model computes
-            with GELU.
+        CheckpointError: one of them differs, or the activation of a CLIP is unknown and the model computes with GELU.
     """
-    told = settings_beside(source)
-    told = told.get("vision_config", told)
-    _compare(source, told, {"num_attention_heads": config.heads, "layer_norm_eps": vit.norm.eps})
+    theirs = settings_beside(source)
+    theirs = theirs.get("vision_config", theirs)
+    _compare(source, theirs, {"num_attention_heads": config.heads, "layer_norm_eps": vit.norm.eps})
     is_quick = isinstance(vit.blocks[0].mlp.act, QuickGELU)
-    was_quick = _was_quick(told, config.vision)
+    was_quick = _was_quick(theirs, config.vision)
     if was_quick is None and not is_quick and (is_clip or "_clip_" in config.vision):
         raise CheckpointError(
-            f"{source}: nothing tells whether this CLIP was trained with GELU or QuickGELU; right would be a tag in"
-            f" model.vision = {config.vision!r}, e.g. vit_base_patch16_clip_quickgelu_224.openai"
+            f"{source}: it is unknown whether this CLIP was trained with GELU or QuickGELU; expected a tag in"
+            f" model.vision, such as vit_base_patch16_clip_quickgelu_224.openai, got {config.vision!r}"
         )
     if was_quick is not None and was_quick != is_quick:
         was, computes = ("QuickGELU", "GELU") if was_quick else ("GELU", "QuickGELU")
         right = "with quickgelu, e.g. vit_base_patch16_clip_quickgelu_224.openai" if was_quick else "without quickgelu"
         raise CheckpointError(
             f"{source}: the weights were trained with {was}, but model.vision = {config.vision!r} computes {computes};"
-            f" right would be the timm name {right}"
+            f" expected the timm name {right}"
         )
 
 
-def _was_quick(told: Mapping[str, Any], vision: str) -> bool | None:
+def _was_quick(theirs: Mapping[str, Any], vision: str) -> bool | None:
     """Whether weights were trained with QuickGELU: by transformers' config.json, timm's, or timm's tag."""
-    if str(told.get("model_type", "")).startswith("clip"):
-        return told.get("hidden_act", "quick_gelu") == "quick_gelu"  # the default in transformers
-    tag = told.get("pretrained_cfg", {}).get("tag")
-    for tagged in (f"{told.get('architecture')}.{tag}", vision):
+    if str(theirs.get("model_type", "")).startswith("clip"):
+        return theirs.get("hidden_act", "quick_gelu") == "quick_gelu"  # the default in transformers
+    tag = theirs.get("pretrained_cfg", {}).get("tag")
+    for tagged in (f"{theirs.get('architecture')}.{tag}", vision):
         plain = tagged.replace("_clip_quickgelu_", "_clip_")
         if "." in tagged and timm.is_model_pretrained(plain):
             notes = timm.get_pretrained_cfg(plain).notes or ()
@@ -118,11 +117,11 @@ def _was_quick(told: Mapping[str, Any], vision: str) -> bool | None:
     return None
 
 
-def _compare(source: str, told: Mapping[str, Any], ours: Mapping[str, object]) -> None:
+def _compare(source: str, theirs: Mapping[str, Any], ours: Mapping[str, object]) -> None:
     faults = [
-        f"{name} is {told[name]!r}, the model's {value!r}"
+        f"{name}: expected {value!r}, as the model has, got {theirs[name]!r}"
         for name, value in ours.items()
-        if name in told and told[name] != value
+        if name in theirs and theirs[name] != value
     ]
     if faults:
         raise CheckpointError(f"{source}: weights of another model: " + "; ".join(faults))

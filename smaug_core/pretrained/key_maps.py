@@ -1,4 +1,4 @@
-"""How public checkpoints name the tensors of a vision encoder and of BERT, beside how this model does."""
+"""Tensor names of a vision encoder and of BERT in public checkpoints, mapped to those of this model."""
 
 import re
 from collections.abc import Iterable
@@ -10,23 +10,23 @@ class Naming:
     """One project's names for tensors that this model has, too."""
 
     project: str
-    """Whose names they are."""
+    """Name of the project."""
     has: str
     """A tensor that only this project's checkpoints hold under this name."""
     prefixes: tuple[str, ...] = ("",)
-    """What may stand before every name, depending on which part of the model was saved."""
+    """Prefixes that every name may have, depending on the part of the model that was saved."""
     renames: tuple[tuple[str, tuple[str, ...]], ...]
     """Pairs of a pattern for a whole name of ours and the names that stand for it; several are joined by rows."""
     unused: str
     """Pattern of the tensors that have no place in this model, by design."""
 
     def prefix(self, names: Iterable[str]) -> str | None:
-        """The prefix under which `names` are this project's; none if they are not."""
+        """The prefix under which `names` are this project's; None if they are not."""
         known = set(names)
         return next((prefix for prefix in self.prefixes if prefix + self.has in known), None)
 
     def theirs(self, ours: str, prefix: str) -> tuple[str, ...]:
-        """The names under `prefix` of what enters our tensor `ours`; empty if they have nothing like it."""
+        """Names under `prefix` of the tensors that enter our tensor `ours`; empty if the project has none."""
         for pattern, templates in self.renames:
             match = re.fullmatch(pattern, ours)
             if match:
@@ -128,7 +128,7 @@ BEIT_NAMINGS = (TIMM_BEIT, TRANSFORMERS_BEIT)
 
 
 def recognise(namings: Iterable[Naming], names: Iterable[str]) -> tuple[Naming, str] | None:
-    """Whose names they are, and their prefix; none if nobody's."""
+    """Find the naming that `names` follow, and their prefix; None if there is none."""
     known = list(names)
     for naming in namings:
         prefix = naming.prefix(known)
@@ -143,11 +143,11 @@ BERT_UNUSED = (
     rf"pooler\.dense\.{_WEIGHT_OR_BIAS}|cls\.seq_relationship\.{_WEIGHT_OR_BIAS}|embeddings\.position_ids"
     rf"|cls\.predictions\.decoder\.{_WEIGHT_OR_BIAS}"
 )
-"""BERT's tensors without a place here: its pooler, its next-sentence head, and copies of the tied word table."""
+"""BERT's tensors that this model lacks: its pooler, its next-sentence head, and copies of the tied word table."""
 
 
 def bert_name(ours: str, text_layers: int) -> str | None:
-    """BERT's name for our tensor; none for what BERT lacks (cross-attention).
+    """BERT's name for our tensor; None for tensors that BERT lacks (cross-attention).
 
     Layers from `text_layers` on are the fusion encoder's (paper 3.5).
     """

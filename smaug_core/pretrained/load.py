@@ -1,7 +1,7 @@
 """Parts of a new model filled from public checkpoints: CLIP or BEiT for the vision encoder, BERT for the others.
 
-Nothing is left out silently: a tensor that is missing, left over or of another shape is an error, unless it is new
-or unused by design, and those are returned by name.
+A tensor that is missing, left over or of another shape is an error, unless it is new or unused by design; those are
+returned by name.
 """
 
 import re
@@ -40,7 +40,7 @@ import timm  # noqa: E402
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """What entered a model."""
+    """Tensors copied into a model, and those left out on either side."""
 
     source: str
     """The file, directory or hub name."""
@@ -204,7 +204,7 @@ def _check_layers(source: str, tensors: Mapping[str, Tensor], config: ModelConfi
     if len(found) != wanted:
         raise CheckpointError(
             f"{source}: BERT has {len(found)} layers, but model.text_layers + model.fusion_layers is"
-            f" {config.text_layers} + {config.fusion_layers}; right would be a sum of {len(found)}"
+            f" {config.text_layers} + {config.fusion_layers}; expected a sum of {len(found)}"
         )
 
 
@@ -216,7 +216,7 @@ def _check_tied(source: str, tensors: Mapping[str, Tensor]) -> None:
     }
     for copy, original in copies.items():
         if copy in tensors and original in tensors and not torch.equal(tensors[copy], tensors[original]):
-            raise CheckpointError(f"{source}: {copy} differs from {original}; right would be tied weights")
+            raise CheckpointError(f"{source}: {copy} differs from {original}; expected tied weights")
 
 
 def _some(names: Iterable[str]) -> str:

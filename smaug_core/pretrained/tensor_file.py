@@ -1,4 +1,4 @@
-"""Reads a file of tensors, whoever wrote it; what is in it is data, never code."""
+"""Reads a file of tensors of any origin; its content is treated as data, never as code."""
 
 import pickle
 import re
@@ -33,10 +33,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             document = document[wrapper]
             break
     if not isinstance(document, dict) or not document:
-        raise CheckpointError(f"{path}: holds {type(document).__name__} {document!r:.40}; right would be named tensors")
+        raise CheckpointError(f"{path}: expected named tensors, got {type(document).__name__} {document!r:.40}")
     others = [f"{name} ({type(value).__name__})" for name, value in document.items() if not isinstance(value, Tensor)]
     if others:
-        raise CheckpointError(f"{path}: not only tensors but {', '.join(others)}; right would be named tensors")
+        raise CheckpointError(f"{path}: expected named tensors only, got {', '.join(others)}")
     return document
 
 
@@ -46,14 +46,14 @@ def _torch_document(path: Path) -> object:
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         why = f"asks for {asked[1]}, and code in a file of weights is not run" if asked else "is no file of torch.save"
-        raise CheckpointError(f"{path}: {why}; right would be named tensors, best as safetensors") from error
+        raise CheckpointError(f"{path}: {why}; expected named tensors, best as safetensors") from error
     except RuntimeError as error:
         if "TorchScript" in str(error):
             raise CheckpointError(
-                f"{path}: is a TorchScript program, and code in a file of weights is not run; right would be its"
-                " state_dict, best as safetensors"
+                f"{path}: is a TorchScript program, and code in a file of weights is not run; expected its state_dict,"
+                " best as safetensors"
             ) from error
         raise CheckpointError(f"{path}: cannot be read ({error!s:.200})") from error
     except (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error) as error:
         # Text or noise makes torch's reader of its old format stumble in any of these ways.
-        raise CheckpointError(f"{path}: cannot be read ({error!r}); right would be a file of torch.save") from error
+        raise CheckpointError(f"{path}: cannot be read ({error!r}); expected a file of torch.save") from error

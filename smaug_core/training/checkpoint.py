@@ -28,14 +28,14 @@ KEPT = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where a training stands."""
+    """Progress of a training."""
 
     step: int
     """Steps done."""
     useful_s: float
     """Device seconds that these steps took, over all attempts."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Why clips could not be read so far, by their path."""
+    """Errors of unreadable clips so far, by their path."""
 
 
 NEW_WITH_FRAMES = ("selector.", "temporal.")
@@ -48,7 +48,7 @@ FREE = {"image_size", "selection_per", "selector_temperature"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """How weights were taken over by a model of another shape; both lists are short, and printed."""
+    """Parts that are new or left out when a model of another shape loads weights; both lists are printed."""
 
     new: list[str]
     """Parts that keep their new weights, because the stage before did not have them."""
@@ -144,7 +144,7 @@ class Checkpoints:
         self.folder = folder
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Write a checkpoint, then forget all but the newest `KEPT`."""
+        """Write a checkpoint, then delete all but the newest `KEPT`."""
         target = self.folder / step_name(progress.step)
         with _appearing(target) as partial:
             save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
@@ -159,7 +159,7 @@ class Checkpoints:
         return sorted(self.folder.glob("step-????????"), reverse=True)
 
     def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-        """Load the newest undamaged checkpoint; none: there is none to load.
+        """Load the newest undamaged checkpoint; None if there is none.
 
         Raises:
             CheckpointError: there are checkpoints but all are damaged.
@@ -188,9 +188,9 @@ class Checkpoints:
 
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder that is written aside and renamed into place when complete; nothing is left of a failed one.
+    """Yield a temporary folder that is renamed into place when complete, and deleted on failure.
 
-    It outlives a power failure from then on.
+    Once renamed, it survives a power failure.
     """
     partial = folder.with_name(f".partial-{folder.name}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -265,6 +265,6 @@ def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         number, name = key.split(".", 1)
         entries.setdefault(int(number), {})[name] = value
     expected = sum(len(group["params"]) for group in document["param_groups"])
-    if any(number >= expected for number in entries):  # fewer is right: what no loss reaches has no state
+    if any(number >= expected for number in entries):  # fewer are right: what no loss reaches has no state
         raise CheckpointError(f"optimiser state of parameter {max(entries)}, of {expected}")
     optimizer.load_state_dict({"state": entries, "param_groups": document["param_groups"]})

@@ -60,7 +60,7 @@ def pretrain_video(
         SmaugError: there are pictures among `items`, or no number of frames is given.
     """
     if config.frames is None:
-        raise SmaugError("pretrain_video.frames: is not given; right would be 4 or 8, as in the paper")
+        raise SmaugError("pretrain_video.frames: expected a number, such as the paper's 4 or 8, got None")
     pictures = [item.media for item in items if item.is_image]
     if pictures:
         raise SmaugError(
@@ -82,7 +82,7 @@ def finetune(model_config: ModelConfig, config: FinetuneConfig, items: list[Item
 
 
 def _continued(config: ModelConfig, shape: ClipShape, context: RunContext) -> tuple[SMAUG, dict[str, Any]]:
-    """A model with the weights of the stage before, and what of it is new or was left out."""
+    """Make a model with the weights of the stage before; return it with its new parts and those left out."""
     vocab_size = load_tokenizer(config.tokenizer).vocab_size
     model = build(config, vocab_size, seed=context.drawing_seed, shape=shape)
     with context.world.together():
@@ -193,7 +193,7 @@ def train(
 
 
 def _check_finite(model: SMAUG, step: int, total: int, checkpoints: Checkpoints) -> None:
-    """A checkpoint that holds numbers which are none would take the place of one to resume from.
+    """Refuse weights that are not finite: their checkpoint would replace one to resume from.
 
     It waits for the device once, at checkpoints and at the end.
     """
@@ -212,7 +212,7 @@ def _last_good(checkpoints: Checkpoints) -> str:
 
 
 def spread(model: SMAUG, world: World) -> nn.Module:
-    """The model, made such that its parameters get the mean of all processes' gradients.
+    """Wrap the model so that its parameters get the mean of all processes' gradients.
 
     A stage may leave parts of the model out of its losses, the same ones in every step; those get no gradient.
     """
@@ -222,30 +222,30 @@ def spread(model: SMAUG, world: World) -> nn.Module:
 
 
 def _check_shares(schedule: ScheduleConfig, world: World) -> None:
-    """Every process must hold whole groups of negatives, or the loss would depend on their number."""
+    """Check that every process holds whole groups of negatives, else the loss would depend on their number."""
     groups = schedule.batch_size // schedule.negatives_group
     if groups % world.size:
         raise SmaugError(
             f"batch_size: {schedule.batch_size} is {groups} groups of negatives_group = {schedule.negatives_group},"
-            f" which {world.size} processes cannot share; right would be a number of processes that divides {groups}"
+            f" which {world.size} processes cannot share; expected a number of processes that divides {groups}"
         )
 
 
 def _resumed(checkpoints: Checkpoints, model: SMAUG, optimizer: torch.optim.Optimizer, world: World) -> Progress:
-    """Where the training goes on, the same place in every process."""
+    """Load the state from which the training continues, the same in every process."""
     with world.together():
         start = checkpoints.resume(model, optimizer) or Progress(step=0, useful_s=0.0)
     steps = [found.step for found in world.collect(start)]
     if len(set(steps)) > 1:
         raise CheckpointError(
-            f"{checkpoints.folder}: by process, the newest checkpoints are of steps {steps}; right would be one folder"
-            " that all processes read"
+            f"{checkpoints.folder}: expected one folder that all processes read, got newest checkpoints of steps"
+            f" {steps}, by process"
         )
     return start
 
 
 def _read_together(batches: TrainingBatches, first: int, last: int, world: World) -> Iterator[Batch]:
-    """The batches of steps `first` to `last` - 1, as long as every process can read its share of them."""
+    """Yield the batches of steps `first` to `last` - 1, as long as every process can read its share of them."""
     steps = batches.from_step(first, last)
     for _ in range(first, last):
         with world.together():

@@ -1,4 +1,4 @@
-"""A trained model at work on single clips, to be looked at: frames rebuilt (Figures 4 to 7), frames chosen (Figure 3).
+"""Example pictures of a trained model: frames rebuilt (Figures 4 to 7), frames chosen (Figure 3).
 
 No stage imports this, so that it may change without making results stale.
 """
@@ -24,7 +24,7 @@ from smaug_core.model.smaug import SMAUG, EncodedClips
 from smaug_core.patches import patchify, split_patches, unpatchify
 
 SEED = 0
-"""Of the masks: the same model always shows the same pictures."""
+"""Seed of the masks: the same model always shows the same pictures."""
 GREY = 128
 """Red, green and blue of a hidden patch."""
 
@@ -48,10 +48,10 @@ class Choice:
 
     frames: UInt8[np.ndarray, "frames height width 3"]
     scores: Float[np.ndarray, " frames"]
-    """As the selector gives them; only differences matter."""
+    """Scores of the selector; only differences matter."""
     chosen: Bool[np.ndarray, " frames"]
     relevant: Bool[np.ndarray, " frames"] | None
-    """Which frames show what the caption names; none where nobody recorded it."""
+    """Whether each frame shows what the caption names; None if the source does not record it."""
 
 
 def spread(items: Sequence[T], num: int) -> list[T]:
@@ -61,24 +61,24 @@ def spread(items: Sequence[T], num: int) -> list[T]:
 
 
 def check_reconstructs(model: SMAUG, mask_ratio: float) -> None:
-    """Look whether the model was trained to predict hidden patches.
+    """Check that the model was trained to predict masked patches.
 
     Raises:
         SmaugError: it was not, as the message says.
     """
     if model.decoder is None:
         raise SmaugError(
-            "the model has no pixel decoder, since model.decoder_depth is 0; right would be one trained with 1 or more"
+            "the model has no pixel decoder: expected a model trained with model.decoder_depth of at least 1, got 0"
         )
     if num_visible(model.config.num_patches, mask_ratio) == model.config.num_patches:
         raise SmaugError(
             f"mask_ratio: {mask_ratio} hides none of {model.config.num_patches} patches, so there is nothing to"
-            " reconstruct; right would be a model trained with a higher one"
+            " reconstruct; expected a model trained with a higher mask ratio"
         )
 
 
 def check_selects(model: SMAUG) -> None:
-    """Look whether the model chooses among the frames of a clip.
+    """Check that the model selects among the frames of a clip.
 
     Raises:
         SmaugError: it does not, as the message says.
@@ -87,8 +87,8 @@ def check_selects(model: SMAUG) -> None:
         frames = model.shape.frames
         before = "trained on single frames" if frames == 1 else f"trained on {frames} frames and hands on all of them"
         raise SmaugError(
-            f"the model has no frame selector: it was {before}; right would be one trained with"
-            " pretrain_video.selected below pretrain_video.frames"
+            f"the model has no frame selector: expected one trained with pretrain_video.selected below"
+            f" pretrain_video.frames, got one {before}"
         )
 
 
@@ -139,7 +139,7 @@ def rebuilt(
     hidden: Int[Tensor, "1 hidden"],
     predicted: Float[Tensor, "1 hidden pixels"],
 ) -> Reconstruction:
-    """Put predicted patches, of which the model has its own idea of scale, into a normalised frame; make pictures."""
+    """Rescale predicted patches, put them into a normalised frame and make pictures."""
     size, colours = model.config.patch_size, model.vision.colours
     true = patchify(image, size)
     if model.config.normalize_target:
@@ -185,7 +185,7 @@ def choose(model: SMAUG, tokenizer: Tokenizer, item: Item, *, text_length: int, 
 
 
 def _look(model: SMAUG, item: Item, device: str) -> tuple[Float[Tensor, "frames 3 height width"], list[int]]:
-    """The frames that a model looks at of a clip, normalised, and which ones they are."""
+    """Read the frames of a clip for a model, normalised, and their indices."""
     looked_at: list[int] = []
 
     def middles(available: int) -> list[int]:
@@ -206,7 +206,7 @@ def _summary(
 def _pick(
     model: SMAUG, tokenizer: Tokenizer, item: Item, clips: EncodedClips, text_length: int
 ) -> Bool[Tensor, " frames"]:
-    """Which frames of the one clip in `clips` are selected for the item's caption."""
+    """Select the frames of the one clip in `clips` for the item's caption."""
     caption = _summary(model, tokenizer, item, text_length, clips.summaries.device)
     chosen = torch.zeros(clips.num_frames, dtype=torch.bool, device=caption.device)
     chosen[model.select(clips.summaries, caption).places[0]] = True

@@ -23,7 +23,7 @@ would be too small to see."""
 
 
 def scale_of(side: int) -> float:
-    """How much a picture whose shorter side has so many pixels is enlarged: by a whole number, unless it is too large.
+    """Factor by which a picture with this shorter side is enlarged: a whole number, unless it is too large.
 
     The smallest whole number that makes it `LEAST_SIDE`, as long as that is no more than `MOST_SIDE`.
     """

@@ -92,7 +92,7 @@ def test_bf16_stays_near_fp32():
 def test_hidden_patches_are_refused():
     encoder = create_encoder(BEIT)
     visible = torch.tensor([[0, 5, 7]])
-    with pytest.raises(SmaugError, match="3 of 36 patches are visible; right would be pretrain.mask_ratio = 0"):
+    with pytest.raises(SmaugError, match="3 of 36 patches are visible; expected pretrain.mask_ratio = 0"):
         encoder(torch.zeros(1, 3, 48, 48), visible=visible, keep_rate=1.0)
 
 

@@ -35,7 +35,7 @@ def test_code_is_refused_and_not_run(tmp_path, format):
         path.write_bytes(pickle.dumps(program))
     else:
         torch.save(program, path, _use_new_zipfile_serialization=format == "torch")
-    with pytest.raises(CheckpointError, match="w.bin: .*right would be named tensors"):
+    with pytest.raises(CheckpointError, match="w.bin: .*expected named tensors"):
         read_tensors(path)
     assert not (tmp_path / "ran").exists()
 
@@ -49,7 +49,7 @@ def test_what_it_asks_for_is_named(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*TorchScript:UserWarning")
 def test_a_torchscript_program_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match="is a TorchScript program, .*right would be its state_dict"):
+    with pytest.raises(CheckpointError, match="is a TorchScript program, .*expected its state_dict"):
         read_tensors(tmp_path / "w.pt")
 
 
@@ -75,9 +75,9 @@ def test_a_file_of_torch_that_breaks_off_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ([1, 2], r"holds list \[1, 2\]; right would be named tensors"),
-        ({}, "holds dict {}; right would be named tensors"),
-        ({"a": torch.zeros(1), "epoch": 3}, r"not only tensors but epoch \(int\)"),
+        ([1, 2], r"expected named tensors, got list \[1, 2\]"),
+        ({}, "expected named tensors, got dict {}"),
+        ({"a": torch.zeros(1), "epoch": 3}, r"expected named tensors only, got epoch \(int\)"),
     ],
 )
 def test_what_is_no_tensor_is_named(tmp_path, content, fault):

@@ -282,7 +282,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(trained):
     for process in trained[1]:
         assert process["unshared"]["ended"] == (
             "SmaugError: batch_size: 4 is 1 groups of negatives_group = 4, which 2 processes cannot share;"
-            " right would be a number of processes that divides 1"
+            " expected a number of processes that divides 1"
         )
 
 
@@ -310,7 +310,7 @@ def test_unreadable_clips_are_counted_over_all_processes(trained):
 
 def test_processes_that_find_different_checkpoints_do_not_train(trained):
     for process in trained[1]:
-        assert "by process, the newest checkpoints are of steps [0, 3]" in process["apart"]
+        assert "got newest checkpoints of steps [0, 3], by process" in process["apart"]
 
 
 def fail_alone(rank: int, folder: Path) -> None:
@@ -390,7 +390,9 @@ def test_more_processes_than_gpus_are_refused_in_every_one(monkeypatch):
     values = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SmaugError, match="--device cuda: 2 processes were started on this machine, torch finds 1 GPU"):
+    with pytest.raises(
+        SmaugError, match="--device cuda: expected .*, got 2 processes on this machine, where torch finds 1 GPU"
+    ):
         with joined_world("cuda"):
             pass
 

@@ -127,5 +127,5 @@ def test_pictures_and_a_missing_number_of_frames_are_refused(tmp_path, single):
     context = run_context(tmp_path, Recorder(), weights=single)
     with pytest.raises(SmaugError, match=r"pretrain_video\.corpus: holds 1 pictures, the first is .*000004\.png"):
         pretrain_video(CONFIG, PRETRAIN_VIDEO, items, context)
-    with pytest.raises(SmaugError, match=r"pretrain_video\.frames: is not given"):
+    with pytest.raises(SmaugError, match=r"pretrain_video\.frames: expected a number"):
         pretrain_video(CONFIG, replace(PRETRAIN_VIDEO, frames=None, selected=None), items, context)

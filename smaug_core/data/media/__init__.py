@@ -1,1 +1,1 @@
-"""Clips and pictures: decoded as ffmpeg shows them."""
+"""Decoding of clips and pictures, as ffmpeg shows them."""

@@ -1,7 +1,7 @@
-"""Decoding of clips: which frames a file shows, and the chosen ones of them.
+"""Decoding of clips: the frames that a file shows, and the chosen ones of them.
 
 Most files say in their packets which frame comes from which packet; of those only the stretches from a key frame to a
-chosen frame are decoded. All others are decoded from the start, and what the decoder hands out is counted.
+chosen frame are decoded. All others are decoded from the start, and the frames that the decoder returns are counted.
 """
 
 from array import array
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Choose = Callable[[int], Sequence[int]]
-"""From the number of frames of a clip to the frames wanted: ascending, repeats allowed. It may be asked twice."""
+"""Maps the number of frames of a clip to the frames wanted: ascending, repeats allowed. It may be called twice."""
 Convert = Callable[["VideoFrame", Size], T]
-"""From a decoded frame, and the size at which the clip is shown, to what is kept of it."""
+"""Converts a decoded frame, given the size at which the clip is shown, to what is kept of it."""
 
 INDEXED = frozenset({"mov", "matroska"})
 """Containers whose packets hold presentation times."""
 ONE_TO_ONE = frozenset({"h264", "hevc", "av1", "vp8", "vp9"})
 """Codecs of which each packet that shows a frame shows one."""
 HELD_BYTES = 32 * 2**20
-"""Packets that are held between the look at all packets and decoding; of a larger file they are read again."""
+"""Packets that are held between the scan of all packets and decoding; of a larger file they are read again."""
 LIBAV_RAISES = (OSError, ValueError, LookupError, ArithmeticError, MemoryError, RuntimeError)
-"""What PyAV raises for damaged files, beside its own errors."""
+"""Errors that PyAV raises for damaged files, beside its own."""
 
 END = (None, None)
 """Times of the empty packet that PyAV hands out after the last one."""
 
 
 class _DoubtError(Exception):
-    """The decoder did not hand out what the packets announced."""
+    """The decoder did not return what the packets announced."""
 
 
 def decode(path: Path, choose: Choose, convert: Convert[T]) -> tuple[list[int], dict[int, T]]:
     """Choose among the frames that a clip shows, and decode and convert them.
 
     Returns:
-        The choice, and by its indices what `convert` made of the frames.
+        The choice, and the converted frames by its indices.
 
     Raises:
         ClipError: the file is missing, damaged, truncated, or holds no frames.
-        ValueError: the choice is no choice.
+        ValueError: the choice is empty, not ascending, or out of range.
     """
     with _named(path):
         container = _opened(path)
@@ -89,7 +89,7 @@ def checked(choose: Choose, available: int) -> list[int]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever libav raises becomes an error that names the file."""
+    """Turn every error of libav into one that names the file."""
     import av
 
     try:
@@ -112,7 +112,7 @@ def _opened(path: Path) -> "InputContainer":
 
 
 def _stream(path: Path, container: "InputContainer") -> Any:
-    """The stream that players show: not a cover picture."""
+    """Return the stream that players show: not a cover picture."""
     from av.stream import Disposition
 
     stream: Any = container.streams.best("video")
@@ -125,7 +125,7 @@ def _stream(path: Path, container: "InputContainer") -> Any:
 
 @dataclass(slots=True)
 class _Packets:
-    """What the packets of a stream say, by their place in the file, which is their place in decoding."""
+    """Facts of a stream's packets, by their position in the file, which is their position in decoding."""
 
     stream: Any
     size: Size
@@ -141,10 +141,10 @@ class _Packets:
     keys: list[tuple[int, int]] = field(default_factory=list)
     """Time and place of the key frames, while `is_plain`."""
     held: list[Any] | None = None
-    """The packets themselves; none where they are not needed again, or too large."""
+    """The packets themselves; None if they are not needed again, or too large."""
 
     def add(self, packet: Any, codec: str) -> None:
-        """Note what the next packet says."""
+        """Record the next packet."""
         self.count += not packet.is_discard
         if not self.is_plain:
             return
@@ -159,7 +159,7 @@ class _Packets:
             self.shown.append(time)
 
     def finish(self, reorders: bool) -> None:
-        """Judge them together, once all are here."""
+        """Decide `is_plain` from all packets, once all are read."""
         self.shown.sort()
         ascending = all(a < b for a, b in zip(self.times, self.times[1:], strict=False))
         self.is_plain = (
@@ -174,7 +174,7 @@ class _Packets:
 
 
 def _look(path: Path, container: "InputContainer") -> _Packets:
-    """Look at every packet, without decoding any."""
+    """Read every packet, without decoding any."""
     stream = _stream(path, container)
     codec = stream.codec_context
     name = codec.codec.canonical_name
@@ -200,7 +200,7 @@ def _look(path: Path, container: "InputContainer") -> _Packets:
 
 
 def _is_odd(packet: Any, codec: str) -> bool:
-    """Whether a packet shows nothing, or changes what the decoder must know for all that follow."""
+    """Whether a packet shows nothing, or changes the decoder's state for all that follow."""
     if any(data.data_type == "new_extradata" for data in packet.iter_sidedata()):
         return True
     if codec == "vp8":
@@ -215,7 +215,7 @@ def _is_odd(packet: Any, codec: str) -> bool:
 
 
 def _decode_stretches(path: Path, packets: _Packets, wanted: Sequence[int], convert: Convert[T]) -> dict[int, T]:
-    """Decode what lies between a chosen frame and the key frame before it.
+    """Decode each chosen frame from the key frame before it.
 
     Raises:
         _DoubtError: a frame is damaged or missing, or comes in another order or size than the file says.
@@ -243,7 +243,7 @@ def _follow(
         while index not in kept:
             if place > len(packets.times):
                 raise _DoubtError
-            # Past the last packet, None makes the decoder hand out what it holds back.
+            # Past the last packet, None makes the decoder return the frames it holds back.
             for frame in codec.decode(next(rest, None)):
                 if frame.pts is None or frame.pts < start:  # it may lack what it builds on, and is not wanted
                     continue
@@ -264,9 +264,9 @@ def _check(frame: "VideoFrame", packets: _Packets, coming: int, start: int) -> N
 
 
 def _decode_all(path: Path, wanted: Iterable[int], convert: Convert[T]) -> tuple[int, dict[int, T]]:
-    """The number of frames that the decoder hands out, and the chosen ones, if there are as many.
+    """Decode from the start; return the number of frames, and the chosen ones if there are as many.
 
-    What cannot be decoded before the first frame is passed over, for a recording may begin anywhere.
+    Packets before the first frame that cannot be decoded are skipped, since a recording may begin anywhere.
     """
     chosen, kept, count = set(wanted), {}, 0
     size: Size | None = None

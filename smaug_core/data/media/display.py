@@ -18,7 +18,7 @@ UPRIGHT = (1, 0, 0, 1)
 
 
 class Display:
-    """Turns and converts the frames of one clip; the first one decides the size of all.
+    """Rotates and converts the frames of one clip; the first one decides the size of all.
 
     Source: ffmpeg's autorotate and autoscale (fftools/ffmpeg_filter.c).
     """
@@ -53,7 +53,7 @@ def shown_size(frame: "VideoFrame") -> Size:
 
 
 def _matrix(frame: "VideoFrame") -> tuple[int, int, int, int]:
-    """The part of the display matrix that turns: how x and y on the screen come from x and y of the frame."""
+    """Rotating part of the display matrix: maps x and y of the frame to x and y on the screen."""
     from av.sidedata.sidedata import Type
 
     try:

@@ -18,9 +18,9 @@ DAMAGE = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, AttributeError),
     *(MemoryError, RuntimeError, AssertionError, struct.error, zlib.error),
 )
-"""What Pillow's decoders raise for damaged files, beside its own errors."""
+"""Errors that Pillow's decoders raise for damaged files, beside its own."""
 ORIENTATION = 0x0112
-"""EXIF's tag of how the camera was held."""
+"""EXIF's tag of the camera's orientation."""
 
 
 def read_still(path: Path) -> UInt8[np.ndarray, "height width 3"]:
@@ -74,7 +74,7 @@ def _orientation(image: "Image") -> int:
 def _upright(
     picture: UInt8[np.ndarray, "height width 3"], orientation: int
 ) -> UInt8[np.ndarray, "upright_height upright_width 3"]:
-    """Undo how the camera was held: 5 to 8 lie on their side, and 2, 4, 5 and 7 are mirrored."""
+    """Undo the camera's orientation: 5 to 8 lie on their side, and 2, 4, 5 and 7 are mirrored."""
     if orientation >= 5:
         picture = picture.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -1,4 +1,4 @@
-"""Media files to frames and back: decoding only what is asked for, never guessing around damage."""
+"""Media files to frames and back: only the wanted frames are decoded, and damage is an error."""
 
 import io
 from collections.abc import Iterable

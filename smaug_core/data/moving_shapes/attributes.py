@@ -1,4 +1,4 @@
-"""What the embedded clips can show, the words for it, and which split may show it."""
+"""Attributes that the embedded clips can show, the words for them, and the splits that may show them."""
 
 from hashlib import blake2b
 
@@ -17,7 +17,7 @@ MOTIONS = {
     "blinks": ("blinks",),
     "spins": ("spins",),
 }
-"""What an event can be, and how a caption says it."""
+"""Kinds of events, and their words in a caption."""
 ROUND = frozenset({"circle", "ring"})
 """Shapes that cannot be seen to spin."""
 PREPOSITIONS = ("over", "on")
@@ -26,7 +26,7 @@ HELD_OUT_RATIO = 0.3
 """Share of the attribute combinations that only the test split shows; as many again for validation."""
 
 Ground = tuple[str, str]
-"""A pattern and the side of the background that shows it; its tones, and the other half, mean nothing."""
+"""A pattern and the side of the background that shows it; its tones, and the other half, carry no meaning."""
 Look = tuple[str, str, str]
 """Size, colour and shape of an object."""
 

@@ -31,7 +31,7 @@ class Source:
     sizes: dict[str, str]
     """For each split the setting for its clips or stills."""
     version: int = 1
-    """To be raised when the same settings give other clips or captions."""
+    """Version, to be raised when the same settings give other clips or captions."""
 
 
 HELD_OUT = {"val": "val_clips", "test": "test_clips"}
@@ -82,20 +82,20 @@ def _digest(recipe: dict[str, Any]) -> str:
 
 
 def directory(source: str, config: DataConfig, root: Path) -> Path:
-    """Where `render` puts a source."""
+    """Folder into which `render` writes a source."""
     return root / "moving_shapes" / f"{source}-{recipe_digest(source, config)[:12]}"
 
 
 def is_rendered(source: str, config: DataConfig, root: Path) -> bool:
-    """Whether `render` has nothing to do."""
+    """Whether the source is already rendered."""
     return (directory(source, config, root) / "manifest.json").exists()
 
 
 def render(source: str, config: DataConfig, root: Path, *, workers: int, progress: Progress | None = None) -> Path:
     """Render a source under `root` unless it is there, and return its folder.
 
-    It is written aside and renamed when whole. Of two processes that render the same at once, one wins and the
-    other's copy is deleted. What processes that died on this host left half rendered is deleted first.
+    It is written to a temporary folder, renamed when complete. Of two processes that render the same at once, one wins
+    and the other's copy is deleted. Incomplete folders of processes that died on this host are deleted first.
 
     Args:
         source: one of `SOURCES`.
@@ -130,7 +130,7 @@ def render(source: str, config: DataConfig, root: Path, *, workers: int, progres
 
 
 def open_split(directory: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of one split, after a look at whether its files still hold.
+    """Read the rows of one split, after a check of a sample of its files.
 
     Each row has `id`, `media` (relative to `directory`), `caption` (a text, or a list of sentences), `relevant`
     (frames that show what the caption names), `distractors` (frames that show an object it does not name) and `facts`.
@@ -219,7 +219,7 @@ def _row(split: str, scene: "Scene") -> dict[str, Any]:
 
 
 def _publish(aside: Path, target: Path) -> None:
-    """Rename a finished folder into place, unless another process was first."""
+    """Rename a complete folder into place, unless another process was first."""
     try:
         aside.rename(target)
     except OSError:

@@ -20,7 +20,7 @@ OBJECT_COLOURS = {
 RADIUS = {"small": 0.18, "large": 0.33}
 """Half the width of an object before `STRETCH`, in widths of the frame."""
 STRETCH = {"circle": 0.86, "ring": 0.95, "cross": 1.03, "bar": 1.2}
-"""Makes the shapes of one size equal in area, so that the amount of colour does not tell the shape."""
+"""Makes the shapes of one size equal in area, so that the amount of colour does not reveal the shape."""
 DARK, LIGHT, PLAIN = (0.1, 0.28), (0.48, 0.72), (0.25, 0.55)
 """Brightest channel of a pattern's two tones, each on half of its area, and of the plain side; objects are near 1."""
 NOISE = 5.0
@@ -30,7 +30,7 @@ SHAKE = 0.8 / 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Path:
-    """Where an object is in each frame that shows it; places and sizes in widths of the frame."""
+    """Position of an object in each frame that shows it; positions and sizes in widths of the frame."""
 
     x: Float32[np.ndarray, " shown"]
     y: Float32[np.ndarray, " shown"]
@@ -39,7 +39,7 @@ class _Path:
 
 
 def paint(scene: Scene, size: int, seed: int) -> UInt8[np.ndarray, "frames {size} {size} 3"]:
-    """The frames of a scene, the same for the same scene, size and seed."""
+    """Render the frames of a scene, the same for the same scene, size and seed."""
     draws = draws_for(seed, 0, scene.id, "pixels")
     shake = draws.standard_normal((2, scene.num_frames)).clip(-2, 2).astype(np.float32) * np.float32(SHAKE)
     y, x = np.meshgrid(*[(np.arange(size, dtype=np.float32) + 0.5) / size] * 2, indexing="ij")
@@ -57,7 +57,7 @@ def _background(
     y: Float32[np.ndarray, "frames height width"],
     draws: np.random.Generator,
 ) -> Float32[np.ndarray, "frames height width 3"]:
-    """A pattern on one side of the frame, nothing on the other, in greys that say nothing about the caption."""
+    """A pattern on one side of the frame, nothing on the other, in greys that are independent of the caption."""
     pattern, side = ground
     along = y if side in ("top", "bottom") else x
     border = np.float32(draws.uniform(0.46, 0.54))
@@ -122,7 +122,7 @@ def _draw_object(
     cos, sin = np.cos(path.angle)[:, None, None], np.sin(path.angle)[:, None, None]
     outside = size * _distance(shape, cos * dx + sin * dy, cos * dy - sin * dx, path.radius[:, None, None])
     covered = np.clip(0.5 - outside, 0, 1)[..., None]
-    # A rim of any width: a fixed one would tell the shape by its length.
+    # A rim of any width: a fixed one would reveal the shape by its length.
     inner = np.clip(-draws.uniform(0, 2) - outside, 0, 1)[..., None]
     paint_colour = np.array(OBJECT_COLOURS[colour], dtype=np.float32) * (0.25 + 0.75 * inner)
     frames[shown] += covered * (paint_colour - frames[shown])
@@ -155,7 +155,7 @@ def _distance(
     y: Float32[np.ndarray, "shown height width"],
     radius: Float32[np.ndarray, "shown 1 1"],
 ) -> Float32[np.ndarray, "shown height width"]:
-    """How far outside the shape a point is; negative inside, near enough to a distance at the edge."""
+    """Distance of a point from the shape, exact enough at the edge; negative inside."""
     if shape == "circle":
         return np.hypot(x, y) - radius
     if shape == "ring":

@@ -1,4 +1,4 @@
-"""Painting scenes into files, by several processes."""
+"""Rendering of scenes into files, by several processes."""
 
 import os
 import signal
@@ -60,7 +60,7 @@ def _each_done(chunks: Sequence[Sequence[RenderJob]], size: int, seed: int, work
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the caller, and end with it: a pool's workers wait for ever once their caller is killed."""
+    """Leave Ctrl-C to the caller, and exit with it: a pool's workers wait for ever once their caller is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

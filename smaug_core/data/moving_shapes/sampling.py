@@ -1,4 +1,4 @@
-"""Shuffled decks of objects, one for each background: who appears where, each background equally often."""
+"""Shuffled decks of objects, one for each background, so that each background appears equally often."""
 
 from collections.abc import Callable, Mapping
 from itertools import combinations, product
@@ -25,7 +25,7 @@ class Decks(Generic[Card]):
         self.order: list[Ground] = []
 
     def deal(self, take: Callable[[list[Card]], Hand | None]) -> tuple[Ground, Hand] | None:
-        """A background and what `take` takes off its deck, each background as often as any other; None at the end."""
+        """Background and the cards that `take` takes off its deck, each background equally often; None at the end."""
         for _ in range(2 * len(self.full)):
             if not self.order:
                 grounds = list(self.full)
@@ -75,7 +75,7 @@ def take_one(deck: list[Card]) -> Card | None:
 
 
 def take_alike(deck: list[Look]) -> Pair | None:
-    """Take two objects of one colour off a deck (their mean colours must not tell clips apart); None if none match."""
+    """Take two objects of one colour off a deck (their mean colours must not distinguish clips); None if none match."""
     for place in reversed(range(len(deck))):
         alike = [other for other in range(place) if deck[other][1] == deck[place][1]]
         if alike:

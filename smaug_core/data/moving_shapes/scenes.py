@@ -1,4 +1,4 @@
-"""What each clip or still of the embedded data shows, and what is said about it."""
+"""Scenes of the embedded data: the content of each clip or still, and its caption."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,15 +37,15 @@ class SceneEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """What a clip or a still shows."""
+    """Content of a clip or a still."""
 
     id: str
     """Unique over all sources, e.g. `val/000012`; the key of its draws."""
     ground: Ground
     events: tuple[SceneEvent, ...]
-    """What the caption tells, in its order."""
+    """Events that the caption describes, in its order."""
     distractors: tuple[SceneEvent, ...] = ()
-    """What is shown besides."""
+    """Events that the caption does not describe."""
     num_frames: int
     caption: str | tuple[str, ...]
     """One text, or the sentences of a paragraph."""
@@ -155,7 +155,7 @@ class _Paragraphs:
 
 
 class _Briefs:
-    """One object for a quarter of the clip; in half of the clips another for as long, which nobody mentions."""
+    """One object for a quarter of the clip; in half of the clips another for as long, which no caption mentions."""
 
     def __init__(self, split: str, draws: np.random.Generator) -> None:
         dealt = self.others = looks_of(split)
@@ -187,7 +187,7 @@ CASTS: dict[str, type[_Cast]] = {
     "paragraph": _Paragraphs,
     "brief": _Briefs,
 }
-"""By source, who appears."""
+"""Objects that appear, by source."""
 
 
 def _act(
@@ -233,7 +233,7 @@ def _draw_spans(looks: Sequence[Look], num_frames: int, draws: np.random.Generat
 def _draw_lengths(looks: Sequence[Look], shown: int, draws: np.random.Generator) -> list[int]:
     """Frames of each event of two objects: each object is shown for any time, however often, then cut at random.
 
-    So how much of a colour a clip shows does not tell which object its caption tells more of.
+    So the amount of a colour in a clip does not reveal which object its caption describes in more events.
     """
     one = [place for place, look in enumerate(looks) if look == looks[0]]
     other = [place for place, look in enumerate(looks) if look != looks[0]]
