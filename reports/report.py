@@ -1,4 +1,4 @@
-"""Tables from the ledger, and the files that are made of them."""
+"""Tables from the ledger, and the files made from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,32 +16,32 @@ from reports.render.markdown import pages_of, place_of, to_markdown
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Every table, and where it was read."""
+    """Every table, and its source."""
 
     tables: list[Table]
     ui: str
     """Address of MLflow's pages."""
     origin: str
-    """Where the measurements were read, for people; without any password."""
+    """Name of the source of the measurements, without any password."""
     damaged: tuple[DamagedRun, ...] = ()
-    """Runs of trials that do not tell what they are."""
+    """Runs of trials without readable identity."""
     unreadable: str
-    """Why nothing could be read; empty if it could."""
+    """Error for which nothing could be read; empty if it could."""
     serve: str = "smaug ui"
     """The command that serves MLflow's pages, unless the ledger is a server."""
 
     @property
     def faults(self) -> list[CellFault]:
-        """All that is wrong with what was recorded."""
+        """All faults of the records."""
         if self.unreadable:
             return [CellFault(table="all", scale="", row="", column="", what=self.unreadable)]
         found = [fault for table in self.tables for fault in table.faults()]
-        told = " ".join(fault.what for fault in found)
-        lost = [run for run in self.damaged if run.run_id not in told]
+        texts = " ".join(fault.what for fault in found)
+        lost = [run for run in self.damaged if run.run_id not in texts]
         return [*found, *(_lost(run) for run in lost)]
 
     def named(self, names: Sequence[str] | None) -> list[str]:
-        """The names of tables that were asked for, or of all.
+        """Return the requested names of tables, or all.
 
         Raises:
             ReportError: one is unknown.
@@ -54,7 +54,7 @@ class Report:
 
 
 def _lost(run: DamagedRun) -> CellFault:
-    """A damaged run that shows in no table."""
+    """Fault of a damaged run that is in no table."""
     names = {name: run.tags.get(name, "") for name in ("table", "sweep", "scale", "variant")}
     return CellFault(
         table=names["table"] or names["sweep"] or "unknown",
@@ -66,9 +66,9 @@ def _lost(run: DamagedRun) -> CellFault:
 
 
 def read_report(home: Path, *, origin: str = "", serve: str = "smaug ui") -> Report:
-    """Every table, from the ledger of a home folder; published numbers alone where nothing is recorded.
+    """Read every table from the ledger of a home folder; published numbers only if nothing is recorded.
 
-    What is wrong with the ledger is told in the tables, and where it cannot be reached at all they say so.
+    Faults of the ledger are shown in the tables, and so is the error if it cannot be reached.
 
     Args:
         home: the home folder.
@@ -95,7 +95,7 @@ def read_report(home: Path, *, origin: str = "", serve: str = "smaug ui") -> Rep
 
 
 def make_tables(report: Report, out: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """Write `table_N.md`, `.tex` and `.csv` of the named tables (default: all), and cells.csv of all; give the paths.
+    """Write `table_N.md`, `.tex` and `.csv` of the named tables (default: all), and cells.csv of all; return the paths.
 
     Raises:
         ReportError: no such table, or the folder cannot be written.

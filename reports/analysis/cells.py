@@ -1,4 +1,4 @@
-"""The nouns of a report: tables, their columns and cells, and what is wrong with them."""
+"""The nouns of a report: tables, their columns and cells, and their faults."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ class Column:
     header: str
     """E.g. `R@1`."""
     published_unit: str
-    """`%`, `A6000 GPU h`; empty where nothing was published."""
+    """`%`, `A6000 GPU h`; empty if nothing was published."""
     measured_unit: str
-    """`%`, `CPU h`; empty where nothing was measured, or in several units."""
+    """`%`, `CPU h`; empty if nothing was measured, or in several units."""
     published_dataset: str
-    """What the paper evaluates on; empty for hours."""
+    """Dataset that the paper evaluates on; empty for hours."""
     measured_dataset: str
-    """What was evaluated on here; empty for hours and where nothing was measured."""
+    """Dataset that was evaluated on here; empty for hours and if nothing was measured."""
 
     @property
     def is_hours(self) -> bool:
@@ -49,13 +49,13 @@ class Column:
 
     @property
     def lower_is_better(self) -> bool:
-        """Of hours and ranks."""
+        """Whether a lower value is better, as of hours and ranks."""
         return self.is_hours or self.slot.endswith("median_rank")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Where MLflow keeps a run."""
+    """Location of a run in MLflow."""
 
     run_id: str
     experiment_id: str
@@ -71,32 +71,32 @@ class Cell:
     measured: float | None
     """Mean over seeds of pre-training, each the mean over its seeds of fine-tuning."""
     unit: str
-    """Of the measured value."""
+    """Interval of the measured value."""
     interval: Interval | None
     n_seeds: int
     n_queries: int | None
     delta: float | None
-    """Measured minus the baseline row's, over the seeds that both have; none where they do not compare."""
+    """Measured minus the baseline row's, over the seeds that both have; None if they do not compare."""
     delta_interval: Interval | None
     p: float | None
-    """Of a difference to the baseline row, over queries; Holm's correction within the table's column."""
+    """P value of the difference to the baseline row, over queries; Holm's correction within the table's column."""
     p_raw: float | None
     """The same, uncorrected."""
     ratio: float | None
-    """Measured hours by the baseline row's; none on unequal devices."""
+    """Measured hours divided by the baseline row's; None on unequal devices."""
     published_ratio: float | None
     dataset: str
     scale: str
     device: str
     marks: tuple[str, ...]
-    """What keeps it from being read like its neighbours."""
+    """Marks: reasons why it does not compare with its neighbours."""
     faults: tuple[str, ...]
-    """What is wrong with what was recorded for it."""
+    """Faults of the records of this cell."""
     runs: tuple[Run, ...]
 
     @property
     def difference(self) -> float | None:
-        """Measured minus published, where both are percent of something; hours of two devices have none."""
+        """Measured minus published, if both are percentages; None for hours of two devices."""
         if self.measured is None or self.published is None or self.unit != "%":
             return None
         return self.measured - self.published
@@ -104,18 +104,18 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellFault:
-    """Something wrong with what was recorded, and where it shows."""
+    """A fault of the records, and the cells that it affects."""
 
     table: str
     scale: str
     row: str
-    """Empty where it concerns the whole table."""
+    """Empty if it concerns the whole table."""
     column: str
-    """Empty where it concerns the whole row."""
+    """Empty if it concerns the whole row."""
     what: str
 
     def __str__(self) -> str:
-        """For people, in one line."""
+        """Text of the fault in one line."""
         scale = f" (scale {self.scale})" if self.scale else ""
         place = ", ".join(part for part in (self.row and f"row {self.row}", self.column) if part)
         return f"table {self.table}{scale}{', ' if place else ''}{place}: {self.what}"
@@ -130,33 +130,33 @@ class Table:
     title: str
     row_label: str
     measured_by: str
-    """The table whose sweep measures it: itself, or the one that prints the same rows."""
+    """Table whose sweep measures it: itself, or the one that prints the same rows."""
     baseline: str | None
     scale: str
-    """Empty where nothing was measured."""
+    """Empty if nothing was measured."""
     columns: tuple[Column, ...]
     rows: dict[str, tuple[Cell, ...]]
-    """By the row's name: a cell for each column."""
+    """Cells of each row by its name, one for each column."""
     texts: Mapping[str, Mapping[str, str]]
-    """What else the paper prints of a row, by row and header, e.g. `#Frame`."""
+    """Further texts that the paper prints of a row, by row and header, e.g. `#Frame`."""
     groups: Mapping[str, Sequence[str]]
     """Headings between the rows, with the rows below each; all rows that the paper prints, or none."""
     cited: frozenset[str]
-    """Rows that quote other people's work; nothing here trains them."""
+    """Rows that quote other work; no sweep trains them."""
     source: str
-    """Where the published numbers stand; empty if there are none."""
+    """Place of the published numbers in the paper; empty if there are none."""
     cannot_tell: Sequence[str]
-    """What the paper shows by colour alone, so that its text does not tell."""
+    """Facts that the paper shows by colour alone, which its text lacks."""
     trials: tuple[TrialRow, ...]
     samples: Mapping[tuple[str, str], Samples]
-    """What was measured, by row and slot, where anything was."""
+    """Measurements by row and slot, if there are any."""
     unreadable: str
-    """Why no measurement could be read at all; empty if they could."""
+    """Error for which no measurement could be read; empty if they could."""
     troubles: tuple[str, ...]
-    """What else is wrong with the whole of it."""
+    """Further faults of the whole table."""
 
     def faults(self) -> list[CellFault]:
-        """All that is wrong with it, each once: a fault that all rows share is one of the column."""
+        """All faults of the table, each once: a fault that all rows share is one of the column."""
         if self.unreadable:
             return [CellFault(table=self.name, scale="", row="", column="", what=self.unreadable)]
         found = {

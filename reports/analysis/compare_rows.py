@@ -1,4 +1,4 @@
-"""What was measured of two rows of a table, for the claims that compare them."""
+"""Measurements of two rows of a table, for the claims that compare them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -15,12 +15,12 @@ SPOILS = {
     "several devices": "it was measured on different devices",
     "stale code accepted": "it holds results of other code than there was when it was asked for",
 }
-"""Marks with which a row is no evidence."""
+"""Marks that exclude a row as evidence, with their texts."""
 UNLIKE = {
     "other device": "the two rows were measured on different devices",
-    "other steps": "one of the two rows computed layers again to save memory",
+    "other steps": "one of the two rows recomputed activations to save memory",
 }
-"""Why hours do not compare."""
+"""Marks for which hours do not compare."""
 
 
 def measured_scales(tables: Iterable[Table]) -> list[str]:
@@ -29,7 +29,7 @@ def measured_scales(tables: Iterable[Table]) -> list[str]:
 
 
 def comparer(tables: Sequence[Table]) -> Callable[[Check, str], Comparison | None]:
-    """What tells the claims of two rows at a scale; none where no run has both."""
+    """Collect the evidence of two rows at a scale; None if no run has both."""
 
     def compared(check: Check, scale: str) -> Comparison | None:
         for table in tables:
@@ -65,7 +65,7 @@ def _comparison(table: Table, check: Check) -> Comparison:
 
 
 def _pairs(row: Samples, against: Samples) -> tuple[tuple[float, float], ...]:
-    """By full seed, over the seeds that both have."""
+    """Pair values by full seed, over the seeds that both rows have."""
     both = [seeds for seeds in row.values if seeds in against.values]
     here, there = row.only(both).means(), against.only(both).means()
     return tuple((here[seed], there[seed]) for seed in here)
@@ -84,7 +84,7 @@ def _problems(
     if column.is_hours and (unlike := unlike_hours(row, against)):
         yield UNLIKE[unlike]
     if len({found.digest for found in samples if found is not None}) > 1:
-        yield "the two rows were asked different questions"
+        yield "the two rows were evaluated on different test sets"
 
 
 def _trials(table: Table, row: str) -> list[TrialRow]:

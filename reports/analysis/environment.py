@@ -1,4 +1,4 @@
-"""What the results were made with: devices, source, code and libraries, as far as the ledger tells."""
+"""Environment of the results: devices, source, code and libraries, as far as the ledger records them."""
 
 import json
 from collections import Counter
@@ -25,21 +25,21 @@ class Environment:
     """All that is known; the most used first."""
 
     devices: tuple[Used, ...]
-    """By stages, with their unit."""
+    """Devices of stages, with their unit."""
     commits: tuple[Used, ...]
-    """By stages; of the source tree that ran."""
+    """Git commits of stages: of the source tree that ran."""
     code: tuple[Used, ...]
-    """By trials: digests of the source files that made their results."""
+    """Code of trials: digests of the source files that made their results."""
     versions: tuple[Used, ...]
-    """By stages: Python and the libraries that may change a result."""
+    """Versions of stages: Python and the libraries that may change a result."""
     commands: tuple[str, ...]
-    """What makes the same tables anew."""
+    """Commands that make the same tables again."""
 
 
 def environment_of(
     trials: Iterable[TrialRow], stages: Sequence[StageRow], tables: Sequence[Table], files: Mapping[str, str]
 ) -> Environment:
-    """What the ledger tells of how its results were made; `files`: by table, the sweep file that measures it."""
+    """Collect from the ledger how its results were made; `files`: by table, the sweep file that measures it."""
     return Environment(
         devices=_counted(f"{stage.device} ({stage.unit})" for stage in stages),
         commits=_counted(_commit(stage.commit) for stage in stages),
@@ -58,8 +58,8 @@ def _counted(found: Iterable[str]) -> tuple[Used, ...]:
 def _commit(recorded: str) -> str:
     if not recorded:
         return "not recorded: no git checkout"
-    told = json.loads(recorded)
-    return f"{told['id'][:SHORT]}{', with files changed since' if told['changed'] else ''}"
+    commit = json.loads(recorded)
+    return f"{commit['id'][:SHORT]}{', with files changed since' if commit['changed'] else ''}"
 
 
 def _versions(versions: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What was measured for one cell: a value for each trial, and the score of each query where ranks were recorded."""
+"""Measurements of one cell: a value for each trial, and the score of each query if ranks were recorded."""
 
 import re
 from collections import Counter
@@ -15,22 +15,22 @@ from experiments.tracking.reader import TrackingError, TrialRow
 from reports.analysis.statistics import Numbers, bootstrap, bootstrap_mean, student_interval
 
 ENOUGH_SEEDS = 3
-"""From so many on, seeds have an interval of their own."""
+"""Minimum number of seeds for an interval over seeds."""
 ROUNDING = 1e-6
-"""What a metric and the mean of its queries' scores may differ by, in points."""
+"""Largest difference between a metric and the mean of its queries' scores, in points."""
 RECALL, MEDIAN_RANK = re.compile(r"r(\d+)"), "median_rank"
 
 IntervalKind = Literal["full seeds", "fine-tuning seeds", "queries"]
-"""What an interval covers: training anew, fine-tuning anew, or other queries for the same weights."""
+"""Kinds of intervals: over new trainings, new fine-tunings, or other queries for the same weights."""
 Seeds = tuple[str, str]
-"""Of pre-training and of fine-tuning."""
+"""Seeds of pre-training and of fine-tuning."""
 RankReader = Callable[[TrialRow, str], Mapping[str, int]]
-"""The ranks of a trial's queries in a slot, by query id; raises TrackingError where there are none."""
+"""The ranks of a trial's queries in a slot, by query id; raises TrackingError if there are none."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ranks:
-    """Of every query's clip, from 1."""
+    """Rank of every query's clip, from 1."""
 
     queries: tuple[str, ...]
     """Ids, sorted."""
@@ -42,7 +42,7 @@ class RankBook:
     """Ranks of trials, each read once, whichever columns count them."""
 
     def __init__(self, read: RankReader) -> None:
-        """Nothing is read yet."""
+        """Start without any ranks."""
         self._read = read
         self._found: dict[tuple[str, str], Ranks] = {}
         self._queries: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -52,16 +52,16 @@ class RankBook:
         """The ranks of a trial's queries in a slot; raises what reading them raises."""
         key = trial.run_id, task
         if key not in self._found:
-            told = self._read(trial, task)
-            queries = tuple(sorted(told))
+            ranks = self._read(trial, task)
+            queries = tuple(sorted(ranks))
             shared = self._queries.setdefault(queries, queries)
-            self._found[key] = Ranks(shared, np.array([told[query] for query in shared], dtype=np.int64))
+            self._found[key] = Ranks(shared, np.array([ranks[query] for query in shared], dtype=np.int64))
         return self._found[key]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class QueryScores:
-    """Of every query, in the order of their ids."""
+    """Scores of every query, in the order of their ids."""
 
     queries: tuple[str, ...]
     values: Numbers
@@ -80,12 +80,12 @@ class Samples:
 
     values: Mapping[Seeds, float]
     scores: Mapping[Seeds, QueryScores]
-    """Of every trial, or empty."""
+    """Scores of every trial, or empty."""
     digest: str
-    """Of the test set; empty of hours."""
+    """Digest of the test set; empty for hours."""
 
     def means(self) -> dict[str, float]:
-        """By seed of pre-training, the mean over its seeds of fine-tuning."""
+        """Mean over the seeds of fine-tuning, by seed of pre-training."""
         found: dict[str, list[float]] = {}
         for (first, _), value in self.values.items():
             found.setdefault(first, []).append(value)
@@ -96,7 +96,7 @@ class Samples:
         return fmean(self.means().values())
 
     def only(self, seeds: Collection[Seeds]) -> "Samples":
-        """Those of some seeds."""
+        """Samples of some seeds only."""
         return Samples(
             {own: value for own, value in self.values.items() if own in seeds},
             {own: scores for own, scores in self.scores.items() if own in seeds},
@@ -110,7 +110,7 @@ class Samples:
         return total
 
     def over_queries(self) -> tuple[float, float] | None:
-        """95 % interval over queries; none without scores, or where all are alike."""
+        """95 % interval over queries; None without scores, or if all are equal."""
         if not self.scores:
             return None
         if not any(scores.is_rank for scores in self.scores.values()):
@@ -131,9 +131,9 @@ def has_spread(values: Sequence[float]) -> bool:
 
 
 def over_seeds(values: Mapping[Seeds, float]) -> tuple[tuple[float, float], IntervalKind] | None:
-    """95 % interval over seeds and its kind; none where there are too few of them, or all gave the same number.
+    """95 % interval over seeds and its kind; None if there are too few of them, or all gave the same number.
 
-    Seeds of pre-training go first: their spread holds that of fine-tuning.
+    Seeds of pre-training take precedence: their spread includes that of fine-tuning.
     """
     means = list(Samples(values, {}, "").means().values())
     if len(means) >= ENOUGH_SEEDS and has_spread(means):
@@ -165,11 +165,11 @@ def has_ranks(slot: str) -> bool:
 
 
 def collect(slot: str, metric: str, trials: Sequence[TrialRow], book: RankBook) -> tuple[Samples | None, list[str]]:
-    """What the trials of one row measured in one column, and what is wrong with it; nothing if that spoils the mean.
+    """Collect what the trials of one row measured in one column, and its faults; None if these invalidate the mean.
 
     Args:
         slot: the column.
-        metric: what MLflow calls it.
+        metric: its name in MLflow.
         trials: of one row, some perhaps unfinished.
         book: gives ranks.
     """
@@ -178,14 +178,14 @@ def collect(slot: str, metric: str, trials: Sequence[TrialRow], book: RankBook) 
     having = [trial for trial in trials if metric in trial.metrics]
     digests = {trial.evaluations[task]["test_digest"] for trial in having if task in trial.evaluations}
     if len(digests) > 1:
-        faults.append(f"its runs were asked different questions: {', '.join(trial.run_id for trial in having)}")
+        faults.append(f"its runs were evaluated on different test sets: {', '.join(trial.run_id for trial in having)}")
     if faults or not having:
         return None, faults
     values = {trial.seeds: trial.metrics[metric] for trial in having}
-    scores, untold, contradicted = _scores(slot, values, having, book) if has_ranks(slot) else ({}, [], [])
+    scores, unscored, contradicted = _scores(slot, values, having, book) if has_ranks(slot) else ({}, [], [])
     if contradicted:
         return None, contradicted
-    return Samples(values, scores, next(iter(digests), "")), untold
+    return Samples(values, scores, next(iter(digests), "")), unscored
 
 
 def _doubles(trials: Sequence[TrialRow]) -> Iterator[str]:
@@ -207,7 +207,7 @@ def _missing(metric: str, trials: Sequence[TrialRow]) -> Iterator[str]:
 
 
 def _impossible(slot: str, metric: str, trials: Sequence[TrialRow]) -> Iterator[str]:
-    """Values that no run can have measured; `slot` tells what they count."""
+    """Find values that no run can have measured; `slot` names what they count."""
     kind = slot.rsplit(".", 1)[-1]
     low, high = (0.0, inf) if kind == "hours" else (1.0, inf) if kind == MEDIAN_RANK else (0.0, 100.0)
     for trial in trials:
@@ -220,15 +220,15 @@ def _impossible(slot: str, metric: str, trials: Sequence[TrialRow]) -> Iterator[
 def _scores(
     slot: str, values: Mapping[Seeds, float], trials: Sequence[TrialRow], book: RankBook
 ) -> tuple[dict[Seeds, QueryScores], list[str], list[str]]:
-    """Scores by seeds; what is missing, then there are none; what contradicts itself."""
+    """Read scores by seeds, none if ranks are missing; return them with missing ranks and contradictions as texts."""
     found: dict[Seeds, QueryScores] = {}
     task = slot.split(".")[0]
-    untold, contradicted = [], []
+    unscored, contradicted = [], []
     for trial in trials:
         try:
             found[trial.seeds] = scores = scores_of(slot, book.ranks(trial, task))
         except TrackingError as error:
-            untold.append(f"no interval and no test: {error}")
+            unscored.append(f"no interval and no test: {error}")
             continue
         value = values[trial.seeds]
         if abs(scores.summary - value) > ROUNDING:
@@ -237,4 +237,4 @@ def _scores(
             )
     if len({scores.queries for scores in found.values()}) > 1:
         contradicted.append(f"its runs ranked different queries: {', '.join(trial.run_id for trial in trials)}")
-    return ({} if untold else found), untold, contradicted
+    return ({} if unscored else found), unscored, contradicted

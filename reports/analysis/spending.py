@@ -1,4 +1,4 @@
-"""What was run, and what it took: hours by sweep, scale and unit, and what sharing stages saved."""
+"""Spending: hours by sweep, scale and unit, and the hours saved by shared stages."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,23 +12,23 @@ TOTAL = "row_hours.total"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spent(Total):
-    """What stages took that are counted in one unit, and what they were."""
+    """Stages and their hours, counted in one unit."""
 
     devices: tuple[str, ...]
     num_attempts: int
     num_without_result: int
-    """Attempts that ended without a result; those after them may have gone on from where they stopped."""
+    """Attempts that ended without a result; later ones may have resumed from their checkpoints."""
     num_corrected: int
-    """Attempts of which Slurm's accounting says what they took."""
+    """Attempts whose hours are from Slurm's accounting."""
     alone: float | None
-    """Useful hours of the trials as if each were trained alone; none where no trial has them."""
+    """Useful hours of the trials as if each were trained alone; None if no trial has them."""
     saved: float | None
-    """Those minus the useful hours of the distinct stages that these trials use."""
+    """`alone` minus the useful hours of the distinct stages that these trials use."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowSpending:
-    """What the stages of one row with one seed took, shared ones too: rows have no sum."""
+    """Hours of the stages of one row with one seed, including shared ones, so rows have no sum."""
 
     variant: str
     seed: str
@@ -39,7 +39,7 @@ class RowSpending:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepSpending:
-    """What one sweep took at one scale. A stage that two sweeps use is in both."""
+    """Spending of one sweep at one scale. A stage that two sweeps use is in both."""
 
     sweep: str
     table: str | None
@@ -53,13 +53,13 @@ class SweepSpending:
 
     @property
     def no_energy(self) -> tuple[str, ...]:
-        """Why energy is not known of all of it."""
+        """Reason for which energy is not known for all of it."""
         return tuple(sorted({why for spent in self.spent for why in spent.no_energy}))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spending:
-    """What everything took that the ledger holds."""
+    """Spending of everything that the ledger holds."""
 
     sweeps: tuple[SweepSpending, ...]
     total: tuple[Spent, ...]
@@ -67,33 +67,33 @@ class Spending:
     unused: tuple[Spent, ...]
     """Stages that no current trial uses, e.g. of settings that were changed since."""
     set_aside: tuple[Spent, ...]
-    """Stages that were begun anew since, e.g. for newer code."""
+    """Stages that were archived and started again since, e.g. for newer code."""
     num_uncounted: int
     """Trials that `saved` leaves out: unfinished, or on devices whose hours have no sum."""
     faults: tuple[str, ...]
-    """What is missing in the ledger."""
+    """Faults: records that are missing in the ledger."""
 
     @property
     def num_corrected(self) -> int:
-        """Of all stages."""
+        """Sum over all stages."""
         return sum(spent.num_corrected for spent in (*self.total, *self.unused, *self.set_aside))
 
 
 def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow], set_aside: Iterable[StageRow] = ()) -> Spending:
-    """Add up what the ledger tells of trials and stages.
+    """Add up the hours of trials and stages in the ledger.
 
-    A stage without its hours, and one that a trial names and the ledger lacks, is told as a fault and left out.
+    A stage without its hours, and one that a trial names and the ledger lacks, is reported as a fault and left out.
 
     Args:
         trials: those that count.
         stages: those that count, of any trial.
-        set_aside: those that were begun anew since.
+        set_aside: those that were archived and started again since.
     """
     faults: list[str] = []
     by_run = {stage.run_id: stage for stage in _with_hours(stages, faults)}
     current = in_paper_order(trials)
-    told_of = {run for trial in current for run in trial.stage_runs.values()}
-    if missing := sorted(told_of - by_run.keys()):
+    used = {run for trial in current for run in trial.stage_runs.values()}
+    if missing := sorted(used - by_run.keys()):
         faults.append(f"stages of current trials of which the ledger holds no hours: {', '.join(missing)}")
     groups: dict[tuple[str, str], list[TrialRow]] = {}
     for trial in current:
@@ -101,7 +101,7 @@ def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow], set_aside: Ite
     return Spending(
         sweeps=tuple(_sweep(group, by_run) for group in groups.values()),
         total=_by_unit(_used(current, by_run), current, by_run),
-        unused=_by_unit([stage for run, stage in by_run.items() if run not in told_of], (), by_run),
+        unused=_by_unit([stage for run, stage in by_run.items() if run not in used], (), by_run),
         set_aside=_by_unit(list(_with_hours(set_aside, faults)), (), by_run),
         num_uncounted=sum(not _counts(trial, by_run) for trial in current),
         faults=tuple(faults),
@@ -109,7 +109,7 @@ def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow], set_aside: Ite
 
 
 def _with_hours(stages: Iterable[StageRow], faults: list[str]) -> Iterator[StageRow]:
-    """Those whose hours are all there; the others become faults."""
+    """Stages whose hours are complete; the others become faults."""
     for stage in stages:
         if lacking := [part for part in PARTS if part not in stage.hours]:
             faults.append(f"stage {stage.name}: its run {stage.run_id} lacks hours.{', hours.'.join(lacking)}")
@@ -118,7 +118,7 @@ def _with_hours(stages: Iterable[StageRow], faults: list[str]) -> Iterator[Stage
 
 
 def in_paper_order(trials: Iterable[TrialRow]) -> list[TrialRow]:
-    """Those of the paper's tables in the order of these, then those of other sweeps; rows as they stand in a table."""
+    """Sort trials: the paper's tables in their order, then other sweeps; rows in the order of their table."""
     return sorted(trials, key=lambda t: (_place(t), t.scale, t.position, t.variant, t.seed, t.run_id))
 
 
@@ -164,7 +164,7 @@ def _counts(trial: TrialRow, by_run: Mapping[str, StageRow]) -> bool:
 
 
 def _without_result(stage: StageRow) -> int:
-    """How many attempts at a stage ended without a result: all but the one that made it, or that still runs."""
+    """Number of attempts at a stage without a result: all but the one that made it, or that still runs."""
     return max(0, stage.attempts - (stage.status in ("FINISHED", "RUNNING")))
 
 

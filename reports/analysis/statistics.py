@@ -1,7 +1,7 @@
-"""How sure a number is: intervals, a paired test, and Holm's correction; pure functions of arrays.
+"""Statistics of a number: intervals, a paired test, and Holm's correction; pure functions of arrays.
 
-All draws come from one fixed seed, so that the same data give the same figures. Resampling goes by the distinct values:
-of n queries that score 0 or 100, what matters of a resample is how many of each it holds, and that is drawn at once.
+All random numbers come from one fixed seed, so that the same data give the same results. Resampling goes by the
+distinct values: of n queries that score 0 or 100, only the count of each in a resample matters, and is drawn at once.
 scipy.stats.bootstrap and permutation_test, with which the tests compare, draw every query: 98 and 319 ms a cell where
 these take 1 ms (256 queries), which thousands of recorded runs do not allow.
 """
@@ -38,8 +38,8 @@ def student_interval(values: Sequence[float]) -> tuple[float, float]:
 def bootstrap_mean(scores: Numbers) -> tuple[float, float] | None:
     """95 % interval of the mean over other queries like these: percentiles of 10,000 resamples.
 
-    None where all scores are equal: resampling them gives the same mean every time, which says nothing of the next
-    query.
+    None if all scores are equal: resampling them gives the same mean every time, which carries no information about the
+    next query.
 
     Args:
         scores: (queries,), e.g. 0 or 100 for R@1.

@@ -1,4 +1,4 @@
-"""Whether what was measured bears out the paper's claims; never without the scale."""
+"""Verdicts on the paper's claims by the measurements; each is of one scale."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from reports.paper.claims import UNITS, Check, Claim, Comparison, PublishedCheck
 from reports.paper.tables import PublishedTable
 
 HOURS_REPEAT = 0.05
-"""What the hours of one training may differ by when it is measured again: an assumption, not an interval. The default
+"""Relative difference of the hours of one training measured twice: an assumption, not an interval. The default
 row's pre-training at tiny took 0.0501 and 0.0482 CPU h in two runs, 4 % apart (docs/tiny.md)."""
 FULL_SEEDS = 3
-"""As many as it takes for an interval over seeds, and so for `supported`."""
+"""Minimum number of full seeds for an interval over seeds, and so for `supported`."""
 
 Interval = tuple[float, float]
 Compare = Callable[[Check, str], Comparison | None]
-"""What was measured of a check at a scale; none where no run exists."""
+"""Returns the evidence of a check at a scale; None if no run exists."""
 
 
 class Verdict(StrEnum):
-    """What the data say of a check or a claim, the worst first: a claim is its worst check."""
+    """Verdicts on a check or a claim, the worst first: a claim has that of its worst check."""
 
     CONTRADICTED = "contradicted"
     CANNOT_TELL = "cannot tell from these data"
@@ -39,15 +39,15 @@ class MeasuredCheck:
     scale: str
     verdict: Verdict
     value: float | None
-    """Mean over the full seeds; none where the rows do not compare."""
+    """Mean over the full seeds; None if the rows do not compare."""
     interval: Interval | None
-    """95 % of the value; none where one run has none."""
+    """95 % interval of the value; None if one run has none."""
     n_seeds: int
     """Full seeds that both rows have."""
     unit: str
     device: str
     reason: str
-    """Why the verdict is what it is."""
+    """Reason of the verdict."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +60,7 @@ class MeasuredClaim:
 
     @property
     def verdict(self) -> Verdict:
-        """That of the worst check."""
+        """Verdict of the worst check."""
         return worst(check.verdict for check in self.checks)
 
 
@@ -85,11 +85,11 @@ class ClaimRow:
     published: str
     """`holds` or `does not hold (1.857)`, by the paper's own table."""
     scale: str
-    """Empty where nothing was measured at any scale."""
+    """Empty if nothing was measured at any scale."""
     claim_verdict: str
     verdict: str
     measured: str
-    """Value and interval, e.g. `-0.8 [-4.3, 2.7] points`; empty where there is none."""
+    """Value and interval, e.g. `-0.8 [-4.3, 2.7] points`; empty if there is none."""
     value: float | None
     interval_low: float | None
     interval_high: float | None
@@ -99,13 +99,13 @@ class ClaimRow:
 
 
 def judge_measured(claim: Claim, compare: Compare, scale: str) -> MeasuredClaim:
-    """A claim by the runs of one scale."""
+    """Judge a claim by the runs of one scale."""
     checks = tuple(judge_check(check, compare(check, scale), scale) for check in claim.checks)
     return MeasuredClaim(claim=claim, scale=scale, checks=checks)
 
 
 def judge_check(check: Check, found: Comparison | None, scale: str) -> MeasuredCheck:
-    """A check by what was found of its two rows.
+    """Judge a check by the evidence of its two rows.
 
     With three full seeds or more by Student's t interval of the measure over seeds; with fewer, a difference by its
     interval over queries, and hours, which have no interval then, by what they would be if one were measured again.
@@ -137,7 +137,7 @@ def judge_check(check: Check, found: Comparison | None, scale: str) -> MeasuredC
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The one that decides."""
+    """Return the verdict that decides."""
     order = list(Verdict)
     return min(verdicts, key=order.index)
 
@@ -145,7 +145,7 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
 def claim_rows(
     claims: Sequence[Claim], published: Mapping[str, PublishedTable], compare: Compare, scales: Sequence[str]
 ) -> list[ClaimRow]:
-    """Every check of every claim, by the paper's own tables and at every scale; once, not measured, without scales."""
+    """List every check of every claim, by the paper's own tables and at each scale; `not measured` without scales."""
     rows = []
     for claim in claims:
         printed = judge_published(claim, published)
@@ -156,7 +156,7 @@ def claim_rows(
 
 
 def claim_text(rows: Sequence[ClaimRow]) -> Iterator[str]:
-    """For people: each claim, and below it what the paper's own table and the runs of each scale say of its checks."""
+    """Text of each claim, and below it its checks by the paper's own table and by the runs of each scale."""
     for claim in dict.fromkeys(row.claim for row in rows):
         own = [row for row in rows if row.claim == claim]
         yield f"{own[0].says} ({own[0].where})"

@@ -15,15 +15,15 @@ from matplotlib.ticker import MaxNLocator
 from reports.figures.svg import INK, inline
 
 WIDTH = 400.0
-"""Of every figure, in points: one column of print; at 360 px its smallest letters are still 7 px high."""
+"""Width of every figure, in points: one column of print; at 360 px its smallest letters are still 7 px high."""
 SIZE, SMALL = 9.0, 8.0
-"""Of letters, in points."""
+"""Size of letters, in points."""
 LINE_WIDTH = 1.4
 
 
 @dataclass(frozen=True, slots=True)
 class PlotStyle:
-    """How one of several things is drawn: never told apart by colour alone."""
+    """Appearance of one of several things, never distinguished by colour alone."""
 
     colour: str
     dashes: Any
@@ -77,7 +77,7 @@ class Canvas:
     """A drawing that is `WIDTH` points wide; axes are placed in points from its upper left corner."""
 
     def __init__(self, name: str, height: float) -> None:
-        """Begin a drawing; `name` goes into its ids."""
+        """Start a drawing; `name` goes into its ids."""
         self.name, self.height = name, height
         self._style = STYLE | {"svg.hashsalt": name}
         with rc_context(self._style):
@@ -98,7 +98,7 @@ class Canvas:
         return axes
 
     def svg(self) -> str:
-        """The drawing, the same bytes each time."""
+        """Return the SVG of the drawing, the same bytes each time."""
         written = io.StringIO()
         with rc_context(self._style), warnings.catch_warnings():
             # The reader's font draws the text; that ours lacks a letter only makes its width a guess.
@@ -110,7 +110,7 @@ class Canvas:
 
 
 def said(name: str, text: str) -> str:
-    """An SVG that says a sentence where nothing can be drawn, so that it is not taken for a drawing of zeros."""
+    """Draw an SVG with a sentence if nothing can be drawn, so that it is not taken for a drawing of zeros."""
     canvas = Canvas(name, 40)
     axes = canvas.axes(0, 0, WIDTH, 40)
     axes.set_axis_off()
@@ -119,11 +119,11 @@ def said(name: str, text: str) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """A name on at most two lines of about `width` characters; tables have it whole."""
+    """Break a name into at most two lines of about `width` characters; tables have it whole."""
     lines = wrap(text, width)
     return "\n".join([*lines[:1], *(shortened(" ".join(lines[1:]), width) for _ in lines[1:2])])
 
 
 def shortened(text: str, most: int) -> str:
-    """A name that is too long for a figure, cut; tables have it whole."""
+    """Cut a name that is too long for a figure; tables have it whole."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"

@@ -23,11 +23,11 @@ LOSS = "loss"
 PARTS = {
     "vtc": "contrastive (vtc)",
     "vtm": "matching (vtm)",
-    "mlm": "hidden words (mlm)",
-    "mvm": "hidden patches (mvm)",
+    "mlm": "masked words (mlm)",
+    "mvm": "masked patches (mvm)",
 }
 MOST_POINTS = 40
-"""Of a line; a curve of every batch is mostly noise."""
+"""Maximum number of points of a line; a curve of every batch is mostly noise."""
 MOST_LINES = len(LOOKS)
 LEFT, TALL, LOW, BETWEEN = 34.0, 150.0, 92.0, 40.0
 LONGEST_LABEL = 20
@@ -46,7 +46,7 @@ class CurveLine:
     stage: StageRow
     rows: tuple[str, ...]
     curves: Mapping[str, Curve]
-    """By name, what was recorded; a part that the stage does not train is absent."""
+    """Recorded curves by name; a part that the stage does not train is absent."""
 
     @property
     def end(self) -> tuple[int, float]:
@@ -67,7 +67,7 @@ class Group:
     """The first names the rows; the others need the same stages or fewer."""
     kind: str
     rows: Mapping[str, tuple[str, ...]]
-    """By the stage's run: the rows that need it."""
+    """Rows that need a stage, by the stage's run."""
     others: tuple[str, ...]
     """Rows whose stage the ledger does not have."""
 
@@ -92,7 +92,7 @@ def curve_figures(tables: Sequence[Table], stages: Mapping[str, StageRow], read:
 
 
 def groups_of(tables: Sequence[Table], stages: Mapping[str, StageRow]) -> list[Group]:
-    """What to draw: a table whose stages are all in another one's figure is named there and has none of its own."""
+    """Group tables by stages: a table whose stages are all in another one's figure is named there instead."""
     found: list[Group] = []
     for table in tables:
         for kind in KINDS:
@@ -168,7 +168,7 @@ def _within(group: Group, other: Group) -> bool:
 
 def _figure(group: Group, stages: Mapping[str, StageRow], read: CurveReader) -> Figure:
     table = group.tables[0]
-    lines, untold = [], [f"row {row} (the ledger has no run of its stage)" for row in group.others]
+    lines, not_drawn = [], [f"row {row} (the ledger has no run of its stage)" for row in group.others]
     for run, rows in group.rows.items():
         stage = stages[run]
         names = [name for name in (LOSS, *PARTS) if name in stage.metrics]
@@ -177,14 +177,14 @@ def _figure(group: Group, stages: Mapping[str, StageRow], read: CurveReader) -> 
         if any(drawable(value) for _, value in curves.get(LOSS, ())):
             lines.append(line)
         else:
-            untold.append(f"row {line.label} (no loss that can be drawn was recorded of run {run})")
+            not_drawn.append(f"row {line.label} (no loss that can be drawn was recorded of run {run})")
     lines, beyond = lines[:MOST_LINES], lines[MOST_LINES:]
-    untold += [f"row {line.label} (more than {MOST_LINES} lines cannot be told apart)" for line in beyond]
+    not_drawn += [f"row {line.label} (more than {MOST_LINES} lines cannot be distinguished)" for line in beyond]
     name = figure_name("curves", table.name, table.scale, group.kind)
     return Figure(
         name=name,
         title=f"{_titles(group)}, scale {table.scale}: training curves of pre-training {KINDS[group.kind]}",
-        caption=_caption(group, lines, untold),
+        caption=_caption(group, lines, not_drawn),
         alt=_alt(group, lines),
         svg=_draw(name, lines) if lines else said(name, "No curve was recorded."),
         data=_data(lines),
@@ -258,7 +258,7 @@ def _direct_labels(axes: Axes, lines: Sequence[CurveLine], labels: Sequence[str]
         axes.text(data[3][0], data[3][1], text, fontsize=SMALL, color=INK, ha="left", va="center", linespacing=1.05)
 
 
-def _caption(group: Group, lines: Sequence[CurveLine], untold: Sequence[str]) -> str:
+def _caption(group: Group, lines: Sequence[CurveLine], not_drawn: Sequence[str]) -> str:
     table = group.tables[0]
     devices = ", ".join(dict.fromkeys(line.stage.device for line in lines))
     found = [
@@ -282,18 +282,18 @@ def _caption(group: Group, lines: Sequence[CurveLine], untold: Sequence[str]) ->
         for name, curve in line.curves.items():
             if lost := [step for step, value in curve if not drawable(value)]:
                 found.append(f"{name} of {line.label} is no positive number near steps {', '.join(map(str, lost))}.")
-    if untold:
-        found.append(f"Not drawn: {'; '.join(untold)}.")
+    if not_drawn:
+        found.append(f"Not drawn: {'; '.join(not_drawn)}.")
     return " ".join(found)
 
 
 def _alt(group: Group, lines: Sequence[CurveLine]) -> str:
-    told = [
+    texts = [
         f"{line.label} from {_number(line.curves[LOSS][0][1])} to {_number(line.curves[LOSS][-1][1])} in"
         f" {line.curves[LOSS][-1][0]} steps"
         for line in lines
     ]
-    drawn = "; ".join(told) if told else "no line is drawn, for nothing was recorded"
+    drawn = "; ".join(texts) if texts else "no line is drawn, since nothing was recorded"
     return f"Loss of pre-training {KINDS[group.kind]}: {drawn}. The table has its parts."
 
 

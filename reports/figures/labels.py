@@ -1,4 +1,4 @@
-"""Where labels go so that they can be read: plain geometry, in points."""
+"""Placement of labels so that they can be read: plain geometry, in points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ class Box:
 
 
 def text_width(text: str, size: float) -> float:
-    """About how wide a line is."""
+    """Estimate the width of a line of text."""
     return CHARACTER * size * len(text)
 
 
 def place_labels(
     points: Sequence[tuple[float, float]], texts: Sequence[str], obstacles: Sequence[Box], frame: Box, size: float
 ) -> list[Box]:
-    """A box for the label of each point, beside it, on as little as possible of points, obstacles and other labels.
+    """Place a label beside each point, on as little as possible of points, obstacles and other labels.
 
     Args:
         points: to be labelled.
@@ -63,7 +63,7 @@ def place_labels(
 
 
 def _around(x: float, y: float, width: float, height: float) -> list[Box]:
-    """Places for a label, the best first: right, left, above, below, corners, then the same farther away."""
+    """Positions for a label, the best first: right, left, above, below, corners, then the same farther away."""
     found = []
     for gap in (6.0, 13.0, 22.0, 34.0, 48.0):
         for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
@@ -74,9 +74,9 @@ def _around(x: float, y: float, width: float, height: float) -> list[Box]:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Heights as near as can be to the wanted ones, in their order, at least `gap` apart, from `low` to `high`.
+    """Find heights nearest to the wanted ones, in their order, at least `gap` apart, from `low` to `high`.
 
-    Where there is no room for all, they stand evenly and closer than `gap`.
+    If there is no room for all, they are spaced evenly and closer than `gap`.
     """
     if not wanted:
         return []

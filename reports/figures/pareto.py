@@ -1,4 +1,4 @@
-"""R@1 against hours: what was published above, what was measured below, each with its Pareto front."""
+"""R@1 against hours: published values above, measured ones below, each with its Pareto front."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ TOTAL_HOURS = frozenset({"10"})
 PANEL, GAP, LEFT, RIGHT = 158.0, 52.0, 44.0, 16.0
 """Height of a panel, between panels, and beside them, in points."""
 FAR = 9.0
-"""From a label that stands farther from its point a line leads there, in points."""
+"""Distance in points from which a line joins a label to its point."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """One row: what it costs and what it gives."""
+    """One row: its hours and its R@1."""
 
     row: str
     hours: float
@@ -42,14 +42,14 @@ class Panel:
 
     title: str
     unit: str
-    """Of the hours."""
+    """Unit of the hours."""
     device: str
     """Empty of published ones."""
     points: tuple[Point, ...]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which points no other one dominates, by hours, then R@1.
+    """Find the points that no other one dominates, by hours, then R@1.
 
     One dominates another if it takes no more hours and has no lower R@1, and is better in one of the two; so equal
     points are on the front together.
@@ -66,7 +66,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def pareto_figure(table: Table) -> Figure | None:
-    """A table's rows by hours and R@1; none where it has no such columns, or nothing to show in them."""
+    """Draw a table's rows by hours and R@1; None if it has no such columns, or no values in them."""
     column = next((column for column in table.columns if column.slot.endswith(".t2v.r1")), None)
     if column is None or not (any(own.is_hours for own in table.columns) or table.name in TOTAL_HOURS):
         return None
@@ -106,7 +106,7 @@ def _published(table: Table, column: Column) -> Panel:
 
 
 def _measured(table: Table, column: Column) -> Iterator[Panel]:
-    """A panel for each device, for hours of two of them do not compare."""
+    """Make a panel for each device, since hours of two devices do not compare."""
     found = []
     for row in table.rows:
         r1, spent = table.cell(row, column.slot), _spent(table, row)
@@ -121,7 +121,7 @@ def _measured(table: Table, column: Column) -> Iterator[Panel]:
 
 
 def _spent(table: Table, row: str) -> tuple[float, Interval | None, str, str] | None:
-    """Hours of a row, their interval, unit and device; none where they were not measured, or not in one unit."""
+    """Hours of a row, their interval, unit and device; None if they were not measured, or not in one unit."""
     if table.name not in TOTAL_HOURS:
         cell = table.cell(row, next(own.slot for own in table.columns if own.is_hours))
         return None if cell.measured is None else (cell.measured, cell.interval, cell.unit, cell.device)
@@ -237,7 +237,7 @@ def _caption(table: Table, column: Column, panels: Sequence[Panel]) -> str:
 
 
 def _marks(table: Table, column: Column, panels: Sequence[Panel]) -> Iterator[str]:
-    """What keeps points from being read like their neighbours."""
+    """List marks of points that do not compare with their neighbours."""
     slots = [own.slot for own in table.columns if own.is_hours] + [column.slot]
     for row in [point.row for panel in panels if panel.device for point in panel.points]:
         marks = dict.fromkeys(mark for slot in slots for mark in table.cell(row, slot).marks)
@@ -246,7 +246,7 @@ def _marks(table: Table, column: Column, panels: Sequence[Panel]) -> Iterator[st
 
 
 def _left_out(table: Table, column: Column, panels: Sequence[Panel]) -> Iterator[str]:
-    """Why rows that were measured, or were to be, are not among the points."""
+    """List reasons why rows that were measured, or were to be, are not among the points."""
     if table.unreadable:
         yield f"{table.unreadable[0].upper()}{table.unreadable[1:]}."
     drawn = {point.row for panel in panels if panel.device for point in panel.points}
@@ -264,12 +264,12 @@ def _faults(*cells: Cell) -> list[str]:
 def _alt(panels: Sequence[Panel], fronts: Sequence[Sequence[int]]) -> str:
     found = []
     for panel, front in zip(panels, fronts, strict=True):
-        told = "; ".join(f"{p.row}: {_hours(panel, p)} h, {p.r1:.1f}" for p in panel.points)
+        values = "; ".join(f"{p.row}: {_hours(panel, p)} h, {p.r1:.1f}" for p in panel.points)
         rows = ", ".join(panel.points[place].row for place in front)
         all_of = "all rows" if len(front) == len(panel.points) else f"{len(front)} of {len(panel.points)} rows"
         where = panel.title + (f" on {panel.device}" if panel.device else "")
         found.append(
-            f"{where}, hours in {panel.unit} and R@1 in percent: {told}. On the Pareto front, {all_of}: {rows}."
+            f"{where}, hours in {panel.unit} and R@1 in percent: {values}. On the Pareto front, {all_of}: {rows}."
         )
     return " ".join(found)
 

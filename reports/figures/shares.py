@@ -60,26 +60,26 @@ def hours_figures(table: Table, stages: Mapping[str, StageRow]) -> Iterator[Figu
         stages: by run.
     """
     bars: dict[str, list[Bar]] = {}
-    untold = []
+    not_drawn = []
     for row in table.rows:
         trials = [trial for trial in table.trials if trial.variant == row]
         units = {stages[run].unit for trial in trials for run in trial.stage_runs.values() if run in stages}
         if why := _unusable(trials, units, stages):
-            untold.append(f"{row} ({why})")
+            not_drawn.append(f"{row} ({why})")
         elif trials:
             hours = [hours_by_use(trial, stages) for trial in trials]
             bars.setdefault(units.pop(), []).append(Bar(row, {use: fmean(h[use] for h in hours) for use in USES}))
     for unit, held in bars.items():
-        yield _hours_figure(table, unit, held, stages, untold)
-    if untold and not bars:
+        yield _hours_figure(table, unit, held, stages, not_drawn)
+    if not_drawn and not bars:
         name = figure_name("hours", table.name, table.scale)
         yield Figure(
             name=name,
             title=_hours_title(table),
-            caption=f"Not drawn: {'; '.join(untold)}.",
+            caption=f"Not drawn: {'; '.join(not_drawn)}.",
             alt="No row's hours could be drawn; the caption says why.",
             svg=said(name, "No row's hours are known."),
-            data=Data(("Row",), tuple((what,) for what in untold)),
+            data=Data(("Row",), tuple((what,) for what in not_drawn)),
         )
 
 
@@ -103,7 +103,7 @@ def hours_by_use(trial: TrialRow, stages: Mapping[str, StageRow]) -> dict[str, f
 
 
 def step_figure(steps: Mapping[str, Mapping[str, Part]]) -> Figure | None:
-    """Each part's share of a training step, in closed form; none where there are no steps.
+    """Draw each part's share of a training step, in closed form; None if there are no steps.
 
     Args:
         steps: by scale, what a step of its pre-training consists of (`smaug_core.cost.flops.step_cost`).
@@ -118,7 +118,7 @@ def step_figure(steps: Mapping[str, Mapping[str, Part]]) -> Figure | None:
     names = [name for name in PART_NAMES.values() if any(name in bar.values for bar in bars)]
     shares = [Bar(bar.label, {n: 100 * bar.values.get(n, 0.0) / totals[bar.label] for n in names}) for bar in bars]
     ends = [f"{significant(totals[bar.label])} GMAC" for bar in bars]
-    told = [
+    texts = [
         f"scale {bar.label}, {significant(totals[bar.label])} GMAC: "
         + ", ".join(f"{n} {bar.values[n]:.0f} %" for n in names)
         for bar in shares
@@ -134,14 +134,14 @@ def step_figure(steps: Mapping[str, Mapping[str, Part]]) -> Figure | None:
         caption="Multiply-accumulates in closed form, not measured time: the forward pass of one sample at the scale's"
         " default settings; backward takes twice as much of every part. Norms, activations and memory traffic are not"
         " counted.",
-        alt=f"Shares of the multiply-accumulates of a step. {'; '.join(told)}.",
+        alt=f"Shares of the multiply-accumulates of a step. {'; '.join(texts)}.",
         svg=_draw("shares-step", shares, names, "% of the multiply-accumulates of a step", ends),
         data=Data(("Scale", "Part", "GMAC", "Share (%)"), tuple(data)),
     )
 
 
 def _unusable(trials: Sequence[TrialRow], units: Collection[str], stages: Mapping[str, StageRow]) -> str:
-    """Why a row has no bar; empty if it has one, or was never tried."""
+    """Reason why a row has no bar; empty if it has one, or was never run."""
     if any(trial.status != "FINISHED" for trial in trials):
         return "unfinished"
     if any(run not in stages for trial in trials for run in trial.stage_runs.values()):
@@ -159,13 +159,13 @@ def _hours_title(table: Table) -> str:
 
 
 def _hours_figure(
-    table: Table, unit: str, bars: Sequence[Bar], stages: Mapping[str, StageRow], untold: Sequence[str]
+    table: Table, unit: str, bars: Sequence[Bar], stages: Mapping[str, StageRow], not_drawn: Sequence[str]
 ) -> Figure:
     uses = [use for use in USES if any(bar.values[use] > 0 for bar in bars)]
     runs = {run for trial in table.trials for run in trial.stage_runs.values() if run in stages}
     devices = ", ".join(sorted({stages[run].device for run in runs if stages[run].unit == unit}))
     name = figure_name("hours", table.name, table.scale, unit.split()[0].lower())
-    told = [
+    texts = [
         f"{bar.label} {significant(fsum(bar.values.values()))}: "
         + ", ".join(f"{use} {_share(bar, use):.0f} %" for use in uses)
         for bar in bars
@@ -181,8 +181,8 @@ def _hours_figure(
         + (" Seeds are averaged." if len({trial.seed for trial in table.trials}) > 1 else "")
         + (" Hours of an attempt that died are estimated." if estimated else "")
         + ("" if "lost" in uses else " Nothing was lost.")
-        + (f" Not drawn: {'; '.join(untold)}." if untold else ""),
-        alt=f"{unit} of each row and their shares. {'; '.join(told)}.",
+        + (f" Not drawn: {'; '.join(not_drawn)}." if not_drawn else ""),
+        alt=f"{unit} of each row and their shares. {'; '.join(texts)}.",
         svg=_draw(name, bars, uses, unit, [significant(fsum(bar.values.values())) for bar in bars]),
         data=Data(
             ("Row", *(f"{use} ({unit})" for use in uses), f"All ({unit})"),

@@ -1,4 +1,4 @@
-"""SVG from matplotlib, made fit to stand within a page with others like it, or alone in a file."""
+"""SVG from matplotlib, adapted for use within a page with others like it, or alone in a file."""
 
 import re
 from xml.etree import ElementTree
@@ -14,7 +14,7 @@ FONT = re.compile(r"(?:(?P<weight>bold|\d{3}) )?(?P<size>[\d.]+px) .*")
 
 
 def inline(text: str, name: str) -> str:
-    """A drawing of matplotlib for use within HTML.
+    """Adapt a drawing of matplotlib for use within HTML.
 
     Without size (the viewBox stays), metadata, style sheets and style attributes, which a page may forbid. Its ids
     begin with `name`, so that those of two figures never collide; numbers have at most two decimals.
@@ -36,20 +36,20 @@ def inline(text: str, name: str) -> str:
 
 
 def standalone(svg: str, title: str, description: str) -> str:
-    """The same as a file of its own: dark on white, with its title and what it shows in words."""
+    """Make a file of its own: dark on white, with its title and its description in words."""
     root = ElementTree.fromstring(svg.replace("currentColor", PRINTED_INK))
     _, _, width, height = root.attrib["viewBox"].split()
     root.attrib |= {"width": width, "height": height}
-    told = [ElementTree.Element(f"{{{SVG}}}title"), ElementTree.Element(f"{{{SVG}}}desc")]
-    told[0].text, told[1].text = title, description
+    texts = [ElementTree.Element(f"{{{SVG}}}title"), ElementTree.Element(f"{{{SVG}}}desc")]
+    texts[0].text, texts[1].text = title, description
     ground = ElementTree.Element(f"{{{SVG}}}rect", {"width": width, "height": height, "fill": PAPER})
-    root[:0] = [*told, ground]
+    root[:0] = [*texts, ground]
     ElementTree.register_namespace("", SVG)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
 
 
 def _plain_attributes(element: ElementTree.Element) -> None:
-    """Styles become attributes, links lose their namespace, numbers their needless digits."""
+    """Turn styles into attributes, and drop the namespace of links and needless digits of numbers."""
     for declaration in filter(None, element.attrib.pop("style", "").split(";")):
         key, value = (part.strip() for part in declaration.split(":", 1))
         if key == "font":
@@ -75,7 +75,7 @@ def _rounded(found: re.Match[str]) -> str:
 
 
 def _own_ids(root: ElementTree.Element, name: str) -> None:
-    """Ids that something refers to are numbered behind the figure's name; all others go."""
+    """Number the ids that are referred to behind the figure's name; remove all others."""
     links = re.compile(r"^#(?P<whole>.+)$|url\(#(?P<inner>[^)]+)\)")
     used: dict[str, str] = {}
     for element in root.iter():

@@ -1,4 +1,4 @@
-"""What a cell tells when it is opened: its value, how sure it is, what it compares with, and its runs."""
+"""Details of a cell when it is opened: its value, interval, comparisons and runs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ from reports.render.text import (
 )
 
 MOST_LINKS = 20
-"""To runs, for one cell: hundreds of seeds in every cell would make a page of many megabytes."""
+"""Maximum number of links to runs for one cell: hundreds of seeds in each cell would make a page of many megabytes."""
 
-ALIKE = "{}, so resampling them says nothing"
-"""Why a bootstrap over queries has no interval."""
+ALIKE = "{}, so resampling them gives no interval"
+"""Reason for which a bootstrap over queries has no interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fact:
-    """One thing that is known of a cell."""
+    """One fact about a cell."""
 
     name: str
     text: str
     note: str = ""
-    """What it means."""
+    """Explanation of the value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """To a run in MLflow."""
+    """A link to a run in MLflow."""
 
     text: str
     address: str
@@ -52,7 +52,7 @@ class Lettered:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """All that is known of a cell."""
+    """All facts about a cell."""
 
     row: str
     header: str
@@ -64,11 +64,11 @@ class Card:
     faults: tuple[Lettered, ...]
     links: tuple[Link, ...]
     num_more: int
-    """Runs besides, for which there is no room."""
+    """Number of further runs without a link."""
 
 
 def card_of(table: Table, row: str, column: Column, letters: Mapping[str, str], ui: str) -> Card | None:
-    """What a cell tells; none where nothing was measured and nothing went wrong.
+    """Collect the details of a cell; None if nothing was measured and there is no fault.
 
     Args:
         table: that holds the cell.
@@ -106,7 +106,7 @@ def _facts(table: Table, column: Column, cell: Cell) -> Iterable[Fact]:
     yield from _compared(table, column, cell)
     if cell.difference is not None:
         paper, here = column.published_dataset, column.measured_dataset
-        note = f"the data are not {paper}, so it says little" if paper and paper != here else ""
+        note = f"the data are not {paper}, so it is of little meaning" if paper and paper != here else ""
         yield Fact(name="Measured minus published", text=f"{signed(column, cell.difference)} points", note=note)
     if cell.n_seeds:
         yield Fact(name="Seeds", text=str(cell.n_seeds), note="the mean over them is shown" if cell.n_seeds > 1 else "")

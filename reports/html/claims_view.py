@@ -12,7 +12,7 @@ SIGNS = {
     Verdict.AGREES: "≈",
     Verdict.SUPPORTED: "✓",
 }
-"""Beside the words, so that verdicts can be told apart at a glance and without colours."""
+"""Signs beside the words, so that verdicts can be distinguished at a glance and without colours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,17 +59,17 @@ class Judgement:
     """All claims at all scales."""
 
     scales: tuple[str, ...]
-    """A single empty one where nothing was measured."""
+    """A single empty one if nothing was measured."""
     claims: tuple[ClaimLines, ...]
 
     def counts(self, place: int) -> list[tuple[Judged, int]]:
-        """How many claims got each verdict at a scale, the best verdict first."""
+        """Count the claims with each verdict at a scale, the best verdict first."""
         found = [claim.judged[place].verdict for claim in self.claims]
         return [(_judged(verdict.value), found.count(verdict)) for verdict in reversed(Verdict) if verdict in found]
 
 
 def judgement_of(rows: Sequence[ClaimRow]) -> Judgement:
-    """Lines of claims, put together by claim."""
+    """Group lines of claims by claim."""
     by_claim: dict[str, list[ClaimRow]] = {}
     for row in rows:
         by_claim.setdefault(row.claim, []).append(row)

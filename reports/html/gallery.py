@@ -20,8 +20,8 @@ class Picture:
     """One picture, within the page."""
 
     caption: str
-    told: str
-    """What the page says below it besides."""
+    note: str
+    """Further text below it."""
     alt: str
     uri: str
     width: int
@@ -35,11 +35,11 @@ class Album:
     key: str
     title: str
     rows: tuple[str, ...]
-    """Where it is used, e.g. `Table 4: 50%`."""
+    """Rows that use it, e.g. `Table 4: 50%`."""
     link: str
-    """To its run in MLflow."""
-    told: str
-    """How many pictures it left, and what went wrong."""
+    """Address of its run in MLflow."""
+    note: str
+    """Number of pictures it left, and their faults."""
     reconstructions: tuple[Picture, ...]
     selections: tuple[Picture, ...]
 
@@ -93,7 +93,7 @@ def albums_of(
 
 
 def _importance(trials: Sequence[TrialRow]) -> bool:
-    """Those of baseline rows first, else in the order of the tables."""
+    """Sort key: trials of baseline rows first, else in the order of the tables."""
     return not any(trial.variant == trial.baseline for trial in trials)
 
 
@@ -103,20 +103,20 @@ def _album(stage: StageRow, examples: Sequence[Example], trials: Sequence[TrialR
         title=_title(stage, examples),
         rows=tuple(dict.fromkeys(_row(trial) for trial in trials)),
         link=run_link(ui, Run(run_id=stage.run_id, experiment_id=stage.experiment_id)),
-        told=stage.examples,
+        note=stage.examples,
         reconstructions=tuple(_picture(one) for one in examples if one.kind == "reconstruction"),
         selections=tuple(_picture(one) for one in examples if one.kind == "selection"),
     )
 
 
 def _title(stage: StageRow, examples: Sequence[Example]) -> str:
-    """What was trained, as far as the pictures tell it."""
+    """Title of the training, as far as the pictures show it."""
     what = WHAT.get(stage.kind, stage.kind)
     for one in examples:
         if one.selected is not None and one.scores is not None:
             return f"{what}, selecting {len(one.selected)} of {len(one.scores)}"
     ratio = next((one.mask_ratio for one in examples if one.mask_ratio is not None), None)
-    return what if ratio is None else f"{what}, hiding {ratio:.0%} of the patches"
+    return what if ratio is None else f"{what}, masking {ratio:.0%} of the patches"
 
 
 def _row(trial: TrialRow) -> str:
@@ -127,7 +127,7 @@ def _row(trial: TrialRow) -> str:
 def _picture(example: Example) -> Picture:
     return Picture(
         caption=example.caption,
-        told=_told(example),
+        note=_note(example),
         alt=example.alt,
         uri=f"data:image/png;base64,{base64.b64encode(example.png).decode()}",
         width=example.width,
@@ -135,13 +135,13 @@ def _picture(example: Example) -> Picture:
     )
 
 
-def _told(example: Example) -> str:
-    """What the picture itself cannot tell."""
+def _note(example: Example) -> str:
+    """Facts that the picture itself does not show."""
     if example.kind == "reconstruction":
-        return "" if example.mask_ratio is None else f"{example.mask_ratio:.0%} of the patches hidden"
-    told = [f"selected: {_list(example.selected)}"] if example.selected is not None else []
-    told += [f"shown in: {_list(example.relevant)}"] if example.relevant is not None else []
-    return "; ".join(told)
+        return "" if example.mask_ratio is None else f"{example.mask_ratio:.0%} of the patches masked"
+    texts = [f"selected: {_list(example.selected)}"] if example.selected is not None else []
+    texts += [f"shown in: {_list(example.relevant)}"] if example.relevant is not None else []
+    return "; ".join(texts)
 
 
 def _list(frames: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The report as one page of HTML that needs nothing else: no network, no server, no other file."""
+"""The report as one page of HTML without network, server or other files."""
 
 import base64
 import hashlib
@@ -36,16 +36,16 @@ FILE = "index.html"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 Steps = Mapping[str, Mapping[str, Part]]
-"""By scale, what a step of pre-training consists of."""
+"""Parts of a step of pre-training, by scale."""
 
 
 FIGURES = {
     "pareto": "R@1 against hours",
     "curves": "Training curves",
-    "hours": "What the hours were spent on",
-    "shares": "What a step computes",
+    "hours": "Hours by use",
+    "shares": "Computation of a step",
 }
-"""Headings of figures, by how their names begin."""
+"""Headings of figures, by the prefix of their names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,15 +59,15 @@ class FigureGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """All that the page shows."""
+    """Content of the page."""
 
     origin: str
-    """Where the measurements were read."""
+    """Source of the measurements."""
     serve: str
-    """What serves MLflow's pages on this machine; empty where a server does."""
+    """Command that serves MLflow's pages on this machine; empty if a server does."""
     faults: tuple[str, ...]
     nothing: str
-    """Why nothing is measured, and what would change it; of interest where that is so."""
+    """Reason for which nothing is measured, and the command that changes it; shown only if nothing is measured."""
     spending: Spending
     grids: list[Grid]
     settings: tuple[PublishedSettings, ...]
@@ -94,7 +94,7 @@ class Page:
         return any(grid.has_measured for grid in self.grids)
 
     def hours(self, spent: Total) -> dict[str, str]:
-        """Each part of what was spent, with as many decimals as the least of its unit needs."""
+        """Parts of the spent hours, with as many decimals as the smallest of its unit needs."""
         every = [
             *self.spending.unused,
             *self.spending.set_aside,
@@ -106,7 +106,7 @@ class Page:
         return {name: "" if value is None else f"{value:.{decimals}f}" for name, value in parts.items()}
 
     def energy(self, spent: Total) -> str:
-        """In kWh; empty where it was not counted."""
+        """Energy in kWh; empty if it was not counted."""
         return "" if spent.kwh is None else f"{spent.kwh:.3g}"
 
     def bar(self, spent: Spent) -> list[tuple[str, str, str]]:
@@ -122,7 +122,7 @@ class Page:
 def make_page(
     report: Report, ledger: MlflowReader, out: Path, *, steps: Steps = NO_STEPS
 ) -> tuple[Path, tuple[str, ...]]:
-    """Write `index.html`, and its figures for print; give its path and all that is wrong with what was recorded.
+    """Write `index.html`, and its figures for print; return its path and all faults of the records.
 
     Args:
         report: to be shown.
@@ -139,7 +139,7 @@ def make_page(
 
 
 def page_of(report: Report, ledger: MlflowReader, *, steps: Steps = NO_STEPS) -> Page:
-    """What the page shows of a report and of the ledger that it was read from."""
+    """Collect the content of the page from a report and the ledger that it was read from."""
     stages, set_aside, unread = _stages(report, ledger)
     own = [table for table in report.tables if table.measured_by == table.name]
     trials = in_paper_order({trial.run_id: trial for table in own for trial in table.trials}.values())
@@ -164,7 +164,7 @@ def page_of(report: Report, ledger: MlflowReader, *, steps: Steps = NO_STEPS) ->
 
 
 def to_html(page: Page) -> str:
-    """The whole page; the same for the same runs."""
+    """Render the whole page; the same for the same runs."""
     templates = Templates(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -185,28 +185,28 @@ def to_html(page: Page) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """A name that may be broken into lines behind its slashes and underscores."""
+    """Allow line breaks in a name behind its slashes and underscores."""
     return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
 
 
 def coded(text: str) -> Markup:
-    """A sentence whose parts in backticks are code."""
+    """Mark the parts of a sentence in backticks as code."""
     pieces = enumerate(text.split("`"))
     return Markup("").join(Markup("<code>{}</code>").format(piece) if place % 2 else piece for place, piece in pieces)
 
 
 def unbroken(text: str) -> str:
-    """An interval or a comparison that may be broken into lines behind its comma alone: a p stays with its value."""
+    """Allow line breaks in an interval or a comparison behind its comma only: a p stays with its value."""
     return text.replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
 
 
 def drawn(figure: Figure) -> Markup:
-    """A figure's SVG as it stands: `reports.figures` writes it by way of an XML tree, so no text of it is markup."""
+    """Embed a figure's SVG unchanged: `reports.figures` writes it from an XML tree, so no text of it is markup."""
     return Markup(figure.svg)
 
 
 def _stages(report: Report, ledger: MlflowReader) -> tuple[list[StageRow], list[StageRow], list[str]]:
-    """All stages that count, those set aside, or why there are none."""
+    """Read all stages that count and those archived, or the reason why there are none."""
     if report.unreadable or not ledger.exists:
         return [], [], []
     try:
@@ -219,7 +219,7 @@ def _stages(report: Report, ledger: MlflowReader) -> tuple[list[StageRow], list[
 def _figures(
     report: Report, stages: list[StageRow], ledger: MlflowReader, steps: Steps
 ) -> tuple[list[Figure], list[str]]:
-    """Every figure, or why there are none."""
+    """Draw every figure, or give the reason why there are none."""
     try:
         return make_figures(report, stages, ledger.curve, steps), []
     except TrackingError as error:
@@ -235,5 +235,5 @@ def _source(name: str) -> str:
 
 
 def _digest(source: str) -> str:
-    """What a content security policy knows an inline element by."""
+    """Digest of an inline element for the content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"

@@ -21,16 +21,16 @@ from reports.render.text import (
 )
 
 MOST_COLUMNS = 12
-"""Beside each other on an A4 page, in type of the usual size."""
+"""Columns that fit beside each other on an A4 page, in type of the usual size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """A column's headers, without what both halves share."""
+    """A column's headers, without the part that both halves share."""
 
     header: str
     published: str
-    """Behind `published`: dataset or unit in brackets."""
+    """Dataset or unit in brackets, behind `published`."""
     measured: str
     lower_is_better: bool
 
@@ -40,7 +40,7 @@ class Entry:
     """One cell: together its texts are what every other format of the table prints."""
 
     key: str
-    """Stable and one for each cell of a page."""
+    """Stable id, unique on the page."""
     published: str
     published_ratio: str
     published_value: float | None
@@ -60,13 +60,13 @@ class TableLine:
     name: str
     texts: tuple[str, ...]
     entries: tuple[Entry, ...]
-    """Empty of a heading."""
+    """Name of the row; empty for a heading."""
     is_baseline: bool = False
     is_cited: bool = False
 
     @property
     def is_heading(self) -> bool:
-        """Whether it stands above rows."""
+        """Whether it is a heading above rows."""
         return not self.entries
 
 
@@ -77,7 +77,7 @@ class Grid:
     key: str
     heading: str
     short: str
-    """For a table of contents."""
+    """Title for a table of contents."""
     row_label: str
     text_headers: tuple[str, ...]
     heads: tuple[Head, ...]
@@ -86,16 +86,16 @@ class Grid:
     has_measured: bool
     faults: tuple[str, ...]
     notes: tuple[str, ...]
-    """With backticks around commands."""
+    """Notes, with backticks around commands."""
 
     @property
     def width(self) -> int:
-        """How many columns it has."""
+        """Number of columns."""
         return 1 + len(self.text_headers) + len(self.heads) * (2 if self.has_measured else 1)
 
     @property
     def is_wide(self) -> bool:
-        """Whether it fits on paper in smaller type alone."""
+        """Whether it fits on paper in smaller type only."""
         return self.width > MOST_COLUMNS
 
 

@@ -1,4 +1,4 @@
-"""What the paper claims, as `reports/paper/claims.yaml` tells it, and whether its own tables bear it out."""
+"""Claims of the paper, read from `reports/paper/claims.yaml`, and their checks by its own tables."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ Measure = Literal["difference", "saved_percent", "ratio"]
 
 UNITS: dict[Measure, str] = {"difference": " points", "saved_percent": " %", "ratio": "x"}
 DECIMALS: dict[Measure, int] = {"difference": 1, "saved_percent": 1, "ratio": 3}
-"""Digits that are shown; more where a value would else look as if it were on the other side of the bound."""
+"""Digits that are shown; more if a rounded value would appear on the other side of the bound."""
 ROUNDING = 9
-"""Decimals to which values and bounds are compared: what is left beyond is binary rounding (39.3 - 40.5)."""
+"""Decimals to which values and bounds are compared: further ones are binary rounding (39.3 - 40.5)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class Check:
     column: str
     """A slot, e.g. `msrvtt.t2v.r1`."""
     header: str
-    """What the table calls the column, e.g. `R@1`."""
+    """Header of the column in the table, e.g. `R@1`."""
     row: str
     against: str
     measure: Measure
@@ -51,13 +51,13 @@ class Check:
 
     @property
     def text(self) -> str:
-        """What is compared, e.g. `R@1, 50% minus 10%`."""
-        told = {
+        """Text of the comparison, e.g. `R@1, 50% minus 10%`."""
+        texts = {
             "difference": f", {self.row} minus {self.against}",
             "saved_percent": f" saved, {self.row} against {self.against}",
             "ratio": f", {self.against} over {self.row}",
         }
-        return f"{self.header}{told[self.measure]}"
+        return f"{self.header}{texts[self.measure]}"
 
     def value(self, row: float, against: float) -> float:
         """The measure of a pair of values.
@@ -81,7 +81,7 @@ class Check:
         return over <= 0 if self.at_least is None else over >= 0
 
     def number(self, value: float) -> str:
-        """A value with as many digits as it takes to see on which side of the bound it is, and that it is not on it."""
+        """Format a value with enough digits to show on which side of the bound it is, and that it is not on it."""
         for decimals in range(DECIMALS[self.measure], ROUNDING + 1):
             text = f"{value:.{decimals}f}"
             at_bound = float(text) == self.bound and round(value, ROUNDING) != self.bound
@@ -96,12 +96,12 @@ class Claim:
 
     id: str
     says: str
-    """In a few own words."""
+    """Summary of the claim."""
     where: str
     """Section and table."""
     checks: tuple[Check, ...]
     caveat: str = ""
-    """What keeps it from meaning what it seems to mean."""
+    """Caveat: a reason to read the claim with care."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,16 +120,16 @@ class PublishedCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """What was measured of the two rows of a check, at one scale."""
+    """Measurements of the two rows of a check, at one scale."""
 
     pairs: tuple[tuple[float, float], ...]
-    """Row and against, for each full (pre-training) seed that both have."""
+    """Values of `row` and `against`, for each full (pre-training) seed that both have."""
     interval: tuple[float, float] | None
-    """95 % of row - against, over queries."""
+    """95 % interval of row - against, over queries."""
     problems: tuple[str, ...]
-    """Why the two do not compare: different devices, another test set, unfinished, a fault."""
+    """Reasons for which the two do not compare: different devices, another test set, unfinished, a fault."""
     unit: str
-    """Of the values, e.g. `CPU h`."""
+    """Unit of the values, e.g. `CPU h`."""
     device: str
 
 
@@ -156,7 +156,7 @@ class _FileForm(Form):
 
 
 def load_claims(folder: Path = PAPER) -> tuple[Claim, ...]:
-    """What `claims.yaml` holds, in its order; every cell that it names is in the tables of the same folder.
+    """Load `claims.yaml` in its order; every cell that it names is in the tables of the same folder.
 
     Raises:
         ReportError: the file is not of its form, or names a table, row or column that is not there.
@@ -164,7 +164,7 @@ def load_claims(folder: Path = PAPER) -> tuple[Claim, ...]:
     path, published = folder / "claims.yaml", load_published(folder)
     form, document = read_form(path, _FileForm)
     unique_ids(path.name, [claim.id for claim in form.claims])
-    claims = tuple(_claim(f"{path.name}: {told.id}", told, published) for told in form.claims)
+    claims = tuple(_claim(f"{path.name}: {claim.id}", claim, published) for claim in form.claims)
     refuse(fault for number, claim in enumerate(form.claims) for fault in _faults(document, number, claim))
     return claims
 
@@ -184,18 +184,18 @@ def judge_published(claim: Claim, published: Mapping[str, PublishedTable]) -> tu
     return tuple(judged)
 
 
-def _claim(where: str, told: _ClaimForm, published: Mapping[str, PublishedTable]) -> Claim:
+def _claim(where: str, claim: _ClaimForm, published: Mapping[str, PublishedTable]) -> Claim:
     checks = []
-    for check in told.checks:
+    for check in claim.checks:
         table = table_of(where, check.table, published)
         for row in (check.row, check.against):
             require_cell(where, row, check.column, table)
         checks.append(Check(header=table.columns[check.column]["header"], **check.model_dump()))
-    return Claim(id=told.id, says=told.says, where=told.where, checks=tuple(checks), caveat=told.caveat)
+    return Claim(id=claim.id, says=claim.says, where=claim.where, checks=tuple(checks), caveat=claim.caveat)
 
 
 def _faults(document: Document, number: int, claim: _ClaimForm) -> Iterator[Fault]:
-    """What is wrong with the checks of a claim, whatever the tables hold."""
+    """Find faults in the checks of a claim that do not depend on the tables."""
     if not claim.checks:
         yield document.fault(("claims", number, "checks"), f"claim {claim.id!r} has no check; it needs one")
     for place, check in enumerate(claim.checks):
@@ -206,4 +206,4 @@ def _faults(document: Document, number: int, claim: _ClaimForm) -> Iterator[Faul
             yield document.fault(where, f"sets {check.row!r} beside itself; `against` is another row")
         if (check.column == HOURS) == (check.measure == "difference"):
             right = "saved_percent or ratio, which compare across devices" if check.column == HOURS else "difference"
-            yield document.fault(where, f"{check.measure} of {check.column}; right would be {right}")
+            yield document.fault(where, f"expected {right}, got {check.measure} of {check.column}")

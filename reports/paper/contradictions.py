@@ -1,4 +1,4 @@
-"""Where the paper contradicts itself, and where it agrees, as `reports/paper/contradictions.yaml` tells it."""
+"""Contradictions and agreements within the paper, read from `reports/paper/contradictions.yaml`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,24 +22,24 @@ from reports.paper.tables import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """One thing that the paper says."""
+    """One statement of the paper."""
 
     where: str
     """E.g. `Section 3.5`, or `Table 6, row 4, R@1`."""
     says: str
     cell: tuple[str, str, str] | None = None
-    """Table, row and column, where it is a cell: `says` is its value."""
+    """Table, row and column if it is a cell: `says` is its value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contradiction:
-    """One matter of which the paper says more than one thing."""
+    """One matter on which statements of the paper differ."""
 
     id: str
     what: str
     places: tuple[Place, ...]
     reading: str
-    """Which of them is taken here, and why."""
+    """The statement that is used here, and the reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class SharedRows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Consistency:
-    """All that is known of how the paper fits itself."""
+    """All known contradictions and agreements within the paper."""
 
     contradictions: tuple[Contradiction, ...]
     agreements: tuple[Agreement, ...]
@@ -115,10 +115,10 @@ class _FileForm(Form):
 
 
 def load_contradictions(folder: Path = PAPER) -> Consistency:
-    """What `contradictions.yaml` holds, every cell of which is the one in the tables of the same folder.
+    """Load `contradictions.yaml`; each of its cells equals the one in the tables of the same folder.
 
     Raises:
-        ReportError: the file is not of its form, an id stands twice, or a cell that it names is not there or has
+        ReportError: the file is not of its form, an id occurs twice, or a cell that it names is not there or has
             another value.
     """
     path = folder / "contradictions.yaml"
@@ -126,21 +126,21 @@ def load_contradictions(folder: Path = PAPER) -> Consistency:
     published, settings = load_published(folder), load_settings(folder)
     unique_ids(path.name, [*(c.id for c in form.contradictions), *(a.id for a in form.agreements)])
     return Consistency(
-        contradictions=tuple(_contradiction(path.name, told, published, settings) for told in form.contradictions),
-        agreements=tuple(_agreement(path.name, told, published) for told in form.agreements),
-        shared_rows=tuple(_shared(path.name, told, published) for told in form.shared_rows),
+        contradictions=tuple(_contradiction(path.name, entry, published, settings) for entry in form.contradictions),
+        agreements=tuple(_agreement(path.name, entry, published) for entry in form.agreements),
+        shared_rows=tuple(_shared(path.name, entry, published) for entry in form.shared_rows),
     )
 
 
 def unique_ids(file: str, ids: Sequence[str]) -> None:
-    """Raise a ReportError if an id stands twice."""
+    """Raise a ReportError if an id occurs twice."""
     for place, name in enumerate(ids):
         if name in ids[:place]:
-            raise ReportError(f"{file}: id {name!r} stands twice; each needs its own")
+            raise ReportError(f"{file}: id {name!r} occurs twice; expected an id of its own for each")
 
 
 def table_of(where: str, number: str, published: Mapping[str, PublishedTable]) -> PublishedTable:
-    """A table of results; raises a ReportError that starts with `where` if there is none."""
+    """Return a table of results; raise a ReportError that starts with `where` if there is none."""
     if number not in published:
         raise ReportError(f"{where}: table {number!r} is unknown; {nearest(number, published)}")
     return published[number]
@@ -148,41 +148,41 @@ def table_of(where: str, number: str, published: Mapping[str, PublishedTable]) -
 
 def _contradiction(
     file: str,
-    told: _ContradictionForm,
+    entry: _ContradictionForm,
     published: Mapping[str, PublishedTable],
     settings: Mapping[str, PublishedSettings],
 ) -> Contradiction:
-    where = f"{file}: {told.id}"
-    if len(told.places) < 2:
-        raise ReportError(f"{where}: has {len(told.places)} place; two are needed for a contradiction")
+    where = f"{file}: {entry.id}"
+    if len(entry.places) < 2:
+        raise ReportError(f"{where}: expected two places or more, got {len(entry.places)}")
     places = tuple(
         _place(f"{where}, place {number}", place, published, settings)
-        for number, place in enumerate(told.places, start=1)
+        for number, place in enumerate(entry.places, start=1)
     )
-    return Contradiction(id=told.id, what=told.what, places=places, reading=told.reading)
+    return Contradiction(id=entry.id, what=entry.what, places=places, reading=entry.reading)
 
 
 def _place(
-    where: str, told: _PlaceForm, published: Mapping[str, PublishedTable], settings: Mapping[str, PublishedSettings]
+    where: str, entry: _PlaceForm, published: Mapping[str, PublishedTable], settings: Mapping[str, PublishedSettings]
 ) -> Place:
-    if told.where is not None:
-        if (told.table, told.row, told.column) != (None, None, None):
+    if entry.where is not None:
+        if (entry.table, entry.row, entry.column) != (None, None, None):
             raise ReportError(f"{where}: has `where` and a cell; a place is one of them")
-        return Place(where=told.where, says=told.says)
-    if told.table is None or told.row is None or told.column is None:
+        return Place(where=entry.where, says=entry.says)
+    if entry.table is None or entry.row is None or entry.column is None:
         raise ReportError(f"{where}: needs `where`, or `table`, `row` and `column`")
-    if told.table in settings:
-        header, value = _setting(where, told.row, told.column, settings[told.table])
-        same = value == told.says
+    if entry.table in settings:
+        header, value = _setting(where, entry.row, entry.column, settings[entry.table])
+        same = value == entry.says
     else:
-        table = table_of(where, told.table, published)
-        number = require_cell(where, told.row, told.column, table)
-        header, value = table.columns[told.column]["header"], f"{number:g}"
-        same = _number(told.says) == number
+        table = table_of(where, entry.table, published)
+        number = require_cell(where, entry.row, entry.column, table)
+        header, value = table.columns[entry.column]["header"], f"{number:g}"
+        same = _number(entry.says) == number
     if not same:
-        raise ReportError(f"{where}: says {told.says!r}; Table {told.table}, row {told.row}, {header} is {value}")
-    cell = (told.table, told.row, told.column)
-    return Place(where=f"Table {told.table}, row {told.row}, {header}", says=told.says, cell=cell)
+        raise ReportError(f"{where}: says {entry.says!r}; Table {entry.table}, row {entry.row}, {header} is {value}")
+    cell = (entry.table, entry.row, entry.column)
+    return Place(where=f"Table {entry.table}, row {entry.row}, {header}", says=entry.says, cell=cell)
 
 
 def _setting(where: str, row: str, column: str, table: PublishedSettings) -> tuple[str, str | None]:
@@ -199,31 +199,31 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _agreement(file: str, told: _AgreementForm, published: Mapping[str, PublishedTable]) -> Agreement:
-    where = f"{file}: {told.id}"
-    pair = told.cells
+def _agreement(file: str, entry: _AgreementForm, published: Mapping[str, PublishedTable]) -> Agreement:
+    where = f"{file}: {entry.id}"
+    pair = entry.cells
     table = table_of(where, pair.table, published)
     row, against = (require_cell(where, name, pair.column, table) for name in (pair.row, pair.against))
-    if round(row - against, 1) != told.difference:  # tables and text have one decimal
-        raise ReportError(f"{where}: difference is {told.difference}; {row} - {against} is {row - against:.1f}")
-    return Agreement(id=told.id, where=told.where, difference=told.difference, **pair.model_dump())
+    if round(row - against, 1) != entry.difference:  # tables and text have one decimal
+        raise ReportError(f"{where}: difference is {entry.difference}; {row} - {against} is {row - against:.1f}")
+    return Agreement(id=entry.id, where=entry.where, difference=entry.difference, **pair.model_dump())
 
 
-def _shared(file: str, told: _SharedForm, published: Mapping[str, PublishedTable]) -> SharedRows:
-    where = f"{file}: {told.what}"
-    rows = [_table_and_row(where, pair) for pair in told.rows]
+def _shared(file: str, entry: _SharedForm, published: Mapping[str, PublishedTable]) -> SharedRows:
+    where = f"{file}: {entry.what}"
+    rows = [_table_and_row(where, pair) for pair in entry.rows]
     values: dict[str, float | None] = {}
     for number, row in rows:
         table = table_of(where, number, published)
         require_row(where, row, table)
         _require_equal(f"{where}: Table {number}, row {row}", table.rows[row].items(), values)
         values |= table.rows[row]
-    return SharedRows(what=told.what, rows=tuple(rows))
+    return SharedRows(what=entry.what, rows=tuple(rows))
 
 
 def _table_and_row(where: str, pair: Sequence[str]) -> tuple[str, str]:
     if len(pair) != 2:
-        raise ReportError(f"{where}: {list(pair)} is no pair; right would be a table and its row")
+        raise ReportError(f"{where}: expected a pair of a table and its row, got {list(pair)}")
     return pair[0], pair[1]
 
 

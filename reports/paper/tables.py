@@ -1,4 +1,4 @@
-"""What the paper published, as the files in `reports/paper/` tell it; reads every one of them strictly."""
+"""Published tables of the paper, read strictly from the files in `reports/paper/`."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class SameRuns:
 
     table: str
     rows: dict[str, str]
-    """By the row here: the row there."""
+    """Rows of the other table, by the row here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,19 +48,19 @@ class PublishedTable:
     datasets: dict[str, str] = field(default_factory=dict)
     """The dataset that each task's columns are on."""
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By slot: `header` and `unit`, in the paper's order."""
+    """Columns by slot: `header` and `unit`, in the paper's order."""
     rows: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    """By name, in the paper's order: value by slot; none where the paper prints a dash."""
+    """Rows by name, in the paper's order: value by slot; None if the paper prints a dash."""
     texts: dict[str, str] = field(default_factory=dict)
     """Headers of the columns that hold text, e.g. `PT Datasets`, by key."""
     row_texts: dict[str, dict[str, str | None]] = field(default_factory=dict)
-    """By row: the text under each key of `texts`; none where the paper prints a dash. Empty without `texts`."""
+    """Texts of each row under the keys of `texts`; None if the paper prints a dash. Empty without `texts`."""
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Headings between the rows, with the rows below each; all rows, in order, or none."""
     cited: tuple[str, ...] = ()
-    """Rows that quote other people's work, which nothing here trains."""
+    """Rows that quote other work; no sweep trains them."""
     cannot_tell: tuple[str, ...] = ()
-    """What the paper shows by colour alone, so that its text does not tell."""
+    """Facts that the paper shows by colour alone, which its text lacks."""
     same_runs: SameRuns | None = None
     """Rows that are printed again in another table, whose sweep measures them."""
 
@@ -82,7 +82,7 @@ class PublishedSettings:
     columns: dict[str, str]
     """Headers by key, in the paper's order."""
     rows: dict[str, dict[str, str | None]]
-    """By setting: the text in each column; none where the paper prints a dash."""
+    """Settings with the text in each column; None if the paper prints a dash."""
     shared: tuple[str, ...]
     """Settings with a single value, which holds for every column."""
     cannot_tell: tuple[str, ...] = ()
@@ -126,10 +126,10 @@ class _SettingsForm(Form):
 
 
 def load_published(folder: Path = PAPER) -> dict[str, PublishedTable]:
-    """Every table of results, by its number, in order.
+    """Load every table of results, by its number, in order.
 
     Raises:
-        ReportError: every fault of a file: an unknown key or one that stands twice, a row that lacks a column or has
+        ReportError: every fault of a file: an unknown key or one that occurs twice, a row that lacks a column or has
             another one, a row that is named but is none.
     """
     tables = [_published(path) for path in folder.glob("table_*.yaml")]
@@ -145,12 +145,12 @@ def load_published(folder: Path = PAPER) -> dict[str, PublishedTable]:
 
 
 def load_settings(folder: Path = PAPER) -> dict[str, PublishedSettings]:
-    """Every table of settings, by its number, in order; raises as `load_published` does."""
+    """Load every table of settings, by its number, in order; raise as `load_published` does."""
     return {table.table: table for table in sorted(map(_settings, folder.glob("settings_*.yaml")), key=_by_number)}
 
 
 def read_form(path: Path, form: type[F]) -> tuple[F, Document]:
-    """What a file holds, and where.
+    """Load a file as a checked form, and its document with the places of its values.
 
     Raises:
         ReportError: it is no YAML, or not of the form.
@@ -176,7 +176,7 @@ def require_row(where: str, row: str, table: PublishedTable) -> None:
 
 
 def require_cell(where: str, row: str, column: str, table: PublishedTable) -> float:
-    """The value of a cell; raises a ReportError that starts with `where` if the table has none there."""
+    """Return the value of a cell; raise a ReportError that starts with `where` if the table has none there."""
     require_row(where, row, table)
     if column not in table.columns:
         raise ReportError(f"{where}: column {column!r} is not in Table {table.table}; {nearest(column, table.columns)}")
@@ -188,7 +188,7 @@ def require_cell(where: str, row: str, column: str, table: PublishedTable) -> fl
 
 
 def sweep_files(folder: Path = SWEEPS) -> dict[str, str]:
-    """By table number (or the sweep's name, where it rebuilds none): the sweep file that measures it."""
+    """Sweep file that measures a table, by the table's number (or the sweep's name if it rebuilds none)."""
     read = YAML(typ="safe", pure=True)
     found = {}
     for path in sorted(folder.glob("*.yaml")):
@@ -226,8 +226,8 @@ def _published(path: Path) -> PublishedTable:
 def _settings(path: Path) -> PublishedSettings:
     form, document = read_form(path, _SettingsForm)
     rows: dict[str, dict[str, str | None]] = {}
-    for name, told in form.rows.items():
-        rows[name] = told if isinstance(told, dict) else dict.fromkeys(form.columns, told)
+    for name, values in form.rows.items():
+        rows[name] = values if isinstance(values, dict) else dict.fromkeys(form.columns, values)
     named = _name_faults(document, path, "settings", form.table)
     refuse([*named, *_keys_faults(document, "rows", rows, form.columns, "columns")])
     return PublishedSettings(
@@ -237,7 +237,7 @@ def _settings(path: Path) -> PublishedSettings:
         row=form.row,
         columns=form.columns,
         rows=rows,
-        shared=tuple(name for name, told in form.rows.items() if not isinstance(told, dict)),
+        shared=tuple(name for name, values in form.rows.items() if not isinstance(values, dict)),
         cannot_tell=tuple(form.cannot_tell),
     )
 
@@ -248,18 +248,18 @@ def _name_faults(document: Document, path: Path, kind: str, table: str) -> Itera
 
 
 def _row_faults(form: _TableForm, document: Document) -> Iterator[Fault]:
-    """Everything that names a row, a column or a task, and must name one that is there."""
+    """Check that every name of a row, a column or a task exists."""
     yield from _keys_faults(document, "rows", form.rows, form.columns, "columns")
     yield from _keys_faults(document, "row_texts", form.row_texts, form.texts, "texts")
     if form.texts or form.row_texts:
         for row in form.rows.keys() - form.row_texts.keys():
-            yield document.fault(("row_texts",), f"row {row!r} has no texts; right would be {', '.join(form.texts)}")
+            yield document.fault(("row_texts",), f"row {row!r} has no texts; expected {', '.join(form.texts)}")
     for keys, row in _named_rows(form):
         if row not in form.rows:
             yield document.fault(keys, f"row {row!r} is none; {nearest(row, form.rows)}", at_key=keys[0] in BY_ROW)
     grouped = [row for rows in form.groups.values() for row in rows]
     if grouped and set(grouped) == set(form.rows) and grouped != list(form.rows):
-        yield document.fault(("groups",), f"rows stand as {', '.join(grouped)}; right would be {', '.join(form.rows)}")
+        yield document.fault(("groups",), f"expected rows {', '.join(form.rows)}, got {', '.join(grouped)}")
     if grouped:
         for row in form.rows.keys() - set(grouped):
             yield document.fault(("groups",), f"row {row!r} has no heading; put it under one of them")
@@ -269,7 +269,7 @@ def _row_faults(form: _TableForm, document: Document) -> Iterator[Fault]:
 
 
 def _named_rows(form: _TableForm) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every row that is named outside `rows`, and where."""
+    """Find every row that is named outside `rows`, and its place."""
     if form.default is not None:
         yield ("default",), form.default
     yield from ((("cited", place), row) for place, row in enumerate(form.cited))
@@ -282,7 +282,7 @@ def _named_rows(form: _TableForm) -> Iterator[tuple[tuple[str | int, ...], str]]
 def _keys_faults(
     document: Document, section: str, rows: Mapping[str, Mapping[str, object]], wanted: Iterable[str], what: str
 ) -> Iterator[Fault]:
-    """Rows whose keys are not the wanted ones."""
+    """Find rows whose keys are not the expected ones."""
     for name, values in rows.items():
         if values.keys() != set(wanted):
             has = f"row {name!r} has {', '.join(values) or 'nothing'}; the {what} are {', '.join(wanted) or 'none'}"

@@ -1,4 +1,4 @@
-"""Tables as CSV: one for people, and cells.csv, the contract with other programs."""
+"""Tables as CSV: one file for people, and cells.csv for programs."""
 
 import csv
 import io
@@ -13,21 +13,21 @@ CELL_COLUMNS = (
     "table,row,column,dataset,unit,published,measured,ci_low,ci_high,ci_kind,n_seeds,n_queries,delta,p,scale,device,"
     "marks,runs,p_raw,delta_low,delta_high,delta_kind,ratio,difference,faults"
 ).split(",")
-"""Of cells.csv; only ever appended to."""
+"""Columns of cells.csv; new ones are appended only."""
 TEXTS = {"table", "row", "column", "dataset", "unit", "ci_kind", "scale", "device", "marks", "runs", "delta_kind"}
 TEXTS |= {"faults"}
-"""Columns that hold text, of which a spreadsheet may take one that begins like a formula for one."""
+"""Columns of text, which a spreadsheet may take for a formula if it begins like one."""
 _FORMULA = re.compile(r"[=+\-@\t\r\n](?=.)", re.DOTALL)
 
 
 def as_text(text: str) -> str:
-    """A text that no spreadsheet runs: with an apostrophe before what begins like a formula."""
+    """Escape a text for spreadsheets: with an apostrophe before what begins like a formula."""
     text = re.sub("\r\n?", "\n", text)  # the csv module leaves a carriage return without quotes, and it ends a line
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def read_text(cell: str) -> str:
-    """The text that `as_text` wrote."""
+    """Return the text that `as_text` wrote."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell, 1) else cell
 
 
@@ -51,7 +51,7 @@ def to_csv(tables: Iterable[Table]) -> str:
 
 
 def cells_csv(tables: Iterable[Table]) -> str:
-    """A line for each cell of all tables, unrounded; empty where nothing was measured."""
+    """A line for each cell of all tables, unrounded; empty if nothing was measured."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CELL_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -60,7 +60,7 @@ def cells_csv(tables: Iterable[Table]) -> str:
 
 
 def cell_records(tables: Iterable[Table]) -> Iterable[dict[str, Any]]:
-    """What cells.csv says of each cell, by its columns."""
+    """Fields of each cell, by the columns of cells.csv."""
     for table in tables:
         for row, cells in table.rows.items():
             for column, cell in zip(table.columns, cells, strict=True):

@@ -1,4 +1,4 @@
-"""What differs between the cells of two reports."""
+"""Differences between the cells of two reports."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -10,9 +10,9 @@ from reports.paper.tables import ReportError
 from reports.render.csv_files import CELL_COLUMNS, TEXTS, read_text
 
 KEY = ("table", "row", "column", "scale")
-"""What names a cell; a cell without a measurement has no scale."""
+"""Columns that identify a cell; a cell without a measurement has no scale."""
 COMPARED = [name for name in CELL_COLUMNS if name not in (*KEY, "runs")]
-"""Runs have other ids wherever they are recorded."""
+"""Columns that are compared: without the runs, whose ids differ between MLflow stores."""
 
 Key = tuple[str, ...]
 Cells = Mapping[Key, Mapping[str, str]]
@@ -28,16 +28,16 @@ class Change:
     scale: str
     kind: Literal["only in A", "only in B", "differs"]
     values: dict[str, tuple[str, str]]
-    """By column of cells.csv: what A and B say."""
+    """Values of A and B, by column of cells.csv."""
 
     @property
     def within(self) -> bool | None:
-        """Whether B's value lies within A's interval; none where that cannot be told."""
-        told = self.values.get("measured")
+        """Whether B's value lies within A's interval; None if that is unknown."""
+        measured = self.values.get("measured")
         low, high = (self.values.get(end, ("", ""))[0] for end in ("ci_low", "ci_high"))
-        if self.kind != "differs" or told is None or not (low and high and told[1]):
+        if self.kind != "differs" or measured is None or not (low and high and measured[1]):
             return None
-        return float(low) <= float(told[1]) <= float(high)
+        return float(low) <= float(measured[1]) <= float(high)
 
 
 def load_cells(path: Path) -> Cells:
@@ -53,14 +53,12 @@ def load_cells(path: Path) -> Cells:
             names = reader.fieldnames or []
             lines = list(reader) if all(name in names for name in ("measured", *KEY)) else []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ReportError(
-            f"{file}: cannot be read ({error}); right would be a cells.csv, or a folder with one"
-        ) from error
+        raise ReportError(f"{file}: cannot be read ({error}); expected a cells.csv, or a folder with one") from error
     if missing := [name for name in ("measured", *KEY) if name not in names]:
         raise ReportError(f"{file}: has no column {missing[0]!r}, so it is no cells.csv; it has {', '.join(names)}")
     for number, line in enumerate(lines, start=2):
         if None in line or None in line.values():
-            raise ReportError(f"{file}: line {number} is cut, or has too much; write the file anew")
+            raise ReportError(f"{file}: line {number} is cut, or has too many fields; write the file again")
     texts = [line | {name: read_text(line[name]) for name in TEXTS if name in line} for line in lines]
     return {tuple(line[name] for name in KEY): line for line in texts}
 
@@ -68,7 +66,7 @@ def load_cells(path: Path) -> Cells:
 def differences(a: Cells, b: Cells) -> list[Change]:
     """Every cell that is not the same in both, in A's order, then those that B alone has.
 
-    A cell that is empty in one and measured in the other is told once, under the scale it was measured at.
+    A cell that is empty in one and measured in the other is listed once, under the scale it was measured at.
     """
     measured = {key[:-1] for key in (*a, *b) if key[-1]}
     keys = [key for key in dict.fromkeys([*a, *b]) if key in a and key in b or key[-1] or key[:-1] not in measured]
@@ -84,27 +82,27 @@ def _change(key: Key, a: Mapping[str, str] | None, b: Mapping[str, str] | None) 
         kind: Literal["only in A", "only in B", "differs"] = "differs"
     else:
         kind = "only in A" if b is None else "only in B"
-    told = dict(zip(KEY, key, strict=True))
+    name = dict(zip(KEY, key, strict=True))
     return Change(
-        table=told["table"], row=told["row"], column=told["column"], scale=told["scale"], kind=kind, values=values
+        table=name["table"], row=name["row"], column=name["column"], scale=name["scale"], kind=kind, values=values
     )
 
 
 def lines(changes: Iterable[Change]) -> Iterable[str]:
-    """What differs, for people: a line for each cell."""
+    """Text of the differences: a line for each cell."""
     for change in changes:
         scale = f" (scale {change.scale})" if change.scale else ""
         name = f"table {change.table}{scale}, row {change.row}, {change.column}"
         if change.kind != "differs":
             yield f"{name}: {change.kind}"
             continue
-        told = [f"{what} {_short(a)} -> {_short(b)}" for what, (a, b) in change.values.items() if a != b]
+        texts = [f"{what} {_short(a)} -> {_short(b)}" for what, (a, b) in change.values.items() if a != b]
         within = {True: "; within A's interval", False: "; outside A's interval", None: ""}[change.within]
-        yield f"{name}: {'; '.join(told)}{within}"
+        yield f"{name}: {'; '.join(texts)}{within}"
 
 
 def _short(value: str) -> str:
-    """A number with six digits; other text as it stands, nothing as a dash."""
+    """A number with six digits; other text unchanged, an empty text as a dash."""
     try:
         return f"{float(value):.6g}"
     except ValueError:

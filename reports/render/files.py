@@ -1,4 +1,4 @@
-"""Files of a report: whole or not there."""
+"""Files of a report, written completely or not at all."""
 
 import re
 from contextlib import suppress
@@ -9,7 +9,7 @@ from reports.paper.tables import ReportError
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file by rename, its folder with it; give its path.
+    """Write a file by rename, with its folder; return its path.
 
     Raises:
         ReportError: it cannot be written.
@@ -27,6 +27,6 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def file_name(name: str) -> str:
-    """A name as part of a file's: itself if it is plain, else what is plain of it and a digest of all."""
+    """Make a part of a file's name from a name: itself if it is plain, else its plain characters and a digest."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
     return name if plain == name else f"{plain}-{sha256(name.encode()).hexdigest()[:6]}"

@@ -1,4 +1,4 @@
-"""What stands under a table: what its numbers are, how sure they are, and what would fill the empty cells."""
+"""Footnotes of a table: the meaning of its numbers, their intervals, and commands that fill its empty cells."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
@@ -16,20 +16,20 @@ MARKS = {
     "unfinished": "a stage of the row is not done",
     "other code": "made by other code than the baseline row",
     "other device": "not on the device of the baseline row, so no ratio is given",
-    "other steps": "layers were computed again in this row or in the baseline row alone, so no ratio is given",
+    "other steps": "activations were recomputed in this row or in the baseline row only, so no ratio is given",
     "several devices": "measured on different devices, so no ratio is given",
-    "other test set": "asked other questions than the baseline row, so no difference is given",
+    "other test set": "evaluated on another test set than the baseline row, so no difference is given",
     "partial schedule": "trained for fewer epochs than the scale says",
-    "estimated hours": "an attempt died, and when it ended is estimated; useful hours leave it out",
-    "layers recomputed": "a training ran out of GPU memory and computed layers again instead of keeping what they made:"
-    " the same numbers in more hours",
+    "estimated hours": "an attempt was killed and its end time is estimated; useful hours leave it out",
+    "layers recomputed": "a training ran out of GPU memory and recomputed activations instead of keeping them: the same"
+    " numbers in more hours",
 }
 INTERVALS = {
-    "full seeds": "Student's t over seeds of pre-training; it covers training anew",
-    "fine-tuning seeds": "Student's t over seeds of fine-tuning from one pre-training; it does not cover pre-training"
-    " anew",
-    "queries": "bootstrap over queries, 10,000 resamples; it covers other questions like these for the same weights,"
-    " not training anew",
+    "full seeds": "Student's t over seeds of pre-training; it covers a new training",
+    "fine-tuning seeds": "Student's t over seeds of fine-tuning from one pre-training; it does not cover a new"
+    " pre-training",
+    "queries": "bootstrap over queries, 10,000 resamples; it covers other queries like these for the same weights,"
+    " not a new training",
 }
 BRACKETS = "In square brackets:"
 
@@ -76,9 +76,9 @@ def _hours(table: Table) -> list[str]:
 
 def _evaluations(table: Table) -> list[str]:
     notes_by_task = {
-        (task, told["dataset"], told["split"], told["n_queries"], told["n_clips"], told["ranking"])
+        (task, facts["dataset"], facts["split"], facts["n_queries"], facts["n_clips"], facts["ranking"])
         for trial in table.trials
-        for task, told in trial.evaluations.items()
+        for task, facts in trial.evaluations.items()
     }
     found = []
     for task, dataset, split, queries, clips, ranking in sorted(notes_by_task):
@@ -94,11 +94,11 @@ def _evaluations(table: Table) -> list[str]:
 def _unreadable(table: Table) -> list[str]:
     found = []
     for trial in table.trials:
-        for stage, told in trial.unreadable.items():
-            names = ", ".join(PurePath(str(file)).name for file in told["files"])
-            more = f" and {rest} more" if (rest := told["count"] - len(told["files"])) > 0 else ""
+        for stage, lost in trial.unreadable.items():
+            names = ", ".join(PurePath(str(file)).name for file in lost["files"])
+            more = f" and {rest} more" if (rest := lost["count"] - len(lost["files"])) > 0 else ""
             found.append(
-                f"{trial.variant}, seed {trial.seed}: {stage} could not read {told['count']} of its clips and pictures,"
+                f"{trial.variant}, seed {trial.seed}: {stage} could not read {lost['count']} of its clips and pictures,"
                 f" and others took their place: {names}{more}."
             )
     return _distinct(found)
@@ -128,7 +128,9 @@ def _intervals(table: Table) -> list[str]:
         for column, cell in zip(table.columns, cells, strict=True)
     )
     if alike:
-        found.append("A percentage without an interval: all its queries score alike, and resampling them says nothing.")
+        found.append(
+            "A percentage without an interval: all its queries score alike, so resampling them gives no interval."
+        )
     return found
 
 
@@ -138,12 +140,12 @@ def _tests(table: Table) -> list[str]:
     return [
         f"p: two-sided, by flipping signs of the queries' differences to the row {table.baseline}, averaged over seeds"
         f" (10,000 flips, fixed seed), with Holm's correction over the {_tested(table)} of the column; whether these"
-        " weights differ on other queries, not whether training anew would. None for hours."
+        " weights differ on other queries, not whether a new training would. None for hours."
     ]
 
 
 def _tested(table: Table) -> str:
-    """How many rows a column's correction runs over: fewer where something is wrong with a row."""
+    """Number of rows in a column's correction: fewer if a row has a fault."""
     counts = {
         sum(cells[place].p is not None for cells in table.rows.values()) for place in range(len(table.columns))
     } - {0}
@@ -155,7 +157,7 @@ def _differences(table: Table) -> list[str]:
     if all(cell.difference is None for cells in table.rows.values() for cell in cells):
         return []
     others = {c.published_dataset for c in table.columns if c.measured_dataset != c.published_dataset} - {""}
-    apart = f"; the data are not {', '.join(sorted(others))}, so they say little" if others else ""
+    apart = f"; the data are not {', '.join(sorted(others))}, so they are of little meaning" if others else ""
     return [f"Measured minus published: column `difference` of cells.csv{apart}."]
 
 
@@ -170,7 +172,7 @@ def _legend(table: Table) -> list[str]:
 def _empty(table: Table, sweep_files: Mapping[str, str]) -> list[str]:
     found = []
     if cited := [row for row in table.rows if row in table.cited]:
-        found.append(f"Published only, for nothing here trains them: {', '.join(cited)}.")
+        found.append(f"Published only, since no sweep trains them: {', '.join(cited)}.")
     own = [row for row in table.rows if row not in table.cited]
     empty = [row for row in own if any(cell.measured is None and not cell.faults for cell in table.rows[row])]
     if not empty:

@@ -1,4 +1,4 @@
-"""A table as LaTeX with booktabs, ready for \\input; what must be loaded stands in its first line."""
+"""A table as LaTeX with booktabs, ready for \\input; its first line names the packages it needs."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ from reports.render.text import (
 
 P_VALUE = re.compile(r"p ([=<]) ([\d.]+)")
 AT_ONCE = 5
-"""So many columns, each published and measured, stand beside each other on a page."""
+"""Maximum number of columns, each published and measured, beside each other on a page."""
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -45,7 +45,7 @@ _SPECIAL = re.compile("|".join(re.escape(character) for character in SPECIAL))
 
 
 def to_latex(table: Table, files: Mapping[str, str]) -> str:
-    """A table as LaTeX, one float for each dataset if there are several; its runs stand in comments.
+    """A table as LaTeX, one float for each dataset if there are several; its runs are in comments.
 
     A row has a line each for values, intervals, differences to the baseline row, and p.
 
@@ -65,7 +65,7 @@ class _Block:
     columns: tuple[Column, ...]
     places: tuple[int, ...]
     dataset: str
-    """Empty where it is the only one."""
+    """Empty if it is the only one."""
 
 
 def _blocks(table: Table) -> list[_Block]:
@@ -109,7 +109,7 @@ def _float(table: Table, block: _Block, files: Mapping[str, str], *, last: bool)
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it stands, in one line."""
+    """Escape text so that LaTeX prints it unchanged, in one line."""
     return _SPECIAL.sub(lambda found: SPECIAL[found[0]], one_line(text))
 
 
@@ -149,7 +149,7 @@ def _measured(column: Column, cell: Cell, marks: Mapping[str, str]) -> tuple[str
 
 
 def _cell(text: str) -> str:
-    """Of a cell: minus signs are minus signs, and p is a variable."""
+    """Format the text of a cell: minus signs are minus signs, and p is a variable."""
     if found := P_VALUE.fullmatch(text):
         return f"$p{found[1]}{found[2]}$"
     return re.sub(r"(?<![\w.])([-+])(?=\d)", r"$\1$", escape(text))

@@ -13,7 +13,7 @@ from reports.render.footnotes import notes
 from reports.render.text import headers, heading, letters, measured_text, one_line, published_text, text_headers
 
 LOCAL_UI = "http://127.0.0.1:5000"
-"""Where `smaug ui` serves MLflow's pages."""
+"""Address at which `smaug ui` serves MLflow's pages."""
 
 
 def to_markdown(table: Table, files: Mapping[str, str], ui: str, serve: str = "smaug ui") -> str:
@@ -23,15 +23,15 @@ def to_markdown(table: Table, files: Mapping[str, str], ui: str, serve: str = "s
         table: to be shown.
         files: by table, the sweep file that measures it.
         ui: address of MLflow's pages.
-        serve: the command that serves them, where the ledger is no server.
+        serve: the command that serves them, if the ledger is no server.
     """
     table = _escaped(table)
     grid = _grid(table)
     lines = [f"## {one_line(heading(table))}", "", *(_row(texts) for texts in grid)]
     labels = 1 + len(text_headers(table))
     lines.insert(3, _row([*["---"] * labels, *["---:"] * (len(grid[0]) - labels)]))
-    told = [*notes(table, files), *_runs(table, ui, serve)]
-    return "\n".join([*lines, "", *(f"- {one_line(note)}" for note in told), ""])
+    below = [*notes(table, files), *_runs(table, ui, serve)]
+    return "\n".join([*lines, "", *(f"- {one_line(note)}" for note in below), ""])
 
 
 def pages_of(tracking_uri: str) -> str:
@@ -44,7 +44,7 @@ def pages_of(tracking_uri: str) -> str:
 
 
 def place_of(tracking_uri: str) -> str:
-    """Which ledger it is, fit to be shown to anybody: without user, password, options and folders of a machine."""
+    """Name of a ledger, safe to publish: without user, password, options and folders of a machine."""
     if (file := database_file(tracking_uri)) is not None:
         return f"the SQLite file {file.name} of the home folder"
     where = urlsplit(tracking_uri)
@@ -73,7 +73,7 @@ def _grid(table: Table) -> list[list[str]]:
 
 def _runs(table: Table, ui: str, serve: str) -> Iterable[str]:
     if ui == LOCAL_UI and any(cell.runs for cells in table.rows.values() for cell in cells):
-        yield f"The pages of the runs are there while `{serve}` runs."
+        yield f"The pages of the runs are available while `{serve}` runs."
     for row, cells in table.rows.items():
         if runs := dict.fromkeys(run for cell in cells for run in cell.runs):
             links = ", ".join(f"[{run.run_id[:8]}]({run_link(ui, run)})" for run in runs)
@@ -85,13 +85,13 @@ def _row(texts: Iterable[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text from outside, in one line that Markdown shows as it is."""
+    """Escape text from outside, in one line that Markdown shows unchanged."""
     text = re.sub(r"[\\`|<>\[\]*]|(?<!\w)_|_(?!\w)", r"\\\g<0>", one_line(text))
     return f"\\{text}" if text.startswith("#") else text
 
 
 def _escaped(table: Table) -> Table:
-    """A table whose names, marks and faults Markdown shows as they are; what the paper's files say stays."""
+    """Escape a table's names, marks and faults for Markdown; texts of the paper's files stay."""
 
     def all_of(texts: Iterable[str]) -> tuple[str, ...]:
         return tuple(map(escape, texts))
@@ -101,11 +101,11 @@ def _escaped(table: Table) -> Table:
         return replace(of, marks=all_of(of.marks), faults=all_of(of.faults), **names)
 
     def trial(of: TrialRow) -> TrialRow:
-        told = {
+        evaluations = {
             task: {name: escape(value) if isinstance(value, str) else value for name, value in found.items()}
             for task, found in of.evaluations.items()
         }
-        return replace(of, variant=escape(of.variant), evaluations=told)
+        return replace(of, variant=escape(of.variant), evaluations=evaluations)
 
     columns = [
         replace(c, **{name: escape(getattr(c, name)) for name in ("header", "measured_unit", "measured_dataset")})

@@ -21,9 +21,9 @@ PLUS_MINUS = "After ±, half of the"
 
 
 def to_terminal(table: Table, console: Console, files: Mapping[str, str] | None = None) -> None:
-    """Print a table with its notes; `files`: by table, the sweep file that measures it (default: those there are).
+    """Print a table with its notes; `files`: by table, the sweep file that measures it (default: all sweep files).
 
-    Rows that quote other people's work are left out.
+    Rows that quote other work are left out.
     """
     columns = [table.row_label, *(f"{c.header}\n{what}" for c in table.columns for what in ("paper", "here"))]
     rows, marks = [], letters(table)
@@ -40,7 +40,7 @@ def to_terminal(table: Table, console: Console, files: Mapping[str, str] | None 
 
 
 def _narrow(column: Column, cell: Cell, marks: Mapping[str, str]) -> str:
-    """Value and half its interval, how it compares, and marks, below each other."""
+    """Value and half its interval, comparison and marks, below each other."""
     value = measured_number(column, cell) or ("?" if cell.faults else "")
     if cell.interval is not None:
         half = (cell.interval.high - cell.interval.low) / 2

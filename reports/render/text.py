@@ -1,4 +1,4 @@
-"""Cells as text: what every format of a table has in common."""
+"""Cells as text, shared by every format of a table."""
 
 from collections.abc import Mapping
 from math import floor, log10
@@ -7,7 +7,7 @@ from reports.analysis.cells import Cell, Column, Interval, Table
 
 
 def letters(table: Table) -> dict[str, str]:
-    """The letter that stands for each mark and each fault of a table: a, b, ... z, aa, ab, ..."""
+    """Letters for the marks and faults of a table: a, b, ... z, aa, ab, ..."""
     cells = [cell for row in table.rows.values() for cell in row]
     marks = dict.fromkeys(mark for cell in cells for mark in cell.marks)
     faults = dict.fromkeys(fault for cell in cells for fault in cell.faults)
@@ -27,12 +27,12 @@ def heading(table: Table) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text without line breaks, whatever a name holds."""
+    """Text without line breaks."""
     return " ".join(text.split())
 
 
 def headers(column: Column) -> tuple[str, str]:
-    """Of the published and of the measured half of a column, with unit or dataset."""
+    """Headers of the published and of the measured half of a column, with unit or dataset."""
     published = column.published_unit if column.is_hours else column.published_dataset
     measured = column.measured_unit if column.is_hours else column.measured_dataset
     return (
@@ -55,10 +55,10 @@ def published_text(column: Column, cell: Cell) -> str:
 
 
 def measured_text(column: Column, cell: Cell, marks: Mapping[str, str], times: str = "x") -> str:
-    """A measured value with its interval, how it compares, and the letters of its marks and faults.
+    """A measured value with its interval, comparison, and the letters of its marks and faults.
 
-    A cell that should have a value, and has none because something is wrong, says `?`: it never looks like a cell that
-    nobody has measured.
+    A cell whose value is missing because of a fault shows `?`, so that it does not look like a cell that was not
+    measured.
     """
     text = ""
     if cell.measured is not None:
@@ -77,7 +77,7 @@ def measured_text(column: Column, cell: Cell, marks: Mapping[str, str], times: s
 
 
 def ratio_text(cell: Cell, times: str = "x") -> str:
-    """Hours by those of the baseline row."""
+    """Ratio of hours to those of the baseline row."""
     return "" if cell.ratio is None else f"{cell.ratio:.2f}{times}"
 
 
@@ -123,5 +123,5 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def decimals_of(value: float, digits: int = 3) -> int:
-    """How many decimals give a number so many significant digits."""
+    """Number of decimals that give a number this many significant digits."""
     return 0 if value <= 0 else max(0, digits - 1 - floor(log10(value)))

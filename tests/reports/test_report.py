@@ -68,7 +68,7 @@ def test_the_notes_say_what_the_numbers_are():
     assert "ranking match: the matching logit" in text
     assert "Seeds for each row: 1" in text
     assert "In square brackets: 95 % interval, bootstrap over queries, 10,000 resamples" in text
-    assert "not training anew" in text and "Holm's correction over the 1 tested row of the column" in text
+    assert "not a new training" in text and "Holm's correction over the 1 tested row of the column" in text
     assert "rows 25%, 65%): not measured; `python sweeps/run.py sweeps/masking_ratio.yaml` fills them." in text
 
 
@@ -218,4 +218,4 @@ def test_the_notes_say_over_how_many_rows_p_is_corrected_and_who_serves_the_runs
     text = to_markdown(table_4([*TRIALS, row("25%", hours=0.02, r1=100.0)]), FILES, LOCAL_UI, "smaug ui --home x")
     assert "Holm's correction over the 2 tested rows of the column" in text
     assert "all its queries score alike" in text
-    assert "The pages of the runs are there while `smaug ui --home x` runs." in text
+    assert "The pages of the runs are available while `smaug ui --home x` runs." in text

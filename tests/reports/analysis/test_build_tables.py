@@ -140,4 +140,4 @@ def test_words_stand_under_their_headers_with_the_papers_dash():
     first = build_tables(PUBLISHED, [], made_ranks)[0]
     assert first.texts["AVLNet"] == {"PT Datasets": "HT100M", "#Frame": "-"}
     assert "HERO" in first.cited and "Ours 5M" not in first.cited
-    assert ["cannot be told" in told for told in first.cannot_tell] == [True, True]
+    assert ["cannot be determined" in told for told in first.cannot_tell] == [True, True]

@@ -61,8 +61,8 @@ def test_without_both_rows_nothing_was_measured():
     ("change", "column", "problem"),
     [
         ({"device": "H200", "unit": "H200 GPU h"}, HOURS, "measured on different devices"),
-        ({"evaluations": {"msrvtt": evaluation(test_digest="bbbb")}}, R1, "asked different questions"),
-        ({"marks": ("layers recomputed",)}, HOURS, "computed layers again to save memory"),
+        ({"evaluations": {"msrvtt": evaluation(test_digest="bbbb")}}, R1, "evaluated on different test sets"),
+        ({"marks": ("layers recomputed",)}, HOURS, "recomputed activations to save memory"),
         ({"code": "0ther"}, R1, "made by different code"),
         ({"marks": ("partial schedule",)}, R1, "row 25%: it was trained for fewer epochs"),
         ({"marks": ("stale code accepted",)}, R1, "row 25%: it holds results of other code"),

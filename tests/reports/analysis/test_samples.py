@@ -157,7 +157,7 @@ def test_ranks_that_make_another_number_than_the_metric_are_never_shown():
 def test_seeds_that_were_asked_different_questions_have_no_mean():
     other = row("50%", hours=1.0, r1=60.0, seed="1", evaluations={"msrvtt": evaluation(test_digest="bbbb")})
     samples, faults = collected([row("50%", hours=1.0, r1=40.0), other])
-    assert samples is None and "asked different questions: run-50%-0, run-50%-1" in faults[0]
+    assert samples is None and "evaluated on different test sets: run-50%-0, run-50%-1" in faults[0]
 
 
 def test_another_test_set_than_the_baseline_is_a_fault_without_a_comparison():

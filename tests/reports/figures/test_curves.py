@@ -140,7 +140,7 @@ def test_more_lines_than_can_be_told_apart_are_named():
     trials = [trial(f"row {place}", f"s{place}", position=place) for place in range(10)]
     (shown,) = figures(trials, stages=many)
     assert len({cells[0] for cells in shown.data.rows}) == 8
-    assert "row row 8 (more than 8 lines cannot be told apart)" in shown.caption
+    assert "row row 8 (more than 8 lines cannot be distinguished)" in shown.caption
 
 
 def test_only_the_first_seed_is_drawn_and_that_is_said():

@@ -132,7 +132,7 @@ def test_a_cell_opens_to_all_that_is_known_of_it(page):
     assert told["Measured minus published"] == "-19.0 points"
     assert (told["Seeds"], told["Device"], told["Scale"]) == ("1", "Xeon", "tiny")
     assert told["Dataset"] == "moving_shapes/sentence, in the place of MSRVTT"
-    assert "1000 queries" in dialog.text and "not training anew" in dialog.text
+    assert "1000 queries" in dialog.text and "not a new training" in dialog.text
     link = dialog.one("a")
     assert link["href"] == "http://127.0.0.1:5000/#/experiments/1/runs/run-10%-0"
     assert link.text == "seed 0, run run-10%-"
@@ -147,15 +147,17 @@ def test_a_cell_of_many_seeds_links_some_of_its_runs_and_counts_the_others():
 @pytest.mark.parametrize(
     ("base", "says"),
     [
-        (100.0, "no query scores otherwise than in the row 50%, so resampling them says nothing"),
-        (0.0, "all queries differ alike, so resampling them says nothing"),
+        (100.0, "no query scores otherwise than in the row 50%, so resampling them gives no interval"),
+        (0.0, "all queries differ alike, so resampling them gives no interval"),
     ],
 )
 def test_a_cell_without_an_interval_says_why(base, says):
     tree = shown([row("50%", hours=0.02, r1=base), row("10%", hours=0.03, r1=100.0)], tables=["4"])
     told = {key: tree.one("dialog", id=f"table-4-tiny-{key}") for key in ("1-1", "1-2", "3-2")}
     assert facts(told["1-2"])["95 % interval"] == facts(told["1-2"])["95 % interval of the difference"] == "none"
-    assert "all queries score alike, so resampling them says nothing" in told["1-2"].text and says in told["1-2"].text
+    assert (
+        "all queries score alike, so resampling them gives no interval" in told["1-2"].text and says in told["1-2"].text
+    )
     assert facts(told["3-2"])["95 % interval"] == "none" and "of the difference" not in told["3-2"].text
     assert "95 % interval" not in told["1-1"].text
 
@@ -236,7 +238,11 @@ def test_what_was_spent_in_vain_is_told_too():
     stages = [PAID, paid("old", useful=0.5)]
     tree = parse(to_html(page_of(report_of(TRIALS), MadeLedger(stages, aside=[paid("stale", useful=0.25)]))))
     rows = {line.one("th").text: line.one("b").text for line in by_sweep(tree)}
-    assert rows == {"masking_ratio Table 4": "0.0620", "in no current trial": "0.5000", "begun anew since": "0.2500"}
+    assert rows == {
+        "masking_ratio Table 4": "0.0620",
+        "in no current trial": "0.5000",
+        "archived, started again since": "0.2500",
+    }
     assert "0.0620 CPU h billed" in tree.one("div", class_="sum").text
 
 
@@ -353,7 +359,7 @@ def test_pictures_are_within_the_page_with_their_words():
     assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == PNG
     assert (image["alt"], image["width"], image["height"]) == ("Three times one frame", "296", "96")
     section = next(one for one in tree.all("section") if one["aria-labelledby"] == "examples")
-    assert "hiding 50% of the patches" in section.text and "“a red ring” (50% of the patches hidden)" in section.text
+    assert "masking 50% of the patches" in section.text and "“a red ring” (50% of the patches masked)" in section.text
     assert "Table 4: 10% (tiny); Table 4: 50% (tiny)" in section.text
 
 

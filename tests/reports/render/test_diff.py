@@ -51,7 +51,7 @@ def test_a_cell_that_was_measured_in_one_alone_is_told_once(tmp_path):
 
 
 def test_what_is_no_cells_csv_is_refused_by_name(tmp_path):
-    with pytest.raises(ReportError, match="right would be a cells.csv"):
+    with pytest.raises(ReportError, match="expected a cells.csv"):
         load_cells(tmp_path / "none.csv")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ReportError, match="other.csv: has no column 'measured'.*it has a, b"):
