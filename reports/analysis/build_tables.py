@@ -12,7 +12,7 @@ from reports.analysis.statistics import holm
 from reports.paper.tables import HOURS, PublishedTable
 
 METRIC_OF_SLOT = {HOURS: "row_hours.pretrain"}
-"""Where a slot's metric has another name than the slot."""
+"""Metrics of slots whose names differ."""
 HEADERS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "MdR"}
 
 
@@ -24,16 +24,16 @@ def build_tables(
     damaged: Iterable[DamagedRun] = (),
     unreadable: str = "",
 ) -> list[Table]:
-    """Every table: the paper's in their order, then those of sweeps that rebuild none.
+    """Build every table: the paper's in their order, then those of sweeps that rebuild none.
 
     Args:
         published: the paper's tables, by number.
         trials: all that are recorded.
         read: gives a trial's ranks.
-        damaged: runs of trials that do not tell what they are; the rows that they may belong to have no number.
-        unreadable: why the trials could not be read, if they could not.
+        damaged: runs of trials without readable identity; the rows that they may belong to have no number.
+        unreadable: the error for which the trials could not be read; empty if they could.
     """
-    told = _Told(book=RankBook(read), damaged=tuple(damaged), unreadable=unreadable)
+    records = _Records(book=RankBook(read), damaged=tuple(damaged), unreadable=unreadable)
     groups: dict[tuple[str, str, str], list[TrialRow]] = {}
     for trial in trials:
         groups.setdefault((trial.table or trial.sweep, trial.sweep, trial.scale), []).append(trial)
@@ -43,25 +43,25 @@ def build_tables(
     tables = []
     for name in names:
         found = [group for key, group in sorted(groups.items()) if key[0] == name]
-        tables += [_table(name, published.get(name), group, told) for group in found or [[]]]
+        tables += [_table(name, published.get(name), group, records) for group in found or [[]]]
     return tables
 
 
 def metric_of(slot: str) -> str:
-    """What MLflow calls a column's quantity."""
+    """Name of a column's metric in MLflow."""
     return METRIC_OF_SLOT.get(slot, slot)
 
 
 def _same_runs(
-    name: str, told: PublishedTable, groups: Mapping[tuple[str, str, str], list[TrialRow]]
+    name: str, paper: PublishedTable, groups: Mapping[tuple[str, str, str], list[TrialRow]]
 ) -> dict[tuple[str, str, str], list[TrialRow]]:
-    """The trials of a table whose rows are rows of another one, under the names that they have here."""
-    if told.same_runs is None:
+    """Find the trials of a table whose rows are rows of another one, under the names that they have here."""
+    if paper.same_runs is None:
         return {}
-    names = {there: here for here, there in told.same_runs.rows.items()}
+    names = {there: here for here, there in paper.same_runs.rows.items()}
     own: dict[tuple[str, str, str], list[TrialRow]] = {}
     for (table, sweep, scale), trials in groups.items():
-        if table == told.same_runs.table:
+        if table == paper.same_runs.table:
             own[name, sweep, scale] = [
                 replace(trial, variant=names[trial.variant], baseline=names.get(trial.baseline, ""))
                 for trial in trials
@@ -71,8 +71,8 @@ def _same_runs(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Told:
-    """What all tables are made of, beside their trials."""
+class _Records:
+    """Records shared by all tables, beside their trials."""
 
     book: RankBook
     damaged: tuple[DamagedRun, ...]
@@ -81,31 +81,31 @@ class _Told:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Row:
-    """What a table needs of one row to make its cells."""
+    """Inputs of one row's cells."""
 
     name: str
     trials: Sequence[TrialRow]
     published: Mapping[str, float | None]
 
 
-def _table(name: str, paper: PublishedTable | None, trials: Sequence[TrialRow], told: "_Told") -> Table:
+def _table(name: str, paper: PublishedTable | None, trials: Sequence[TrialRow], records: "_Records") -> Table:
     columns = _columns(paper, trials)
     # Of a table that is partly measured, the baseline is the sweep's; the paper's default row else.
     baseline = trials[0].baseline if trials else paper.default if paper else None
     rows = _rows(paper, trials)
-    concerned = {row.name: _concerning(told.damaged, name, trials, row.name) for row in rows}
+    concerned = {row.name: _concerning(records.damaged, name, trials, row.name) for row in rows}
     by_column: list[list[Cell]] = []
     samples: dict[tuple[str, str], Samples] = {}
     for column in columns:
         found = {
             row.name: (None, concerned[row.name])
             if concerned[row.name]
-            else collect(column.slot, metric_of(column.slot), row.trials, told.book)
+            else collect(column.slot, metric_of(column.slot), row.trials, records.book)
             for row in rows
         }
         samples |= {(row, column.slot): measured for row, (measured, _) in found.items() if measured is not None}
         base = next((row for row in rows if row.name == baseline), None)
-        join = _Join(column=column, base=base, collected=found, unreadable=told.unreadable)
+        join = _Join(column=column, base=base, collected=found, unreadable=records.unreadable)
         by_column.append(_column_cells(join, rows))
     return Table(
         name=name,
@@ -123,20 +123,20 @@ def _table(name: str, paper: PublishedTable | None, trials: Sequence[TrialRow], 
         cannot_tell=paper.cannot_tell if paper else (),
         trials=tuple(trials),
         samples=samples,
-        unreadable=told.unreadable,
+        unreadable=records.unreadable,
         troubles=_troubles(baseline, rows),
     )
 
 
 def _troubles(baseline: str | None, rows: Sequence[_Row]) -> tuple[str, ...]:
-    """What is wrong with the whole table."""
+    """Find faults of the whole table."""
     if baseline in {None, "", *(row.name for row in rows)}:
         return ()
     return (f"its runs name the baseline row {baseline!r}, which it has not: no difference, no test, no ratio",)
 
 
 def _concerning(damaged: Sequence[DamagedRun], table: str, trials: Sequence[TrialRow], row: str) -> list[str]:
-    """What is wrong with runs that may be of a row: whatever such a run still tells must fit."""
+    """Find faults of damaged runs that may be of a row: the readable tags of such a run must fit."""
     known = {"table": {table, ""}, "variant": {row}}
     if trials:
         known |= {"sweep": {trials[0].sweep}, "scale": {trials[0].scale}}
@@ -166,7 +166,7 @@ def _columns(paper: PublishedTable | None, trials: Sequence[TrialRow]) -> tuple[
 
 
 def _texts(paper: PublishedTable) -> dict[str, dict[str, str]]:
-    """By row and header; a dash stays a dash."""
+    """Texts by row and header; a dash stays a dash."""
     return {
         row: {header: texts[key] or "-" for key, header in paper.texts.items()}
         for row, texts in paper.row_texts.items()
@@ -174,16 +174,16 @@ def _texts(paper: PublishedTable) -> dict[str, dict[str, str]]:
 
 
 def _column(slot: str, paper: PublishedTable | None, trials: Sequence[TrialRow]) -> Column:
-    told = paper.columns.get(slot) if paper else None
+    printed = paper.columns.get(slot) if paper else None
     task, kind = slot.split(".")[0], slot.split(".")[-1]
     units = sorted({t.unit for t in trials if metric_of(slot) in t.metrics}) if slot == HOURS else [_share_unit(kind)]
     datasets = sorted({t.evaluations[task]["dataset"] for t in trials if task in t.evaluations})
     return Column(
         slot=slot,
-        header=told["header"] if told else "PT Time" if slot == HOURS else HEADERS.get(kind, slot),
-        published_unit=told["unit"] if told else "",
+        header=printed["header"] if printed else "PT Time" if slot == HOURS else HEADERS.get(kind, slot),
+        published_unit=printed["unit"] if printed else "",
         measured_unit=units[0] if len(units) == 1 else "",
-        published_dataset=paper.datasets.get(task, "") if paper and told else "",
+        published_dataset=paper.datasets.get(task, "") if paper and printed else "",
         measured_dataset=", ".join(datasets),
     )
 
@@ -209,7 +209,7 @@ class _Join:
     column: Column
     base: _Row | None
     collected: Mapping[str, tuple[Samples | None, list[str]]]
-    """By row: what was measured, and what is wrong with it."""
+    """Measurements of each row, and their faults."""
     unreadable: str
 
     def cell(self, row: _Row) -> Cell:
@@ -244,24 +244,24 @@ class _Join:
         )
 
     def samples(self, row: _Row) -> Samples | None:
-        """What was measured; none of hours in several units, which have no mean."""
+        """Measurements of a row; None for hours in several units, which have no mean."""
         samples, _ = self.collected[row.name]
         units = {trial.unit for trial in row.trials if samples is not None and trial.seeds in samples.values}
         return None if self.column.is_hours and len(units) > 1 else samples
 
     def faults(self, row: _Row, marks: Collection[str]) -> tuple[str, ...]:
-        """What is wrong with the row's cell."""
+        """Faults of the row's cell."""
         if self.unreadable:
             return (self.unreadable,)
         _, faults = self.collected[row.name]
         if self.column.is_hours and any("several devices" in trial.marks for trial in row.trials):
             faults = [fault for fault in faults if metric_of(HOURS) not in fault]  # never added up: the mark says so
         if "other test set" in marks:
-            faults = [*faults, "asked other questions than the baseline row: no difference and no test"]
+            faults = [*faults, "evaluated on another test set than the baseline row: no difference and no test"]
         return (*faults, *self.unpaired(row, marks))
 
     def unpaired(self, row: _Row, marks: Collection[str]) -> Iterator[str]:
-        """What else keeps it from being compared with the baseline row."""
+        """Yield further reasons why it does not compare with the baseline row."""
         base = None if self.base is None or row is self.base else self.samples(self.base)
         samples = self.samples(row)
         if samples is None or base is None or "other test set" in marks:
@@ -272,13 +272,13 @@ class _Join:
             yield "ranked other queries than the baseline row under one digest: no test"
 
     def published_ratio(self, row: _Row) -> float | None:
-        """To the baseline row, in the paper."""
+        """Ratio to the baseline row in the paper."""
         base = {} if self.base is None else self.base.published
         return _ratio(row.published.get(self.column.slot), base.get(self.column.slot))
 
 
 def _queries(column: Column, trials: Sequence[TrialRow]) -> int | None:
-    """How many there are, where all runs say the same."""
+    """Number of queries, if it is the same in all runs."""
     found = {notes["n_queries"] for t in trials for task, notes in t.evaluations.items() if task == column.task}
     return found.pop() if len(found) == 1 and not column.is_hours else None
 

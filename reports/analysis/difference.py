@@ -17,10 +17,10 @@ class Compared:
 
 
 def compare(samples: Samples, base: Samples) -> Compared | None:
-    """The difference of two cells, paired by seed and by query; none where they share no seed.
+    """Difference of two cells, paired by seed and by query; None if they share no seed.
 
-    The test is over queries, of the difference averaged over seeds; none of hours, of median ranks, or where the two
-    answered different queries.
+    The test is over queries, of the difference averaged over seeds; None for hours, for median ranks, or if the two
+    have different queries.
     """
     both = [seeds for seeds in samples.values if seeds in base.values]
     if not both:

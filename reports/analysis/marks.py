@@ -7,12 +7,12 @@ from reports.analysis.cells import Column
 
 RECOMPUTED = "layers recomputed"
 OF_HOURS = {"several devices", "estimated hours", RECOMPUTED}
-"""Marks that say nothing of what was learnt."""
+"""Marks that do not concern what was learnt."""
 NOT_COMPARABLE = {"other device", "other steps", "other test set", "several devices"}
 
 
 def marks_of(column: Column, trials: Sequence[TrialRow], base: Sequence[TrialRow]) -> tuple[str, ...]:
-    """What keeps a cell from being read like its neighbours."""
+    """List the marks of a cell: reasons why it does not compare with its neighbours."""
     marks = sorted({mark for t in trials for mark in t.marks if column.is_hours or mark not in OF_HOURS})
     finished = [trial for trial in trials if trial.status == "FINISHED"]
     if len(finished) < len(trials):
@@ -31,7 +31,7 @@ def marks_of(column: Column, trials: Sequence[TrialRow], base: Sequence[TrialRow
 
 
 def unlike_hours(one: Sequence[TrialRow], other: Sequence[TrialRow]) -> str:
-    """The mark that says why hours of two rows do not compare; empty if they do, or one was not measured."""
+    """Mark for which hours of two rows do not compare; empty if they do, or one was not measured."""
     if not _devices(one) or not _devices(other):
         return ""
     if _devices(one) != _devices(other):

@@ -83,6 +83,6 @@ class BeitEncoder(Recomputing):
 def _refuse_sparsity(name: str, where: str, keep_rate: float, num_patches: int) -> None:
     if num_kept(num_patches, keep_rate) < num_patches:
         raise SmaugError(
-            f"{where}: {keep_rate} is not allowed with model.vision = {name!r}, which keeps every token; right would"
-            " be 1, or a vision transformer with absolute positions"
+            f"{where}: {keep_rate} is not allowed with model.vision = {name!r}, which keeps every token; expected 1,"
+            " or a vision transformer with absolute positions"
         )

@@ -193,8 +193,8 @@ def _check_words(source: str, tensors: Mapping[str, Tensor], model: SMAUG, confi
     theirs, ours = tensors[BERT_WORDS].shape[0], model.text.embeddings.word_embeddings.num_embeddings
     if theirs != ours:
         raise CheckpointError(
-            f"{source}: BERT knows {theirs} words, but model.tokenizer = {config.tokenizer!r} has {ours}; right would"
-            " be the directory with this BERT's vocab.txt"
+            f"{source}: BERT knows {theirs} words, but model.tokenizer = {config.tokenizer!r} has {ours}; expected"
+            " the directory with this BERT's vocab.txt"
         )
 
 
