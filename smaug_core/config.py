@@ -51,7 +51,7 @@ class DataConfig:
     paragraph_train_clips: int
     """Clips in the training split of `paragraph`."""
     brief_frames: int
-    """Frames per clip of `brief`, a quarter of which show what is told."""
+    """Frames per clip of `brief`, a quarter of which show what the caption names."""
     brief_train_clips: int
     """Clips in the training split of `brief`."""
     val_clips: int
@@ -123,8 +123,8 @@ class ModelConfig:
     selection_per: str = "pair"
     """Whose text selects the frames of a wrong pair: `pair`, its own caption, or `clip`, the clip's own.
 
-    `clip` encodes the selected frames once for each clip; but it lets the matching head tell a wrong pair by frames
-    that its caption would not have selected, which no test shows it.
+    `clip` encodes the selected frames once for each clip; but it lets the matching head recognise a wrong pair by
+    frames that its caption would not have selected, which never occur in a test.
     """
     temporal_layers: int = 2
     """Layers of the temporal encoder over the selected frames' tokens (Singularity)."""
@@ -133,7 +133,7 @@ class ModelConfig:
     temperature: float = 0.07
     """Start of the contrastive temperature (appendix C), kept within [0.001, 0.5]."""
     caption_vector: str = "cls"
-    """What stands for a caption, alone and fused with frames: `cls`, its first token (appendix C), or `mean`, of all.
+    """Summary of a caption, alone and fused with frames: `cls`, its first token (appendix C), or `mean`, of all.
 
     Layers that start from random weights have not learned to gather a caption in one token.
     """
@@ -201,7 +201,7 @@ class ScheduleConfig:
     negatives_group: int
     """Consecutive clips of a batch among which hard negatives for matching are drawn."""
     vtc_negatives: str = "batch"
-    """What a clip is contrasted with: the whole `batch`, or its `group` alone (Singularity's local negatives)."""
+    """Clips and captions that a clip is contrasted with: the whole `batch`, or its `group` alone (Singularity's local negatives)."""
     weight_decay: float = 0.02
     """Decay of weight matrices; biases, norms, embeddings and the temperature are exempt."""
     max_unreadable: float = 0.001
@@ -239,10 +239,10 @@ class PretrainConfig(ScheduleConfig):
     mlm_ratio: float = 0.15
     """Share of the caption's words to be predicted (appendix C)."""
     vision_weights: str | None = None
-    """What the vision encoder starts from: `timm` for the weights that `model.vision` names, the name of a hub's
+    """Initial weights of the vision encoder: `timm` for the weights that `model.vision` names, the name of a hub's
     model, a directory or a file; none: new weights."""
     text_weights: str | None = None
-    """What the text and the fusion encoder start from: BERT as the name of a hub's model, a directory or a file."""
+    """Initial weights of the text and the fusion encoder: BERT as the name of a hub's model, a directory or a file."""
 
     def __post_init__(self) -> None:
         _require(
@@ -344,9 +344,9 @@ class Config:
     data: DataConfig | None = None
     """Absent where no embedded data is used."""
     finetune: dict[str, FinetuneConfig] = field(default_factory=dict)
-    """By task slot, e.g. `msrvtt`; a task without an entry is evaluated zero-shot."""
+    """Fine-tuning by task slot, e.g. `msrvtt`; a task without an entry is evaluated zero-shot."""
     evaluate: dict[str, EvaluateConfig] = field(default_factory=dict)
-    """By task slot."""
+    """Evaluation by task slot."""
 
     def __post_init__(self) -> None:
         most = 1 - 1 / self.model.num_patches
