@@ -4,30 +4,18 @@ A field without a default is one that a scale must choose (sizes, schedule, prec
 module costs nothing: plans and command lines are built on it without torch.
 """
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
 
-from smaug_core.errors import SettingsError, SmaugError
-
-T = TypeVar("T")
-
-
-MOST_WORDS = 512
-"""Places in BERT's table of positions."""
-TEXT_LENGTHS = f"between 3 ([CLS], a word, [SEP]) and {MOST_WORDS}"
-KEEP_RATES = "in (0, 1], in steps of 0.0001"
-
-Check = tuple[bool, str, object, str]
-"""Whether it holds; the setting; its value; what would be right."""
-
-
-def _require(*checks: Check) -> None:
-    """Raise a `SettingsError` with every check that does not hold."""
-    told = "{!r} is not allowed; right would be {}"
-    faults = [(where, told.format(value, right)) for holds, where, value, right in checks if not holds]
-    if faults:
-        raise SettingsError(faults)
+from smaug_core.settings import (
+    KEEP_RATES,
+    Check,
+    at_least,
+    clip_checks,
+    multiple_of,
+    require,
+    share_checks,
+    text_length_check,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,13 +49,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         trained = ("train_clips", "train_stills", "more_stills", "paragraph_train_clips", "brief_train_clips")
-        _require(
-            *(_at_least(1, f"data.{name}", getattr(self, name)) for name in (*trained, "val_clips", "test_clips")),
+        require(
+            *(at_least(1, f"data.{name}", getattr(self, name)) for name in (*trained, "val_clips", "test_clips")),
             (self.size >= 16 and self.size % 2 == 0, "data.size", self.size, "an even number from 16 (H.264 needs it)"),
-            _at_least(11, "data.frames", self.frames),  # two events, with empty frames around them
-            _at_least(21, "data.paragraph_frames", self.paragraph_frames),  # four events
-            _at_least(16, "data.brief_frames", self.brief_frames),  # a quarter of it can be seen to blink
-            _at_least(0, "data.seed", self.seed),
+            at_least(11, "data.frames", self.frames),  # two events, with empty frames around them
+            at_least(21, "data.paragraph_frames", self.paragraph_frames),  # four events
+            at_least(16, "data.brief_frames", self.brief_frames),  # a quarter of it can be seen to blink
+            at_least(0, "data.seed", self.seed),
         )
 
 
@@ -142,22 +130,23 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         sizes = ("layers", "text_layers", "fusion_layers", "embed_dim", "selector_hidden", "selector_layers")
-        _require(
-            *(_at_least(1, f"model.{name}", getattr(self, name)) for name in sizes),
-            _at_least(0, "model.decoder_depth", self.decoder_depth),
-            _at_least(1, "model.temporal_layers", self.temporal_layers),
-            _multiple_of(self, "width", "selector_heads"),
+        exist = all(1 <= layer <= self.layers for layer in self.sparsify_layers)
+        require(
+            *(at_least(1, f"model.{name}", getattr(self, name)) for name in sizes),
+            at_least(0, "model.decoder_depth", self.decoder_depth),
+            at_least(1, "model.temporal_layers", self.temporal_layers),
+            multiple_of(self, "width", "selector_heads"),
             (self.selector_temperature > 0, "model.selector_temperature", self.selector_temperature, "above 0"),
             (self.selection_per in ("pair", "clip"), "model.selection_per", self.selection_per, "pair or clip"),
             (0.0001 <= self.keep_rate <= 1, "model.keep_rate", self.keep_rate, KEEP_RATES),
-            _multiple_of(self, "image_size", "patch_size"),
-            _multiple_of(self, "width", "heads"),
+            multiple_of(self, "image_size", "patch_size"),
+            multiple_of(self, "width", "heads"),
             (self.width % 4 == 0, "model.width", self.width, "a multiple of 4, for sines and cosines of two axes"),
             (self.decoder_width % 4 == 0, "model.decoder_width", self.decoder_width, "a multiple of 4, as model.width"),
-            _multiple_of(self, "text_width", "text_heads"),
-            _multiple_of(self, "decoder_width", "decoder_heads"),
+            multiple_of(self, "text_width", "text_heads"),
+            multiple_of(self, "decoder_width", "decoder_heads"),
             (
-                all(1 <= layer <= self.layers for layer in self.sparsify_layers),
+                exist,
                 "model.sparsify_layers",
                 self.sparsify_layers,
                 f"between 1 and model.layers = {self.layers}",
@@ -201,19 +190,20 @@ class ScheduleConfig:
     negatives_group: int
     """Consecutive clips of a batch among which hard negatives for matching are drawn."""
     vtc_negatives: str = "batch"
-    """Clips and captions that a clip is contrasted with: the whole `batch`, or its `group` alone (Singularity's local negatives)."""
+    """Clips and captions that a clip is contrasted with: the whole `batch`, or its `group` alone (Singularity's local
+    negatives)."""
     weight_decay: float = 0.02
     """Decay of weight matrices; biases, norms, embeddings and the temperature are exempt."""
     max_unreadable: float = 0.001
     """Share of the clips and pictures of an epoch that may be unreadable before the training stops. Each is counted,
     and the next readable one of its batch, with its own caption, takes its place. Fingerprints do not depend on it."""
 
-    def checks(self, where: str) -> list[Check]:
-        """What any training schedule must fulfil; `where` starts the names of its settings."""
+    def checks(self, where: str, **shares: float) -> list[Check]:
+        """Check what every training schedule must fulfil, and more shares; `where` starts the settings' names."""
         groups = 2 <= self.negatives_group and self.batch_size % self.negatives_group == 0
         one_of = f"at least 2 and a divisor of {where}.batch_size = {self.batch_size}"
         return [
-            _at_least(1, f"{where}.epochs", self.epochs),
+            at_least(1, f"{where}.epochs", self.epochs),
             (self.batch_size >= 2, f"{where}.batch_size", self.batch_size, "at least 2: negatives come from the batch"),
             (groups, f"{where}.negatives_group", self.negatives_group, one_of),
             (self.lr >= 0, f"{where}.lr", self.lr, "at least 0"),
@@ -221,10 +211,10 @@ class ScheduleConfig:
             (self.warmup_epochs >= 0, f"{where}.warmup_epochs", self.warmup_epochs, "at least 0"),
             (0 < self.beta2 < 1, f"{where}.beta2", self.beta2, "in (0, 1)"),
             (self.precision in ("fp32", "bf16"), f"{where}.precision", self.precision, "fp32 or bf16"),
-            (3 <= self.text_length <= MOST_WORDS, f"{where}.text_length", self.text_length, TEXT_LENGTHS),
+            text_length_check(f"{where}.text_length", self.text_length),
             (self.vtc_negatives in ("batch", "group"), f"{where}.vtc_negatives", self.vtc_negatives, "batch or group"),
             (self.weight_decay >= 0, f"{where}.weight_decay", self.weight_decay, "at least 0"),
-            *_share_checks(where, max_unreadable=self.max_unreadable),
+            *share_checks(where, max_unreadable=self.max_unreadable, **shares),
         ]
 
 
@@ -245,10 +235,7 @@ class PretrainConfig(ScheduleConfig):
     """Initial weights of the text and the fusion encoder: BERT as the name of a hub's model, a directory or a file."""
 
     def __post_init__(self) -> None:
-        _require(
-            *self.checks("pretrain"),
-            *_share_checks("pretrain", mask_ratio=self.mask_ratio, mlm_ratio=self.mlm_ratio),
-        )
+        require(*self.checks("pretrain", mask_ratio=self.mask_ratio, mlm_ratio=self.mlm_ratio))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,10 +255,9 @@ class PretrainVideoConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         where = "pretrain_video"
-        _require(
-            *self.checks(where),
-            *_share_checks(where, mask_ratio=self.mask_ratio, mlm_ratio=self.mlm_ratio),
-            *_clip_checks(where, self.frames, self.selected, least=2),
+        require(
+            *self.checks(where, mask_ratio=self.mask_ratio, mlm_ratio=self.mlm_ratio),
+            *clip_checks(where, self.frames, self.selected, least=2),
         )
 
 
@@ -289,9 +275,9 @@ class FinetuneConfig(ScheduleConfig):
     """Width and height of a frame relative to pre-training, e.g. 1.2857 for 288 after 224 pixels (Table 10)."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             *self.checks("finetune"),
-            *_clip_checks("finetune", self.frames, self.selected, least=1),
+            *clip_checks("finetune", self.frames, self.selected, least=1),
             (0 < self.image_size_ratio <= 4, "finetune.image_size_ratio", self.image_size_ratio, "in (0, 4]"),
         )
 
@@ -319,10 +305,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         keep_rate_holds = self.keep_rate is None or 0.0001 <= self.keep_rate <= 1
-        _require(
-            _at_least(1, "evaluate.frames", self.frames),
-            _at_least(1, "evaluate.rerank", self.rerank),
-            (3 <= self.text_length <= MOST_WORDS, "evaluate.text_length", self.text_length, TEXT_LENGTHS),
+        require(
+            at_least(1, "evaluate.frames", self.frames),
+            at_least(1, "evaluate.rerank", self.rerank),
+            text_length_check("evaluate.text_length", self.text_length),
             (self.selected in ("literal", "all"), "evaluate.selected", self.selected, "literal or all"),
             (self.ranking in RANKINGS, "evaluate.ranking", self.ranking, "one of " + ", ".join(RANKINGS)),
             (self.split in ("test", "val"), "evaluate.split", self.split, "test or val"),
@@ -353,89 +339,12 @@ class Config:
         for where, stage in (("pretrain", self.pretrain), ("pretrain_video", self.pretrain_video)):
             if stage is not None:
                 right = f"at most {most:.4f}, so that one of {self.model.num_patches} patches stays visible"
-                _require((stage.mask_ratio <= most + 1e-9, f"{where}.mask_ratio", stage.mask_ratio, right))
+                require((stage.mask_ratio <= most + 1e-9, f"{where}.mask_ratio", stage.mask_ratio, right))
         if self.model.sees_whole_frames:
             video_ratio = 0.0 if self.pretrain_video is None else self.pretrain_video.mask_ratio
             right = f"0 with model.vision = {self.model.vision!r}, which sees whole frames"
-            _require(
+            require(
                 (self.pretrain.mask_ratio == 0, "pretrain.mask_ratio", self.pretrain.mask_ratio, right),
                 (video_ratio == 0, "pretrain_video.mask_ratio", video_ratio, right),
                 (self.model.keep_rate == 1, "model.keep_rate", self.model.keep_rate, right.replace("0", "1", 1)),
             )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipShape:
-    """How many frames of a clip a model is trained on, and how many of them reach the words."""
-
-    frames: int = 1
-    """Frames per clip; with more than one there is a temporal encoder."""
-    selected: int = 1
-    """Frames that the selector hands on (kappa); without a selector, all of them."""
-
-    @property
-    def selects(self) -> bool:
-        """Whether there is a frame selector."""
-        return self.selected < self.frames
-
-
-def clip_shape(frames: int | None, selected: int | None, before: ClipShape | None = None) -> ClipShape:
-    """The shape that settings ask for; what they leave open is as in the weights `before`."""
-    before = before or ClipShape()
-    if frames is None or frames == before.frames:
-        return ClipShape(frames=before.frames, selected=before.selected if selected is None else selected)
-    return ClipShape(frames=frames, selected=frames if selected is None else selected)
-
-
-def image_size_after(model: ModelConfig, ratio: float) -> ModelConfig:
-    """The same model for frames `ratio` times as wide, to the nearest whole number of patches."""
-    patches = max(1, round(model.image_size * ratio / model.patch_size))
-    return replace(model, image_size=patches * model.patch_size)
-
-
-def _clip_checks(where: str, frames: int | None, selected: int | None, *, least: int) -> list[Check]:
-    checks = []
-    if frames is not None:
-        checks.append(_at_least(least, f"{where}.frames", frames))
-    if selected is not None:
-        most = frames if frames is not None else 0
-        right = f"between 1 and {where}.frames = {most}" if most else f"used only with {where}.frames"
-        checks.append((1 <= selected <= most, f"{where}.selected", selected, right))
-    return checks
-
-
-def _share_checks(where: str, **shares: float) -> list[Check]:
-    return [(0 <= share < 1, f"{where}.{name}", share, "in [0, 1)") for name, share in shares.items()]
-
-
-def _at_least(least: int, where: str, value: int) -> Check:
-    return value >= least, where, value, f"at least {least}"
-
-
-def _multiple_of(model: ModelConfig, whole: str, part: str) -> Check:
-    size, count = getattr(model, whole), getattr(model, part)
-    fits = count >= 1 and size >= 1 and size % count == 0
-    return fits, f"model.{whole}", size, f"a multiple of model.{part} = {count}"
-
-
-def from_settings(config_class: type[T], settings: Mapping[str, Any], where: str) -> T:
-    """Build a configuration from plain values as JSON holds them: lists become tuples, whole numbers floats.
-
-    Raises:
-        SmaugError: a name is unknown or missing, or a value is not allowed; the message starts with `where`.
-    """
-    known = {f.name: f for f in fields(config_class)}  # type: ignore[arg-type]
-    unknown = sorted(settings.keys() - known.keys())
-    required = {name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    missing = sorted(required - settings.keys())
-    if unknown or missing:
-        raise SmaugError(f"{where}: unknown settings {unknown}, missing settings {missing}; known: {sorted(known)}")
-    return config_class(**{name: _typed(known[name].type, value) for name, value in settings.items()})
-
-
-def _typed(annotation: Any, value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, int) and not isinstance(value, bool) and annotation in (float, float | None):
-        return float(value)
-    return value

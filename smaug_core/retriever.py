@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from smaug_core.config import EvaluateConfig, ModelConfig, from_settings
+from smaug_core.config import EvaluateConfig, ModelConfig
 from smaug_core.data.datasets import Item
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.data.unknown_words import count_unknown
@@ -16,6 +16,7 @@ from smaug_core.errors import SmaugError
 from smaug_core.evaluation.retrieval import Encoded, Scores, candidates, encode, score
 from smaug_core.model.smaug import SMAUG
 from smaug_core.run_context import RunContext
+from smaug_core.settings import from_settings
 from smaug_core.training.checkpoint import load_weights, read_config
 
 logger = logging.getLogger(__name__)

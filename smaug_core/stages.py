@@ -17,9 +17,9 @@ from smaug_core.config import (
     ModelConfig,
     PretrainConfig,
     PretrainVideoConfig,
-    from_settings,
 )
 from smaug_core.errors import SmaugError
+from smaug_core.settings import from_settings
 from smaug_core.stage_protocol import KINDS, Outcome, Watch
 
 if TYPE_CHECKING:

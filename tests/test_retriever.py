@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import smaug_core
-from smaug_core.config import ClipShape, EvaluateConfig
+from smaug_core.clip_shape import ClipShape
+from smaug_core.config import EvaluateConfig
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.errors import CheckpointError, ClipError
 from smaug_core.evaluation.retrieval import evaluate

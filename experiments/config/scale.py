@@ -39,8 +39,8 @@ from smaug_core.config import (
     ModelConfig,
     PretrainConfig,
     PretrainVideoConfig,
-    from_settings,
 )
+from smaug_core.settings import from_settings
 from smaug_core.stage_protocol import KINDS
 
 PEBIBYTE_GB = 2**20

@@ -15,9 +15,9 @@ from smaug_core.config import (
     ModelConfig,
     PretrainConfig,
     PretrainVideoConfig,
-    from_settings,
 )
 from smaug_core.errors import SettingsError
+from smaug_core.settings import from_settings
 
 SECTIONS = {
     "data": DataConfig,

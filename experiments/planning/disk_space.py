@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.stages.stage import Stage
-from smaug_core.config import ClipShape, ModelConfig, clip_shape, from_settings, image_size_after
+from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
+from smaug_core.config import ModelConfig
 from smaug_core.cost.parameters import parameter_counts
+from smaug_core.settings import from_settings
 
 BYTES_PER_NUMBER = 4
 """Weights and moments are kept in single precision, whatever precision the steps are computed in."""

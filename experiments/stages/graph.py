@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.stages.stage import Stage
-from smaug_core.config import ClipShape, Config, PretrainConfig, PretrainVideoConfig, clip_shape
+from smaug_core.clip_shape import ClipShape, clip_shape
+from smaug_core.config import Config, PretrainConfig, PretrainVideoConfig
 from smaug_core.data.datasets import source_digest
 from smaug_core.data.tokenizer import tokenizer_digest
 from smaug_core.hub import weights_digest

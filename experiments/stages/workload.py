@@ -3,17 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
 from smaug_core.config import (
-    ClipShape,
     DataConfig,
     EvaluateConfig,
     FinetuneConfig,
     ModelConfig,
     PretrainConfig,
     PretrainVideoConfig,
-    clip_shape,
-    from_settings,
-    image_size_after,
 )
 from smaug_core.cost.flops import (
     TRAINING,
@@ -28,6 +25,7 @@ from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.data.datasets import EMBEDDED, published_size
 from smaug_core.data.moving_shapes.dataset import split_sizes
 from smaug_core.data.tokenizer import load_tokenizer
+from smaug_core.settings import from_settings
 
 Settings = Mapping[str, Any]
 """The sub-trees that a stage reads, as JSON holds them."""

@@ -15,8 +15,9 @@ from experiments.stages.stage import ENTRY
 from experiments.store.attempt import unwritable, write_json
 from experiments.store.documents import ALONE, ANY, STAGE, read_document
 from experiments.store.examples import FOLDER, LIST, Example, Gallery, Kind
-from smaug_core.config import DataConfig, from_settings
+from smaug_core.config import DataConfig
 from smaug_core.errors import ClipError, SmaugError
+from smaug_core.settings import from_settings
 
 if TYPE_CHECKING:
     from smaug_core.data.datasets import Item

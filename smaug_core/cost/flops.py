@@ -6,17 +6,8 @@ gathers, and the similarities of a batch, which grow with its size (0.006 % of a
 
 from dataclasses import dataclass, replace
 
-from smaug_core.config import (
-    ClipShape,
-    Config,
-    EvaluateConfig,
-    FinetuneConfig,
-    ModelConfig,
-    PretrainConfig,
-    PretrainVideoConfig,
-    clip_shape,
-    image_size_after,
-)
+from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
+from smaug_core.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, PretrainVideoConfig
 from smaug_core.cost.token_counts import num_kept, num_visible
 from smaug_core.errors import SmaugError
 

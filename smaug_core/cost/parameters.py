@@ -2,7 +2,8 @@
 
 import re
 
-from smaug_core.config import ClipShape, ModelConfig
+from smaug_core.clip_shape import ClipShape
+from smaug_core.config import ModelConfig
 from smaug_core.errors import SmaugError
 
 BERT_POSITIONS, BERT_SEGMENTS = 512, 2

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import nn
 
-from smaug_core.config import ClipShape, ModelConfig
+from smaug_core.clip_shape import ClipShape
+from smaug_core.config import ModelConfig
 from smaug_core.model.decoder import sincos_positions
 from smaug_core.model.smaug import SMAUG
 

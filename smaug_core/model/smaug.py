@@ -8,7 +8,8 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from smaug_core.config import ClipShape, ModelConfig
+from smaug_core.clip_shape import ClipShape
+from smaug_core.config import ModelConfig
 from smaug_core.data.batch import IGNORED, Batch
 from smaug_core.distributed import World
 from smaug_core.model.activation_checkpointing import Recomputing

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from smaug_core.config import ClipShape
+from smaug_core.clip_shape import ClipShape
 from smaug_core.errors import CheckpointError
 from smaug_core.files import COUNT, DIGEST, POSITIVE, SECONDS, DocumentError, Map, check, parse, sync
 from smaug_core.model.pos_embed import resize_positions

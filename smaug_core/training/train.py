@@ -10,16 +10,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from smaug_core.config import (
-    ClipShape,
-    FinetuneConfig,
-    ModelConfig,
-    PretrainConfig,
-    PretrainVideoConfig,
-    ScheduleConfig,
-    clip_shape,
-    image_size_after,
-)
+from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
+from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, PretrainVideoConfig, ScheduleConfig
 from smaug_core.data.batch import Batch
 from smaug_core.data.batches import BatchRecipe, TrainingBatches
 from smaug_core.data.datasets import Item

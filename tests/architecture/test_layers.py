@@ -6,9 +6,9 @@ from tests.architecture.source_tree import PACKAGES, imports_of, modules
 
 LAYERS = {
     "smaug_core": [
-        ["errors", "torchvision_on_cpu", "patches", "files", "hub", "stage_protocol"],
+        ["errors", "torchvision_on_cpu", "patches", "files", "hub", "stage_protocol", "settings"],
         ["config"],
-        ["distributed", "run_context", "cost"],
+        ["clip_shape", "distributed", "run_context", "cost"],
         ["data"],
         ["model"],
         ["pretrained"],

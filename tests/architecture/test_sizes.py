@@ -11,7 +11,6 @@ MODULES_IN = {"smaug_core/model": 16}
 LINES_IN_A_FILE = 350
 LINES_IN_A_FUNCTION = 50
 TO_CUT = {
-    "smaug_core.config",
     "experiments.scheduler.scheduler",
     "experiments.tracking.writer",
     "experiments.cli.sweep_commands.run",

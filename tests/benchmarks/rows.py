@@ -6,7 +6,8 @@ A test holds them against the sweep files, the scales and the published tables.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from smaug_core.config import ClipShape, ModelConfig
+from smaug_core.clip_shape import ClipShape
+from smaug_core.config import ModelConfig
 from smaug_core.data.tokenizer import EMBEDDED_VOCABULARIES
 
 SINGLE_FRAME_SAMPLES = {"5M": 10 * 5_440_000, "17M": 10 * 18_406_000}

@@ -9,7 +9,7 @@ from experiments.config.settings import with_overrides
 from experiments.config.sweep import load_sweep
 from experiments.planning.model_summary import captions, step_of
 from reports.paper.tables import load_published, sweep_files
-from smaug_core.config import ClipShape, clip_shape
+from smaug_core.clip_shape import ClipShape, clip_shape
 from tests.benchmarks.rows import DEFAULT, ROWS, SIZES, Case
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.config.scale import load_scale
 from experiments.config.settings import with_overrides
 from experiments.stages.graph import resolved
-from smaug_core.config import ClipShape
+from smaug_core.clip_shape import ClipShape
 from smaug_core.cost.flops import StepShape, block, cost, published_accounting, step_cost, token_schedule, total_macs
 from smaug_core.cost.token_counts import num_visible
 from smaug_core.data.batch import Batch, places_of_words

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from smaug_core.config import ClipShape
+from smaug_core.clip_shape import ClipShape
 from smaug_core.cost.parameters import layer, parameter_counts
 from smaug_core.errors import SmaugError
 from smaug_core.model.smaug import SMAUG

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from smaug_core.config import ClipShape, EvaluateConfig
+from smaug_core.clip_shape import ClipShape
+from smaug_core.config import EvaluateConfig
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.distributed import World, joined_world
 from smaug_core.errors import SmaugError

@@ -8,7 +8,8 @@ from experiments.config.scale import FOLDER, Scale, load_scale
 from experiments.config.settings import with_overrides
 from experiments.config.sweep import load_sweep
 from experiments.stages.trial import expand, resolved
-from smaug_core.config import Config, image_size_after
+from smaug_core.clip_shape import image_size_after
+from smaug_core.config import Config
 
 SWEEPS = {path.stem: path for path in sorted(FOLDER.parent.glob("*.yaml"))}
 TIMED = ("masking_ratio", "keeping_rate", "frame_selection", "components", "corpus_scale", "decoder_depth")

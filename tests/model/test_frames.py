@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smaug_core.config import ClipShape
+from smaug_core.clip_shape import ClipShape
 from smaug_core.model.init_weights import build
 from smaug_core.model.pairs import Pairs
 from tests.small import VOCABULARY, make_batch

@@ -18,15 +18,8 @@ from torch.utils._pytree import tree_leaves
 from experiments.config.scale import load_scale
 from experiments.config.settings import with_overrides
 from experiments.config.sweep import load_sweep
-from smaug_core.config import (
-    ClipShape,
-    FinetuneConfig,
-    ModelConfig,
-    PretrainConfig,
-    ScheduleConfig,
-    clip_shape,
-    image_size_after,
-)
+from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
+from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, ScheduleConfig
 from smaug_core.data.batches import BatchRecipe, TrainingBatches
 from smaug_core.data.datasets import Item
 from smaug_core.data.tokenizer import load_tokenizer

@@ -11,7 +11,8 @@ from tests.experiments.smoke import ROOT
 STEP = """
 import json, resource, sys, time
 import torch
-from smaug_core.config import ClipShape, ModelConfig
+from smaug_core.clip_shape import ClipShape
+from smaug_core.config import ModelConfig
 from smaug_core.cost.token_counts import num_visible
 from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.model.init_weights import build

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smaug_core.config import ClipShape
+from smaug_core.clip_shape import ClipShape
 from smaug_core.model.init_weights import build
 from tests.small import VOCABULARY, make_batch
 

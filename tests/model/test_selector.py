@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smaug_core.config import ClipShape
+from smaug_core.clip_shape import ClipShape
 from smaug_core.model.init_weights import build
 from smaug_core.model.selector import FrameSelector, gather_frames, pick_frames, take_frames
 from tests.small import VOCABULARY

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smaug_core.config import ClipShape
+from smaug_core.clip_shape import ClipShape
 from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.distributed import World, check_exchange, first_does, joined_world
 from smaug_core.errors import CheckpointError, ClipError, DivergedError, SettingsError, SmaugError

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from smaug_core.config import ClipShape, EvaluateConfig
+from smaug_core.clip_shape import ClipShape
+from smaug_core.config import EvaluateConfig
 from smaug_core.errors import CheckpointError, SmaugError
 from smaug_core.evaluation.retrieval import evaluate
 from smaug_core.model.init_weights import build

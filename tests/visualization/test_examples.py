@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smaug_core.config import ClipShape
+from smaug_core.clip_shape import ClipShape
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.data.transforms import CLIP, resize, to_picture
 from smaug_core.errors import ClipError, SmaugError

@@ -139,8 +139,10 @@ def test_sources_are_told_once_each(store, masking):
 
 def test_an_evaluation_by_hand(masking):
     """One clip of 2 frames, one caption, one pair: the parts of one forward pass, by the closed form of a step."""
-    from smaug_core.config import ClipShape, EvaluateConfig, ModelConfig, from_settings
+    from smaug_core.clip_shape import ClipShape
+    from smaug_core.config import EvaluateConfig, ModelConfig
     from smaug_core.cost.flops import StepShape, step_cost
+    from smaug_core.settings import from_settings
 
     model = from_settings(ModelConfig, masking["50%"].stages[0].settings["model"], "model")
     test = EvaluateConfig(dataset="d", text_length=32, rerank=1, frames=2)

@@ -59,8 +59,10 @@ def test_a_training_needs_what_its_files_weigh(kind, tmp_path):
 def made_model(stage: Stage, frames: int, selected: int):
     import torch
 
-    from smaug_core.config import ClipShape, ModelConfig, PretrainConfig, from_settings
+    from smaug_core.clip_shape import ClipShape
+    from smaug_core.config import ModelConfig, PretrainConfig
     from smaug_core.data.tokenizer import load_tokenizer
+    from smaug_core.settings import from_settings
 
     config = from_settings(ModelConfig, stage.settings["model"], "model")
     vocab_size = load_tokenizer(config.tokenizer).vocab_size

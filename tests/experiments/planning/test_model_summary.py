@@ -9,7 +9,7 @@ from experiments.cli.app import app
 from experiments.config.scale import load_scale
 from experiments.config.settings import with_overrides
 from experiments.planning.model_summary import captions, run_macs, step_of, vocabulary_size
-from smaug_core.config import ClipShape
+from smaug_core.clip_shape import ClipShape
 from smaug_core.cost.flops import published_accounting, step_cost, total_macs
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.errors import SmaugError

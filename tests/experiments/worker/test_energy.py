@@ -75,4 +75,4 @@ def test_without_gpu_or_library_there_is_no_energy(nvml: Nvml, monkeypatch: pyte
     assert "joules" not in DeviceClock(0).account()
     monkeypatch.setitem(sys.modules, "pynvml", None)
     energy._nvml.cache_clear()
-    assert DeviceClock(1).account().keys() == {"spent_s", "wall_s", "cpu_s"}
+    assert DeviceClock(1).account().keys() == {"spent_s", "wall_s", "cpu_s", "peak_memory_bytes"}

@@ -24,9 +24,10 @@ from experiments.worker import main as worker
 from experiments.worker.examples import leave_pictures, make_by_hand
 from experiments.worker.main import DONE, run_stage
 from experiments.worker.signals import StopFlag
-from smaug_core.config import DataConfig, from_settings
+from smaug_core.config import DataConfig
 from smaug_core.data.datasets import prepare
 from smaug_core.errors import SmaugError
+from smaug_core.settings import from_settings
 from smaug_core.stage_protocol import KINDS
 from tests.experiments.smoke import ROOT, Smoke
 from tests.quick_stage import quick_stage
