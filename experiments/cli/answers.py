@@ -27,7 +27,7 @@ def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> N
 
     document = made.to_json()
     stages = document["stages"]
-    stages["new"] -= stages["resume"] + stages["running"] + stages["failed"]
+    stages["new"] -= stages["resume"] + stages["running"] + stages["failed"] + stages["unreadable"]
     counts = ", ".join(f"{count} {state}" for state, count in stages.items() if count and state != "total")
     sweeps = ", ".join(dict.fromkeys(trial.sweep.name for trial in made.trials))
     lines = [

@@ -113,8 +113,9 @@ class Plan:
         return [planned for planned in self.stages if not kinds or planned.stage.kind in kinds]
 
     def to_json(self) -> dict[str, Any]:
-        """The plan in numbers; `new` counts all that is not done, some of it also as resume, running or failed."""
-        counts = {state: len(self.in_state(state)) for state in ("cached", "stale", "resume", "running", "failed")}
+        """The plan in numbers; `new` counts all that is not done, some of it also as one of the states after it."""
+        states: tuple[PlanState, ...] = ("cached", "stale", "resume", "running", "failed", "unreadable")
+        counts = {state: len(self.in_state(state)) for state in states}
         return {
             "trials": len(self.trials),
             "seeds": [{"pretrain": pretrain, "finetune": finetune} for pretrain, finetune in self.seeds],

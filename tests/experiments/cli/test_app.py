@@ -171,6 +171,7 @@ def test_a_plan_of_nothing_done(fresh):
             "resume": 0,
             "running": 0,
             "failed": 0,
+            "unreadable": 0,
         },
         "pretrain_stages": 4,
         "hours": {

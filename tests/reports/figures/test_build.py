@@ -79,9 +79,9 @@ def test_every_figure_has_words_and_numbers(reference):
 def test_the_same_ledger_gives_the_same_bytes_in_another_process(reference):
     _, ledger, figures = reference
     code = (
-        "import sys, hashlib; from pathlib import Path; from experiments.tracking.reader import Ledger;"
+        "import sys, hashlib; from pathlib import Path; from experiments.tracking.reader import MlflowReader;"
         "from reports.figures.build import make_figures; from reports.report import read_report;"
-        "home = Path(sys.argv[1]); ledger = Ledger(home);"
+        "home = Path(sys.argv[1]); ledger = MlflowReader(home);"
         "figures = make_figures(read_report(home), ledger.stages(), ledger.curve);"
         "print(hashlib.sha256(repr(figures).encode()).hexdigest())"
     )
