@@ -53,5 +53,7 @@ def test_the_papers_encoders_have_the_published_sizes():
 
 
 def test_another_family_of_encoders_is_refused(config):
-    with pytest.raises(SmaugError, match="model.vision: the parameters of 'swin_base_patch4_window7_224' are not"):
+    with pytest.raises(
+        SmaugError, match="model.vision: the parameters of 'swin_base_patch4_window7_224' have no closed form"
+    ):
         parameter_counts(replace(config, vision="swin_base_patch4_window7_224"), VOCABULARY, ClipShape())

@@ -84,7 +84,7 @@ def test_what_is_wrong_is_told_once(trained):
         assert ran.stderr.count(told) == 1, ran.stderr
         assert "exitcode  : 2" in ran.stderr
     ran = home.run(3, "pretrain", "three")
-    assert ran.stderr.count("which 3 processes cannot share; right would be a number of processes that divides 4") == 1
+    assert ran.stderr.count("which 3 processes cannot share; expected a number of processes that divides 4") == 1
     assert not list((home.folder / "three").iterdir())  # free for corrected settings
 
 

@@ -223,7 +223,7 @@ def test_what_each_row_took_stands_below_with_the_sum_of_distinct_stages_and_no_
         ["All rows, each stage once", "", "2", "H200 GPU h", "3.50", "3.00", "0.50", "0.00", "0.5"],
     ]
     assert "No kWh where no GPUs." in details.text
-    assert "Of 4 attempts Slurm’s accounting told" in tree.text
+    assert "The hours of 4 attempts are from Slurm’s accounting" in tree.text
 
 
 def test_attempts_without_a_result_and_unfinished_trials_are_told():
@@ -389,7 +389,7 @@ def test_without_measurements_the_page_says_so_and_how_to_get_some():
 def test_what_is_wrong_is_told_at_the_top_and_in_the_cell():
     tree = shown(TRIALS, ranks=no_ranks)
     (banner,) = tree.all("div", class_="banner")
-    assert "things are wrong with what was recorded" in banner.text
+    assert "The records have" in banner.text
     assert "table 4 (scale tiny), row 10%, msrvtt.t2v.r1" in banner.text
     dialogs = [one for one in tree.all("dialog") if one.all("li", class_="fault")]
     assert len(dialogs) == 6 and all("must hold ranks/msrvtt.json" in one.text for one in dialogs)
