@@ -366,7 +366,8 @@ def test_a_limit_that_is_used_up_is_told_before_anything_is_rendered_or_timed(fr
         ran = fresh.sweep("--only", "50%", "--max-hours", "0", *more, verb=verb)
         assert (ran.returncode, ran.stderr) == (
             3,
-            "more than 0 h to spend, 0 allowed; raise --max-hours or the file's budget\n",
+            "the hours to spend are not known, and any new stage exceeds the 0 allowed; raise --max-hours or the"
+            " file's budget\n",
         )
         assert not fresh.home.exists()
 

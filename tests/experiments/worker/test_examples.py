@@ -267,7 +267,7 @@ def test_where_nothing_is_held_out_the_first_of_the_corpus_is_shown_and_said_to_
 @pytest.mark.parametrize(
     ("kind", "of", "told"),
     [
-        ("selection", "pretrain", "the model has no frame selector: it was trained on single frames; right would"),
+        ("selection", "pretrain", "the model has no frame selector: expected one trained with pretrain_video.selected"),
         ("reconstruction", "finetune", "is finetune.msrvtt, in which no patch is hidden; right would be a pre-tr"),
         ("reconstruction", "nothing", "holds no stage.json; right would be the folder of a finished training"),
         ("selection", "unfinished", "holds no model; right would be the folder of a finished training"),
