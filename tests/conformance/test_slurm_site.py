@@ -119,10 +119,10 @@ def test_what_else_the_environment_asks_is_left_out_as_in_a_run(
 
 
 @pytest.mark.slurm
-def test_a_scale_that_does_not_fit_the_nodes_is_a_warning(cluster: Cluster) -> None:
+def test_a_scale_that_does_not_fit_the_nodes_is_an_error(cluster: Cluster) -> None:
     findings = check_slurm(replace(cluster, gpus_per_node=2), load_scale("paper"))
-    told = [finding.found for finding in findings if (finding.check, finding.level) == ("slurm stages", "warning")]
-    assert "scale paper: resources.pretrain.gpus: 4 is more than one stage can have here; at most 2" in told
+    found = [finding.found for finding in findings if (finding.check, finding.level) == ("slurm stages", "fault")]
+    assert "scale paper: resources.pretrain.gpus: 4 is more than one stage can have here; at most 2" in found
 
 
 def test_without_slurm_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
