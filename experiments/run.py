@@ -168,7 +168,7 @@ def prepare_data(configs: Sequence[Config], root: Path, console: Console) -> Non
         SmaugError: a source is unknown, or the files cannot be written.
     """
     from experiments.engines.base import local_cpus
-    from smaug_core.data.datasets import prepare
+    from smaug_core.data.prepare.rendering import prepare
 
     wanted: dict[DataConfig, dict[str, None]] = {}
     for config in configs:

@@ -12,10 +12,10 @@ import smaug_core
 ROOT = Path(smaug_core.__file__).resolve().parent.parent
 
 ENTRY_MODULES = {
-    "pretrain": ("smaug_core.stages", "smaug_core.training.train"),
-    "pretrain_video": ("smaug_core.stages", "smaug_core.training.train"),
-    "finetune": ("smaug_core.stages", "smaug_core.training.train"),
-    "evaluate": ("smaug_core.stages", "smaug_core.evaluation.retrieval"),
+    "pretrain": ("smaug_core.data.prepare.rendering", "smaug_core.stages", "smaug_core.training.train"),
+    "pretrain_video": ("smaug_core.data.prepare.rendering", "smaug_core.stages", "smaug_core.training.train"),
+    "finetune": ("smaug_core.data.prepare.rendering", "smaug_core.stages", "smaug_core.training.train"),
+    "evaluate": ("smaug_core.data.prepare.rendering", "smaug_core.stages", "smaug_core.evaluation.retrieval"),
 }
 """By kind of stage, the modules from which its code is reached."""
 

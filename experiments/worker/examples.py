@@ -226,7 +226,8 @@ def read_trained(
     Raises:
         SmaugError: the weights or the data cannot be read.
     """
-    from smaug_core.data.datasets import SPLITS, prepare, read_source
+    from smaug_core.data.datasets import SPLITS, read_source
+    from smaug_core.data.prepare.rendering import prepare
     from smaug_core.retriever import Retriever
     from smaug_core.visualization.examples import spread
 

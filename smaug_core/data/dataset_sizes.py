@@ -14,6 +14,8 @@ class Published:
     """Pictures or clips of each split."""
     annotations: dict[str, str]
     """Annotation file of each split that Singularity published, in the folder of its annotations."""
+    format: str = "singularity"
+    """Format of the annotation files, one of `smaug_core.data.sources.formats`."""
     is_paragraph: bool = False
     """Whether a list of texts holds the sentences of one caption; else each text is a caption."""
 

@@ -1,14 +1,14 @@
 """Every source of captioned media by its name: its captions, folder and digest."""
 
 import hashlib
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from smaug_core.config import DataConfig
-from smaug_core.data.annotations import annotation_digest, join_sentences, read_annotations
 from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.data.moving_shapes import dataset as moving_shapes
+from smaug_core.data.sources.annotation import annotation_digest, join_sentences
+from smaug_core.data.sources.formats import FORMATS
 from smaug_core.errors import SmaugError
 
 EMBEDDED = {f"moving_shapes/{source}": source for source in moving_shapes.SOURCES}
@@ -49,7 +49,7 @@ def published_size(name: str, split: str = "train") -> int:
     Raises:
         SmaugError: no such source or split, or one that is rendered, whose size the section `data` decides.
     """
-    _check(name, split)
+    check_known(name, split)
     if name in EMBEDDED:
         raise SmaugError(f"{name}: has no published size; the section `data` decides it")
     return PUBLISHED[name].captions[split]
@@ -65,12 +65,12 @@ def read_source(name: str, split: str, data: DataConfig | None, root: Path) -> l
         SmaugError: no such source or split, or its media are not in `root`, or are not what was rendered there, or
             its annotation file is missing or wrong.
     """
-    _check(name, split)
+    check_known(name, split)
     if name in EMBEDDED:
-        return _read_embedded(name, split, _section(name, data), root)
+        return _read_embedded(name, split, embedded_section(name, data), root)
     kind, folder = PUBLISHED[name], root / name / "media"
     path = _annotations(name, split, root)
-    rows = read_annotations(path, is_image=kind.is_image, is_paragraph=kind.is_paragraph)
+    rows = FORMATS[kind.format].read(path, is_image=kind.is_image, is_paragraph=kind.is_paragraph)
     return [
         Item(
             id=f"{name}/{split}/{number:08d}",
@@ -92,52 +92,11 @@ def source_digest(name: str, split: str, data: DataConfig | None, root: Path | N
     Raises:
         SmaugError: no such source or split, or an annotation file that cannot be read.
     """
-    _check(name, split)
+    check_known(name, split)
     if name in EMBEDDED:
-        recipe = moving_shapes.split_digest(EMBEDDED[name], split, _section(name, data))
+        recipe = moving_shapes.split_digest(EMBEDDED[name], split, embedded_section(name, data))
         return hashlib.sha256(f"{name}|{split}|{recipe}".encode()).hexdigest()
     return None if root is None else annotation_digest(_annotations(name, split, root))
-
-
-def prepare(
-    sources: Iterable[str],
-    data: DataConfig | None,
-    root: Path,
-    progress: Callable[[int, int], None] | None = None,
-    *,
-    workers: int = 1,
-) -> None:
-    """Render the embedded data that these sources need and `root` does not hold yet. Real media are left alone.
-
-    Args:
-        sources: names of sources.
-        data: recipe of the embedded data.
-        root: folder of all media.
-        progress: called with the files written so far and their total, over all of these sources; never if nothing
-            is missing.
-        workers: processes that render.
-    """
-    names = list(dict.fromkeys(sources))
-    for name in names:
-        _check(name, "train")
-    missing = [
-        EMBEDDED[name]
-        for name in names
-        if name in EMBEDDED and not moving_shapes.is_rendered(EMBEDDED[name], _section(name, data), root)
-    ]
-    if not missing:
-        return
-    config = _section(names[0], data)
-    sizes = {source: sum(moving_shapes.split_sizes(source, config).values()) for source in missing}
-    before = 0
-    for source, size in sizes.items():
-
-        def show(done: int, _: int, before: int = before) -> None:
-            if progress:
-                progress(before + done, sum(sizes.values()))
-
-        moving_shapes.render(source, config, root, workers=workers, progress=show)
-        before += size
 
 
 def _read_embedded(name: str, split: str, config: DataConfig, root: Path) -> list[Item]:
@@ -158,17 +117,19 @@ def _read_embedded(name: str, split: str, config: DataConfig, root: Path) -> lis
 
 
 def _annotations(name: str, split: str, root: Path) -> Path:
-    return root / name / "annotations" / f"{split}.json"
+    return FORMATS[PUBLISHED[name].format].file_of(root / name / "annotations", split)
 
 
-def _check(name: str, split: str) -> None:
+def check_known(name: str, split: str) -> None:
+    """Raise a SmaugError unless there is such a source and split."""
     if name not in SPLITS:
         raise SmaugError(f"source: {name!r} is unknown; expected one of {sorted(SPLITS)}")
     if split not in SPLITS[name]:
         raise SmaugError(f"{name}: has no split {split!r}; expected one of {list(SPLITS[name])}")
 
 
-def _section(name: str, data: DataConfig | None) -> DataConfig:
+def embedded_section(name: str, data: DataConfig | None) -> DataConfig:
+    """The section `data`, from which the source is rendered; raise a SmaugError if it is missing."""
     if data is None:
         raise SmaugError(f"{name}: is rendered from the section `data`, which is missing; add it")
     return data

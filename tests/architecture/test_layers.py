@@ -24,6 +24,7 @@ LAYERS = {
         ["engines"],
         ["planning"],
         ["scheduler"],
+        ["search"],
         ["tracking"],
         ["maintenance"],
         ["run", "standalone"],
@@ -32,6 +33,9 @@ LAYERS = {
     "reports": [["paper"], ["analysis"], ["render"], ["report"], ["figures"], ["html"]],
 }
 """Folders and modules of each package, from the lowest; each imports only what is in its own layer or below."""
+
+RESERVED = {"experiments": {"search"}}
+"""Places of what is still to be written."""
 
 BELOW = {"smaug_core": set(), "experiments": {"smaug_core"}, "reports": {"smaug_core", "experiments"}}
 """Packages that a package may import besides itself; `experiments.cli` alone imports reports too."""
@@ -51,7 +55,10 @@ def inside(name: str) -> bool:
 def test_every_folder_and_module_has_a_layer(package):
     parts = {name.split(".")[1] for name in modules() if name.startswith(f"{package}.")}
     layered = {part for parts_ in LAYERS[package] for part in parts_}
-    assert parts == layered, f"{package}: add it to LAYERS, or to the folder where it belongs: {parts ^ layered}"
+    unlayered, gone = parts - layered, layered - parts - RESERVED.get(package, set())
+    assert not unlayered | gone, (
+        f"{package}: correct LAYERS, or move it to the folder where it belongs: {unlayered | gone}"
+    )
 
 
 @pytest.mark.parametrize("package", PACKAGES)

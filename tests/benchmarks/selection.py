@@ -25,7 +25,8 @@ from experiments.config.settings import with_overrides
 from experiments.engines.base import local_cpus
 from experiments.worker.device import describe_device
 from smaug_core.clip_shape import ClipShape
-from smaug_core.data.datasets import prepare, read_source
+from smaug_core.data.datasets import read_source
+from smaug_core.data.prepare.rendering import prepare
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.evaluation.frame_selection import selected_frames
 from smaug_core.model.init_weights import build

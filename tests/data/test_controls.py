@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from experiments.config.scale import load_scale
-from smaug_core.data.datasets import EMBEDDED, Item, prepare, read_source
+from smaug_core.data.datasets import EMBEDDED, Item, read_source
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.moving_shapes.attributes import COLOURS, SIZES, vocabulary
 from smaug_core.data.moving_shapes.dataset import split_sizes
 from smaug_core.data.moving_shapes.scenes import draw_scenes
+from smaug_core.data.prepare.rendering import prepare
 from smaug_core.data.tokenizer import clean_caption
 from smaug_core.evaluation.metrics import ranks, recall
 from smaug_core.evaluation.retrieval import evaluate

@@ -14,7 +14,6 @@ from smaug_core.data.datasets import (
     EMBEDDED,
     SPLITS,
     is_known,
-    prepare,
     published_size,
     read_source,
     source_digest,
@@ -22,6 +21,7 @@ from smaug_core.data.datasets import (
 from smaug_core.data.media.video import read_frames, write_clip
 from smaug_core.data.moving_shapes import dataset as moving_shapes
 from smaug_core.data.moving_shapes.scenes import draw_scenes
+from smaug_core.data.prepare.rendering import prepare
 from smaug_core.data.tokenizer import clean_caption
 from smaug_core.errors import ClipError, SmaugError
 from tests.data.recipes import SMALLEST as CONFIG

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from smaug_core.data.annotations import join_sentences
 from smaug_core.data.moving_shapes.dataset import SOURCES
 from smaug_core.data.moving_shapes.scenes import draw_scenes
+from smaug_core.data.sources.annotation import join_sentences
 from smaug_core.data.tokenizer import (
     EMBEDDED_VOCABULARIES,
     SPECIAL,

@@ -23,13 +23,13 @@ from smaug_core.data.moving_shapes.dataset import (
     is_rendered,
     open_split,
     recipe_digest,
-    render,
     split_digest,
     split_sizes,
 )
 from smaug_core.data.moving_shapes.rasterize import paint
-from smaug_core.data.moving_shapes.render import CHUNK, FPS
 from smaug_core.data.moving_shapes.scenes import Scene, draw_scenes
+from smaug_core.data.prepare.render_jobs import CHUNK, FPS
+from smaug_core.data.prepare.rendering import render
 from smaug_core.errors import SmaugError
 from tests.data.recipes import recipe
 from tests.faults import full_disk, read_only_disk
@@ -49,7 +49,7 @@ RENDER = """
 import json, sys
 from pathlib import Path
 from smaug_core.config import DataConfig
-from smaug_core.data.moving_shapes.dataset import render
+from smaug_core.data.prepare.rendering import render
 if __name__ == "__main__":
     root, workers, config = sys.argv[1:]
     print(render("sentence", DataConfig(**json.loads(config)), Path(root), workers=int(workers)))
@@ -59,7 +59,7 @@ DIE_HALFWAY = """
 import json, os, signal, sys
 from pathlib import Path
 from smaug_core.config import DataConfig
-from smaug_core.data.moving_shapes.dataset import render
+from smaug_core.data.prepare.rendering import render
 def die(done, total):
     print(done, total, os.getpid(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -25,7 +25,7 @@ from experiments.worker.examples import leave_pictures, make_by_hand
 from experiments.worker.main import DONE, run_stage
 from experiments.worker.signals import StopFlag
 from smaug_core.config import DataConfig
-from smaug_core.data.datasets import prepare
+from smaug_core.data.prepare.rendering import prepare
 from smaug_core.errors import SmaugError
 from smaug_core.settings import from_settings
 from smaug_core.stage_protocol import KINDS

@@ -22,8 +22,8 @@ from experiments.stages.trial import with_settings
 from experiments.store.filesystem import FileSystem
 from experiments.store.store import Store
 from experiments.store.trials import write_trial
-from smaug_core.data.moving_shapes import dataset as moving_shapes
 from smaug_core.data.moving_shapes.dataset import SAMPLE
+from smaug_core.data.prepare.rendering import render
 from tests.experiments.made_trials import execute, trial
 from tests.experiments.smoke import Smoke
 from tests.faults import full_disk, read_only_disk
@@ -38,7 +38,7 @@ def scale(tmp_path_factory) -> Scale:
 def rendered(scale, tmp_path_factory) -> Path:
     """A home with the data of the smallest scale."""
     home = tmp_path_factory.mktemp("rendered")
-    moving_shapes.render("sentence", scale.base_config().data, home / "data", workers=1)
+    render("sentence", scale.base_config().data, home / "data", workers=1)
     return home
 
 

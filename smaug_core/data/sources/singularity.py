@@ -1,84 +1,44 @@
-"""Captions of real media, from the annotation files that Singularity published; media files are not read."""
+"""Singularity's format: a JSON list for each split, with a row for each picture or clip."""
 
-import hashlib
 import json
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from smaug_core.data.sources.annotation import Annotation, join_sentences
 from smaug_core.errors import SmaugError
 
-FAULTS_TOLD = 10
-SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+FAULTS_NAMED = 10
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Annotation:
-    """One caption of a picture or clip."""
-
-    media: str
-    """File of the picture or clip, relative to the folder of all media of its source."""
-    caption: str
-    """As written; the sentences of a paragraph joined by one space."""
-
-    @property
-    def names_sides(self) -> bool:
-        """Whether the caption may not fit a mirror image."""
-        return SIDES.search(self.caption) is not None
+def file_of(folder: Path, split: str) -> Path:
+    """The file of a split."""
+    return folder / f"{split}.json"
 
 
-def read_annotations(path: Path, *, is_image: bool, is_paragraph: bool) -> list[Annotation]:
-    """Read the captions of an annotation file, in its order.
+def read(path: Path, *, is_image: bool, is_paragraph: bool) -> list[Annotation]:
+    """Captions of an annotation file, in its order.
 
     The file is a JSON list of `{"image": path, "caption": text}`, or `"video"` for clips. A caption may be a list of
     texts, and a picture or clip may occur again with another caption. Other keys are ignored.
 
-    Args:
-        path: the annotation file.
-        is_image: whether the file must be of pictures, else of clips.
-        is_paragraph: whether a list of texts holds the sentences of one caption, as in DiDeMo and ActivityNet; else
-            each of them is a caption of its own. Source: Singularity (dataset/caption_dataset.py:97-111, 144-149).
-
     Raises:
         SmaugError: the file is missing or no such list; the message lists up to ten wrong rows, counted from 1.
+
+    Source: Singularity (dataset/caption_dataset.py:97-111, 144-149).
     """
     rows = _rows(path)
     kind = "image" if is_image else "video"
     faults = [f"row {number} {what}" for number, row in enumerate(rows, 1) for what in _faults(row, kind)]
     if faults:
-        more = f"; and {len(faults) - FAULTS_TOLD} more" if len(faults) > FAULTS_TOLD else ""
-        raise SmaugError(f"{path}: {'; '.join(faults[:FAULTS_TOLD])}{more}")
+        more = f"; and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
+        raise SmaugError(f"{path}: {'; '.join(faults[:FAULTS_NAMED])}{more}")
     captions = ((row[kind], text) for row in rows for text in _captions(row["caption"], is_paragraph))
     return [Annotation(media=media, caption=caption) for media, caption in captions]
 
 
 def _captions(caption: str | list[str], is_paragraph: bool) -> list[str]:
     return [join_sentences(caption)] if is_paragraph or isinstance(caption, str) else caption
-
-
-def annotation_digest(path: Path) -> str | None:
-    """SHA-256 of an annotation file's content; None if the file is missing, since its data is unknown.
-
-    Raises:
-        SmaugError: the file exists and cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise SmaugError(f"{path}: cannot be read ({error.strerror}); it should be an annotation file") from error
-
-
-def join_sentences(caption: str | Sequence[str]) -> str:
-    """A paragraph as one text.
-
-    Source: Singularity (dataset/caption_dataset.py:144-149), in training and in tests alike.
-    """
-    return caption if isinstance(caption, str) else " ".join(caption)
 
 
 def _rows(path: Path) -> list[Any]:

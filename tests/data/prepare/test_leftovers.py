@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from smaug_core.data.leftovers import name_aside, remove_leftovers
+from smaug_core.data.prepare.leftovers import name_aside, remove_leftovers
 
 
 def written_by(pid: int, name: str = "sentence-0123456789ab") -> str:

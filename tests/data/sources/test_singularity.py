@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smaug_core.data.annotations import annotation_digest, join_sentences, read_annotations
+from smaug_core.data.sources.annotation import annotation_digest, join_sentences
+from smaug_core.data.sources.singularity import read
 from smaug_core.errors import SmaugError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip())
@@ -23,7 +24,7 @@ def write(folder, content):
 
 def refusal(path, *, is_image=False, is_paragraph=False) -> str:
     with pytest.raises(SmaugError) as refused:
-        read_annotations(path, is_image=is_image, is_paragraph=is_paragraph)
+        read(path, is_image=is_image, is_paragraph=is_paragraph)
     assert str(refused.value).startswith(f"{path}: ")
     return str(refused.value).removeprefix(f"{path}: ")
 
@@ -33,11 +34,11 @@ def refusal(path, *, is_image=False, is_paragraph=False) -> str:
 def test_captions_come_back_as_written_in_their_order(tmp_path_factory, captions):
     rows = [{"video": f"{number}.mp4", "caption": caption} for number, caption in enumerate(captions)]
     path = write(tmp_path_factory.mktemp("a"), rows)
-    joined = read_annotations(path, is_image=False, is_paragraph=True)
+    joined = read(path, is_image=False, is_paragraph=True)
     assert [(row.media, row.caption) for row in joined] == [
         (row["video"], join_sentences(row["caption"])) for row in rows
     ]
-    each = read_annotations(path, is_image=False, is_paragraph=False)
+    each = read(path, is_image=False, is_paragraph=False)
     assert [(row.media, row.caption) for row in each] == [
         (row["video"], text)
         for row in rows
@@ -47,8 +48,8 @@ def test_captions_come_back_as_written_in_their_order(tmp_path_factory, captions
 
 def test_each_caption_of_a_list_names_its_own_sides(tmp_path):
     path = write(tmp_path, [GOOD | {"caption": ["a dog", "a dog on the left"]}])
-    assert [row.names_sides for row in read_annotations(path, is_image=False, is_paragraph=False)] == [False, True]
-    assert [row.names_sides for row in read_annotations(path, is_image=False, is_paragraph=True)] == [True]
+    assert [row.names_sides for row in read(path, is_image=False, is_paragraph=False)] == [False, True]
+    assert [row.names_sides for row in read(path, is_image=False, is_paragraph=True)] == [True]
 
 
 @pytest.mark.parametrize("is_paragraph", [False, True])
@@ -68,9 +69,7 @@ def test_sentences_are_joined_by_one_space():
 
 @pytest.mark.parametrize("path", ["a.mp4", "a/b/c.mp4", "./a.mp4", "a..b/c", "..a", "ä b.mp4", "a\\b"])
 def test_paths_below_the_folder_are_taken(tmp_path, path):
-    assert (
-        read_annotations(write(tmp_path, [GOOD | {"video": path}]), is_image=False, is_paragraph=False)[0].media == path
-    )
+    assert read(write(tmp_path, [GOOD | {"video": path}]), is_image=False, is_paragraph=False)[0].media == path
 
 
 @pytest.mark.parametrize(
@@ -88,9 +87,7 @@ def test_paths_that_leave_the_folder_or_are_none_are_refused(tmp_path, path):
 def test_no_path_that_is_taken_leaves_the_folder(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("a")
     try:
-        (row,) = read_annotations(
-            write(folder, [GOOD | {"video": "/".join(parts)}]), is_image=False, is_paragraph=False
-        )
+        (row,) = read(write(folder, [GOOD | {"video": "/".join(parts)}]), is_image=False, is_paragraph=False)
     except SmaugError:
         return
     media = folder / "media"

@@ -1,0 +1,1 @@
+"""Media and captions written to disk before a stage reads them."""

@@ -1,0 +1,70 @@
+"""A caption of real media, and what the reader of each format of annotation files provides."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from smaug_core.errors import SmaugError
+
+SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Annotation:
+    """One caption of a picture or clip."""
+
+    media: str
+    """File of the picture or clip, relative to the folder of all media of its source."""
+    caption: str
+    """As written; the sentences of a paragraph joined by one space."""
+
+    @property
+    def names_sides(self) -> bool:
+        """Whether the caption may not fit a mirror image."""
+        return SIDES.search(self.caption) is not None
+
+
+class AnnotationFormat(Protocol):
+    """A module of this package: one format of annotation files."""
+
+    def file_of(self, folder: Path, split: str) -> Path:
+        """The file of a split in a source's folder `annotations`; its content decides the captions."""
+
+    def read(self, path: Path, *, is_image: bool, is_paragraph: bool) -> list[Annotation]:
+        """Captions of a split, in a fixed order.
+
+        Args:
+            path: given by `file_of`.
+            is_image: whether the file must be of pictures, else of clips.
+            is_paragraph: whether a list of texts holds the sentences of one caption, as in DiDeMo and ActivityNet;
+                else each of them is a caption of its own.
+
+        Raises:
+            SmaugError: the file is missing or not of the format; the message lists wrong rows.
+        """
+
+
+def annotation_digest(path: Path) -> str | None:
+    """SHA-256 of an annotation file's content; None if the file is missing, since its data is unknown.
+
+    Raises:
+        SmaugError: the file exists and cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SmaugError(f"{path}: cannot be read ({error.strerror}); it should be an annotation file") from error
+
+
+def join_sentences(caption: str | Sequence[str]) -> str:
+    """A paragraph as one text.
+
+    Source: Singularity (dataset/caption_dataset.py:144-149), in training and in tests alike.
+    """
+    return caption if isinstance(caption, str) else " ".join(caption)
