@@ -37,7 +37,7 @@ sweep: setup
 
 # Pure tests in a process for each core, then one by one those that need Ray, Slurm, servers, Chromium or clocks.
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "pure and not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "pure and not slow"
 	$(BIN)/python -m pytest -m "not pure and not slow"
 
 test-tools:
@@ -53,7 +53,7 @@ screenshots: setup test-tools
 	SMAUG_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser -m browser
 
 slow: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "pure and slow and not nightly"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "pure and slow and not nightly"
 	$(BIN)/python -m pytest -m "not pure and slow and not nightly"
 
 nightly: setup

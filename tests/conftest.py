@@ -28,6 +28,26 @@ NOT_PURE: Final = {
 """Folders and files whose tests run alone, one after another, and why. All other tests are pure: they share nothing
 but the cores, so that several processes of pytest run them at once (`make test`)."""
 
+LONG: Final = (
+    "tests/experiments/cli/test_app.py",
+    "tests/experiments/cli/test_report_commands.py",
+    "tests/reports/figures/test_build.py",
+    "tests/experiments/worker/test_rank.py",
+    "tests/experiments/scheduler/test_scheduler.py",
+    "tests/experiments/stages/test_code_version.py",
+    "tests/experiments/store/test_failures.py",
+    "tests/experiments/worker/test_follower.py",
+    "tests/experiments/tracking/test_writer.py",
+    "tests/training/test_train.py",
+    "tests/training/test_distributed.py",
+    "tests/evaluation/test_distributed.py",
+    "tests/experiments/worker/test_examples.py",
+    "tests/data/moving_shapes/test_scenes.py",
+    "tests/reports/html/test_page.py",
+    "tests/experiments/tracking/test_database.py",
+)
+"""Files that take more than 14 s; they start first, so that no process waits at the end while another runs one."""
+
 # One thread: a test's model is too small for more, and threads without a core each wait for one another. On two busy
 # cores 300 steps of it take 6 s so, and 170 s with two threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -39,13 +59,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is pure; what is for the night is slow too: `make test` leaves both out."""
+    """Mark pure tests, and nightly ones as slow; order the long files first."""
     for item in items:
         path = item.path.relative_to(ROOT)
         if not any(path.is_relative_to(place) for place in NOT_PURE):
             item.add_marker("pure")
         if item.get_closest_marker("nightly") is not None:
             item.add_marker("slow")
+    items.sort(key=lambda item: item.path.relative_to(ROOT).as_posix() not in LONG)
 
 
 @pytest.fixture

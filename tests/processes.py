@@ -1,5 +1,6 @@
 """Several real processes on this machine, as torchrun starts them."""
 
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -16,11 +17,15 @@ from tests.experiments.smoke import ROOT
 
 
 def run_together(size: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Run `work(rank, *arguments)` in `size` processes of one thread each, to the end of all of them."""
+    """Run `work(rank, *arguments)` in `size` processes of one thread each, to the end of all of them.
+
+    They are forked from a process that has imported torch once and run nothing: each would need 4 s for that alone.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_start, args=(size, port, work, arguments), nprocs=size, start_method="spawn")
+    multiprocessing.set_forkserver_preload(["torch", "smaug_core.stages", "tests.processes"])
+    mp.start_processes(_start, args=(size, port, work, arguments), nprocs=size, start_method="forkserver")
 
 
 def _start(rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
