@@ -15,7 +15,6 @@ ROOT: Final = Path(__file__).parents[1]
 NOT_PURE: Final = {
     "tests/conformance": "engines: Ray, Slurm, drivers that are killed",
     "tests/browser": "Chromium and MLflow's pages",
-    "tests/benchmarks": "they measure",
     "tests/experiments/tracking/test_ui.py": "MLflow servers, which answer within 2 s",
     "tests/experiments/tracking/test_accounting.py": "waits between 0.4 and 1 s by the clock",
     "tests/experiments/engines/slurm/test_accounting.py": "waits between 0.3 and 0.5 s by the clock",
@@ -28,6 +27,8 @@ NOT_PURE: Final = {
 """Folders and files whose tests run alone, one after another, and why. All other tests are pure: they share nothing
 but the cores, so that several processes of pytest run them at once (`make test`)."""
 
+PURE: Final = ("tests/conformance/test_damage.py",)
+"""Files of those folders that start nothing but stages of their own."""
 LONG: Final = (
     "tests/experiments/cli/test_app.py",
     "tests/experiments/cli/test_report_commands.py",
@@ -62,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark pure tests, and nightly ones as slow; order the long files first."""
     for item in items:
         path = item.path.relative_to(ROOT)
-        if not any(path.is_relative_to(place) for place in NOT_PURE):
+        if path.as_posix() in PURE or not any(path.is_relative_to(place) for place in NOT_PURE):
             item.add_marker("pure")
         if item.get_closest_marker("nightly") is not None:
             item.add_marker("slow")

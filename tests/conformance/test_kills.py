@@ -28,6 +28,7 @@ TICKS_S = 0.04
 """The system tells the CPU time of another process in four sums of whole hundredths of a second."""
 
 
+@pytest.mark.slow
 def test_ten_random_kills(tmp_path: Path) -> None:
     assert_survives(tmp_path, kills=10)
 

@@ -203,6 +203,7 @@ def test_an_address_that_is_none_or_where_nobody_listens_is_told_at_once(home: S
     assert "got --engine inline" in inline.stderr
 
 
+@pytest.mark.slow
 def test_somebody_who_is_no_cluster_is_given_up_soon(home: Smoke) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"

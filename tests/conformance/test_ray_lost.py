@@ -32,6 +32,7 @@ SLACK_S = 5.0
 """For a machine that is busy."""
 
 
+@pytest.mark.slow
 def test_a_worker_that_ray_kills_for_want_of_memory_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

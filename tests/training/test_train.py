@@ -219,6 +219,7 @@ def test_a_divergence_names_the_checkpoint_and_never_saves_one_of_its_own(tmp_pa
     run(items, tmp_path, Recorder())
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_loses_no_more_than_the_steps_since_the_last_checkpoint(tmp_path, items):
     """A real process, killed with SIGKILL while it writes a checkpoint after every step."""
     run(items, tmp_path / "straight", Recorder(), config=replace(PRETRAIN, epochs=6))

@@ -131,7 +131,10 @@ def test_a_stop_reaches_every_process_and_the_next_one_continues(store: Store) -
     assert_billed_once(store, stage)
 
 
-@pytest.mark.parametrize("victim", ["worker", "torchrun", "first", "other"])
+SLOW_VICTIMS = [pytest.param(name, marks=pytest.mark.slow) for name in ("torchrun", "other")]
+
+
+@pytest.mark.parametrize("victim", ["worker", "first", *SLOW_VICTIMS])
 def test_a_kill_leaves_no_process_and_another_try_goes_on(store: Store, victim: str) -> None:
     stage = quick_stage(steps=5, checkpoint_every=2, hold_at=3)
     directory = store.prepare(stage)

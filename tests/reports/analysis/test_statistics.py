@@ -92,6 +92,7 @@ def test_p_agrees_with_scipys_permutation_test_and_with_the_sign_test():
     assert sign_flip_p(differences) == pytest.approx(min(1.0, 2 * tail), abs=0.02)
 
 
+@pytest.mark.slow
 def test_it_rejects_a_true_null_hypothesis_about_as_often_as_its_level_says():
     draws, rejected, trials = np.random.default_rng(11), 0, 800
     for _ in range(trials):

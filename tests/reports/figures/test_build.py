@@ -76,6 +76,7 @@ def test_every_figure_has_words_and_numbers(reference):
         assert all(len(cells) == len(one.data.header) for cells in one.data.rows), one.name
 
 
+@pytest.mark.slow
 def test_the_same_ledger_gives_the_same_bytes_in_another_process(reference):
     _, ledger, figures = reference
     code = (
