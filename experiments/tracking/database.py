@@ -1,4 +1,4 @@
-"""Where a ledger is, and the state of its SQLite file: address, damage, home folder. Imports no mlflow."""
+"""SQLite file of MLflow: address, damage, lock, and moves of its home folder. Imports no mlflow."""
 
 import fcntl
 import re
@@ -13,17 +13,19 @@ from urllib.parse import unquote, urlsplit
 from smaug_core.errors import SmaugError
 
 DATABASE = "mlflow.db"
-REBUILD = "`smaug sync --rebuild` sets it aside and makes a new one from what the home folder holds"
-"""What to do about a damaged database."""
+LATER = "results stay in the store, and `smaug sync` records them later"
+"""Advice if MLflow cannot be written to."""
+REBUILD = "`smaug sync --rebuild` archives it and makes a new one from what the home folder holds"
+"""Advice about a damaged database."""
 TABLES = frozenset(
     ("alembic_version", "experiments", "experiment_tags", "runs", "tags", "params", "metrics", "latest_metrics")
 )
-"""What the ledger needs. MLflow makes missing ones in an old form, without their rows, and says nothing."""
+"""Required tables. MLflow makes missing ones in an old form, without their rows, and reports nothing."""
 DAMAGE = re.compile(
     r"file is not a database|database disk image is malformed|no such (table|column):"
     r"|table \w+ already exists|duplicate column name|schema \(found version None|Could not decode to UTF-8"
 )
-"""In what SQLite, or MLflow's migrations, say of a database that they can neither use nor repair."""
+"""Messages of SQLite and of MLflow's migrations about a database that they can neither use nor repair."""
 _NUMBER: dict[str, tuple[type, ...]] = {"value": (float,), "timestamp": (int,), "step": (int,)}
 _TIMES = {"start_time": (int,), "end_time": (int, NoneType)}
 COLUMNS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -33,14 +35,14 @@ COLUMNS: dict[str, dict[str, tuple[type, ...]]] = {
     "latest_metrics": {"key": (str,), **_NUMBER},
     "metrics": _NUMBER,
 }
-"""Types of what rows of our runs hold. SQLite takes any type in any column, and MLflow fails later on a wrong one."""
+"""Types in the rows of our runs. SQLite accepts any type in any column, and MLflow fails later on a wrong one."""
 _SQL_TYPES = {str: "text", int: "integer", float: "real", bytes: "blob", NoneType: "null"}
-"""As SQLite's `typeof` names them."""
+"""Names of SQLite's `typeof`."""
 SIDE_FILES = ("-wal", "-shm", "-journal")
 LOCK_S = 120.0
-"""How long another driver of the home folder may keep the lock; a call to MLflow takes up to a minute."""
+"""Timeout of the lock between drivers of a home folder; a call to MLflow takes up to a minute."""
 BUSY_S = 20.0
-"""How long a question waits for a process that writes."""
+"""Timeout of a query while another process writes."""
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]*)")
 
 
@@ -49,31 +51,31 @@ class TrackingError(SmaugError):
 
 
 def sqlite_uri(path: Path) -> str:
-    """The address of an SQLite file, as SQLAlchemy and MLflow read it.
+    """Return the address of an SQLite file, as SQLAlchemy and MLflow read it.
 
-    SQLAlchemy ends a path at `?` and decodes `%20`. Of `sqlite:///` MLflow makes the folder as it is spelled there, so
-    a path that has to be quoted is written with the driver's name.
+    SQLAlchemy ends a path at `?` and decodes `%20`. For `sqlite:///` MLflow creates the folder as it is spelled there,
+    so a path that has to be quoted is written with the driver's name.
     """
     quoted = re.sub("[%?#]", lambda found: f"%{ord(found[0]):02X}", str(path))
     return f"{'sqlite' if quoted == str(path) else 'sqlite+pysqlite'}:///{quoted}"
 
 
 def database_file(uri: str) -> Path | None:
-    """The file of an SQLite database; none where MLflow is elsewhere."""
+    """Return the file of an SQLite database; None if MLflow is elsewhere."""
     found = _SQLITE.match(uri)
     return None if found is None else Path(unquote(found[1])).resolve()
 
 
 def redacted(text: str) -> str:
-    """A text with the user, password and secret options of every address in it left out."""
+    """Remove the user, password and secret options of every address in a text."""
     text = re.sub(r"(\b[a-zA-Z][\w+.-]*://)[^/\s'\"]*@", r"\1***@", text)
     return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret|sslpassword)=)[^&\s'\"]*", r"\1***", text)
 
 
 def damage_of(file: Path) -> str | None:
-    """What is wrong with the file of a ledger or with rows of ours in it; none if nothing is.
+    """Return the first damage of the file, or of our rows in it, in words; None if there is none.
 
-    Of 10,000 runs with a million points this takes under a second.
+    With 10,000 runs and a million points this takes under a second.
 
     Raises:
         TrackingError: it may not be opened.
@@ -98,7 +100,7 @@ def damage_of(file: Path) -> str | None:
 
 
 def _row_damage(database: sqlite3.Connection) -> str | None:
-    """The first row of our experiments and runs that holds what MLflow never writes, in words."""
+    """Return the first row of our experiments and runs with a value that MLflow never writes, in words."""
     query = "SELECT name, artifact_location FROM experiments WHERE name LIKE 'smaug/%' AND"
     for name, location in database.execute(f"{query} typeof(artifact_location) <> 'text' LIMIT 1"):
         return f"holds a damaged row: artifact_location of experiment {name} is {location!r:.40}; expected text"
@@ -129,23 +131,23 @@ OR (substr(artifact_uri, -length('/' || run_uuid || '/artifacts')) <> '/' || run
 """Runs without an experiment, and runs of ours whose address is not one that MLflow makes."""
 
 
-def set_aside(file: Path) -> Path | None:
-    """Rename a database, with the files that SQLite keeps beside it; gives its new path, none if there is no file."""
+def archive(file: Path) -> Path | None:
+    """Rename a database with SQLite's side files; return its new path, None if there is no file."""
     if not file.exists():
         return None
     stamp, number = time.strftime("%Y%m%d-%H%M%S"), 0
-    while (aside := file.with_name(f"{file.name}.damaged-{stamp}{f'-{number}' if number else ''}")).exists():
+    while (archived := file.with_name(f"{file.name}.damaged-{stamp}{f'-{number}' if number else ''}")).exists():
         number += 1
     for end in SIDE_FILES:  # first: beside a new database they would damage it
         if (side := file.with_name(file.name + end)).exists():
-            side.rename(aside.with_name(aside.name + end))
-    file.rename(aside)
-    return aside
+            side.rename(archived.with_name(archived.name + end))
+    file.rename(archived)
+    return archived
 
 
 @contextmanager
 def lock(home: Path) -> Iterator[None]:
-    """Exclude other drivers of this home folder while something is looked for and made if missing.
+    """Exclude other drivers of this home folder while something is queried and created if missing.
 
     Raises:
         TrackingError: another process keeps the lock.
@@ -161,12 +163,12 @@ def lock(home: Path) -> Iterator[None]:
 
 
 def settle(home: Path, uri: str) -> str | None:
-    """Have the ledger of a home folder that was moved or copied name its own files; says what was changed, if any.
+    """Point the runs of a home folder that was moved or copied to its own files; return a message if any changed.
 
     MLflow keeps the absolute address of each run's files, and offers no way to change it. A run whose files are
-    elsewhere still, because another home folder wrote it into this database, is left alone, with its experiment.
+    still elsewhere, because another home folder wrote it into this database, is left alone, with its experiment.
 
-    A damaged database is left as it is: opening it says what is wrong.
+    A damaged database is left as it is: opening it raises the error.
 
     Raises:
         TrackingError: the home folder was moved, and its database cannot be changed.
@@ -217,7 +219,7 @@ AND artifact_uri <> ? || '/' || run_uuid || '/artifacts'
 
 
 def _advice(error: sqlite3.Error | OSError) -> str:
-    """What to do about a database that could not be changed."""
+    """Return the advice about a database that could not be changed."""
     code = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_READONLY
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return "another process writes to it; try again when that has ended"
@@ -232,7 +234,7 @@ def _names_others(file: Path, here: str) -> bool:
             return any(database.execute(query, (here,)).fetchone() for query in (_EXPERIMENTS, _RUNS))
     except sqlite3.Error as error:
         if DAMAGE.search(str(error)) or error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN):
-            return False  # which is said when it is opened
+            return False  # reported when it is opened
         raise TrackingError(f"{file}: cannot be read ({error}); see that message") from error
 
 
@@ -247,7 +249,7 @@ def _is_ours(run: tuple[str, str, int], here: str) -> bool:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[sqlite3.Connection]:
-    """Open a file that is there; writable if it may be, since what a killed writer left must be rolled back first."""
+    """Open a file that exists, writable if possible, since the writes of a killed process are rolled back first."""
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=BUSY_S)) as database:
         yield database
 

@@ -19,7 +19,7 @@ def tracking_problem(home: Path, mounts: list[FileSystem] | None = None) -> str 
 
     Args:
         home: the home folder.
-        mounts: what is mounted; asked of the system if not given.
+        mounts: what is mounted; read from the system if not given.
     """
     file = database_file(tracking_uri(home))
     if file is None:

@@ -12,9 +12,9 @@ from experiments.scheduler.events import Event
 from experiments.stages.stage import Stage
 from experiments.stages.trial import Trial
 from experiments.store.trials import stage_facts, trial_documents, trial_facts, valid_documents
-from experiments.tracking.database import redacted
+from experiments.tracking.database import LATER, redacted
 from experiments.tracking.location import tracking_uri
-from experiments.tracking.runs import LATER, STAGES, experiment_of
+from experiments.tracking.runs import STAGES, experiment_of
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:

@@ -1,70 +1,141 @@
-"""Trials and stages as their runs in MLflow tell them: the inverse of `ledger`; and runs that do not tell it."""
+"""Rows, and the tags of MLflow's runs that hold them: one table for writing and for reading. Imports no mlflow."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
-from experiments.tracking.client import Run
-from experiments.tracking.runs import ENERGY, FINGERPRINT
+if TYPE_CHECKING:
+    from experiments.tracking.client import Run
 
 EVALUATION = ("dataset", "split", "n_queries", "n_clips", "test_digest", "ranking")
-"""What a trial's run tells of each evaluation."""
+"""Keys of each evaluation that a trial's run holds."""
+HOURS = "hours."
+"""Prefix of the metrics with a stage's hours."""
+ENERGY = "energy.kwh"
+"""Metric of a stage's run: energy of its GPUs in all attempts."""
+ENERGY_NOT_RECORDED = "a stage was recorded before energy was: smaug sync records it, where its store is"
+TAG_LENGTH = 5000
+"""Longest text of a tag that MLflow accepts everywhere."""
 
-NOT_TOLD = "a stage was recorded before energy was: smaug sync tells it, where its store is"
-"""Why the energy of a stage is not known whose run says nothing of it."""
+T = TypeVar("T")
 
 
 class RowError(Exception):
     """A run lacks a tag, or has one that cannot be read."""
 
 
+class Tag(NamedTuple):
+    """Tag that holds a field of a row. `read` raises ValueError with the expected form."""
+
+    name: str
+    write: Callable[[Any], str] = str
+    read: Callable[[str], Any] = str
+    default: str | None = None
+    """Text that stands for a missing tag; None if the tag is required."""
+
+
+def _cut(text: str) -> str:
+    return text[:TAG_LENGTH]
+
+
+def sorted_json(value: Any) -> str:
+    """Return JSON that does not depend on the order of keys."""
+    return json.dumps(value, sort_keys=True)
+
+
+def _json(kind: type[T], expected: str) -> Callable[[str], T]:
+    def read(text: str) -> T:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, kind):
+            raise ValueError(expected)
+        return value
+
+    return read
+
+
+_object = _json(dict, "an object in JSON")
+_list = _json(list, "a list in JSON")
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(map(str, _list(text)))
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("a whole number")
+    return int(text)
+
+
+def _evaluations(text: str) -> dict[str, Any]:
+    evaluations = _object(text)
+    for task, notes in evaluations.items():
+        if not isinstance(notes, dict) or any(key not in notes for key in EVALUATION):
+            raise ValueError(f"{', '.join(EVALUATION)} of {task}")
+    return evaluations
+
+
+def _unreadable(text: str) -> dict[str, Any]:
+    trainings = _object(text)
+    for name, found in trainings.items():
+        if not isinstance(found, dict) or type(found.get("count")) is not int or type(found.get("files")) is not list:
+            raise ValueError(f"a count and a list of files of {name}")
+    return trainings
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRow:
-    """What MLflow holds of a trial: what a table is made of."""
+    """Trial as MLflow holds it: a row of a table."""
 
     run_id: str
     experiment_id: str
     artifacts: str
-    """Where its files are, as MLflow says it."""
+    """Address of its files in MLflow."""
     status: str
-    sweep: str
-    title: str
-    table: str | None
-    row_label: str
-    columns: tuple[str, ...]
-    scale: str
-    variant: str
-    position: int
-    """Place among the sweep's variants, from 0."""
-    baseline: str
-    seed: str
+    sweep: Annotated[str, Tag("smaug.sweep")]
+    title: Annotated[str, Tag("smaug.title")]
+    table: Annotated[str | None, Tag("smaug.table", lambda value: value or "", lambda text: text or None)]
+    row_label: Annotated[str, Tag("smaug.row")]
+    columns: Annotated[tuple[str, ...], Tag("smaug.columns", json.dumps, _texts)]
+    scale: Annotated[str, Tag("smaug.scale")]
+    variant: Annotated[str, Tag("smaug.variant")]
+    position: Annotated[int, Tag("smaug.position", read=_count)]
+    """Index among the sweep's variants, from 0."""
+    baseline: Annotated[str, Tag("smaug.baseline")]
+    seed: Annotated[str, Tag("smaug.seed")]
     """`0`, or `0/2` where fine-tuning has its own."""
     metrics: dict[str, float]
-    evaluations: dict[str, dict[str, Any]]
+    evaluations: Annotated[dict[str, dict[str, Any]], Tag("smaug.evaluations", sorted_json, _evaluations)]
     """By slot: dataset, split, n_queries, n_clips, test_digest, ranking."""
-    device: str
-    """What pre-training ran on, e.g. `NVIDIA H200 x 4`; empty before it has begun."""
-    unit: str
-    """Of `row_hours.*`, e.g. `CPU h`."""
-    code: str
+    device: Annotated[str, Tag("smaug.device")]
+    """Device of pre-training, e.g. `NVIDIA H200 x 4`; empty before it has begun."""
+    unit: Annotated[str, Tag("smaug.unit")]
+    """Unit of `row_hours.*`, e.g. `CPU h`."""
+    code: Annotated[str, Tag("smaug.code")]
     """Digest of the source that made the results."""
-    marks: tuple[str, ...]
-    stage_runs: dict[str, str]
-    """By the stage's name, e.g. `finetune.msrvtt`: its run."""
-    unreadable: dict[str, dict[str, Any]] = field(default_factory=dict)
+    marks: Annotated[tuple[str, ...], Tag("smaug.marks", json.dumps, _texts)]
+    stage_runs: Annotated[dict[str, str], Tag("smaug.stage_runs", json.dumps, _object)]
+    """Run of each stage by the stage's name, e.g. `finetune.msrvtt`."""
+    unreadable: Annotated[
+        dict[str, dict[str, Any]], Tag("smaug.unreadable", sorted_json, _unreadable, default="{}")
+    ] = field(default_factory=dict)
     """By the stage's name, where its training met unreadable clips: their `count`, and up to ten `files`."""
 
     @property
     def seeds(self) -> tuple[str, str]:
-        """Of pre-training and of fine-tuning."""
+        """Seeds of pre-training and of fine-tuning."""
         first, _, second = self.seed.partition("/")
         return first, second or first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageRow:
-    """What MLflow holds of a stage: the owner of the hours spent."""
+    """Stage as MLflow holds it: the owner of the hours spent."""
 
     run_id: str
     experiment_id: str
@@ -72,160 +143,106 @@ class StageRow:
     status: str
     name: str
     """E.g. `finetune.msrvtt 0123456789ab`."""
-    kind: str
-    fingerprint: str
+    kind: Annotated[str, Tag("smaug.kind")]
+    fingerprint: Annotated[str, Tag("smaug.fingerprint")]
     hours: dict[str, float]
-    """`useful`, `lost`, `overhead`, `billed`, and `predicted` where somebody said."""
-    unit: str
-    device: str
-    versions: dict[str, str]
-    """Of Python and of the libraries that may change a result; empty where nobody told them."""
-    attempts: int
-    estimated: bool
-    """An attempt died, so when it ended is estimated."""
-    corrected: int
-    """Of how many attempts Slurm's accounting says what they took."""
-    no_energy: str
-    """Why nobody knows what its GPUs used; empty if it is known."""
-    settings: str
+    """`useful`, `lost`, `overhead`, `billed`, and `predicted` if there was a prediction."""
+    unit: Annotated[str, Tag("smaug.unit")]
+    device: Annotated[str, Tag("smaug.device")]
+    versions: Annotated[dict[str, str], Tag("smaug.versions", sorted_json, _object, default="{}")]
+    """Versions of Python and of the libraries that may change a result; empty if they were not recorded."""
+    attempts: Annotated[int, Tag("smaug.attempts", read=_count)]
+    estimated: Annotated[
+        bool, Tag("smaug.hours_estimated", lambda value: str(value).lower(), lambda text: text == "true")
+    ]
+    """An attempt died, so its end is estimated."""
+    corrected: Annotated[int, Tag("smaug.hours_corrected", read=_count, default="0")]
+    """Number of attempts whose time is known from Slurm's accounting."""
+    no_energy: Annotated[str, Tag("smaug.no_energy", default=ENERGY_NOT_RECORDED)]
+    """Reason why the energy of its GPUs is not known; empty if it is."""
+    settings: Annotated[str, Tag("smaug.settings", _cut)]
     """As JSON, possibly cut short."""
-    commit: str
-    examples: str
-    """How many example pictures its run holds, and what went wrong, in words; empty where none were to be made."""
+    commit: Annotated[str, Tag("smaug.commit", default="")]
+    """As JSON; empty if it is not known."""
+    examples: Annotated[str, Tag("smaug.examples", _cut, default="")]
+    """Number of example pictures of its run, and what failed, in words; empty where none were to be made."""
     metrics: dict[str, float]
-    """The last value of everything that was recorded."""
+    """Last value of everything that was recorded."""
 
     @property
     def kwh(self) -> float | None:
-        """What its GPUs used in all attempts; none where that is not known."""
+        """Energy of its GPUs in all attempts; None if it is not known."""
         return None if self.no_energy else self.metrics.get(ENERGY)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DamagedRun:
-    """A run of ours that does not tell what it is."""
+    """Run of ours that is neither a trial nor a stage."""
 
     run_id: str
     tags: dict[str, str]
     """All that it has, without the prefix `smaug.`."""
     what: str
-    """What is wrong with it."""
+    """Its first error."""
 
 
-def trial_row(run: Run) -> TrialRow:
-    """A trial as its run tells it.
-
-    Raises:
-        RowError: a tag is missing or cannot be read.
-    """
-    tags = _Tags(run)
-    return TrialRow(
-        run_id=run.info.run_id,
-        experiment_id=run.info.experiment_id,
-        artifacts=run.info.artifact_uri,
-        status=run.info.status,
-        sweep=tags.text("sweep"),
-        title=tags.text("title"),
-        table=tags.text("table") or None,
-        row_label=tags.text("row"),
-        columns=tuple(map(str, tags.listed("columns"))),
-        scale=tags.text("scale"),
-        variant=tags.text("variant"),
-        position=tags.count("position"),
-        baseline=tags.text("baseline"),
-        seed=tags.text("seed"),
-        metrics=dict(run.data.metrics),
-        evaluations=_evaluations(tags.mapped("evaluations")),
-        device=tags.text("device"),
-        unit=tags.text("unit"),
-        code=tags.text("code"),
-        marks=tuple(map(str, tags.listed("marks"))),
-        stage_runs=tags.mapped("stage_runs"),
-        unreadable=_unreadable(tags.mapped("unreadable")) if "unreadable" in tags.held else {},
-    )
+@cache
+def tags_of(row: type) -> dict[str, Tag]:
+    """Tags that hold the fields of a row, by the field's name."""
+    hints = get_type_hints(row, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
-def stage_row(run: Run) -> StageRow:
-    """A stage as its run tells it.
-
-    Raises:
-        RowError: a tag is missing or cannot be read.
-    """
-    tags, metrics = _Tags(run), dict(run.data.metrics)
-    return StageRow(
-        run_id=run.info.run_id,
-        experiment_id=run.info.experiment_id,
-        artifacts=run.info.artifact_uri,
-        status=run.info.status,
-        name=run.info.run_name,
-        kind=tags.text("kind"),
-        fingerprint=tags.text(FINGERPRINT.removeprefix("smaug.")),
-        hours={name.removeprefix("hours."): value for name, value in metrics.items() if name.startswith("hours.")},
-        unit=tags.text("unit"),
-        device=tags.text("device"),
-        versions=tags.mapped("versions") if "versions" in tags.held else {},
-        attempts=tags.count("attempts"),
-        estimated=tags.text("hours_estimated") == "true",
-        corrected=tags.count("hours_corrected") if "hours_corrected" in tags.held else 0,
-        no_energy=tags.held.get("no_energy", NOT_TOLD),
-        settings=tags.text("settings"),
-        commit=tags.held.get("commit", ""),
-        examples=tags.held.get("examples", ""),
-        metrics=metrics,
-    )
+def encode(row: type, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags that hold some fields of a row."""
+    tags = tags_of(row)
+    return {tags[name].name: tags[name].write(value) for name, value in values.items()}
 
 
-def own_tags(run: Run) -> dict[str, str]:
-    """What this project says of a run, without its prefix."""
-    return {key.removeprefix("smaug."): value for key, value in run.data.tags.items() if key.startswith("smaug.")}
-
-
-class _Tags:
-    """A run's tags, by name without the prefix; each is there and of its type, or it is told."""
-
-    def __init__(self, run: Run) -> None:
-        self.held = own_tags(run)
-
-    def text(self, name: str) -> str:
-        if name not in self.held:
-            raise RowError(f"its tag smaug.{name} is missing")
-        return self.held[name]
-
-    def count(self, name: str) -> int:
-        text = self.text(name)
-        if not text.isdecimal():
-            raise RowError(f"its tag smaug.{name} is {text!r}; right would be a whole number")
-        return int(text)
-
-    def listed(self, name: str) -> list[Any]:
-        found: list[Any] = self._json(name, list, "a list in JSON")
-        return found
-
-    def mapped(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._json(name, dict, "an object in JSON")
-        return found
-
-    def _json(self, name: str, kind: type, right: str) -> Any:
-        text = self.text(name)
+def decode(row: type, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a row that a run's tags hold; raises RowError if one is missing or cannot be read."""
+    values = {}
+    for name, tag in tags_of(row).items():
+        text = tags.get(tag.name, tag.default)
+        if text is None:
+            raise RowError(f"its tag {tag.name} is missing")
         try:
-            found = json.loads(text)
-        except ValueError:
-            found = None
-        if not isinstance(found, kind):
-            raise RowError(f"its tag smaug.{name} is {text[:40]!r}; right would be {right}")
-        return found
+            values[name] = tag.read(text)
+        except ValueError as error:
+            raise RowError(f"its tag {tag.name}: expected {error}, got {text[:40]!r}") from error
+    return values
 
 
-def _evaluations(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    for task, notes in told.items():
-        if not isinstance(notes, dict) or (missing := [key for key in EVALUATION if key not in notes]):
-            lacks = missing[0] if isinstance(notes, dict) else "everything"
-            raise RowError(f"its tag smaug.evaluations lacks {lacks} of {task}")
-    return dict(told)
+def trial_row(run: "Run") -> TrialRow:
+    """Read a trial from its run.
+
+    Raises:
+        RowError: a tag is missing or cannot be read.
+    """
+    return TrialRow(**_info(run), **decode(TrialRow, run.data.tags))
 
 
-def _unreadable(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    for name, found in told.items():
-        if not isinstance(found, dict) or type(found.get("count")) is not int or type(found.get("files")) is not list:
-            raise RowError(f"its tag smaug.unreadable says {found!r} of {name}; expected a count and a list of files")
-    return dict(told)
+def stage_row(run: "Run") -> StageRow:
+    """Read a stage from its run.
+
+    Raises:
+        RowError: a tag is missing or cannot be read.
+    """
+    info = _info(run)
+    hours = {name.removeprefix(HOURS): value for name, value in info["metrics"].items() if name.startswith(HOURS)}
+    return StageRow(name=run.info.run_name, hours=hours, **info, **decode(StageRow, run.data.tags))
+
+
+def _info(run: "Run") -> dict[str, Any]:
+    return {
+        "run_id": run.info.run_id,
+        "experiment_id": run.info.experiment_id,
+        "artifacts": run.info.artifact_uri,
+        "status": run.info.status,
+        "metrics": dict(run.data.metrics),
+    }
+
+
+def own_tags(run: "Run") -> dict[str, str]:
+    """Tags of a run that this project writes, without their prefix."""
+    return {key.removeprefix("smaug."): value for key, value in run.data.tags.items() if key.startswith("smaug.")}

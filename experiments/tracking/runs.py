@@ -1,4 +1,4 @@
-"""How facts are told in MLflow's runs, and read back from them; without mlflow."""
+"""Content of MLflow's runs, made of the records of stages and trials. Imports no mlflow."""
 
 import hashlib
 import json
@@ -9,91 +9,139 @@ from typing import Any
 from experiments.store.examples import FOLDER as EXAMPLES
 from experiments.store.examples import LIST, Example
 from experiments.store.facts import RunStatus, StageFacts, TrialFacts
-from experiments.store.trials import identity
-from experiments.tracking.ui_views import COLOR, NOTE, color, per_hour, signed, trial_note
+from experiments.tracking.rows import ENERGY, HOURS, StageRow, TrialRow, encode, sorted_json, tags_of
+from experiments.tracking.ui_views import COLOR, NOTE, color, per_hour, trial_note
 
 STAGES = "smaug/stages"
-"""The experiment of all stages; the trials of a sweep are in `smaug/<sweep>`."""
-LATER = "results stay in the store, and `smaug sync` records them later"
-"""What to do about a ledger that cannot be written."""
-FINGERPRINT, SUPERSEDED = "smaug.fingerprint", "smaug.superseded_by"
-ENERGY = "energy.kwh"
-"""Of a stage's run: what its GPUs used in all attempts."""
+"""Experiment of all stages; the trials of a sweep are in `smaug/<sweep>`."""
+FINGERPRINT, SUPERSEDED = tags_of(StageRow)["fingerprint"].name, "smaug.superseded_by"
+CONTENT = "smaug.told"
+"""Tag with the digest of all content; written last."""
 MEMORY = "memory.peak_bytes"
-"""Of a stage's run: the most that the processes of an attempt held of their machine's memory."""
-IDENTITY = ("smaug.sweep", "smaug.scale", "smaug.variant", "smaug.seed")
-"""Tags that one valid trial has."""
+"""Metric of a stage's run: the most memory that the processes of an attempt held."""
+IDENTITY = ("sweep", "scale", "variant", "seed")
+"""Fields of a row of which there is one valid trial."""
+Point = tuple[str, float, int, int]
+"""Name, value, milliseconds since 1970 and step of a metric."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Telling:
-    """All that the run of a stage or of a trial is to say."""
+class RunContent:
+    """Everything that the run of a stage or of a trial holds."""
 
     experiment: str
     claim: dict[str, str]
     """Tags of which there is one valid run; the others are superseded."""
     own: dict[str, str]
-    """Further tags by which the run is found again."""
+    """Further tags that identify the run."""
     name: str
     started: float
     valid: bool
-    """It is the one that its claim is true of."""
+    """Whether it is the valid run of its claim."""
     status: RunStatus
     ended: float
-    """When it last gave a sign of life, or ended, seconds since 1970."""
+    """Time of the last heartbeat, or of the end, in seconds since 1970."""
     metrics: dict[str, tuple[float, float]]
     """Value and time of each."""
     params: dict[str, str]
     tags: dict[str, str]
     files: dict[str, Any]
-    """What each file holds, by name."""
-    shown: dict[str, str]
-    """Tags for MLflow's own pages, which people may change there."""
+    """Content of each file, by name."""
+    defaults: dict[str, str]
+    """Tags that people may change in MLflow: written only where they are missing."""
     examples: Sequence[Example]
-    """Pictures; `files` changes with them, for it holds their list."""
+    """Pictures; `files` changes with them, since it holds their list."""
     curve: Callable[[], list[dict[str, Any]]]
-    """`time`, `step`, `values` of all that was reported; it never changes without `files` changing too."""
+    """`time`, `step`, `values` of every report; it never changes without `files` changing too."""
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What it is found again by."""
+        """Identity of the run."""
         return key_of(self.experiment, self.claim | self.own, milliseconds(self.started))
 
     @property
     def digest(self) -> str:
-        """Changes with whatever is told, status and end aside."""
-        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files, self.shown])
+        """Digest of all content but the status and the end."""
+        return short_digest([self.valid, self.metrics, self.params, self.tags, self.files, self.defaults])
+
+    @property
+    def end_time(self) -> int | None:
+        """End of the run in milliseconds; None while it runs."""
+        return None if self.status == "RUNNING" else milliseconds(self.ended)
+
+    def changed_metrics(self, recorded: Mapping[str, float]) -> list[Point]:
+        """Metrics whose value is not the recorded one."""
+        metrics = self.metrics.items()
+        return [(name, value, milliseconds(at), 0) for name, (value, at) in metrics if recorded.get(name) != value]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRun:
+    """State of a run as it was last read or written."""
+
+    run_id: str
+    is_superseded: bool
+    digest: str
+    status: str
+    end_time: int | None
+
+    def holds(self, content: RunContent) -> bool:
+        """Whether there is nothing to write."""
+        if self.is_superseded and content.valid:
+            return False
+        return (self.digest, self.status, self.end_time) == (content.digest, content.status, content.end_time)
 
 
 def key_of(experiment: str, tags: Mapping[str, str], started: int) -> tuple[str, ...]:
-    """What tells a run from all others: a stage that was begun anew, after it was set aside, has a run of its own."""
+    """Return the identity of a run; a stage that was archived and started again has a run for each start."""
     if experiment == STAGES:
         return experiment, tags.get(FINGERPRINT, ""), str(started)
-    return experiment, *(tags.get(name, "") for name in (*IDENTITY, FINGERPRINT))
+    names = [tags_of(TrialRow)[field].name for field in IDENTITY]
+    return experiment, *(tags.get(name, "") for name in (*names, FINGERPRINT))
+
+
+def new_points(curve: Sequence[Mapping[str, Any]], recorded: int) -> list[Point]:
+    """Return the points of a curve beyond the recorded step: a step that was repeated is recorded once."""
+    return [
+        (name, value, milliseconds(point["time"]), point["step"])
+        for point in curve
+        for name, value in point["values"].items()
+        if point["step"] > recorded
+    ]
 
 
 def milliseconds(seconds: float) -> int:
-    """As MLflow counts time."""
+    """Return a time as MLflow counts it."""
     return round(seconds * 1000)
 
 
 def short_digest(value: Any) -> str:
-    """Sixteen digits of what JSON can hold, NaN included."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    """Return sixteen digits of anything that JSON can hold, NaN included."""
+    return hashlib.sha256(sorted_json(value).encode()).hexdigest()[:16]
 
 
-def tell_stage(facts: StageFacts) -> Telling:
-    """The run of a stage."""
+def experiment_of(sweep: str) -> str:
+    """Return the name of the experiment that holds a sweep's trials."""
+    return f"smaug/{sweep}"
+
+
+def ranks_file(task: str) -> str:
+    """Return the path of the ranks of a slot's queries among the files of a trial's run."""
+    return f"ranks/{task}.json"
+
+
+def run_of_stage(facts: StageFacts) -> RunContent:
+    """Return the content of a stage's run."""
     hours, gallery = facts.hours, facts.gallery
     spent = {"useful": hours.useful, "lost": hours.lost, "overhead": hours.overhead, "billed": hours.billed}
-    metrics = {f"hours.{part}": (value, facts.last_sign) for part, value in spent.items()}
+    metrics = {HOURS + part: (value, facts.last_sign) for part, value in spent.items()}
     if facts.energy_kwh is not None:
         metrics[ENERGY] = (facts.energy_kwh, facts.last_sign)
     if facts.peak_memory_bytes is not None:
         metrics[MEMORY] = (float(facts.peak_memory_bytes), facts.last_sign)
     if facts.prediction is not None:
-        metrics["hours.predicted"] = (facts.prediction["hours"], facts.prediction["time"])
-    return Telling(
+        metrics[f"{HOURS}predicted"] = (facts.prediction["hours"], facts.prediction["time"])
+    return RunContent(
         experiment=STAGES,
         claim={FINGERPRINT: facts.fingerprint},
         own={},
@@ -104,21 +152,31 @@ def tell_stage(facts: StageFacts) -> Telling:
         ended=facts.last_sign,
         metrics=metrics,
         params={},
-        tags=_stage_tags(facts) | ({} if gallery is None else {"smaug.examples": gallery.summary[:5000]}),
+        tags=_stage_tags(facts),
         files={"attempts.json": {"attempts": facts.account()} | ({"failure": facts.early} if facts.early else {})}
         | ({} if gallery is None else {f"{EXAMPLES}/{LIST}": gallery.listing()}),
-        shown={},
+        defaults={},
         examples=() if gallery is None else gallery.examples,
         curve=facts.details.curve,
     )
 
 
-def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, driven: bool, valid: bool) -> Telling:
-    """The run of a trial; `stage_runs`: run ids by the stage's name; `stages`: id of the experiment that holds them."""
+def run_of_trial(
+    facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, driven: bool, valid: bool
+) -> RunContent:
+    """Return the content of a trial's run.
+
+    Args:
+        facts: the trial.
+        stage_runs: run ids by the stage's name.
+        stages: id of the experiment that holds them.
+        driven: a driver is active, so what is not done is still to come.
+        valid: it is the newest of its sweep, scale, variant and seed.
+    """
     document, metrics = facts.document, facts.metrics()
-    return Telling(
+    return RunContent(
         experiment=experiment_of(document["sweep"]),
-        claim=dict(zip(IDENTITY, identity(document), strict=True)),
+        claim=encode(TrialRow, {field: document[field] for field in IDENTITY}),
         own={FINGERPRINT: document["fingerprint"]},
         name=f"{document['variant']} seed {document['seed']} {document['scale']}",
         started=facts.started,
@@ -127,69 +185,55 @@ def tell_trial(facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, dr
         ended=facts.last_sign,
         metrics=metrics | per_hour(metrics),
         params={key: str(value) for key, value in document["params"].items()},
-        tags=_trial_tags(facts, stage_runs),
+        tags=_trial_tags(facts, stage_runs) | {NOTE: trial_note(document, stage_runs, stages, facts.early)},
         files={ranks_file(task): ranks for task, ranks in facts.ranks().items()},
-        shown={NOTE: signed(trial_note(document, stage_runs, stages, facts.early)), COLOR: color(document)},
+        defaults={COLOR: color(document)},
         examples=(),
         curve=list,
     )
 
 
-def experiment_of(sweep: str) -> str:
-    """Name of the experiment that holds a sweep's trials."""
-    return f"smaug/{sweep}"
-
-
-def ranks_file(task: str) -> str:
-    """Where a trial's run keeps the ranks of a slot's queries."""
-    return f"ranks/{task}.json"
-
-
-def _text(value: Any) -> str:
-    """JSON that does not depend on the order of keys."""
-    return json.dumps(value, sort_keys=True)
-
-
 def _device(host: dict[str, Any]) -> str:
     count = host["gpus"] or host["cpus"]
-    apart = f" on {host['nodes']} nodes" if host.get("nodes", 1) > 1 else ""
-    return f"{host['device_name']} x {count}{apart}" if count > 1 else str(host["device_name"])
+    nodes = f" on {host['nodes']} nodes" if host.get("nodes", 1) > 1 else ""
+    return f"{host['device_name']} x {count}{nodes}" if count > 1 else str(host["device_name"])
 
 
 def _stage_tags(facts: StageFacts) -> dict[str, str]:
-    host = facts.host
-    tags = {
-        "smaug.kind": facts.document["kind"],
-        "smaug.unit": host["unit"],
-        "smaug.device": _device(host),
-        "smaug.host": host["host"],
-        "smaug.versions": _text(host["versions"]),
-        "smaug.attempts": str(len(facts.attempts)),
-        "smaug.hours_estimated": str(facts.hours.estimated).lower(),
-        "smaug.hours_corrected": str(facts.num_corrected),
-        "smaug.no_energy": facts.no_energy,
-        "smaug.settings": _text(facts.document["settings"])[:5000],
+    host, commit, gallery = facts.host, None if facts.result is None else facts.result["commit"], facts.gallery
+    values = {
+        "kind": facts.document["kind"],
+        "unit": host["unit"],
+        "device": _device(host),
+        "versions": host["versions"],
+        "attempts": len(facts.attempts),
+        "estimated": facts.hours.estimated,
+        "corrected": facts.num_corrected,
+        "no_energy": facts.no_energy,
+        "settings": sorted_json(facts.document["settings"]),
     }
-    if facts.result is not None and facts.result["commit"]:
-        tags["smaug.commit"] = _text(facts.result["commit"])
-    return tags
+    values |= {"commit": sorted_json(commit)} if commit else {}
+    values |= {} if gallery is None else {"examples": gallery.summary}
+    return encode(StageRow, values) | {"smaug.host": host["host"]}
 
 
 def _trial_tags(facts: TrialFacts, stage_runs: dict[str, str]) -> dict[str, str]:
     document, evaluations, trained = facts.document, facts.evaluations(), facts.pretrained_on
     unreadable = facts.unreadable()
-    return ({"smaug.unreadable": _text(unreadable)} if unreadable else {}) | {
-        "smaug.title": document["title"],
-        "smaug.table": document["table"] or "",
-        "smaug.row": document["report"]["row"],
-        "smaug.columns": json.dumps(document["report"]["columns"]),
-        "smaug.position": str(document["position"]),
-        "smaug.baseline": document["baseline"],
-        "smaug.stage_runs": json.dumps(stage_runs),
-        "smaug.device": "" if trained is None else _device(trained.host),
-        "smaug.unit": "" if trained is None else trained.host["unit"],
-        "smaug.evaluations": _text(evaluations),
-        "smaug.test_digest": json.dumps({task: notes["test_digest"] for task, notes in evaluations.items()}),
-        "smaug.code": facts.code,
-        "smaug.marks": json.dumps(facts.marks),
+    values = {
+        "title": document["title"],
+        "table": document["table"],
+        "row_label": document["report"]["row"],
+        "columns": document["report"]["columns"],
+        "position": document["position"],
+        "baseline": document["baseline"],
+        "stage_runs": stage_runs,
+        "device": "" if trained is None else _device(trained.host),
+        "unit": "" if trained is None else trained.host["unit"],
+        "evaluations": evaluations,
+        "code": facts.code,
+        "marks": facts.marks,
     }
+    values |= {"unreadable": unreadable} if unreadable else {}
+    digests = {task: notes["test_digest"] for task, notes in evaluations.items()}
+    return encode(TrialRow, values) | {"smaug.test_digest": json.dumps(digests)}

@@ -1,4 +1,4 @@
-"""Where a report reads its measurements: the home folder's ledger, or a ledger of its own made of portable records."""
+"""Source of a report's measurements: the home folder's MLflow, or a database made of portable records."""
 
 import hashlib
 import os
@@ -13,28 +13,28 @@ from smaug_core.errors import SmaugError
 REFERENCE = Path(__file__).resolve().parents[2] / "reports" / "measurements" / "tiny"
 """The committed measurements, which a report shows where nothing was ever recorded."""
 LEDGERS = "records"
-"""Folder of a home folder that holds a ledger for each folder of records that was reported on."""
+"""Folder of a home folder that holds a database for each folder of records that was reported on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:
-    """What a report reads."""
+    """Measurements that a report reads."""
 
     home: Path
-    """The home folder whose ledger it is."""
+    """The home folder whose MLflow holds them."""
     origin: str = ""
-    """Where that ledger has its measurements from; empty if they were made here."""
+    """Folder of records that they come from; empty if they were made here."""
     notice: str = ""
-    """What to say of it first."""
+    """Message to show first."""
     problem: str = ""
-    """Why it may not hold all that was measured; empty if it does."""
+    """Reason why measurements may be missing; empty if there is none."""
 
 
 def recorded(home: Path, records: Path | None) -> Recorded:
-    """The ledger that a report is to read, brought up to date.
+    """Return the measurements that a report is to read, up to date.
 
-    Without `records` that is the home folder's own. Where nothing was ever recorded, neither in its store nor in its
-    ledger, it is one made of the committed reference, which never mixes with what is measured here.
+    Without `records` they are the home folder's own. If nothing was ever recorded, neither in its store nor in MLflow,
+    they are the committed reference, which never mixes with what is measured here.
 
     Args:
         home: the home folder.
@@ -49,7 +49,7 @@ def recorded(home: Path, records: Path | None) -> Recorded:
         try:
             sync(home)
         except SmaugError as error:
-            return Recorded(home=home, problem=f"what is in the store may not all be shown: {error}")
+            return Recorded(home=home, problem=f"the report may lack results of the store: {error}")
         return Recorded(home=home)
     if exists(tracking_uri(home)):
         return Recorded(home=home)
@@ -59,24 +59,23 @@ def recorded(home: Path, records: Path | None) -> Recorded:
 
 def _of_records(home: Path, records: Path) -> Recorded:
     if not (records / "trials").is_dir():
-        raise SmaugError(f"--from {records}: holds no records; right would be a folder that `smaug sync --to` made")
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # what others recorded must never get into the user's own ledger
+        raise SmaugError(f"--from {records}: holds no records; expected a folder that `smaug sync --to` made")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # records of others must never get into the user's own MLflow
     own = home / LEDGERS / _digest(records)
     sync(own, records=records)
     return Recorded(home=own, origin=f"the records in {_shown(records)}")
 
 
 def _digest(records: Path) -> str:
-    """Of all that the folder holds, so that other records never meet an old ledger."""
-    found = hashlib.sha256()
+    """Return a digest of all records, so that other records never meet an old database."""
+    digest = hashlib.sha256()
     for path in sorted(records.rglob("*.json")):
-        found.update(
-            f"{path.relative_to(records).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
-        )
-    return found.hexdigest()[:16]
+        own = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(records).as_posix()}\n{own}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _shown(path: Path) -> str:
-    """Within the repository, from its root; else its name alone: reports hold no paths of a machine."""
+    """Return a path from the repository's root, else its name alone: reports hold no paths of a machine."""
     root = REFERENCE.parents[2]
     return path.resolve().relative_to(root).as_posix() if path.resolve().is_relative_to(root) else path.resolve().name

@@ -1,4 +1,4 @@
-"""What a sweep took by MLflow's own account, whichever home folders ran its trials."""
+"""Hours and energy of a sweep as MLflow holds them, whichever home folders ran its trials."""
 
 from contextlib import suppress
 
@@ -9,16 +9,16 @@ from experiments.tracking.runs import SUPERSEDED
 
 
 def sweep_spending(client: MlflowClient, sweep: str, stages: str) -> dict[str, list[Total]]:
-    """By scale, what the distinct stages of the trials that count took; runs that do not tell it are left out.
+    """Return by scale what the distinct stages of valid trials took; runs that cannot be read are left out.
 
     Args:
-        client: the ledger.
+        client: connection to MLflow.
         sweep: id of the experiment of its trials.
         stages: id of the experiment of all stages.
     """
     trials: dict[str, list[TrialRow]] = {}
     for run in runs_untagged(client, [sweep], SUPERSEDED):
-        with suppress(RowError):  # reports tell of it
+        with suppress(RowError):  # reports name it
             trial = trial_row(run)
             trials.setdefault(trial.scale, []).append(trial)
     return {scale: totals_of(_stages(client, stages, held)) for scale, held in trials.items()}
@@ -26,8 +26,8 @@ def sweep_spending(client: MlflowClient, sweep: str, stages: str) -> dict[str, l
 
 def _stages(client: MlflowClient, stages: str, trials: list[TrialRow]) -> list[StageRow]:
     ids = list(dict.fromkeys(run for trial in trials for run in trial.stage_runs.values()))
-    found = []
+    rows = []
     for run in runs_of_ids(client, stages, ids):
         with suppress(RowError):
-            found.append(stage_row(run))
-    return [stage for stage in found if has_hours(stage)]
+            rows.append(stage_row(run))
+    return [row for row in rows if has_hours(row)]

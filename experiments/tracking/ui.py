@@ -1,4 +1,4 @@
-"""The server of MLflow's pages for a ledger in SQLite: started, waited for, and ended with all its processes."""
+"""Server of MLflow's pages for an SQLite database: started, waited for, and ended with all its processes."""
 
 import errno
 import os
@@ -25,9 +25,9 @@ from smaug_core.errors import SmaugError
 HOST = "127.0.0.1"
 POLL_S = 0.1
 ANSWER_S = 5.0
-"""How long one answer may take."""
+"""Timeout of one HTTP response."""
 END_S = 10.0
-"""How long the server may take to end before it is killed."""
+"""Grace period before the server is killed."""
 
 
 class ServerError(Exception):
@@ -35,7 +35,7 @@ class ServerError(Exception):
 
 
 def serve(home: Path, port: int, say: Callable[[str], None], log: Callable[[str], None]) -> None:
-    """Serve MLflow's pages of a home folder's ledger until SIGINT or SIGTERM.
+    """Serve MLflow's pages of a home folder until SIGINT or SIGTERM.
 
     Args:
         home: the home folder.
@@ -44,8 +44,8 @@ def serve(home: Path, port: int, say: Callable[[str], None], log: Callable[[str]
         log: called with each line that the server prints.
 
     Raises:
-        SmaugError: the ledger is on a server, which shows it itself; there is no home folder; the port is taken; the
-            ledger is damaged.
+        SmaugError: MLflow is on a server, which shows its own pages; there is no home folder; the port is taken; the
+            database is damaged.
         ServerError: the server ended by itself.
     """
     uri = tracking_uri(home)
@@ -57,28 +57,30 @@ def serve(home: Path, port: int, say: Callable[[str], None], log: Callable[[str]
     from experiments.tracking.writer import Tracker
 
     Tracker(home).prepare()
-    asked = threading.Event()
-    with signals_call(asked.set):
+    stop = threading.Event()
+    with signals_call(stop.set):
         server = _start(home.resolve(), uri, port)
         lines: deque[str] = deque(maxlen=1)
         reader = threading.Thread(target=_pass_on, args=(server, lines, log), daemon=True)
         reader.start()
         try:
             answers = False
-            while server.poll() is None and not asked.wait(POLL_S):
+            while server.poll() is None and not stop.wait(POLL_S):
                 if not answers and (answers := _answers(server, port)):
                     say(f"http://{HOST}:{port} (Ctrl-C ends it)")
         finally:
             _end(server)
             reader.join(END_S)
-    if not asked.is_set():
+    if not stop.is_set():
         last = f": {lines[0]}" if lines else ""
         raise ServerError(f"MLflow's server ended by itself with exit code {server.returncode}{last}")
 
 
 def _refuse_taken(port: int) -> None:
     with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a port just left is free
+        tried.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as the server does: a port that was just released is free
         try:
             tried.bind((HOST, port))
             tried.listen()
@@ -88,7 +90,7 @@ def _refuse_taken(port: int) -> None:
 
 
 def _start(home: Path, uri: str, port: int) -> "subprocess.Popen[str]":
-    """Start the server in a session of its own, so that Ctrl-C reaches it through this process only."""
+    """Start the server in its own session, so that Ctrl-C reaches it through this process only."""
     options = {
         "--backend-store-uri": uri,
         "--default-artifact-root": (home / "artifacts").as_uri(),
@@ -122,11 +124,11 @@ def _pass_on(server: "subprocess.Popen[str]", lines: deque[str], log: Callable[[
 
 
 def _answers(server: "subprocess.Popen[str]", port: int) -> bool:
-    """Whether the server answers, and it is ours: another may have taken the port meanwhile."""
+    """Whether our server responds: another may have taken the port meanwhile."""
     ours = [_listens(process, port) for process in _processes(server)]
     if not any(ours):
         return False
-    connection = HTTPConnection(HOST, port, timeout=ANSWER_S)  # no proxy is asked
+    connection = HTTPConnection(HOST, port, timeout=ANSWER_S)  # without a proxy
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200

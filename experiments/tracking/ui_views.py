@@ -1,7 +1,6 @@
-"""What MLflow's own pages show of the ledger beside the numbers: descriptions, and saved views that answer a question.
+"""Descriptions, colours and saved views that MLflow's own pages show beside the numbers.
 
-A saved view is a tag of the experiment in the form that MLflow's page itself writes (*Views*, *Save as new view*). What
-we write is signed, so that what somebody changed there is known, and stays; what was deleted there is written anew.
+A saved view is a tag of the experiment in the form that MLflow's page itself writes (*Views*, *Save as new view*).
 """
 
 import hashlib
@@ -17,20 +16,20 @@ from experiments.store.failures import in_words
 NOTE = "mlflow.note.content"
 """Tag of a run or an experiment that MLflow shows as its description."""
 COLOR = "mlflow.runColor"
-"""Tag of a run; where it lacks one, MLflow draws by chance, and two rows of a table may look the same."""
+"""Tag of a run; without it MLflow picks a random colour, and two rows of a table may look the same."""
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000", "#f0e442")
-"""Okabe and Ito's, which colour-blind people tell apart."""
+"""Okabe and Ito's, which colour-blind people can distinguish."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of an experiment that holds trainings, not conversations."""
 VIEW = "mlflow.sharedViewState."
 SPENT = "smaug.spent."
-"""What the tags of an experiment begin with that tell, by scale, what its distinct stages took."""
+"""Prefix of an experiment's tags that hold, by scale, what its distinct stages took."""
 HOURS, PER_HOUR = "row_hours.pretrain", "_per_hour"
-"""What a row's accuracy is divided by; what the quotient's name ends with."""
-WORDS = 500
-"""So many characters of a failure stand in a row's description; all of them are in its stage's folder."""
+"""Divisor of a row's accuracy, and suffix of the quotient's name."""
+FAILURE_LENGTH = 500
+"""Characters of a failure in a row's description; the stage's folder holds all of them."""
 SLOTS_SHOWN, PARAMS_SHOWN, LONGEST = 3, 12, 4500
-"""Of a view, and characters of a description: MLflow refuses an experiment's tag of more than 5000."""
+"""Slots and parameters of a view, and characters of a description: MLflow refuses an experiment's tag of over 5000."""
 COUNTS = "tags.`smaug.superseded_by` IS NULL"
 UNITS = (
     "The unit of hours is in the tag `smaug.unit`: `CPU h` are processor hours (user and system time of all processes) "
@@ -47,22 +46,22 @@ The rows of a table are the runs of `smaug/<sweep>`, whose descriptions link to 
 
 
 def spent_tag(scale: str, totals: Iterable[Total]) -> dict[str, str]:
-    """Tag of a sweep's experiment: what its distinct stages at a scale took, in JSON, by unit."""
-    told = {
+    """Return the tag of a sweep's experiment that holds what its distinct stages at a scale took, in JSON, by unit."""
+    by_unit = {
         total.unit: {"stages": total.num_stages, "estimated": total.num_estimated}
         | {part: getattr(total, part) for part in PARTS}
         | ({} if total.kwh is None else {"kwh": total.kwh})
         for total in totals
     }
-    return {SPENT + scale: json.dumps(told)}
+    return {SPENT + scale: json.dumps(by_unit)}
 
 
 def sweep_note(document: Mapping[str, Any], spent: Mapping[str, Sequence[Total]] | None = None) -> str:
-    """Description of a sweep's experiment; the same for all its trials.
+    """Return the description of a sweep's experiment.
 
     Args:
-        document: what a trial of it is.
-        spent: by scale, what its distinct stages took; none while that is not known.
+        document: any trial of it.
+        spent: by scale, what its distinct stages took; None while that is not known.
     """
     slots = [_code(f"{slot}.t2v.r1{PER_HOUR}") for slot in slots_of(document)]
     answer = (
@@ -75,13 +74,14 @@ metric, and in the chart view add a scatter of `{HOURS}` against R@1. {", ".join
         if slots
         else ""
     )
-    return f"""**{_title(document)}.** Each run is a row ({_plain(document["report"]["row"])}) with one
+    note = f"""**{_title(document)}.** Each run is a row ({_plain(document["report"]["row"])}) with one
 seed at one scale; its parameters are all settings that any row sets. The baseline is {_code(document["baseline"])}.
 
 {answer}`row_hours.*` are what a row would cost if it were trained alone; `row_spent.*` are what all attempts at its
 stages took, once all are done: `billed` = `useful` + `lost` + `overhead`, and `kwh` where the GPUs counted it in every
 attempt. A stage that rows share is in each of them: **never add either up over rows**. What each stage took is in
 `smaug/stages`. {UNITS} A run with the tag `smaug.superseded_by` no longer counts.{_spent(spent or {})}"""
+    return note[:LONGEST]
 
 
 def _spent(spent: Mapping[str, Sequence[Total]]) -> str:
@@ -102,52 +102,53 @@ def trial_note(
     stages: str,
     early: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> str:
-    """Description of a trial's run.
+    """Return the description of a trial's run.
 
     Args:
-        document: what the trial is.
+        document: the trial.
         stage_runs: run ids of its stages, by name.
         stages: id of the experiment that holds them.
-        early: why the latest jobs of stages ended before they made an attempt, by the stages' names.
+        early: failures of stages whose latest jobs ended before they made an attempt, by the stages' names.
     """
     settings = [_code(f"{key} = {value}") for key, value in document["params"].items()]
     links = [f"[{_plain(name)}](#/experiments/{stages}/runs/{run_id})" for name, run_id in stage_runs.items()]
     ended = [f"\n\n{_plain(name)}: its job ended before it made an attempt: {_quoted(early[name])}" for name in early]
     baseline, scale = document["baseline"], _plain(document["scale"])
     beside = "the baseline" if document["variant"] == baseline else f"to be compared with {_code(baseline)}"
-    return f"""{_code(document["variant"])}, {beside}: a row of {_title(document)}.
+    note = f"""{_code(document["variant"])}, {beside}: a row of {_title(document)}.
 Seed {document["seed"]}, scale {scale}. Stages: {", ".join(links) or "none has begun"}.{"".join(ended)}
 
 Settings: {", ".join(settings) or "those of the scale"}."""
+    return note[:LONGEST]
 
 
 def _quoted(failure: Mapping[str, Any]) -> str:
-    """A failure in a line that MLflow's page takes for no markup."""
+    """Return a failure as a line without markup."""
     words = " ".join(in_words(failure).replace("`", "'").split())
-    return _code(words if len(words) <= WORDS else words[:WORDS] + " ...")
+    return _code(words if len(words) <= FAILURE_LENGTH else words[:FAILURE_LENGTH] + " ...")
 
 
 def _plain(text: str) -> str:
-    """Text in a line of Markdown that shows it as it is; MLflow's page also makes links of addresses and @names."""
+    """Escape a text for a line of Markdown; MLflow's page also makes links of addresses and @names."""
     text = " ".join(text.split())
     text = re.sub(r"[\\`*_{}\[\]~|!#]|:(?=//)|(?<=www)\.|(?<!\S)@", lambda found: "\\" + found[0], text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _code(text: str) -> str:
-    """Text in a line of Markdown as code; what is longer than any run of backticks in it begins and ends it."""
+    """Quote a text as code in a line of Markdown, between more backticks than any run of them in it."""
     text = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
 def color(document: Mapping[str, Any]) -> str:
-    """Of a trial in MLflow's charts: the same for all seeds and scales of a variant."""
+    """Return a trial's colour in MLflow's charts: the same for all seeds and scales of a variant."""
     return COLORS[document["position"] % len(COLORS)]
 
 
 def sweep_view(document: Mapping[str, Any]) -> dict[str, str]:
-    """Tag of the saved view *Best per hour* of a sweep at the document's scale; none without R@1 in its table."""
+    """Return the tag of the view *Best per hour* of a sweep at the trial's scale; empty without R@1 in its table."""
     accuracies = [f"{slot}.t2v.r1" for slot in slots_of(document)[:SLOTS_SHOWN]]
     if not accuracies:
         return {}
@@ -166,7 +167,7 @@ def sweep_view(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def stages_view() -> dict[str, str]:
-    """Tag of the saved view *Hours spent* of all stages."""
+    """Return the tag of the view *Hours spent* of all stages."""
     hours = [f"hours.{part}" for part in ("billed", "useful", "lost", "overhead")]
     return _view(
         "smaug-hours",
@@ -179,47 +180,23 @@ def stages_view() -> dict[str, str]:
 
 
 def per_hour(metrics: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """Points of R@1 for each hour of pre-training, by slot, e.g. `msrvtt.t2v.r1_per_hour`; value and time of each."""
-    hours, told = metrics.get(HOURS, (0.0, 0.0))
+    """Return value and time of R@1 points for each hour of pre-training, e.g. `msrvtt.t2v.r1_per_hour`, by slot."""
+    hours, recorded = metrics.get(HOURS, (0.0, 0.0))
     if hours <= 0:
         return {}
     accuracies = {name: metrics[name] for name in metrics if name.endswith(".t2v.r1") and name.count(".") == 2}
-    return {name + PER_HOUR: (value / hours, max(at, told)) for name, (value, at) in accuracies.items()}
+    return {name + PER_HOUR: (value / hours, max(at, recorded)) for name, (value, at) in accuracies.items()}
 
 
 def slots_of(document: Mapping[str, Any]) -> list[str]:
-    """The slots whose R@1 the sweep's table shows, in its order."""
-    ends = ".t2v.r1"
-    return [column.removesuffix(ends) for column in document["report"]["columns"] if column.endswith(ends)]
+    """Return the slots whose R@1 the sweep's table shows, in its order."""
+    suffix = ".t2v.r1"
+    return [column.removesuffix(suffix) for column in document["report"]["columns"] if column.endswith(suffix)]
 
 
-def signed(text: str) -> str:
-    """A description that tells whether somebody changed it; MLflow does not show the last line."""
-    text = text[:LONGEST]
-    return f"{text}\n\n<!-- smaug {_digest(text)}: a changed description is left as it is -->"
-
-
-def to_write(tags: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Which descriptions and views are to be written: those that are missing, and old ones that nobody changed."""
-    return {key: value for key, value in wanted.items() if tags.get(key) != value and _ours(key, tags.get(key))}
-
-
-def _ours(key: str, value: str | None) -> bool:
-    """Whether what is there is missing, or as we once wrote it."""
-    if not value:
-        return True
-    if key == NOTE:
-        text, _, sign = value.rpartition("\n\n<!-- smaug ")
-        return re.fullmatch(_digest(text) + ":[^>]*-->", sign) is not None
-    if key.startswith(SPENT):
-        return True
-    if key.startswith(VIEW):
-        try:
-            view = json.loads(value)
-        except ValueError:
-            return False
-        return isinstance(view, dict) and view.get("smaug") == _digest([view.get("name"), view.get("state")])
-    return False
+def missing(tags: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """Return the defaults that are missing or empty among some tags."""
+    return {key: value for key, value in defaults.items() if not tags.get(key)}
 
 
 def _title(document: Mapping[str, Any]) -> str:
@@ -239,23 +216,17 @@ def _view(key: str, name: str, *, search: str, sort: str, columns: list[str], ch
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
         "runsHiddenMode": "FIRST_20_RUNS",
-        "compareRunCharts": [chart | {"uuid": f"smaug-{place}"} for place, chart in enumerate(charts)],
+        "compareRunCharts": [chart | {"uuid": f"smaug-{index}"} for index, chart in enumerate(charts)],
         "compareRunSections": [section | {"isGenerated": False}],
         "hideEmptyCharts": True,
     }
-    packed = json.dumps(state, separators=(",", ":"))
-    value = {"name": name, "createdAt": 0, "state": packed, "smaug": _digest([name, packed])}
+    value = {"name": name, "createdAt": 0, "state": json.dumps(state, separators=(",", ":"))}
     return {VIEW + key: json.dumps(value, separators=(",", ":"))}
 
 
 def _chart(kind: str, **more: Any) -> dict[str, Any]:
-    every = {
-        "runsCountToCompare": 100,
-        "metricSectionId": "smaug",
-        "deleted": False,
-        "isGenerated": False,
-    }
-    return {"type": kind} | every | more
+    common = {"runsCountToCompare": 100, "metricSectionId": "smaug", "deleted": False, "isGenerated": False}
+    return {"type": kind} | common | more
 
 
 def _scatter(x: str, y: str) -> dict[str, Any]:
@@ -276,7 +247,3 @@ def _parallel(params: list[str], metrics: list[str]) -> dict[str, Any]:
 
 def _named(kind: str, names: Iterable[str]) -> list[str]:
     return [f"{kind}.`{name}`" for name in names]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

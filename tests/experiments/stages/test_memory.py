@@ -15,7 +15,7 @@ from experiments.stages.memory import PEAK_MEMORY, bytes_for_jobs, peak_bytes_of
 from experiments.store.attempt import read_attempts
 from experiments.store.store import Store
 from experiments.store.trials import all_stages, write_trial
-from experiments.tracking.runs import tell_stage
+from experiments.tracking.runs import run_of_stage
 from experiments.worker.outcome import DONE
 from tests.conformance.drivers import wait_until
 from tests.experiments.made_trials import execute, trial
@@ -78,7 +78,7 @@ def test_it_is_told_in_mlflow_and_by_status_and_missing_in_what_was_recorded_bef
     for path in (tmp_path / "store").glob("evaluate/*/attempts/*/*.json"):
         old = json.loads(path.read_text())
         path.write_text(json.dumps({name: value for name, value in old.items() if name != PEAK_MEMORY}))
-    told = {facts.document["kind"]: (facts, tell_stage(facts).metrics) for facts in all_stages(tmp_path)}
+    told = {facts.document["kind"]: (facts, run_of_stage(facts).metrics) for facts in all_stages(tmp_path)}
     facts, metrics = told["pretrain"]
     assert metrics["memory.peak_bytes"] == (facts.peak_memory_bytes, facts.last_sign)
     assert facts.peak_memory_bytes is not None and facts.peak_memory_bytes > 10 * MIB

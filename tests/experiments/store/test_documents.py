@@ -39,7 +39,7 @@ from experiments.store.failures import Failure
 from experiments.store.lookup import Catalog
 from experiments.store.store import Store
 from experiments.store.trials import all_stages, trial_documents, trial_facts, write_trial
-from experiments.tracking.runs import tell_stage, tell_trial
+from experiments.tracking.runs import run_of_stage, run_of_trial
 from experiments.worker.device import DeviceClock
 from experiments.worker.launcher import RANK, Crew, told_by_nodes
 from experiments.worker.main import run_stage
@@ -149,8 +149,8 @@ def readers(home: Home) -> dict[str, Callable[[], object]]:
 
     def facts() -> object:
         trials = [trial_facts(folder, document) for document in trial_documents(folder)]
-        told = [tell_trial(each, {}, "1", driven=False, valid=True) for each in trials]
-        told += [tell_stage(each) for each in all_stages(folder)]
+        told = [run_of_trial(each, {}, "1", driven=False, valid=True) for each in trials]
+        told += [run_of_stage(each) for each in all_stages(folder)]
         return [(each.digest, each.curve()) for each in told]
 
     def slurm() -> object:

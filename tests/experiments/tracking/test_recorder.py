@@ -13,9 +13,9 @@ from experiments.store.trials import trial_facts, write_trials
 from experiments.tracking import client as connection
 from experiments.tracking import recorder as mirror
 from experiments.tracking.client import TrackingError
+from experiments.tracking.database import LATER
 from experiments.tracking.reader import read_trials
 from experiments.tracking.recorder import Mirror
-from experiments.tracking.runs import LATER
 from experiments.tracking.writer import Tracker
 from tests.experiments.made_trials import execute, trial
 

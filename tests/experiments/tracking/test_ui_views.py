@@ -1,4 +1,4 @@
-"""Descriptions and saved views: written once, renewed, and never over what somebody changed."""
+"""Descriptions follow what they describe; saved views and colours are written once."""
 
 import dataclasses
 import json
@@ -19,12 +19,11 @@ from experiments.tracking.ui_views import (
     STAGES_NOTE,
     VIEW,
     color,
+    missing,
     per_hour,
-    signed,
     stages_view,
     sweep_note,
     sweep_view,
-    to_write,
     trial_note,
 )
 from experiments.tracking.writer import sync
@@ -139,21 +138,18 @@ def test_processor_hours_are_never_called_gpu_hours():
         assert "`CPU h` are processor hours" in note
 
 
-def test_what_nobody_changed_is_renewed_and_what_somebody_changed_stays():
-    old, new = signed("old"), {NOTE: signed("new")}
-    assert to_write({}, new) == to_write({NOTE: ""}, new) == to_write({NOTE: old}, new) == new
-    assert to_write(new, new) == {}
-    for changed in ("mine", old.replace("old", "older"), "mine, and " + old, old + "\n\nand mine"):
-        assert to_write({NOTE: changed}, new) == {}
+def test_only_missing_defaults_are_written():
+    assert missing({}, {COLOR: "#000000"}) == missing({COLOR: ""}, {COLOR: "#000000"}) == {COLOR: "#000000"}
+    assert missing({COLOR: "#ff0000"}, {COLOR: "#000000"}) == {}
 
 
-def test_a_view_that_somebody_saved_over_stays():
-    (key, value), new = *sweep_view(DOCUMENT).items(), sweep_view(DOCUMENT | {"params": {"seed": 1}})
-    assert key in new and to_write({key: value}, new) == new
-    view = json.loads(value)
-    for change in ({"state": "{}"}, {"name": "Mine"}, {"smaug": None}):
-        assert to_write({key: json.dumps(view | change)}, new) == {}
-    assert to_write({key: "deflate;abc"}, new) == {}
+@pytest.mark.parametrize("saved", ["{}", "deflate;abc", '{"name": "Mine", "createdAt": 0, "state": "{}"}'])
+def test_a_view_that_was_saved_in_mlflow_stays(told, client, saved):
+    experiment = client.get_experiment_by_name("smaug/masking_ratio")
+    (key,) = [key for key in experiment.tags if key.startswith(VIEW)]
+    client.set_experiment_tag(experiment.experiment_id, key, saved)
+    sync(told)
+    assert tags_of(client, "smaug/masking_ratio")[key] == saved
 
 
 def test_each_scale_has_a_view_of_its_own():
@@ -171,7 +167,7 @@ def test_mlflow_takes_the_tags_of_every_sweep(path):
     long = document | {"title": "t" * 9000, "params": {f"pretrain_video.an_option_{n}": n for n in range(60)}}
     for tags in (sweep_view(document), sweep_view(long), stages_view()):
         assert all(len(value) < 5000 for value in tags.values()) and tags
-    assert len(signed(sweep_note(long))) < 5000
+    assert len(sweep_note(long)) < 5000
 
 
 def test_experiments_and_rows_are_described_once(told, client, monkeypatch):
@@ -180,7 +176,7 @@ def test_experiments_and_rows_are_described_once(told, client, monkeypatch):
     pretrain = json.loads(run.data.tags["smaug.stage_runs"])["pretrain"]
     experiment = client.get_experiment_by_name(STAGES).experiment_id
     assert f"[pretrain](#/experiments/{experiment}/runs/{pretrain})" in run.data.tags[NOTE]
-    assert stages[NOTE] == signed(STAGES_NOTE) and stages["mlflow.experimentKind"] == "custom_model_development"
+    assert stages[NOTE] == STAGES_NOTE and stages["mlflow.experimentKind"] == "custom_model_development"
     assert [key for key in tags_of(client, "smaug/masking_ratio") if key.startswith(VIEW)]
     monkeypatch.setattr(type(client), "set_experiment_tag", lambda *_: pytest.fail("told again"))
     sync(told)
@@ -227,21 +223,17 @@ def test_experiments_without_a_description_are_given_one(told, client):
     }
 
 
-def test_what_people_wrote_in_mlflow_stays_when_the_run_goes_on(home, client):
+def test_a_colour_that_was_chosen_in_mlflow_stays_when_the_run_goes_on(home, client):
     made = trial()
     execute(home, made, stages=1)
     write_trial(home, made)
     sync(home)
     (run,) = runs(client, "smaug/masking_ratio")
-    client.set_tag(run.info.run_id, NOTE, "look at this one again")
     client.set_tag(run.info.run_id, COLOR, "#ff0000")
-    client.set_experiment_tag(run.info.experiment_id, NOTE, "ours since May")
     execute(home, made)
     sync(home)
     (run,) = runs(client, "smaug/masking_ratio")
-    assert run.info.status == "FINISHED" and run.data.tags[NOTE] == "look at this one again"
-    assert run.data.tags[COLOR] == "#ff0000"
-    assert tags_of(client, "smaug/masking_ratio")[NOTE] == "ours since May"
+    assert (run.info.status, run.data.tags[COLOR]) == ("FINISHED", "#ff0000")
 
 
 def test_the_description_of_a_row_grows_with_its_stages(home, client):

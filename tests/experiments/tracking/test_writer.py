@@ -382,6 +382,21 @@ def test_an_unreachable_server_is_one_error_that_says_how_to_catch_up(tmp_path, 
         Tracker(tmp_path).prepare("masking_ratio")
 
 
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        ("word " * 100 + "end", "word " * 100 + "end"),
+        ("word " * 1000, "word " * 119 + "..."),
+        ("database is locked\n[SQL: SELECT 1]\n(raised as a result of x)", "database is locked"),
+        ("", "OSError"),
+    ],
+)
+def test_an_error_is_one_line_and_never_cut_within_a_word(raised, message):
+    with pytest.raises(TrackingError) as met, connection.translate_errors("http://x", "try again"):
+        raise OSError(raised)
+    assert str(met.value) == f"MLflow at http://x: {message}; try again"
+
+
 def test_a_database_that_is_none_is_one_error(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlflow.db").write_text("this is not a database, and longer than its header")
@@ -463,7 +478,7 @@ def test_a_database_that_was_half_made_is_to_be_set_aside(tmp_path, monkeypatch)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as half:
         half.execute("CREATE TABLE entity_associations (association_id VARCHAR(36))")
-    with pytest.raises(TrackingError, match="lacks the tables alembic_version, .*`smaug sync --rebuild` sets"):
+    with pytest.raises(TrackingError, match="lacks the tables alembic_version, .*`smaug sync --rebuild` archives"):
         Tracker(tmp_path).prepare()
 
 
