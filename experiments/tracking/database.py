@@ -1,6 +1,5 @@
 """SQLite file of MLflow: address, damage, lock, and moves of its home folder. Imports no mlflow."""
 
-import fcntl
 import re
 import sqlite3
 import time
@@ -9,6 +8,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import NoneType
 from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock, Timeout
 
 from smaug_core.errors import SmaugError
 
@@ -153,13 +154,13 @@ def lock(home: Path) -> Iterator[None]:
         TrackingError: another process keeps the lock.
     """
     home.mkdir(parents=True, exist_ok=True)
-    path, give_up = home / "tracking.lock", time.monotonic() + LOCK_S
-    with path.open("a") as file:
-        while not _lock_now(file.fileno()):
-            if time.monotonic() > give_up:
-                raise TrackingError(f"{path}: another process holds it for {LOCK_S:.0f} s; see whether it hangs")
-            time.sleep(0.02)
-        yield
+    path = home / "tracking.lock"
+    try:
+        with FileLock(path, timeout=LOCK_S, poll_interval=0.02):
+            yield
+    except Timeout as error:
+        message = f"{path}: another process holds it for {LOCK_S:.0f} s; see whether it hangs"
+        raise TrackingError(message) from error
 
 
 def settle(home: Path, uri: str) -> str | None:
@@ -252,11 +253,3 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
     """Open a file that exists, writable if possible, since the writes of a killed process are rolled back first."""
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=BUSY_S)) as database:
         yield database
-
-
-def _lock_now(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
