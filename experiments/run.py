@@ -20,8 +20,7 @@ from experiments.stages.trial import Trial
 from experiments.store.drivers import abandoned, cancel_requests, driver_at_work, settle_cancel
 from experiments.store.store import Store
 from experiments.store.trials import write_trials
-from experiments.tracking.accounting import Accountant
-from experiments.tracking.recorder import Mirror
+from experiments.tracking.recorder import Recorder
 from smaug_core.config import Config, DataConfig
 
 STALE_ACCEPTED = "stale code accepted"
@@ -91,8 +90,7 @@ def drive(
     budget = Budget(store, prices, terms.limit)
     with (
         driver_at_work(store.home, (stage.fingerprint for stage in stages)),
-        Mirror(store.home, plan.trials, console.print) as mirror,
-        Accountant(store, stages, mirror.again) as accountant,
+        Recorder(store.home, plan.trials, console.print) as recorder,
         Notifier(terms.notify, _about(plan, store), console.print) as notifier,
     ):
         if all(planned.is_done for planned in plan.stages):
@@ -105,8 +103,7 @@ def drive(
 
                 def tell(event: Event) -> None:
                     display(event)
-                    mirror(event)
-                    accountant(event)
+                    recorder(event)
                     notifier(event)
                     notifier.budget(budget.used, terms.limit)
 
@@ -124,12 +121,12 @@ def drive(
                     abandoned=lambda names: abandoned(store.home, names),
                 ).run()
         notifier.tell("end", end_of(summary), complete=summary.complete, counts=_counts(summary))
-    if mirror.fault is not None:
-        console.print(("not recorded:", "yellow"), f" {mirror.fault}")
+    if recorder.error is not None:
+        console.print(("not recorded:", "yellow"), f" {recorder.error}")
     return Drive(
         summary=summary,
         seconds=time.monotonic() - started,
-        told=mirror.fault is None,
+        told=recorder.error is None,
         spent=budget.spent,
         comparison=budget.compared(),
     )

@@ -31,7 +31,7 @@ def main() -> int:
     trials = [made(variant) for variant in sys.argv[3:]]
     write_trials(home, [(one, []) for one in trials])
     engine = ProcessEngine()
-    with mirror.Mirror(home, trials, say) as told:
+    with mirror.Recorder(home, trials, say) as told:
 
         def tell(event: Event) -> None:
             told(event)
@@ -44,7 +44,7 @@ def main() -> int:
         finally:
             engine.close()
         say(f"ran {len(summary.done)}")
-    say(f"fault {told.fault}")
+    say(f"fault {told.error}")
     return 0
 
 

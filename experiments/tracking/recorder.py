@@ -1,4 +1,4 @@
-"""Copies what happens in the store into MLflow while a sweep runs, in a thread of its own."""
+"""Recorder of a running sweep: copies what happens in the store to MLflow, in a background thread."""
 
 import threading
 import time
@@ -11,7 +11,9 @@ from experiments.planning.plan import distinct_stages
 from experiments.scheduler.events import Event
 from experiments.stages.stage import Stage
 from experiments.stages.trial import Trial
+from experiments.store.store import Store
 from experiments.store.trials import stage_facts, trial_documents, trial_facts, valid_documents
+from experiments.tracking.accounting import Accountant
 from experiments.tracking.database import LATER, redacted
 from experiments.tracking.location import tracking_uri
 from experiments.tracking.runs import STAGES, experiment_of
@@ -21,31 +23,33 @@ if TYPE_CHECKING:
     from experiments.tracking.writer import Tracker
 
 CURVE_EVERY_S = 15.0
-"""Time between two looks at a running stage's curve."""
+"""Time between two readings of a running stage's curve."""
+ACCOUNT_EVERY_S = 60.0
+"""Time between two queries of Slurm's accounting: each delays one of its queue."""
 RETRY_S = 30.0
 """Time between a failure of MLflow and the next try."""
 PATIENCE_S = 60.0
-"""How long the end of a run waits for an MLflow that answers nothing; while it answers, the run waits on."""
-WORD_EVERY_S = 15.0
-"""Time between two messages that say what the end of a run waits for."""
+"""Time that the end of a run waits for an MLflow that does not respond; while it responds, the run waits on."""
+MESSAGE_EVERY_S = 15.0
+"""Time between two messages while the end of a run waits."""
 POLL_S = 0.1
 REST = 4.0
-"""After telling for a while, so many times as long nothing is told: the processor is the driver's, not ours."""
+"""Pause after recording, as a multiple of its time: the processor is needed for the driver."""
 READ_AHEAD_FROM = 100
-"""Of so many stages, all recorded ones are looked at together rather than one by one."""
+"""Number of stages from which all recorded ones are read at once rather than one by one."""
 
 
-class Mirror:
-    """Told every event of a scheduler; records the stages and trials that it concerns, soon.
+class Recorder:
+    """Listener of a scheduler's events: records the stages and trials that they concern, soon.
 
-    MLflow may be down, slow or locked: it is tried again later in the run, and at its end. If that fails too, `fault`
-    says what is missing, and `smaug sync` makes up for it. Only the end of the run waits for MLflow, as long as it
-    answers; Ctrl-C ends that wait.
+    MLflow may be down, slow or locked: it is tried again later in the run, and at its end. If that fails too, `error`
+    names what is missing, and `smaug sync` makes up for it. Only the end of the run waits for MLflow, as long as it
+    responds; Ctrl-C ends that wait. The same thread queries Slurm's accounting, now and then and at the end.
 
     Args:
         home: the home folder, which holds the trials' documents already.
         trials: to be recorded.
-        say: called with what the end of the run waits for, and how far that is.
+        say: called with what the end of the run waits for, and its progress.
     """
 
     def __init__(self, home: Path, trials: Sequence[Trial], say: Callable[[str], None]) -> None:
@@ -57,17 +61,21 @@ class Mirror:
         """Stages with news, and whether it is their last."""
         self._touched: set[str] = set()
         """Stages that changed their state, so that their trials have news too."""
-        self._seen: dict[str, float] = {}
+        self._read_at: dict[str, float] = {}
+        """Time when a stage's curve was last due."""
         self._settled: set[str] = set()
+        """Stages whose last news is recorded."""
         self._trials = _Trials(home, self._sweeps)
-        self._sign, self._complete = time.monotonic(), False
-        """When MLflow answered last or something was looked at, and whether it has everything."""
-        self._loaded = self._given_up = False
+        self._accountant, self._account_at = Accountant(Store(home), self._stages), 0.0
+        self._progress_at, self._is_complete = time.monotonic(), False
+        """Time of MLflow's last response or of the last step without it, and whether everything is recorded."""
+        self._is_recording = self._is_interrupted = self._has_failed = False
+        """Whether the thread depends on MLflow now, whether Ctrl-C ended the wait, whether the run raised an error."""
         self._failure: SmaugError | None = None
         # A daemon: a call that hangs does not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
-        self.fault: SmaugError | None = None
-        """Once the run is over: what MLflow did not take, and why."""
+        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+        self.error: SmaugError | None = None
+        """After the run: what is not recorded, and why."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -80,21 +88,23 @@ class Mirror:
         trace: TracebackType | None,
     ) -> None:
         with self._changed:
-            self._closed, self._sign = True, time.monotonic()
+            self._closed, self._has_failed, self._progress_at = True, kind is not None, time.monotonic()
             self._changed.notify()
         try:
             self._wait_for_the_end()
         except KeyboardInterrupt:
-            self._given_up = True
-        self.fault = self._what_is_missing()
+            self._is_interrupted = True
+        self.error = self._missing()
 
     def _wait_for_the_end(self) -> None:
-        """Wait until all is recorded, as long as MLflow answers; loading it takes as long as it takes."""
-        next_word = time.monotonic() + WORD_EVERY_S
-        while self._thread.is_alive() and not (self._loaded and time.monotonic() - self._sign > PATIENCE_S):
+        """Wait until all is recorded, as long as MLflow responds; imports and Slurm take as long as they take."""
+        next_message = time.monotonic() + MESSAGE_EVERY_S
+        while self._thread.is_alive() and not (
+            self._is_recording and time.monotonic() - self._progress_at > PATIENCE_S
+        ):
             self._thread.join(timeout=POLL_S)
-            if self._thread.is_alive() and time.monotonic() > next_word:
-                next_word = time.monotonic() + WORD_EVERY_S
+            if self._thread.is_alive() and time.monotonic() > next_message:
+                next_message = time.monotonic() + MESSAGE_EVERY_S
                 done, count = len(self._settled), len(self._stages)
                 where = redacted(tracking_uri(self._home))
                 self._say(
@@ -103,60 +113,68 @@ class Mirror:
                 )
 
     def __call__(self, event: Event) -> None:
-        """Note that a stage has something new to tell."""
+        """Note that a stage has news."""
         name, now = event.stage.fingerprint, time.monotonic()
+        self._accountant(event)
         if event.kind in ("queued", "waiting", "held", "blocked", "paused"):
             return
-        if event.kind == "progress" and now - self._seen.get(name, 0.0) < CURVE_EVERY_S:
+        if event.kind == "progress" and now - self._read_at.get(name, 0.0) < CURVE_EVERY_S:
             return
         with self._changed:
-            self._seen[name] = now
+            self._read_at[name] = now
             self._due[name] = (event.stage, event.kind in ("cached", "done", "failed"))
             if event.kind != "progress":
                 self._touched.add(name)
-            self._changed.notify()
-
-    def again(self, stage: Stage) -> None:
-        """Note that what a stage took is known better than when it ended."""
-        with self._changed:
-            self._due[stage.fingerprint] = (stage, stage.fingerprint in self._settled)
-            self._touched.add(stage.fingerprint)
             self._changed.notify()
 
     def _work(self) -> None:
         from experiments.tracking.writer import Tracker  # takes seconds to load: while the stages start
 
         tracker, rest = Tracker(self._home, self._progressed), 0.0
-        self._loaded, self._sign = True, time.monotonic()
+        self._account(self._accountant.query)
         while self._wait(rest):
-            began = time.monotonic()
-            if self._tell(tracker, driven=True):
-                rest = REST * (time.monotonic() - began)
-            else:
-                rest = RETRY_S
+            began, rest = time.monotonic(), 0.0
+            if self._due or self._trials.due:
+                rest = REST * (time.monotonic() - began) if self._record(tracker, driven=True) else RETRY_S
+            if time.monotonic() >= self._account_at:
+                self._account(self._accountant.query)
+        if not self._has_failed:
+            self._account(self._accountant.finish)
         with self._changed:
             for stage in self._stages:
                 if stage.fingerprint not in self._settled:
                     self._due[stage.fingerprint] = (stage, True)
-        self._complete = self._tell(tracker, driven=False)
+        self._is_complete = self._record(tracker, driven=False)
+
+    def _account(self, query: Callable[[], list[Stage]]) -> None:
+        """Query Slurm's accounting, and note which stages have corrected hours."""
+        self._is_recording = False
+        corrected = query()
+        with self._changed:
+            for stage in corrected:
+                self._due[stage.fingerprint] = (stage, stage.fingerprint in self._settled)
+                self._touched.add(stage.fingerprint)
+        self._progressed()
+        self._is_recording, self._account_at = True, time.monotonic() + ACCOUNT_EVERY_S
 
     def _progressed(self) -> None:
-        self._sign = time.monotonic()
+        self._progress_at = time.monotonic()
 
     def _wait(self, rest: float) -> bool:
-        """Wait so long, and then for news; gives whether the run goes on."""
+        """Pause, then wait for news or for the next query of Slurm; return whether the run goes on."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed, timeout=rest)
-            self._changed.wait_for(lambda: self._closed or self._due or self._trials.due)
+            until = max(0.0, self._account_at - time.monotonic())
+            self._changed.wait_for(lambda: self._closed or self._due or self._trials.due, timeout=until)
             return not self._closed
 
-    def _tell(self, tracker: "Tracker", *, driven: bool) -> bool:
-        """Tell MLflow all news; gives whether it took them. What it did not take remains news."""
-        self._sign = time.monotonic()
+    def _record(self, tracker: "Tracker", *, driven: bool) -> bool:
+        """Flush pending updates to MLflow; return False on failure and keep them pending."""
+        self._progressed()
         try:
-            self._prepare(tracker, anew=not driven)
-            self._tell_stages(tracker)
-            self._tell_trials(tracker, driven=driven)
+            self._prepare(tracker, again=not driven)
+            self._record_stages(tracker)
+            self._record_trials(tracker, driven=driven)
             if not driven:
                 tracker.record_spending()
         except SmaugError as error:
@@ -164,16 +182,16 @@ class Mirror:
             return False
         return True
 
-    def _prepare(self, tracker: "Tracker", *, anew: bool) -> None:
-        """Look once at what is recorded already, and at which trials there are."""
+    def _prepare(self, tracker: "Tracker", *, again: bool) -> None:
+        """Read once which runs are recorded already, and which trials there are."""
         if not self._trials.documents:
             tracker.prepare(*self._sweeps)
             many = [STAGES] if len(self._stages) >= READ_AHEAD_FROM else []
             tracker.read_ahead(*many, *map(experiment_of, self._sweeps))
-        if anew or not self._trials.documents:
-            self._trials.read()  # at the end once more: another driver may have added some
+        if again or not self._trials.documents:
+            self._trials.read()  # again at the end: another driver may have added some
 
-    def _tell_stages(self, tracker: "Tracker") -> None:
+    def _record_stages(self, tracker: "Tracker") -> None:
         with self._changed:
             news = list(self._due.items())
             self._trials.touch(self._touched)
@@ -189,30 +207,28 @@ class Mirror:
                     self._settled |= {name} if is_last else set()
             self._progressed()
 
-    def _tell_trials(self, tracker: "Tracker", *, driven: bool) -> None:
-        for place in list(self._trials.due):
-            document = self._trials.documents[place]
+    def _record_trials(self, tracker: "Tracker", *, driven: bool) -> None:
+        for index in list(self._trials.due):
+            document = self._trials.documents[index]
             facts = trial_facts(self._home, document)
             ours = (document["fingerprint"], document["variant"]) in self._ours
-            tracker.record_trial(facts, driven=driven and ours, valid=place in self._trials.valid)
-            self._trials.due.pop(place)
+            tracker.record_trial(facts, driven=driven and ours, valid=index in self._trials.valid)
+            self._trials.due.pop(index)
             self._progressed()
 
-    def _what_is_missing(self) -> SmaugError | None:
-        if self._complete:
+    def _missing(self) -> SmaugError | None:
+        if self._is_complete:
             return None
+        store = Store(self._home)
         with self._changed:
-            begun = [stage for stage in self._stages if (self._folder(stage) / "attempts").exists()]
+            begun = [stage for stage in self._stages if (store.directory(stage) / "attempts").exists()]
             missing = [s for s in begun if s.fingerprint in self._due or s.fingerprint not in self._settled]
         what = f"{len(missing)} of {len(self._stages)} stages" if missing else "trials"
-        if self._thread.is_alive() and self._given_up:
+        if self._thread.is_alive() and self._is_interrupted:
             return SmaugError(f"{what}: the wait for MLflow was ended by Ctrl-C; {LATER}")
         if self._thread.is_alive():
             return SmaugError(f"{what}: MLflow did not answer for {PATIENCE_S:.0f} s; {LATER}")
         return SmaugError(f"{what}: {self._failure or f'the thread that records ended early; {LATER}'}")
-
-    def _folder(self, stage: Stage) -> Path:
-        return self._home / "store" / stage.kind / stage.fingerprint[:12]
 
 
 class _Trials:
@@ -222,19 +238,19 @@ class _Trials:
         self._home, self._sweeps = home, sweeps
         self.documents: list[dict[str, Any]] = []
         self.valid: set[int] = set()
-        """Places among the documents."""
+        """Indices of the valid documents."""
         self.due: dict[int, None] = {}
         self._by_stage: dict[str, list[int]] = {}
 
     def read(self) -> None:
-        """Look which there are; all of them have news."""
+        """Read all trials; each of them has news."""
         self.documents = [document for sweep in self._sweeps for document in trial_documents(self._home, sweep)]
         valid = {id(document) for document in valid_documents(self.documents)}
-        self.valid = {place for place, document in enumerate(self.documents) if id(document) in valid}
+        self.valid = {index for index, document in enumerate(self.documents) if id(document) in valid}
         self.due, self._by_stage = dict.fromkeys(range(len(self.documents))), {}
-        for place in self.valid:
-            for told in self.documents[place]["stages"]:
-                self._by_stage.setdefault(told["fingerprint"], []).append(place)
+        for index in self.valid:
+            for stage in self.documents[index]["stages"]:
+                self._by_stage.setdefault(stage["fingerprint"], []).append(index)
 
     def touch(self, stages: set[str]) -> None:
         """Note that these stages changed their state."""

@@ -110,14 +110,13 @@ def test_the_two_runs_of_a_job_that_was_queued_again_are_billed_once_each(
     """By the driver's own accountant, which waits a little for what Slurm's database does not know yet."""
     monkeypatch.setattr("experiments.tracking.accounting.PATIENCE_S", 120.0)  # a slow machine's database takes its time
     driver, stage, _ = begin(keeping_accounts, drive, store, **ON_GPUS | {"gpus": 2, "cpus": 2})
-    job, news = keeping_accounts.job_of(store, stage), list[Stage]()
-    with Accountant(store, [stage], news.append) as accountant:
-        keeping_accounts.ask("scontrol", "requeue", job)
-        wait_until(lambda: states(store, stage) == ["interrupted"])
-        let_go(store, stage)
-        assert driver.finish()["done"] == [stage.fingerprint]
-        accountant(Event(kind="done", stage=stage))
-    assert {one.fingerprint for one in news} == {stage.fingerprint}
+    job, accountant = keeping_accounts.job_of(store, stage), Accountant(store, [stage])
+    keeping_accounts.ask("scontrol", "requeue", job)
+    wait_until(lambda: states(store, stage) == ["interrupted"])
+    let_go(store, stage)
+    assert driver.finish()["done"] == [stage.fingerprint]
+    accountant(Event(kind="done", stage=stage))
+    assert {one.fingerprint for one in accountant.finish()} == {stage.fingerprint}
     first, second = read_attempts(store.directory(stage))
     assert [a.owner["slurm"] for a in (first, second)] == [{"job": job, "restart": n} for n in (0, 1)]
     assert first.accounting is not None and second.accounting is not None

@@ -1,5 +1,6 @@
 """Attempts of Slurm's jobs get what its accounting says, from a sacct that answers as told."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,14 @@ from experiments.scheduler.events import Event
 from experiments.stages.stage import Stage
 from experiments.store.attempt import ACCOUNTING, NOTHING_SPENT, read_attempts, read_json, this_process, write_json
 from experiments.store.store import Store
-from experiments.store.trials import stage_facts
+from experiments.store.trials import stage_facts, write_trial
 from experiments.tracking.accounting import Accountant, account_all, unaccounted
+from experiments.tracking.recorder import Recorder
 from experiments.tracking.runs import STAGES
 from tests.conformance.drivers import wait_until
 from tests.experiments.engines.slurm.test_accounting import answers
 from tests.experiments.finished import HOST
+from tests.experiments.made_trials import trial
 from tests.quick_stage import quick_stage
 
 GONE = {"pid": 2**22 + 1}
@@ -34,7 +37,6 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     monkeypatch.setattr("experiments.engines.slurm.queue.QUERY_EVERY_S", 0.05)
-    monkeypatch.setattr("experiments.tracking.accounting.ASK_EVERY_S", 0.1)
     return lambda script: answers(tmp_path, monkeypatch, script)
 
 
@@ -46,9 +48,10 @@ def attempted(
     job: str | None = "7_1",
     seed: int = 0,
     began: float = 1000.0,
+    stage: Stage | None = None,
 ) -> Stage:
     """A stage with an attempt of a job that `began`: seen alive from 10 s on for 100 s, then dead unless it `ended`."""
-    stage = quick_stage(gpus=gpus, seed=seed)
+    stage = stage or quick_stage(gpus=gpus, seed=seed)
     store.prepare(stage)
     told = {**NOTHING_SPENT, "time": began + 110, "spent_s": 100.0 * (gpus or 1), "cpu_s": 100.0}
     owner = this_process() | GONE | HOST | {"gpus": gpus, "started": began + 10, "unit": "h"}
@@ -149,14 +152,37 @@ def test_a_driver_asks_about_what_an_earlier_one_left_and_what_ended_meanwhile(
     store: Store, sacct: Callable[[str], None]
 ) -> None:
     sacct("echo '7_1|NODE_FAIL|1000|1150|00:00:00'; echo '9|FAILED|1000|1150|00:00:00'")
-    first, news = attempted(store), list[Stage]()
-    second = quick_stage(gpus=4, seed=1)
-    with Accountant(store, [first, second], news.append) as accountant:
-        wait_until(lambda: accounted(store, first))
-        assert attempted(store, job="9", seed=1).fingerprint == second.fingerprint
-        accountant(Event(kind="failed", stage=second))
-        wait_until(lambda: accounted(store, second))
-    assert news == [first, second]
+    first, second = attempted(store), quick_stage(gpus=4, seed=1)
+    accountant = Accountant(store, [first, second])
+    assert accountant.query() == [first] and accounted(store, first)
+    assert attempted(store, job="9", seed=1).fingerprint == second.fingerprint
+    assert accountant.query() == []
+    accountant(Event(kind="failed", stage=second))
+    assert accountant.query() == [second] and accounted(store, second)
+    assert accountant.finish() == []
+
+
+def test_a_run_records_the_hours_that_slurm_corrected_and_waits_for_them_at_its_end(
+    home: Path, client: MlflowClient, sacct: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first stage's attempt is known to Slurm at the start, the second's only when the run has ended."""
+    monkeypatch.setattr("experiments.tracking.recorder.ACCOUNT_EVERY_S", 0.1)
+    monkeypatch.setattr("experiments.tracking.recorder.REST", 0.0)
+    (home / "slurm").mkdir()
+    began = round(time.time()) - 300
+    sacct(f"echo '7_1|NODE_FAIL|1000|1150|00:00:00'; echo '9|COMPLETING|{began}|Unknown|00:00:00'")
+    store, made = Store(home), trial()
+    owner, device = {"host": "node-1", "boot": "", "versions": {}}, {"device": "cuda", "device_name": "A6000"}
+    for stage, job, start in zip(made.stages[:2], ("7_1", "9"), (1000.0, float(began)), strict=True):
+        folder = store.directory(attempted(store, stage=stage, job=job, began=start)) / "attempts" / "0001"
+        write_json(folder / "owner.json", (read_json(folder / "owner.json") or {}) | owner | device)
+    write_trial(home, made)
+    with Recorder(home, [made], lambda _: None) as recorder:
+        wait_until(lambda: accounted(store, made.stages[0]))
+        threading.Timer(0.3, sacct, [f"echo '9|FAILED|{began}|{began + 150}|00:00:00'"]).start()
+    assert recorder.error is None
+    runs = client.search_runs([client.get_experiment_by_name(STAGES).experiment_id])
+    assert sorted(run.data.tags["smaug.hours_corrected"] for run in runs) == ["1", "1"]
 
 
 @pytest.fixture
@@ -172,27 +198,24 @@ def test_the_end_of_a_run_waits_for_slurms_database_but_not_long(
     began, answer = lately
     unknown = answer.replace(f"{began + 150:.0f}", "Unknown")
     sacct(unknown)
-    stage, news = attempted(store, began=began), list[Stage]()
-    with Accountant(store, [stage], news.append):
-        time.sleep(0.2)
-        sacct(f"sleep 0.3; {answer}")
-    assert news == [stage]
+    stage = attempted(store, began=began)
+    accountant = Accountant(store, [stage])
+    assert accountant.query() == []
+    threading.Timer(0.2, sacct, [f"sleep 0.3; {answer}"]).start()
+    assert accountant.finish() == [stage]
     monkeypatch.setattr("experiments.tracking.accounting.PATIENCE_S", 0.4)
     sacct(unknown)
     other, since = attempted(store, seed=1, began=began), time.monotonic()
-    with Accountant(store, [other], news.append):
-        pass
-    assert 0.4 <= time.monotonic() - since < 1.0 and news == [stage]
+    assert Accountant(store, [other]).finish() == []
+    assert 0.4 <= time.monotonic() - since < 1.0
 
 
 def test_what_slurms_database_will_never_know_is_asked_about_once_and_waited_for_by_nobody(
     store: Store, sacct: Callable[[str], None], tmp_path: Path
 ) -> None:
     sacct("true")
-    since = time.monotonic()
-    with Accountant(store, [attempted(store)], lambda _: None):
-        wait_until(lambda: (tmp_path / "asked").exists())
-        time.sleep(0.3)
+    since, accountant = time.monotonic(), Accountant(store, [attempted(store)])
+    assert accountant.query() == accountant.query() == accountant.finish() == []
     assert time.monotonic() - since < 2.0
     assert len((tmp_path / "asked").read_text().splitlines()) == 1
 
@@ -200,6 +223,5 @@ def test_what_slurms_database_will_never_know_is_asked_about_once_and_waited_for
 def test_a_driver_without_slurm_asks_nothing(store: Store, sacct: Callable[[str], None], tmp_path: Path) -> None:
     sacct(ANSWER)
     (store.home / "slurm").rmdir()
-    with Accountant(store, [attempted(store)], lambda _: None):
-        time.sleep(0.3)
+    assert Accountant(store, [attempted(store)]).finish() == []
     assert not (tmp_path / "asked").exists()

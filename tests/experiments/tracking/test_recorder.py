@@ -15,7 +15,7 @@ from experiments.tracking import recorder as mirror
 from experiments.tracking.client import TrackingError
 from experiments.tracking.database import LATER
 from experiments.tracking.reader import read_trials
-from experiments.tracking.recorder import Mirror
+from experiments.tracking.recorder import Recorder
 from experiments.tracking.writer import Tracker
 from tests.experiments.made_trials import execute, trial
 
@@ -41,7 +41,7 @@ def looked_at(monkeypatch) -> list[str]:
     return variants
 
 
-def wait_until_told(told: Mirror) -> None:
+def wait_until_told(told: Recorder) -> None:
     give_up = time.monotonic() + 120
     while told._due or told._touched or told._trials.due or not told._trials.documents:
         assert time.monotonic() < give_up
@@ -52,7 +52,7 @@ def test_an_event_tells_the_trials_that_hold_its_stage_and_a_curve_tells_none(ho
     trials = [trial(variant) for variant in ("10%", "25%", "50%", "65%")]
     write_trials(home, [(one, []) for one in trials])
     execute(home, trials[2])
-    with Mirror(home, trials, pytest.fail) as told:
+    with Recorder(home, trials, pytest.fail) as told:
         told(Event(kind="started", stage=trials[2].stages[0]))
         wait_until_told(told)
         assert sorted(looked_at) == ["10%", "25%", "50%", "65%"]
@@ -61,11 +61,11 @@ def test_an_event_tells_the_trials_that_hold_its_stage_and_a_curve_tells_none(ho
         wait_until_told(told)
         assert looked_at == ["50%"]
         looked_at.clear()
-        told._seen.clear()
+        told._read_at.clear()
         told(Event(kind="progress", stage=trials[2].stages[0]))
         wait_until_told(told)
         assert looked_at == []
-    assert told.fault is None
+    assert told.error is None
     assert {row.variant: row.status for row in read_trials(home)} == {
         **{one.variant: "KILLED" for one in trials},
         "50%": "FINISHED",
@@ -84,11 +84,11 @@ def test_a_failure_is_tried_again_and_leaves_no_fault(home, monkeypatch):
     monkeypatch.setattr(Tracker, "record_stage", record_stage)
     write_trials(home, [(made, [])])
     execute(home, made)
-    with Mirror(home, [made], pytest.fail) as told:
+    with Recorder(home, [made], pytest.fail) as told:
         for stage in made.stages:
             told(Event(kind="done", stage=stage))
         wait_until_told(told)
-    assert told.fault is None and not fails
+    assert told.error is None and not fails
     assert [row.status for row in read_trials(home)] == ["FINISHED"]
 
 
@@ -103,10 +103,10 @@ def test_what_is_missing_at_the_end_is_counted(home, monkeypatch):
     monkeypatch.setattr(Tracker, "record_stage", record_stage)
     write_trials(home, [(made, [])])
     execute(home, made)
-    with Mirror(home, [made], pytest.fail) as told:
+    with Recorder(home, [made], pytest.fail) as told:
         for stage in made.stages:
             told(Event(kind="done", stage=stage))
-    assert str(told.fault) == f"1 of 3 stages: MLflow at x: gone; {LATER}"
+    assert str(told.error) == f"1 of 3 stages: MLflow at x: gone; {LATER}"
 
 
 class Clock:
@@ -166,9 +166,9 @@ def test_the_end_of_a_run_of_cached_stages_waits_for_a_slow_mlflow_as_long_as_it
             time.sleep(0.001)
 
     clock = slow(take_40_s)
-    with Mirror(home, [made], said.append) as told:
+    with Recorder(home, [made], said.append) as told:
         pass
-    assert told.fault is None and clock.now > 20 * mirror.PATIENCE_S / 3
+    assert told.error is None and clock.now > 20 * mirror.PATIENCE_S / 3
     assert [row.status for row in read_trials(home)] == ["FINISHED"]
     where = f"waiting for MLflow at sqlite:///{home}/mlflow.db: "
     assert said[0] == (f"{where}0 of 3 stages are recorded; Ctrl-C ends the wait, and `smaug sync` records the rest")
@@ -183,7 +183,7 @@ def test_the_end_of_a_run_leaves_an_mlflow_that_does_not_answer(home, slow, by_h
     execute(home, made)
 
     def hang():
-        clock.now += mirror.WORD_EVERY_S + 1 if by_hand else mirror.PATIENCE_S + 1
+        clock.now += mirror.MESSAGE_EVERY_S + 1 if by_hand else mirror.PATIENCE_S + 1
         answer.wait()
 
     def say(words):
@@ -191,10 +191,10 @@ def test_the_end_of_a_run_leaves_an_mlflow_that_does_not_answer(home, slow, by_h
             raise KeyboardInterrupt
 
     clock = slow(hang)
-    with Mirror(home, [made], say) as told:
+    with Recorder(home, [made], say) as told:
         pass
     why = "the wait for MLflow was ended by Ctrl-C" if by_hand else "MLflow did not answer for 60 s"
-    assert str(told.fault) == f"3 of 3 stages: {why}; {LATER}"
+    assert str(told.error) == f"3 of 3 stages: {why}; {LATER}"
     answer.set()
     told._thread.join()
 
@@ -202,10 +202,10 @@ def test_the_end_of_a_run_leaves_an_mlflow_that_does_not_answer(home, slow, by_h
 def test_the_end_of_a_run_does_not_show_the_password_of_a_server(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:s3cret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(mirror, "WORD_EVERY_S", 0.0)
+    monkeypatch.setattr(mirror, "MESSAGE_EVERY_S", 0.0)
     made, said = trial(), []
     write_trials(tmp_path, [(made, [])])
     execute(tmp_path, made)
-    with Mirror(tmp_path, [made], said.append) as told:
+    with Recorder(tmp_path, [made], said.append) as told:
         pass
-    assert "http://***@127.0.0.1:9" in str(told.fault) and "s3cret" not in str(told.fault) + "".join(said)
+    assert "http://***@127.0.0.1:9" in str(told.error) and "s3cret" not in str(told.error) + "".join(said)
