@@ -20,6 +20,7 @@ from experiments.worker.device import DeviceClock, check_device
 from experiments.worker.signals import StopFlag, end_with
 from smaug_core.config import Config
 from smaug_core.errors import SmaugError
+from smaug_core.stage_protocol import PRETRAIN_VIDEO
 
 
 def run_alone(
@@ -121,7 +122,7 @@ def is_first_process() -> bool:
 def _stage(config: Config, scale: Scale, kind: str, task: str | None, seed: int, data_root: Path) -> Stage:
     if task is not None and task not in scale.datasets:
         raise SmaugError(f"--task {task}: scale {scale.name} has {', '.join(scale.datasets)}")
-    if kind == "pretrain_video" and config.pretrain_video is None:
+    if kind == PRETRAIN_VIDEO and config.pretrain_video is None:
         raise SmaugError("--from: trains on several frames; say how many, e.g. --set pretrain_video.frames=4")
     chain = cut_stages(config, scale.resources, seed, seed, data_root)
     return next(stage for stage in chain if (stage.kind, stage.task) == (kind, task))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-KINDS = ("pretrain", "pretrain_video", "finetune", "evaluate")
+PRETRAIN, PRETRAIN_VIDEO, FINETUNE, EVALUATE = KINDS = ("pretrain", "pretrain_video", "finetune", "evaluate")
 """The kinds of stages, in the order in which they build on each other."""
 
 

@@ -20,7 +20,7 @@ from smaug_core.config import (
 )
 from smaug_core.errors import SmaugError
 from smaug_core.settings import from_settings
-from smaug_core.stage_protocol import KINDS, Outcome, Watch
+from smaug_core.stage_protocol import FINETUNE, KINDS, PRETRAIN, PRETRAIN_VIDEO, Outcome, Watch
 
 if TYPE_CHECKING:
     from smaug_core.data.datasets import Item
@@ -89,13 +89,13 @@ def _work(kind: str, settings: Mapping[str, Any], data_root: Path, context: "Run
     data = from_settings(DataConfig, settings["data"], "data") if settings.get("data") else None
     own: Mapping[str, Any] = settings[kind]
     reader = _Reader(data, data_root, model.tokenizer, context.world)
-    if kind == "pretrain":
+    if kind == PRETRAIN:
         config = from_settings(PretrainConfig, own, kind)
         outcome = pretrain(model, config, reader.read(config.corpus, "train"), context)
-    elif kind == "pretrain_video":
+    elif kind == PRETRAIN_VIDEO:
         video = from_settings(PretrainVideoConfig, own, kind)
         outcome = pretrain_video(model, video, reader.read(video.corpus, "train"), context)
-    elif kind == "finetune":
+    elif kind == FINETUNE:
         tuning = from_settings(FinetuneConfig, own, kind)
         outcome = finetune(model, tuning, reader.read([tuning.dataset], "train"), context)
     else:

@@ -38,6 +38,7 @@ from experiments.store.examples import Kind
 from experiments.worker.import_path import SAFE_PATH
 from experiments.worker.signals import leave
 from smaug_core.errors import DivergedError, SmaugError
+from smaug_core.stage_protocol import EVALUATE, FINETUNE, PRETRAIN, PRETRAIN_VIDEO
 
 NO_TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -123,7 +124,7 @@ def pretrain(
 
     The command can be launched with torchrun.
     """
-    kind = "pretrain" if from_ is None else "pretrain_video"
+    kind = PRETRAIN if from_ is None else PRETRAIN_VIDEO
     _alone(kind, scale, set_, None, from_, out, seed, device, home, recompute_layers)
 
 
@@ -143,7 +144,7 @@ def finetune(
 
     The command can be launched with torchrun.
     """
-    _alone("finetune", scale, set_, task, from_, out, seed, device, home, recompute_layers)
+    _alone(FINETUNE, scale, set_, task, from_, out, seed, device, home, recompute_layers)
 
 
 @app.command(rich_help_panel="Model")
@@ -161,7 +162,7 @@ def evaluate(
     Rank clips for captions and captions for clips, and print recall and the median rank. The command can be launched
     with torchrun.
     """
-    _alone("evaluate", scale, set_, task, from_, out, 0, device, home)
+    _alone(EVALUATE, scale, set_, task, from_, out, 0, device, home)
 
 
 @app.command(rich_help_panel="Model")

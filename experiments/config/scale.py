@@ -41,7 +41,7 @@ from smaug_core.config import (
     PretrainVideoConfig,
 )
 from smaug_core.settings import from_settings
-from smaug_core.stage_protocol import KINDS
+from smaug_core.stage_protocol import EVALUATE, FINETUNE, KINDS, PRETRAIN, PRETRAIN_VIDEO
 
 PEBIBYTE_GB = 2**20
 """More than any machine has; sbatch can write it in megabytes, and not 1e30."""
@@ -110,14 +110,14 @@ class Scale:
             SettingsError: values that are not allowed together.
         """
         on_corpus = {name: tree[name] | {"corpus": list(self.corpora[tree[name]["corpus"]])} for name in ON_CORPUS}
-        video = from_settings(PretrainVideoConfig, on_corpus["pretrain_video"], "pretrain_video")
+        video = from_settings(PretrainVideoConfig, on_corpus[PRETRAIN_VIDEO], PRETRAIN_VIDEO)
         return Config(
             data=None if tree["data"] is None else from_settings(DataConfig, tree["data"], "data"),
             model=from_settings(ModelConfig, tree["model"], "model"),
-            pretrain=from_settings(PretrainConfig, on_corpus["pretrain"], "pretrain"),
+            pretrain=from_settings(PretrainConfig, on_corpus[PRETRAIN], PRETRAIN),
             pretrain_video=None if video.frames is None else video,
-            finetune={t: from_settings(FinetuneConfig, tree["finetune"][t], f"finetune.{t}") for t in tasks},
-            evaluate={t: from_settings(EvaluateConfig, tree["evaluate"][t], f"evaluate.{t}") for t in tasks},
+            finetune={t: from_settings(FinetuneConfig, tree[FINETUNE][t], f"finetune.{t}") for t in tasks},
+            evaluate={t: from_settings(EvaluateConfig, tree[EVALUATE][t], f"evaluate.{t}") for t in tasks},
         )
 
 

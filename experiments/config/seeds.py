@@ -7,12 +7,13 @@ from typing import Any
 
 from experiments.config.settings import shown
 from experiments.config.yaml_source import Keys, nearest
+from smaug_core.stage_protocol import FINETUNE, PRETRAIN
 
 SEED_LIMIT = 2**31
 MOST_FULL_TRIALS = 1_000
 """Of one row, where a number asks for them: a slip of the keyboard must not make millions."""
 A_SEED = f"a whole number from 0 to {SEED_LIMIT - 1}"
-TRAININGS = ("pretrain", "finetune")
+TRAININGS = (PRETRAIN, FINETUNE)
 SHOWN_SEEDS = 10
 """Seeds that a line of text names; the rest is counted."""
 
@@ -40,7 +41,7 @@ class Seeds:
 def read_seeds(value: Any) -> Seeds:
     """The seeds that a value without faults asks for: `3`, `[4, 7]`, or `{pretrain: [0, 1], finetune: [0]}`."""
     if isinstance(value, dict):
-        return Seeds(pretrain=tuple(value.get("pretrain", (0,))), finetune=tuple(value.get("finetune", (0,))))
+        return Seeds(pretrain=tuple(value.get(PRETRAIN, (0,))), finetune=tuple(value.get(FINETUNE, (0,))))
     seeds = tuple(range(value) if isinstance(value, int) else value)
     return Seeds(pretrain=seeds, finetune=seeds, full=True)
 

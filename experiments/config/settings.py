@@ -18,18 +18,19 @@ from smaug_core.config import (
 )
 from smaug_core.errors import SettingsError
 from smaug_core.settings import from_settings
+from smaug_core.stage_protocol import EVALUATE, FINETUNE, PRETRAIN, PRETRAIN_VIDEO
 
 SECTIONS = {
     "data": DataConfig,
     "model": ModelConfig,
-    "pretrain": PretrainConfig,
-    "pretrain_video": PretrainVideoConfig,
-    "finetune": FinetuneConfig,
-    "evaluate": EvaluateConfig,
+    PRETRAIN: PretrainConfig,
+    PRETRAIN_VIDEO: PretrainVideoConfig,
+    FINETUNE: FinetuneConfig,
+    EVALUATE: EvaluateConfig,
 }
 """The parts of a configuration; the last two are there once for each task."""
-PER_TASK = ("finetune", "evaluate")
-ON_CORPUS = ("pretrain", "pretrain_video")
+PER_TASK = (FINETUNE, EVALUATE)
+ON_CORPUS = (PRETRAIN, PRETRAIN_VIDEO)
 """Sections whose `corpus` is a slot that the scale fills."""
 FILLED = "dataset"
 """Setting of those two that a scale gives with its tasks, never by name."""

@@ -7,12 +7,13 @@ from typing import Any
 
 from experiments.config.yaml_source import Fault, SweepError
 from experiments.planning.plan import Plan, PlannedStage
-from experiments.stages.stage import CONSTANT, NAMES_OF_INPUTS, Stage
+from experiments.stages.kinds import CONSTANT, NAMES_OF_INPUTS, STAGE_KINDS
+from experiments.stages.stage import Stage
 from experiments.store.store import Store, read_stage
 
 LEAST_DIGITS = 4
 """Of a fingerprint's beginning."""
-SECTIONS = ("model", "pretrain", "pretrain_video", "finetune", "evaluate")
+SECTIONS = ("model", *STAGE_KINDS)
 """Sections of settings in the order in which differences are told; what decides inputs only comes after them."""
 
 

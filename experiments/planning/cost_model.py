@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from experiments.stages.kinds import TRAININGS
 from experiments.stages.stage import Stage
-from experiments.stages.workload import TRAININGS, stage_macs
+from experiments.stages.workload import stage_macs
 from experiments.store.attempt import StoreError
 from experiments.store.device_hours import peak_memory_bytes
 from experiments.store.documents import RATE, read_document

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.stages.kinds import STAGE_KINDS
 from experiments.stages.stage import Stage
 from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
 from smaug_core.config import ModelConfig
 from smaug_core.cost.parameters import parameter_counts
 from smaug_core.settings import from_settings
+from smaug_core.stage_protocol import PRETRAIN, PRETRAIN_VIDEO
 
 BYTES_PER_NUMBER = 4
 """Weights and moments are kept in single precision, whatever precision the steps are computed in."""
@@ -33,7 +35,7 @@ def room_needed(stage: Stage) -> int:
     """
     if "model" not in stage.settings:
         return 0
-    if stage.kind == "evaluate":
+    if not STAGE_KINDS[stage.kind].trains:
         return RECORDS_BYTES
     weights = BYTES_PER_NUMBER * _parameters(stage)
     return CHECKPOINTS * NUMBERS_PER_WEIGHT * weights + weights + RECORDS_BYTES
@@ -96,7 +98,7 @@ def _parameters(stage: Stage) -> int:
 def _shape(stage: Stage) -> ClipShape:
     """The frames that the stage trains on; what its settings leave open is as in the stage it starts from."""
     own = stage.settings[stage.kind]
-    if stage.kind == "pretrain":
+    if stage.kind == PRETRAIN:
         return ClipShape()
-    before = _shape(stage.parents[0]) if stage.parents and stage.parents[0].kind == "pretrain_video" else ClipShape()
+    before = _shape(stage.parents[0]) if stage.parents and stage.parents[0].kind == PRETRAIN_VIDEO else ClipShape()
     return clip_shape(own["frames"], own["selected"], before)

@@ -11,6 +11,7 @@ from experiments.stages.stage import Stage
 from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.data.datasets import SPLITS
 from smaug_core.hub import TIMM, timm_hub_name
+from smaug_core.stage_protocol import PRETRAIN_VIDEO
 
 HUB_FILES = {
     "tokenizer": ("model.tokenizer", "vocab.txt"),
@@ -57,7 +58,7 @@ def scale_stages(scale: Scale, data_root: Path | None = None) -> tuple[Stage, ..
     Raises:
         SmaugError: an input is here and cannot be read.
     """
-    several_frames = {"pretrain_video.frames": scale.tree["pretrain_video"]["frames"] or 2}
+    several_frames = {f"{PRETRAIN_VIDEO}.frames": scale.tree[PRETRAIN_VIDEO]["frames"] or 2}
     config = scale.config(with_overrides(scale.tree, several_frames), scale.datasets)
     sources = tuple(dict.fromkeys(source for slot in scale.corpora.values() for source in slot))
     config = replace(config, pretrain=replace(config.pretrain, corpus=sources))

@@ -9,13 +9,13 @@ from experiments.engines.base import Inventory, Node
 from experiments.planning.cost_model import Price, Prices, Rate, told
 from experiments.planning.inputs import missing_inputs
 from experiments.stages.code_version import code_digest, differing
+from experiments.stages.kinds import PRETRAININGS
 from experiments.stages.memory import GIB
 from experiments.stages.stage import Stage, memory_asked
 from experiments.stages.trial import Trial
 from experiments.store.attempt import StoreError
 from experiments.store.store import Store
 
-PRETRAINING = ("pretrain", "pretrain_video")
 ROWS_IN_A_LABEL = 4
 """Of more rows that need one stage, the rest is counted."""
 PlanState = Literal["cached", "stale", "new", "resume", "running", "failed", "unreadable"]
@@ -125,15 +125,15 @@ class Plan:
                 "shared": sum(planned.trials > 1 for planned in self.stages),
                 **counts,
             },
-            "pretrain_stages": len(self._of(PRETRAINING)),
+            "pretrain_stages": len(self._of(PRETRAININGS)),
             "hours": {
                 "row_by_row": self.row_by_row(),
                 "to_spend": self.to_spend(),
                 "unit": self.unit,
                 "source": self.source,
                 "pretrain": {
-                    "row_by_row": self.row_by_row(*PRETRAINING),
-                    "to_spend": self.to_spend(*PRETRAINING),
+                    "row_by_row": self.row_by_row(*PRETRAININGS),
+                    "to_spend": self.to_spend(*PRETRAININGS),
                 },
             },
             "problems": self.problems,

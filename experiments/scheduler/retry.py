@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engines.base import JobState
+from experiments.stages.kinds import STAGE_KINDS
 from experiments.stages.stage import Stage
 from experiments.store.attempt import Attempt, this_process
 from experiments.store.failures import POLICIES, Failure, FailureClass, Policy, Seen, classify
@@ -110,7 +111,7 @@ def is_owed_a_try(stage: Stage, attempts: Sequence[Attempt]) -> bool:
 
 def helps(policy: Policy, stage: Stage) -> bool:
     """Whether another try could end otherwise: an evaluation has no layers to compute again."""
-    return not policy.recompute or stage.kind != "evaluate"
+    return not policy.recompute or STAGE_KINDS[stage.kind].trains
 
 
 def next_try(failure: Failure) -> str:

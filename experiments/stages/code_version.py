@@ -8,16 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import smaug_core
+from experiments.stages.kinds import STAGE_KINDS
 
 ROOT = Path(smaug_core.__file__).resolve().parent.parent
-
-ENTRY_MODULES = {
-    "pretrain": ("smaug_core.data.prepare.rendering", "smaug_core.stages", "smaug_core.training.train"),
-    "pretrain_video": ("smaug_core.data.prepare.rendering", "smaug_core.stages", "smaug_core.training.train"),
-    "finetune": ("smaug_core.data.prepare.rendering", "smaug_core.stages", "smaug_core.training.train"),
-    "evaluate": ("smaug_core.data.prepare.rendering", "smaug_core.stages", "smaug_core.evaluation.retrieval"),
-}
-"""By kind of stage, the modules from which its code is reached."""
 
 DOORS = ("smaug_core", "smaug_core.stages")
 """Modules that import late what only some of their callers need."""
@@ -29,7 +22,7 @@ def code_digest(kind: str) -> dict[str, str]:
     Comments, layout, docstrings and import statements do not count, and a module that holds nothing else is left out.
     The files are read at every call, since they may have been edited.
     """
-    waiting, digests = set(ENTRY_MODULES[kind]), {}
+    waiting, digests = set(STAGE_KINDS[kind].entry_modules), {}
     while waiting:
         module = waiting.pop()
         if module not in digests and _path(module).is_file():

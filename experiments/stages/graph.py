@@ -6,12 +6,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.stages.kinds import STAGE_KINDS
 from experiments.stages.stage import Stage
 from smaug_core.clip_shape import ClipShape, clip_shape
 from smaug_core.config import Config, PretrainConfig, PretrainVideoConfig
 from smaug_core.data.datasets import source_digest
 from smaug_core.data.tokenizer import tokenizer_digest
 from smaug_core.hub import weights_digest
+from smaug_core.stage_protocol import EVALUATE, FINETUNE, PRETRAIN, PRETRAIN_VIDEO
 
 Digests = dict[str, str | None]
 """By what it is of; none for what is not here."""
@@ -29,6 +31,7 @@ def cut_stages(
     Raises:
         SmaugError: a source is unknown, or something that enters is there and cannot be read.
     """
+    seeds = _by_training(seed_pretrain, seed_finetune)
     vocabulary = _input("tokenizer", config.model.tokenizer, tokenizer_digest(config.model.tokenizer))
 
     def stage(kind: str, own: Any, sources: Iterable[str], split: str, **rest: Any) -> Stage:
@@ -37,26 +40,27 @@ def cut_stages(
         return Stage(
             kind=kind,
             settings=_plain({"model": asdict(config.model), "data": data, kind: asdict(own)}),
-            inputs=vocabulary | read | (_initial_weights(config) if kind == "pretrain" else {}),
+            inputs=vocabulary | read | (_initial_weights(config) if kind == PRETRAIN else {}),
             resources=resources[kind],
+            seed=seeds.get(STAGE_KINDS[kind].seed),
             **rest,
         )
 
     def pretrain_stage(kind: str, own: PretrainConfig | PretrainVideoConfig, parents: tuple[Stage, ...]) -> Stage:
-        return stage(kind, own, own.corpus, "train", task=None, parents=parents, seed=seed_pretrain)
+        return stage(kind, own, own.corpus, "train", task=None, parents=parents)
 
-    pretrained = pretrain_stage("pretrain", config.pretrain, ())
+    pretrained = pretrain_stage(PRETRAIN, config.pretrain, ())
     stages = [pretrained]
     if config.pretrain_video is not None:
-        pretrained = pretrain_stage("pretrain_video", config.pretrain_video, (pretrained,))
+        pretrained = pretrain_stage(PRETRAIN_VIDEO, config.pretrain_video, (pretrained,))
         stages.append(pretrained)
     for task, test in config.evaluate.items():
         last = pretrained
         if task in config.finetune:
             tuning, parents = config.finetune[task], (pretrained,)
-            last = stage("finetune", tuning, [tuning.dataset], "train", task=task, parents=parents, seed=seed_finetune)
+            last = stage(FINETUNE, tuning, [tuning.dataset], "train", task=task, parents=parents)
             stages.append(last)
-        stages.append(stage("evaluate", test, [test.dataset], test.split, task=task, parents=(last,), seed=None))
+        stages.append(stage(EVALUATE, test, [test.dataset], test.split, task=task, parents=(last,)))
     return tuple(stages)
 
 
@@ -69,10 +73,11 @@ def with_seeds(stages: Iterable[Stage], seed_pretrain: int, seed_finetune: int, 
         seed_finetune: of the draws of fine-tuning.
         known: stages that earlier calls for this configuration made; those that differ in nothing are shared.
     """
+    seeds = _by_training(seed_pretrain, seed_finetune)
     made: dict[int, Stage] = {}
     for stage in stages:
         parents = tuple(made[id(parent)] for parent in stage.parents)
-        seed = None if stage.seed is None else seed_finetune if stage.kind == "finetune" else seed_pretrain
+        seed = seeds.get(STAGE_KINDS[stage.kind].seed)
         key = (id(stage), seed, *map(id, parents))
         if key not in known:
             known[key] = replace(stage, seed=seed, parents=parents)
@@ -89,6 +94,10 @@ def resolved(config: Config, *, zero_shot: bool = False) -> Config:
         shape = clip_shape(tuning.frames, tuning.selected, before)
         tuned[task] = replace(tuning, frames=shape.frames, selected=shape.selected)
     return replace(config, finetune=tuned)
+
+
+def _by_training(seed_pretrain: int, seed_finetune: int) -> dict[str | None, int]:
+    return {PRETRAIN: seed_pretrain, FINETUNE: seed_finetune}
 
 
 def _initial_weights(config: Config) -> Digests:

@@ -7,20 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from experiments.stages.kinds import CONSTANT, NAMES_OF_INPUTS, STAGE_KINDS
 from experiments.stages.memory import GIB
-
-VERSIONS = {"pretrain": 1, "pretrain_video": 1, "finetune": 1, "evaluate": 1}
-"""By kind; to be raised when the same settings are meant to give another result."""
 
 ENTRY = "smaug_core.stages:run"
 """The function that a worker calls."""
-
-
-NAMES_OF_INPUTS = {"model.tokenizer", "pretrain.vision_weights", "pretrain.text_weights"}
-"""Settings that name a file, a folder or a hub's model."""
-
-CONSTANT = {"max_unreadable": 0}
-"""Settings that only decide whether a stage stops, and what fingerprints hold in the place of their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +48,7 @@ class Stage:
         """SHA-256 of what decides the result; the slot's name, paths, devices and resources do not."""
         return _identified(
             kind=self.kind,
-            version=VERSIONS[self.kind],
+            version=STAGE_KINDS[self.kind].version,
             settings=self.settings,
             inputs=self.inputs,
             parents=[parent.fingerprint for parent in self.parents],
@@ -70,7 +61,7 @@ class Stage:
             "name": self.name,
             "kind": self.kind,
             "task": self.task,
-            "version": VERSIONS[self.kind],
+            "version": STAGE_KINDS[self.kind].version,
             "settings": self.settings,
             "inputs": self.inputs,
             "parents": [parent.fingerprint for parent in self.parents],
@@ -87,7 +78,7 @@ IDENTIFYING = ("kind", "version", "settings", "inputs", "parents", "seed")
 
 def agrees(document: Mapping[str, Any]) -> bool:
     """Whether what a stage.json asks for has the fingerprint that it names; one of another version is not judged."""
-    if document["version"] != VERSIONS[document["kind"]]:
+    if document["version"] != STAGE_KINDS[document["kind"]].version:
         return True
     try:
         found = _identified(**{key: document[key] for key in IDENTIFYING})

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from experiments.stages.kinds import STAGE_KINDS
 from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
 from smaug_core.config import (
     DataConfig,
@@ -26,17 +27,12 @@ from smaug_core.data.datasets import EMBEDDED, published_size
 from smaug_core.data.moving_shapes.dataset import split_sizes
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.settings import from_settings
+from smaug_core.stage_protocol import EVALUATE, FINETUNE, PRETRAIN_VIDEO
 
 Settings = Mapping[str, Any]
 """The sub-trees that a stage reads, as JSON holds them."""
 Training = PretrainConfig | PretrainVideoConfig | FinetuneConfig
 
-TRAININGS: dict[str, type[Training]] = {
-    "pretrain": PretrainConfig,
-    "pretrain_video": PretrainVideoConfig,
-    "finetune": FinetuneConfig,
-}
-"""The section of each kind of training."""
 VOCABULARIES = {"bert-base-uncased": 30_522}
 """Tokens of a vocabulary that is known without its file."""
 
@@ -53,13 +49,13 @@ def stage_macs(kind: str, settings: Settings, before: Settings | None, *, as_pub
     Raises:
         SmaugError: a source of data whose size is not known, or no vocabulary of that name is here.
     """
-    if kind == "evaluate":
+    if not STAGE_KINDS[kind].trains:
         assert before is not None
         return _evaluation(settings, before)
     training = training_of(kind, settings)
     sources = [training.dataset] if isinstance(training, FinetuneConfig) else training.corpus
     seen = training.epochs * captions(sources, settings)
-    return seen * step_macs(kind, settings, as_published=as_published and kind != "finetune")
+    return seen * step_macs(kind, settings, as_published=as_published and kind != FINETUNE)
 
 
 def step_macs(kind: str, settings: Settings, *, as_published: bool = False) -> int:
@@ -72,7 +68,8 @@ def step_macs(kind: str, settings: Settings, *, as_published: bool = False) -> i
 
 def training_of(kind: str, settings: Settings) -> Training:
     """The section of a training stage."""
-    return from_settings(TRAININGS[kind], settings[kind], kind)
+    section: type[Training] = STAGE_KINDS[kind].config
+    return from_settings(section, settings[kind], kind)
 
 
 def step_shape(kind: str, settings: Settings) -> tuple[ModelConfig, StepShape]:
@@ -108,9 +105,9 @@ def _split_size(source: str, settings: Settings, split: str) -> int:
 
 
 def _evaluation(settings: Settings, before: Settings) -> int:
-    test = from_settings(EvaluateConfig, settings["evaluate"], "evaluate")
+    test = from_settings(EvaluateConfig, settings[EVALUATE], EVALUATE)
     model, trained, ratio = from_settings(ModelConfig, settings["model"], "model"), ClipShape(), 1.0
-    for kind in ("pretrain_video", "finetune"):
+    for kind in (PRETRAIN_VIDEO, FINETUNE):
         if kind in before:
             trained = clip_shape(before[kind]["frames"], before[kind]["selected"])
             ratio = before[kind].get("image_size_ratio", 1.0)

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from experiments.stages.kinds import PRETRAININGS, TRAININGS
 from experiments.stages.stage import digest
 from experiments.store.attempt import Attempt
 from experiments.store.device_hours import Hours, energy_kwh, is_corrected, peak_memory_bytes, stage_hours
 from experiments.store.examples import Gallery
 from experiments.store.failures import POLICIES
 from experiments.store.store import StageState
-from smaug_core.stage_protocol import KINDS
+from smaug_core.stage_protocol import EVALUATE, KINDS, PRETRAIN
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """As MLflow names them; `KILLED`: neither done nor failed, and nobody is at it."""
@@ -170,9 +171,9 @@ class TrialFacts:
     def metrics(self) -> dict[str, tuple[float, float]]:
         """Value and time of every result there is, e.g. `msrvtt.t2v.r1`, and of `row_hours.*` in its device's hours."""
         found: dict[str, tuple[float, float]] = {}
-        for task, _, result in self.done("evaluate"):
+        for task, _, result in self.done(EVALUATE):
             found |= {f"{task}.{name}": (value, result["time"]) for name, value in result["metrics"].items()}
-        for name, kinds in (("pretrain", ["pretrain", "pretrain_video"]), ("total", list(KINDS))):
+        for name, kinds in (("pretrain", PRETRAININGS), ("total", KINDS)):
             asked = [told for told, _ in self.stages if told["kind"] in kinds]
             there = self.done(*kinds)
             # Hours of different devices have no sum.
@@ -203,7 +204,7 @@ class TrialFacts:
 
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """By slot: real dataset, split, number of queries and clips, digest of the test set, ranking."""
-        found = {task: result["notes"] for task, _, result in self.done("evaluate") if task is not None}
+        found = {task: result["notes"] for task, _, result in self.done(EVALUATE) if task is not None}
         return {
             task: {name: value for name, value in notes.items() if name != "unknown_words"}
             for task, notes in found.items()
@@ -212,7 +213,7 @@ class TrialFacts:
     def unreadable(self) -> dict[str, dict[str, Any]]:
         """By the name of each training that met some: the number of unreadable clips, and the paths of up to ten."""
         found = {}
-        for _, facts, result in self.done("pretrain", "pretrain_video", "finetune"):
+        for _, facts, result in self.done(*TRAININGS):
             if files := sorted(result["notes"].get("unreadable", {})):
                 count = result["notes"].get("n_unreadable", len(files))
                 found[facts.document["name"]] = {"count": count, "files": files}
@@ -221,7 +222,7 @@ class TrialFacts:
     def ranks(self) -> dict[str, dict[str, int]]:
         """By slot: the rank of every query's clip; two slots may hold the same dataset."""
         found: dict[str, dict[str, int]] = {}
-        for task, facts, _ in self.done("evaluate"):
+        for task, facts, _ in self.done(EVALUATE):
             if task is not None and (held := facts.details.ranks()) is not None:
                 found[task] = held["t2v"]
         return found
@@ -237,7 +238,7 @@ class TrialFacts:
     @property
     def pretrained_on(self) -> StageFacts | None:
         """The stage whose device counts the hours of pre-training; none before it has begun."""
-        return next((facts for told, facts in self.stages if told["kind"] == "pretrain" and facts), None)
+        return next((facts for told, facts in self.stages if told["kind"] == PRETRAIN and facts), None)
 
     @property
     def code(self) -> str:

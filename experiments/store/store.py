@@ -22,6 +22,7 @@ from experiments.store.attempt import (
 )
 from experiments.store.device_hours import Hours, stage_hours
 from experiments.store.documents import EVALUATION, RESULT, STAGE, read_document, read_point
+from smaug_core.stage_protocol import EVALUATE
 
 StageState = Literal["new", "resume", "running", "failed", "done"]
 
@@ -191,7 +192,7 @@ def read_result(directory: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     document = read_stage(directory)
-    evaluated = document is not None and document["kind"] == "evaluate"
+    evaluated = document is not None and document["kind"] == EVALUATE
     result = read_document(path, EVALUATION if evaluated else RESULT)
     for name, size in ({} if result is None else result.get("sizes", {})).items():
         found = (directory / name).stat().st_size if (directory / name).exists() else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.stages.kinds import PRETRAININGS
 from experiments.stages.stage import ENTRY
 from experiments.store.attempt import unwritable, write_json
 from experiments.store.documents import ALONE, ANY, STAGE, read_document
@@ -31,8 +32,6 @@ FEW_BYTES, SMALL = 8_500, 96
 """Of one that a stage leaves whose frames are at most so many pixels wide, as at tiny, whose records are committed."""
 LIMIT_S = 60.0
 """After so long a worker begins no further picture: they are worth no more waiting."""
-TRAININGS = ("pretrain", "pretrain_video")
-"""Kinds of stages that leave pictures: what is hidden and selected there is what they learn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +135,7 @@ def leave_pictures(stage: Mapping[str, Any], directory: Path, *, data_root: Path
     A stage is never lost for its pictures: what goes wrong is told in `examples/examples.json`, and on stderr, which
     is the log. Stages of other kinds, and stand-ins for stages, have none.
     """
-    if stage["entry"] != ENTRY or stage["kind"] not in TRAININGS:
+    if stage["entry"] != ENTRY or stage["kind"] not in PRETRAININGS:
         return
     try:
         gallery = _whatever_can_be_made(stage, directory, data_root, device)
@@ -184,7 +183,7 @@ def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device
         raise SmaugError(f"--from {folder}: holds no stage.json; right would be the folder of a finished training")
     alone = read_document(folder / "stage.json", ALONE if "stage" in written else STAGE) or {}
     stage = alone.get("stage", alone)
-    if kind == "reconstruction" and stage["kind"] not in TRAININGS:
+    if kind == "reconstruction" and stage["kind"] not in PRETRAININGS:
         raise SmaugError(
             f"--from {folder}: is {stage['name']}, in which no patch is hidden; right would be a pre-training"
         )
@@ -233,7 +232,7 @@ def read_trained(
 
     kind, settings = stage["kind"], stage["settings"]
     own = settings[kind]
-    corpus = own["corpus"] if kind in TRAININGS else [own["dataset"]]
+    corpus = own["corpus"] if kind in PRETRAININGS else [own["dataset"]]
     source = next((name for name in corpus if "test" in SPLITS.get(name, ())), corpus[0])
     split = "test" if "test" in SPLITS.get(source, ()) else "train"
     data = from_settings(DataConfig, settings["data"], "data") if settings.get("data") else None

@@ -16,8 +16,9 @@ from reports.figures.figure import Data, Figure, figure_name
 from reports.figures.labels import spread, text_width
 from reports.figures.svg import INK
 from reports.render.text import significant
+from smaug_core.stage_protocol import PRETRAIN, PRETRAIN_VIDEO
 
-KINDS = {"pretrain": "on single frames", "pretrain_video": "on several frames"}
+KINDS = {PRETRAIN: "on single frames", PRETRAIN_VIDEO: "on several frames"}
 """Stages of pre-training, as they are called in a trial."""
 LOSS = "loss"
 PARTS = {

@@ -15,6 +15,7 @@ from reports.figures.labels import text_width
 from reports.figures.svg import INK
 from reports.render.text import significant
 from smaug_core.cost.flops import Part, total_macs
+from smaug_core.stage_protocol import EVALUATE, KINDS
 
 USES = (
     "pre-training, single frames",
@@ -24,7 +25,7 @@ USES = (
     "overhead",
     "lost",
 )
-BY_KIND = dict(zip(("pretrain", "pretrain_video", "finetune", "evaluate"), USES, strict=False))
+BY_KIND = dict(zip(KINDS, USES, strict=False))
 PART_NAMES = {
     "encoder": "vision encoder",
     "decoder": "decoder",
@@ -94,7 +95,7 @@ def hours_by_use(trial: TrialRow, stages: Mapping[str, StageRow]) -> dict[str, f
         stage = stages[run]
         useful, lost, overhead = (stage.hours.get(name, 0.0) for name in ("useful", "lost", "overhead"))
         hours["lost"] += lost
-        if stage.kind == "evaluate":
+        if stage.kind == EVALUATE:
             hours[BY_KIND[stage.kind]] += useful + overhead
         else:
             hours[BY_KIND[stage.kind]] += useful

@@ -9,10 +9,11 @@ from experiments.tracking.reader import StageRow, TrackingError, TrialRow
 from reports.analysis.cells import Run
 from reports.html.table_view import slug
 from reports.render.markdown import run_link
+from smaug_core.stage_protocol import PRETRAIN, PRETRAIN_VIDEO
 
 LIMIT = 300_000
 """Bytes of pictures, so that the page stays below 2 MB with the paper's tables and figures."""
-WHAT = {"pretrain": "Pre-training on single frames", "pretrain_video": "Pre-training on several frames"}
+WHAT = {PRETRAIN: "Pre-training on single frames", PRETRAIN_VIDEO: "Pre-training on several frames"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
 from smaug_core.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, PretrainVideoConfig
 from smaug_core.cost.token_counts import num_kept, num_visible
 from smaug_core.errors import SmaugError
+from smaug_core.stage_protocol import FINETUNE, PRETRAIN, PRETRAIN_VIDEO
 
 TRAINING = 3
 """Cost of a training step relative to its forward pass: all parts are trained, and backward takes two products."""
@@ -67,8 +68,8 @@ def cost(config: Config, vocab_size: int, *, step: str = "plain") -> dict[str, d
     """
     if step != "plain":
         raise SmaugError(f"step: {step!r} has no cost model; expected 'plain'")
-    stages = {"pretrain": config.pretrain, "pretrain_video": config.pretrain_video}
-    tuned = {f"finetune.{task}": tuning for task, tuning in config.finetune.items()}
+    stages = {PRETRAIN: config.pretrain, PRETRAIN_VIDEO: config.pretrain_video}
+    tuned = {f"{FINETUNE}.{task}": tuning for task, tuning in config.finetune.items()}
     costs = {}
     for name, stage in (stages | tuned).items():
         if stage is not None:

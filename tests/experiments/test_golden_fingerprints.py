@@ -1,6 +1,6 @@
 """Fingerprints of every stage of the project's sweeps: a change here would train paid-for results again.
 
-The golden file was made at commit 487da61. Write it again only where a stage's `VERSIONS` entry was raised, and say so
+The golden file was made at commit 487da61. Write it again only where the `version` of a kind was raised, and say so
 in the commit: `python -m tests.experiments.test_golden_fingerprints`.
 """
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.stages.code_version import ENTRY_MODULES, ROOT, code_digest, differing
+from experiments.stages.code_version import ROOT, code_digest, differing
+from experiments.stages.kinds import STAGE_KINDS
 
 KINDS = ("pretrain", "finetune", "evaluate")
 TRAINING_ONLY = {
@@ -72,7 +73,7 @@ def test_a_stage_is_made_by_what_it_imports_and_by_nothing_else():
 
 @pytest.mark.parametrize("kind", ["pretrain", "evaluate"])
 def test_whatever_python_loads_for_a_stage_is_among_its_files(kind):
-    code = f"import sys, {', '.join(ENTRY_MODULES[kind])}\n" + (
+    code = f"import sys, {', '.join(STAGE_KINDS[kind].entry_modules)}\n" + (
         "print(*(m.__file__ for name, m in sys.modules.items() if name.split('.')[0] == 'smaug_core'))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -94,7 +95,7 @@ def test_entries_are_what_the_stages_import_late():
     tree = ast.parse((ROOT / "smaug_core" / "stages.py").read_text())
     (run,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
     late = {node.module for node in ast.walk(run) if isinstance(node, ast.ImportFrom)}
-    entries = {module for modules in ENTRY_MODULES.values() for module in modules}
+    entries = {module for kind in STAGE_KINDS.values() for module in kind.entry_modules}
     reached = {name.removesuffix(".py").replace("/", ".") for kind in KINDS for name in code_digest(kind)}
     assert late <= entries | reached
 

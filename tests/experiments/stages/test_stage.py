@@ -9,7 +9,8 @@ import pytest
 from experiments.config.scale import Scale, load_scale
 from experiments.config.settings import PER_TASK, SECTIONS, with_overrides
 from experiments.stages.graph import cut_stages
-from experiments.stages.stage import CONSTANT, ENTRY, VERSIONS, Stage, digest
+from experiments.stages.kinds import CONSTANT, STAGE_KINDS
+from experiments.stages.stage import ENTRY, Stage, digest
 from smaug_core.config import Config
 from smaug_core.stage_protocol import KINDS
 from tests.experiments.smoke import SCALE, Smoke
@@ -130,7 +131,8 @@ def test_a_parents_change_reaches_every_descendant():
 
 def test_a_version_that_is_raised_changes_the_fingerprint(monkeypatch):
     before = made().fingerprint
-    monkeypatch.setitem(VERSIONS, "pretrain", VERSIONS["pretrain"] + 1)
+    kind = STAGE_KINDS["pretrain"]
+    monkeypatch.setitem(STAGE_KINDS, kind.name, replace(kind, version=kind.version + 1))
     assert made().fingerprint != before
 
 
@@ -162,7 +164,7 @@ def test_a_stage_tells_all_that_a_worker_needs():
         "name": "finetune.msrvtt",
         "kind": "finetune",
         "task": "msrvtt",
-        "version": VERSIONS["finetune"],
+        "version": STAGE_KINDS["finetune"].version,
         "settings": made().settings,
         "inputs": {"tokenizer": "00ff"},
         "parents": [parent.fingerprint],
