@@ -55,10 +55,12 @@ def test_where_nothing_is_recorded_the_reference_is_shown_and_named(smaug, tmp_p
 def test_records_never_get_into_the_users_own_ledger(smaug, measured, client, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{measured / 'mlflow.db'}")
     before = {experiment.name for experiment in client.search_experiments()}
-    assert smaug("report", "export", "--from", str(REFERENCE), "--out", str(measured / "all.json"))[0] == 0
+    records = measured / "portable"
+    assert smaug("sync", "--to", str(records))[0] == 0
+    assert smaug("report", "export", "--from", str(records), "--out", str(measured / "all.json"))[0] == 0
     assert {experiment.name for experiment in client.search_experiments()} == before
     told = json.loads((measured / "all.json").read_text())
-    assert told["measurements"] == "the records in reports/measurements/tiny"
+    assert told["measurements"] == "the records in portable" and (measured / "records").is_dir()
 
 
 def test_a_folder_that_holds_no_records_is_refused(smaug, tmp_path):
