@@ -8,7 +8,7 @@ from typing import Any
 from experiments.config.yaml_source import Fault, SweepError
 from experiments.planning.plan import Plan, PlannedStage
 from experiments.stages.kinds import CONSTANT, NAMES_OF_INPUTS, STAGE_KINDS
-from experiments.stages.stage import Stage
+from experiments.stages.stage import Stage, is_old_behaviour
 from experiments.store.store import Store, read_stage
 
 LEAST_DIGITS = 4
@@ -116,7 +116,7 @@ def _facts(lineage: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> di
     only_names: dict[str, Any] = {}
     for section in (*SECTIONS, *(settings.keys() - set(SECTIONS))):
         for name, value in settings.get(section, {}).items():
-            if name in CONSTANT:
+            if name in CONSTANT or is_old_behaviour(section, name, value):
                 continue
             only_named = section == "data" or f"{section}.{name}" in NAMES_OF_INPUTS
             (only_names if only_named else told)[f"{names.get(section, section)}.{name}"] = value

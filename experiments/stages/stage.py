@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from experiments.stages.kinds import CONSTANT, NAMES_OF_INPUTS, STAGE_KINDS
+from experiments.stages.kinds import ADDED, CONSTANT, NAMES_OF_INPUTS, STAGE_KINDS
 from experiments.stages.memory import GIB
 
 ENTRY = "smaug_core.stages:run"
@@ -100,17 +100,22 @@ def _what_counts(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without those that only say where an input is, or how it is made: its digest is among the inputs.
 
     So a source's sizes in `data` leave stages alone that read another source, and a moved file changes nothing. What
-    only decides whether a stage stops enters as a constant.
+    only decides whether a stage stops enters as a constant, and a setting of `ADDED` only with another value.
     """
     return {
         section: {
             name: CONSTANT.get(name, value)
             for name, value in values.items()
-            if f"{section}.{name}" not in NAMES_OF_INPUTS
+            if f"{section}.{name}" not in NAMES_OF_INPUTS and not is_old_behaviour(section, name, value)
         }
         for section, values in settings.items()
         if section != "data"
     }
+
+
+def is_old_behaviour(section: str, name: str, value: Any) -> bool:
+    """Whether a setting was added after the first results and has the default that changes none of them."""
+    return (section, name) in ADDED and ADDED[section, name] == value
 
 
 def digest(value: Any) -> str:

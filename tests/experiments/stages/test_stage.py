@@ -1,17 +1,17 @@
 """What a stage's fingerprint depends on, and what it does not."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import asdict, field, fields, make_dataclass, replace
 from typing import Any
 
 import pytest
 
 from experiments.config.scale import Scale, load_scale
-from experiments.config.settings import PER_TASK, SECTIONS, with_overrides
+from experiments.config.settings import PER_TASK, SECTIONS, as_json, section_defaults, with_overrides
 from experiments.stages.graph import cut_stages
-from experiments.stages.kinds import CONSTANT, STAGE_KINDS
-from experiments.stages.stage import ENTRY, Stage, digest
-from smaug_core.config import Config
+from experiments.stages.kinds import ADDED, CONSTANT, STAGE_KINDS
+from experiments.stages.stage import ENTRY, Stage, agrees, digest
+from smaug_core.config import Config, PretrainConfig
 from smaug_core.stage_protocol import KINDS
 from tests.experiments.smoke import SCALE, Smoke
 
@@ -232,3 +232,31 @@ def test_the_digest_is_of_canonical_json():
     assert digest({"a": "é"}) == "57e512a1ff02f75e939e93d2196b8d29ad3721b70ce25a601402d26410f453a2"
     with pytest.raises(ValueError, match="not JSON compliant"):
         digest(float("nan"))
+
+
+def with_a_later_setting(smoke: Scale, value: int) -> Stage:
+    """Pre-training by a version whose section has one more setting, with the default 2."""
+    later = make_dataclass(
+        "Later", [("crops", int, field(default=2))], bases=(PretrainConfig,), frozen=True, kw_only=True
+    )
+    config = smoke.base_config()
+    config = replace(config, pretrain=later(**asdict(config.pretrain), crops=value))
+    return stages_of(config, smoke)["pretrain"]
+
+
+def test_a_setting_that_is_added_leaves_earlier_fingerprints_alone_at_its_default(smoke, monkeypatch):
+    before = stages_of(smoke.base_config(), smoke)["pretrain"]
+    assert with_a_later_setting(smoke, 2).fingerprint != before.fingerprint
+    monkeypatch.setattr("experiments.stages.stage.ADDED", {("pretrain", "crops"): 2})
+    same, other = with_a_later_setting(smoke, 2), with_a_later_setting(smoke, 3)
+    assert same.fingerprint == before.fingerprint != other.fingerprint
+    assert same.document()["settings"]["pretrain"]["crops"] == 2
+    for stage in (before, same, other):
+        assert agrees(stage.document())
+    assert not agrees(same.document() | {"settings": other.settings})
+
+
+def test_settings_that_were_added_still_have_their_old_default():
+    """Else a stage.json of before, which does not name the setting, would run with another value."""
+    for (section, name), default in ADDED.items():
+        assert section_defaults(section)[name] == as_json(default)
