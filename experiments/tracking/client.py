@@ -43,15 +43,7 @@ QUIET = {
 
 
 def connect(uri: str, on_response: Callable[[], None] | None = None) -> MlflowClient:
-    """Open MLflow; a new database is made here, not at some later call.
-
-    Args:
-        uri: address of MLflow.
-        on_response: called after each call that succeeds.
-
-    Raises:
-        TrackingError: its database is damaged.
-    """
+    """Open MLflow, unless its database is damaged; a new one is made here, not at some later call."""
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
     file = database_file(uri)
@@ -138,13 +130,7 @@ def _message(error: Exception) -> str:
 
 
 def experiment_named(client: MlflowClient, name: str, artifacts: Path) -> Experiment:
-    """Return the experiment of that name, created if missing.
-
-    Args:
-        client: connection to MLflow.
-        name: name of the experiment.
-        artifacts: folder for its files, if MLflow is a database; a server has its own.
-    """
+    """Return the experiment of that name, created if missing; a server has its own folder of artifacts."""
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return experiment
@@ -173,11 +159,15 @@ def experiments_named(client: MlflowClient, prefix: str) -> list[Experiment]:
     return list(_pages(lambda token: client.search_experiments(filter_string=wanted, page_token=token)))
 
 
-def runs_tagged(client: MlflowClient, experiment_ids: list[str], tags: dict[str, str]) -> Iterator[Run]:
-    """Return all runs with these tags, in the order of their start."""
-    wanted = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
+def tagged(tags: Mapping[str, str]) -> str:
+    """Return the query for runs with these tags."""
+    return " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
+
+
+def runs_where(client: MlflowClient, experiment_ids: list[str], query: str = "") -> Iterator[Run]:
+    """Return all runs that match a query, in the order of their start."""
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-    return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
+    return _pages(lambda token: client.search_runs(experiment_ids, query, order_by=order, page_token=token))
 
 
 def runs_of_ids(client: MlflowClient, experiment_id: str, ids: Sequence[str]) -> Iterator[Run]:
@@ -187,27 +177,8 @@ def runs_of_ids(client: MlflowClient, experiment_id: str, ids: Sequence[str]) ->
         yield from client.search_runs([experiment_id], wanted, max_results=IDS_AT_ONCE)
 
 
-def runs_untagged(client: MlflowClient, experiment_ids: list[str], tag: str) -> Iterator[Run]:
-    """Return all runs without a tag, in the order of their start."""
-    wanted, order = f"tags.`{tag}` IS NULL", ["attributes.start_time ASC", "attributes.run_id ASC"]
-    return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
-
-
-def runs_with(client: MlflowClient, experiment_ids: list[str], tag: str) -> Iterator[Run]:
-    """Return all runs with a tag of any value, in the order of their start."""
-    wanted, order = f"tags.`{tag}` IS NOT NULL", ["attributes.start_time ASC", "attributes.run_id ASC"]
-    return _pages(lambda token: client.search_runs(experiment_ids, wanted, order_by=order, page_token=token))
-
-
 def artifact(client: MlflowClient, run_id: str, artifacts: str, name: str) -> bytes:
-    """Return the content of a run's file; a local one is read directly.
-
-    Args:
-        client: connection to MLflow.
-        run_id: id of the run.
-        artifacts: address of the run's files in MLflow.
-        name: path of the file in there.
-    """
+    """Return the content of a file below `artifacts`, the address of a run's files; a local one is read directly."""
     address = urlsplit(artifacts)
     if address.scheme in ("", "file"):
         return Path(unquote(address.path), name).read_bytes()
@@ -226,11 +197,7 @@ def write_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes]) -
 
 
 def metric(name: str, value: float, at: int, step: int) -> Metric:
-    """Return a point of a curve, or a number with step 0; `at`: milliseconds since 1970.
-
-    Raises:
-        TrackingError: MLflow would refuse the name.
-    """
+    """Return a point of a curve, or a number with step 0; `at`: milliseconds since 1970."""
     if not re.fullmatch(r"[\w\-. /:]+", name, re.ASCII):
         raise TrackingError(f"metric {name!r}: MLflow allows letters, digits, _ - . / : and space; rename it")
     return Metric(name, value, at, step)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import NoneType
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
@@ -27,18 +26,16 @@ DAMAGE = re.compile(
     r"|table \w+ already exists|duplicate column name|schema \(found version None|Could not decode to UTF-8"
 )
 """Messages of SQLite and of MLflow's migrations about a database that they can neither use nor repair."""
-_NUMBER: dict[str, tuple[type, ...]] = {"value": (float,), "timestamp": (int,), "step": (int,)}
-_TIMES = {"start_time": (int,), "end_time": (int, NoneType)}
-COLUMNS: dict[str, dict[str, tuple[type, ...]]] = {
-    "runs": {"name": (str,), "status": (str,), "lifecycle_stage": (str,), "artifact_uri": (str,), **_TIMES},
-    "tags": {"key": (str,), "value": (str,)},
-    "params": {"key": (str,), "value": (str,)},
-    "latest_metrics": {"key": (str,), **_NUMBER},
+_NUMBER = {"value": "real", "timestamp": "integer", "step": "integer"}
+_TIMES = {"start_time": "integer", "end_time": "integer or null"}
+COLUMNS = {
+    "runs": {"name": "text", "status": "text", "lifecycle_stage": "text", "artifact_uri": "text", **_TIMES},
+    "tags": {"key": "text", "value": "text"},
+    "params": {"key": "text", "value": "text"},
+    "latest_metrics": {"key": "text", **_NUMBER},
     "metrics": _NUMBER,
 }
 """Types in the rows of our runs. SQLite accepts any type in any column, and MLflow fails later on a wrong one."""
-_SQL_TYPES = {str: "text", int: "integer", float: "real", bytes: "blob", NoneType: "null"}
-"""Names of SQLite's `typeof`."""
 SIDE_FILES = ("-wal", "-shm", "-journal")
 LOCK_S = 120.0
 """Timeout of the lock between drivers of a home folder; a call to MLflow takes up to a minute."""
@@ -89,9 +86,8 @@ def damage_of(file: Path) -> str | None:
         with _opened(file) as database:
             found = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             missing = sorted(TABLES - found)
-            return (
-                f"lacks the table{'s'[: len(missing) > 1]} {', '.join(missing)}" if missing else _row_damage(database)
-            )
+            plural = "s" if len(missing) > 1 else ""
+            return f"lacks the table{plural} {', '.join(missing)}" if missing else _row_damage(database)
     except sqlite3.Error as error:
         if DAMAGE.search(str(error)):
             return f"cannot be read ({error})"
@@ -106,21 +102,17 @@ def _row_damage(database: sqlite3.Connection) -> str | None:
     for name, location in database.execute(f"{query} typeof(artifact_location) <> 'text' LIMIT 1"):
         return f"holds a damaged row: artifact_location of experiment {name} is {location!r:.40}; expected text"
     for table, columns in COLUMNS.items():
-        wrong = " OR ".join(f"typeof({column}) NOT IN ({_sql_types(types)})" for column, types in columns.items())
-        query = f"SELECT run_uuid, {', '.join(columns)} FROM {table} WHERE ({wrong}) AND run_uuid IN ({_OUR_RUNS})"
+        wrong = " OR ".join(f"instr('{types}', typeof({column})) = 0" for column, types in columns.items())
+        fields = ", ".join(f"{column}, typeof({column})" for column in columns)
+        query = f"SELECT run_uuid, {fields} FROM {table} WHERE ({wrong}) AND run_uuid IN ({_OUR_RUNS})"
         for run_id, *values in database.execute(f"{query} LIMIT 1"):
-            for (column, types), value in zip(columns.items(), values, strict=True):
-                if type(value) not in types:
+            for (column, types), value, held in zip(columns.items(), values[::2], values[1::2], strict=True):
+                if held not in types:
                     shown = "NULL" if value is None else repr(value)[:40]
-                    wanted = " or ".join(_SQL_TYPES[each] for each in types)
-                    return f"holds a damaged row: {table}.{column} of run {run_id} is {shown}; expected {wanted}"
+                    return f"holds a damaged row: {table}.{column} of run {run_id} is {shown}; expected {types}"
     for run_id, address in database.execute(f"SELECT run_uuid, artifact_uri {_LOST_RUNS} LIMIT 1"):
         return f"holds a damaged row: run {run_id} is of no experiment, or its files are nowhere ({address!r:.80})"
     return None
-
-
-def _sql_types(types: tuple[type, ...]) -> str:
-    return ", ".join(f"'{_SQL_TYPES[each]}'" for each in types)
 
 
 _OUR_RUNS = "SELECT run_uuid FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name LIKE 'smaug/%'"
@@ -148,11 +140,7 @@ def archive(file: Path) -> Path | None:
 
 @contextmanager
 def lock(home: Path) -> Iterator[None]:
-    """Exclude other drivers of this home folder while something is queried and created if missing.
-
-    Raises:
-        TrackingError: another process keeps the lock.
-    """
+    """Exclude other drivers of this home folder while something is queried and created if missing."""
     home.mkdir(parents=True, exist_ok=True)
     path = home / "tracking.lock"
     try:

@@ -18,8 +18,7 @@ from experiments.tracking.client import (
     connect,
     exists,
     experiments_named,
-    runs_untagged,
-    runs_with,
+    runs_where,
     translate_errors,
 )
 from experiments.tracking.client import TrackingError as TrackingError
@@ -30,6 +29,7 @@ from experiments.tracking.rows import RowError, own_tags, stage_row, trial_row
 from experiments.tracking.rows import StageRow as StageRow
 from experiments.tracking.rows import TrialRow as TrialRow
 from experiments.tracking.runs import STAGES, SUPERSEDED, ranks_file
+from experiments.tracking.ui_views import COUNTS
 
 READ_ADVICE = "see that it is up, and that MLFLOW_TRACKING_URI is right"
 RECORD_AGAIN = "delete that run there, and `smaug sync` records it again"
@@ -58,22 +58,22 @@ class MlflowReader:
         """Return every trial that is not superseded, of all sweeps; two of the same identity are both returned."""
         with self._read() as client, _without_garbage_collection():
             ids = [each.experiment_id for each in experiments_named(client, "smaug/") if each.name != STAGES]
-            runs = list(runs_untagged(client, ids, SUPERSEDED)) if ids else []
+            runs = list(runs_where(client, ids, COUNTS)) if ids else []
         rows = self._rows(runs, trial_row)
         return sorted(rows, key=lambda row: (row.sweep, row.scale, row.position, row.variant, row.seed, row.run_id))
 
     def stages(self) -> list[StageRow]:
         """Return every stage that is not superseded, by kind and fingerprint."""
-        return self._stages(runs_untagged)
+        return self._stages(COUNTS)
 
     def set_aside(self) -> list[StageRow]:
         """Return every stage that was archived and started again since: its hours were spent too."""
-        return self._stages(runs_with)
+        return self._stages(f"tags.`{SUPERSEDED}` IS NOT NULL")
 
-    def _stages(self, having: Callable[[MlflowClient, list[str], str], Iterator[Run]]) -> list[StageRow]:
+    def _stages(self, query: str) -> list[StageRow]:
         with self._read() as client, _without_garbage_collection():
             ids = [each.experiment_id for each in experiments_named(client, STAGES) if each.name == STAGES]
-            runs = list(having(client, ids, SUPERSEDED)) if ids else []
+            runs = list(runs_where(client, ids, query)) if ids else []
         rows = self._rows(runs, stage_row)
         return sorted(rows, key=lambda row: (row.kind, row.fingerprint, row.run_id))
 

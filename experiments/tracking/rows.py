@@ -214,20 +214,12 @@ def decode(row: type, tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def trial_row(run: "Run") -> TrialRow:
-    """Read a trial from its run.
-
-    Raises:
-        RowError: a tag is missing or cannot be read.
-    """
+    """Read a trial from its run, or raise RowError."""
     return TrialRow(**_info(run), **decode(TrialRow, run.data.tags))
 
 
 def stage_row(run: "Run") -> StageRow:
-    """Read a stage from its run.
-
-    Raises:
-        RowError: a tag is missing or cannot be read.
-    """
+    """Read a stage from its run, or raise RowError."""
     info = _info(run)
     hours = {name.removeprefix(HOURS): value for name, value in info["metrics"].items() if name.startswith(HOURS)}
     return StageRow(name=run.info.run_name, hours=hours, **info, **decode(StageRow, run.data.tags))

@@ -164,15 +164,7 @@ def run_of_stage(facts: StageFacts) -> RunContent:
 def run_of_trial(
     facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, driven: bool, valid: bool
 ) -> RunContent:
-    """Return the content of a trial's run.
-
-    Args:
-        facts: the trial.
-        stage_runs: run ids by the stage's name.
-        stages: id of the experiment that holds them.
-        driven: a driver is active, so what is not done is still to come.
-        valid: it is the newest of its sweep, scale, variant and seed.
-    """
+    """Return the content of a trial's run; `stages` is the id of the experiment that holds its `stage_runs`."""
     document, metrics = facts.document, facts.metrics()
     return RunContent(
         experiment=experiment_of(document["sweep"]),

@@ -3,21 +3,18 @@
 from contextlib import suppress
 
 from experiments.store.device_hours import Total, has_hours, totals_of
-from experiments.tracking.client import MlflowClient, runs_of_ids, runs_untagged
+from experiments.tracking.client import MlflowClient, runs_of_ids, runs_where
 from experiments.tracking.rows import RowError, StageRow, TrialRow, stage_row, trial_row
-from experiments.tracking.runs import SUPERSEDED
+from experiments.tracking.ui_views import COUNTS
 
 
 def sweep_spending(client: MlflowClient, sweep: str, stages: str) -> dict[str, list[Total]]:
     """Return by scale what the distinct stages of valid trials took; runs that cannot be read are left out.
 
-    Args:
-        client: connection to MLflow.
-        sweep: id of the experiment of its trials.
-        stages: id of the experiment of all stages.
+    `sweep` and `stages` are ids of experiments.
     """
     trials: dict[str, list[TrialRow]] = {}
-    for run in runs_untagged(client, [sweep], SUPERSEDED):
+    for run in runs_where(client, [sweep], COUNTS):
         with suppress(RowError):  # reports name it
             trial = trial_row(run)
             trials.setdefault(trial.scale, []).append(trial)

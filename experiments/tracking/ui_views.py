@@ -31,6 +31,7 @@ FAILURE_LENGTH = 500
 SLOTS_SHOWN, PARAMS_SHOWN, LONGEST = 3, 12, 4500
 """Slots and parameters of a view, and characters of a description: MLflow refuses an experiment's tag of over 5000."""
 COUNTS = "tags.`smaug.superseded_by` IS NULL"
+"""Query for the runs that are not superseded."""
 UNITS = (
     "The unit of hours is in the tag `smaug.unit`: `CPU h` are processor hours (user and system time of all processes) "
     "and `GPU h` are wall time x GPUs; they have no common scale, so compare rows of one unit and one `smaug.device`."
@@ -57,12 +58,7 @@ def spent_tag(scale: str, totals: Iterable[Total]) -> dict[str, str]:
 
 
 def sweep_note(document: Mapping[str, Any], spent: Mapping[str, Sequence[Total]] | None = None) -> str:
-    """Return the description of a sweep's experiment.
-
-    Args:
-        document: any trial of it.
-        spent: by scale, what its distinct stages took; None while that is not known.
-    """
+    """Return the description of the experiment of a trial's sweep, with what its distinct stages took by scale."""
     slots = [_code(f"{slot}.t2v.r1{PER_HOUR}") for slot in slots_of(document)]
     answer = (
         f"""**Which row is best per hour?** Choose *Views* > *Best per hour (SCALE)*: rows sorted by {slots[0]}, and R@1
@@ -104,11 +100,8 @@ def trial_note(
 ) -> str:
     """Return the description of a trial's run.
 
-    Args:
-        document: the trial.
-        stage_runs: run ids of its stages, by name.
-        stages: id of the experiment that holds them.
-        early: failures of stages whose latest jobs ended before they made an attempt, by the stages' names.
+    `stages` is the id of the experiment that holds its stages' runs; `early` has the failures of stages whose latest
+    jobs ended before they made an attempt.
     """
     settings = [_code(f"{key} = {value}") for key, value in document["params"].items()]
     links = [f"[{_plain(name)}](#/experiments/{stages}/runs/{run_id})" for name, run_id in stage_runs.items()]
@@ -154,8 +147,12 @@ def sweep_view(document: Mapping[str, Any]) -> dict[str, str]:
         return {}
     scale, params = document["scale"], list(document["params"])[:PARAMS_SHOWN]
     numbers = [name for r1 in accuracies for name in (r1 + PER_HOUR, r1)]
-    charts = [chart for r1 in accuracies for chart in (_scatter(HOURS, r1), _bar(r1 + PER_HOUR))]
-    charts.append(_parallel(params, [HOURS, *accuracies]))
+    charts = []
+    for r1 in accuracies:
+        axes = {"xaxis": {"key": HOURS, "type": "METRIC"}, "yaxis": {"key": r1, "type": "METRIC"}}
+        charts += [_chart("SCATTER", **axes), _bar(r1 + PER_HOUR)]
+    metrics = [HOURS, *accuracies]
+    charts.append(_chart("PARALLEL", selectedParams=params, selectedMetrics=metrics, showAllRuns=False))
     return _view(
         f"smaug-{hashlib.sha256(scale.encode()).hexdigest()[:8]}",
         f"Best per hour ({scale})",
@@ -175,7 +172,7 @@ def stages_view() -> dict[str, str]:
         search=COUNTS,
         sort=hours[0],
         columns=[*_named("metrics", hours), *_named("tags", ["smaug.unit", "smaug.kind", "smaug.attempts"])],
-        charts=[_bar(hours[0]), _line("loss")],
+        charts=[_bar(hours[0]), _chart("LINE", metricKey="loss", selectedMetricKeys=["loss"])],
     )
 
 
@@ -229,20 +226,8 @@ def _chart(kind: str, **more: Any) -> dict[str, Any]:
     return {"type": kind} | common | more
 
 
-def _scatter(x: str, y: str) -> dict[str, Any]:
-    return _chart("SCATTER", xaxis={"key": x, "type": "METRIC"}, yaxis={"key": y, "type": "METRIC"})
-
-
 def _bar(name: str) -> dict[str, Any]:
     return _chart("BAR", metricKey=name)
-
-
-def _line(name: str) -> dict[str, Any]:
-    return _chart("LINE", metricKey=name, selectedMetricKeys=[name])
-
-
-def _parallel(params: list[str], metrics: list[str]) -> dict[str, Any]:
-    return _chart("PARALLEL", selectedParams=params, selectedMetrics=metrics, showAllRuns=False)
 
 
 def _named(kind: str, names: Iterable[str]) -> list[str]:

@@ -25,8 +25,9 @@ from experiments.tracking.client import (
     experiment_named,
     metric,
     remove_partials,
-    runs_tagged,
+    runs_where,
     tag_experiment,
+    tagged,
     translate_errors,
     write,
     write_files,
@@ -107,7 +108,7 @@ class Tracker:
                     continue
                 if experiment.lifecycle_stage == "active":
                     self._experiments[name] = experiment
-                for run in runs_tagged(self.client, [experiment.experiment_id], {}):
+                for run in runs_where(self.client, [experiment.experiment_id]):
                     tags, info = run.data.tags, run.info
                     is_superseded, digest = SUPERSEDED in tags, tags.get(CONTENT, "")
                     known = KnownRun(info.run_id, is_superseded, digest, info.status, info.end_time)
@@ -223,7 +224,7 @@ class Tracker:
         same: list[Run] = []
         others: list[Run] = []
         experiment_id = self._experiment(content.experiment).experiment_id
-        for run in runs_tagged(self.client, [experiment_id], content.claim):
+        for run in runs_where(self.client, [experiment_id], tagged(content.claim)):
             key = key_of(content.experiment, run.data.tags, run.info.start_time)
             (same if key == content.key else others).append(run)
         return sorted(same, key=lambda run: (run.data.tags.get(CREATED, ""), run.info.run_id)), others
@@ -282,7 +283,7 @@ class Tracker:
             fingerprint = stage["fingerprint"]
             if record is not None and fingerprint not in self._stages:
                 experiment_id = self._experiment(STAGES).experiment_id
-                for run in runs_tagged(self.client, [experiment_id], {FINGERPRINT: fingerprint}):
+                for run in runs_where(self.client, [experiment_id], tagged({FINGERPRINT: fingerprint})):
                     if SUPERSEDED not in run.data.tags:
                         self._stages[fingerprint] = run.info.run_id
             if fingerprint in self._stages:
