@@ -54,14 +54,14 @@ def sqlite_uri(path: Path) -> str:
     SQLAlchemy ends a path at `?` and decodes `%20`. For `sqlite:///` MLflow creates the folder as it is spelled there,
     so a path that has to be quoted is written with the driver's name.
     """
-    quoted = re.sub("[%?#]", lambda found: f"%{ord(found[0]):02X}", str(path))
+    quoted = re.sub("[%?#]", lambda match: f"%{ord(match[0]):02X}", str(path))
     return f"{'sqlite' if quoted == str(path) else 'sqlite+pysqlite'}:///{quoted}"
 
 
 def database_file(uri: str) -> Path | None:
     """Return the file of an SQLite database; None if MLflow is elsewhere."""
-    found = _SQLITE.match(uri)
-    return None if found is None else Path(unquote(found[1])).resolve()
+    match = _SQLITE.match(uri)
+    return None if match is None else Path(unquote(match[1])).resolve()
 
 
 def redacted(text: str) -> str:
@@ -84,8 +84,8 @@ def damage_of(file: Path) -> str | None:
         return "is empty (0 bytes); expected an SQLite database"
     try:
         with _opened(file) as database:
-            found = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            missing = sorted(TABLES - found)
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            missing = sorted(TABLES - tables)
             plural = "s" if len(missing) > 1 else ""
             return f"lacks the table{plural} {', '.join(missing)}" if missing else _row_damage(database)
     except sqlite3.Error as error:
@@ -171,16 +171,16 @@ def settle(home: Path, uri: str) -> str | None:
     try:
         with lock(home), _opened(file) as database:
             database.execute("BEGIN IMMEDIATE")
-            found = [run for run in database.execute(_RUNS, (here,)) if _is_ours(run, here)]
+            runs = [run for run in database.execute(_RUNS, (here,)) if _is_ours(run, here)]
             database.executemany(
                 "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?",
-                [(f"{here}/{run_id}/artifacts", run_id) for run_id, _, _ in found],
+                [(f"{here}/{run_id}/artifacts", run_id) for run_id, _, _ in runs],
             )
             kept = {number for _, _, number in database.execute(_RUNS, (here,))}
-            going = [each for each in database.execute(_EXPERIMENTS, (here,)) if each[0] not in kept]
+            experiments = [each for each in database.execute(_EXPERIMENTS, (here,)) if each[0] not in kept]
             database.executemany(
                 "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
-                [(here, number) for number, _ in going],
+                [(here, number) for number, _ in experiments],
             )
             database.commit()
     except (sqlite3.Error, OSError) as error:
@@ -188,10 +188,10 @@ def settle(home: Path, uri: str) -> str | None:
             f"{file}: names files of another folder, since this home was moved or copied, and could not be changed"
             f" ({error}); {_advice(error)}"
         ) from error
-    if not found and not going:
+    if not runs and not experiments:
         return None
-    old = going[0][1] if going else found[0][1].rsplit("/", 2)[0]
-    counts = f"{len(going)} experiments and {len(found)} runs"
+    old = experiments[0][1] if experiments else runs[0][1].rsplit("/", 2)[0]
+    counts = f"{len(experiments)} experiments and {len(runs)} runs"
     return f"{file}: was moved or copied; {counts} named files in {unquote(urlsplit(old).path)}, and now those here"
 
 

@@ -111,11 +111,11 @@ class MlflowReader:
             return []
         with self._read(f"run {stage.run_id} must hold {EXAMPLES}/{LIST} and what it names") as client:
 
-            def held(name: str) -> bytes:
+            def read(name: str) -> bytes:
                 return artifact(client, stage.run_id, stage.artifacts, f"{EXAMPLES}/{name}")
 
             try:
-                return list(read_gallery(held(LIST), held, f"run {stage.run_id}: {EXAMPLES}/{LIST}").examples)
+                return list(read_gallery(read(LIST), read, f"run {stage.run_id}: {EXAMPLES}/{LIST}").examples)
             except GalleryError as error:
                 raise TrackingError(f"MLflow at {redacted(self.uri)}: {error}; {RECORD_AGAIN}") from error
 

@@ -232,7 +232,7 @@ class Recorder:
 
 
 class _Trials:
-    """The trials of some sweeps, a killed driver's too, and which of them have news."""
+    """Trials of some sweeps, those of a killed driver included, and which of them have news."""
 
     def __init__(self, home: Path, sweeps: Sequence[str]) -> None:
         self._home, self._sweeps = home, sweeps

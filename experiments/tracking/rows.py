@@ -82,8 +82,8 @@ def _evaluations(text: str) -> dict[str, Any]:
 
 def _unreadable(text: str) -> dict[str, Any]:
     trainings = _object(text)
-    for name, found in trainings.items():
-        if not isinstance(found, dict) or type(found.get("count")) is not int or type(found.get("files")) is not list:
+    for name, clips in trainings.items():
+        if not isinstance(clips, dict) or type(clips.get("count")) is not int or type(clips.get("files")) is not list:
             raise ValueError(f"a count and a list of files of {name}")
     return trainings
 

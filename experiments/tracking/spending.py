@@ -18,7 +18,7 @@ def sweep_spending(client: MlflowClient, sweep: str, stages: str) -> dict[str, l
         with suppress(RowError):  # reports name it
             trial = trial_row(run)
             trials.setdefault(trial.scale, []).append(trial)
-    return {scale: totals_of(_stages(client, stages, held)) for scale, held in trials.items()}
+    return {scale: totals_of(_stages(client, stages, rows)) for scale, rows in trials.items()}
 
 
 def _stages(client: MlflowClient, stages: str, trials: list[TrialRow]) -> list[StageRow]:

@@ -78,9 +78,8 @@ def serve(home: Path, port: int, say: Callable[[str], None], log: Callable[[str]
 
 def _refuse_taken(port: int) -> None:
     with socket.socket() as tried:
-        tried.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as the server does: a port that was just released is free
+        # As the server does: a port that was just released is free.
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind((HOST, port))
             tried.listen()

@@ -40,8 +40,7 @@ STAGES_NOTE = f"""Each run is a **stage**: one training or evaluation, done once
 These runs own the hours really spent: `hours.billed` = `useful` + `lost` + `overhead` over all attempts; add them up
 here, never over rows. `energy.kwh` is what the GPUs used, where they counted it in every attempt; the tag
 `smaug.no_energy` says why it is not there. `memory.peak_bytes` is the most memory that the processes of an attempt
-held. {UNITS} The training curves are here too. *Views* > *Hours spent* sorts by
-cost.
+held. {UNITS} The training curves are here too. *Views* > *Hours spent* sorts by cost.
 
 The rows of a table are the runs of `smaug/<sweep>`, whose descriptions link to their stages."""
 
@@ -124,7 +123,7 @@ def _quoted(failure: Mapping[str, Any]) -> str:
 def _plain(text: str) -> str:
     """Escape a text for a line of Markdown; MLflow's page also makes links of addresses and @names."""
     text = " ".join(text.split())
-    text = re.sub(r"[\\`*_{}\[\]~|!#]|:(?=//)|(?<=www)\.|(?<!\S)@", lambda found: "\\" + found[0], text)
+    text = re.sub(r"[\\`*_{}\[\]~|!#]|:(?=//)|(?<=www)\.|(?<!\S)@", lambda match: "\\" + match[0], text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

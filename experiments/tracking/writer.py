@@ -129,7 +129,8 @@ class Tracker:
     def record_spending(self) -> None:
         """Record what the distinct stages of each recorded sweep took.
 
-        It is read from MLflow, not from this home folder: another may have run a part of the sweep."""
+        It is read from MLflow, not from this home folder: another may have run a part of the sweep.
+        """
         with translate_errors(self.uri):
             for document in self._documents.values() if self._has_news else ():
                 name = experiment_of(document["sweep"])
@@ -146,7 +147,8 @@ class Tracker:
         Args:
             facts: the trial and its stages.
             driven: a driver is active, so what is not done is still to come.
-            valid: it is the newest of its sweep, scale, variant and seed; the others are tagged as superseded."""
+            valid: it is the newest of its sweep, scale, variant and seed; the others are tagged as superseded.
+        """
         document = facts.document
         with translate_errors(self.uri):
             stages = self._experiment(STAGES).experiment_id
