@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import psutil
 
-from experiments.engines.slurm.folder import SUBMISSION
-from experiments.engines.slurm.submissions import Submissions
+from experiments.engines.slurm.submissions import SUBMISSION, Submissions
 from experiments.planning.disk_space import size_of
 from experiments.store.attempt import StoreError, read_attempts
 from experiments.store.drivers import Driver, cancel_requests, living

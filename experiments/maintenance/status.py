@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.engines.slurm.queued import Jobs, Queued
+from experiments.engines.slurm.submissions import QueuedJob, QueuedJobs
 from experiments.store.attempt import FAILURE, Attempt, StoreError
 from experiments.store.device_hours import Hours, stage_hours
 from experiments.store.documents import FAILED, read_document, read_point
@@ -58,7 +58,7 @@ class StageStanding:
     """The most memory that the processes of an attempt held; none where none told."""
     unsaved: float = 0.0
     """Of its lost hours, those of steps that the attempt that runs has not saved yet."""
-    queued: Queued | None = None
+    queued: QueuedJob | None = None
     """Its job in Slurm."""
 
     @property
@@ -181,7 +181,7 @@ class Observer:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._done: dict[str, StageStanding] = {}
-        self._jobs = Jobs(home)
+        self._jobs = QueuedJobs(home)
 
     def look(self) -> HomeStatus:
         """Where everything stands now.

@@ -1,6 +1,7 @@
 """The JSON documents of a home folder: the form of each, and what to do about one that is damaged.
 
-Forms that only one module writes and reads are in that module: `worker.launcher`, `engines.slurm.job` and `folder`.
+Forms that only one module writes and reads are in that module: `worker.launcher`, `engines.slurm.job` and
+`engines.slurm.submissions`.
 
 No advice deletes anything: what is damaged is renamed, or written again by the process that it belongs to.
 """

@@ -48,7 +48,7 @@ def account(attempts: Sequence[Attempt], sacct: Sacct) -> list[Attempt]:
     Raises:
         StoreError: an answer cannot be written.
     """
-    runs, accounted = by_job(sacct.ask({attempt.owner["slurm"]["job"] for attempt in attempts})), []
+    runs, accounted = by_job(sacct.query({attempt.owner["slurm"]["job"] for attempt in attempts})), []
     for attempt in attempts:
         slurm = attempt.owner["slurm"]
         run = run_at(runs.get(slurm["job"], ()), float(attempt.owner["started"]), slurm["restart"])

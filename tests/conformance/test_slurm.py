@@ -274,7 +274,7 @@ def test_set_up_lines_that_fail_are_told_and_not_tried_again(
     site = Site(name=f"slurm@{tmp_path / 'wrong.yaml'}", environment=whole.environment, cpus=8)
     ((_, why),) = drive(site, chains).finish()["failed"]
     began = "its job failed before the stage began"
-    right = "right would be set-up lines in the profile that end well"
+    right = "expected set-up lines in the profile that succeed"
     assert fnmatchcase(why, f"{began}: {told} (*_log.out); {right}*"), why
     (stage,) = make_stages(chains)
     assert read_log(store.directory(stage)).ending() == f"error: {why}; not tried again\n"

@@ -135,7 +135,7 @@ def test_no_answer_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Commands of nobody's Slurm: it prints what is no text, one is missing, one hangs, the controller is away."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none"))
-    monkeypatch.setattr("experiments.maintenance.doctor.slurm.COMMAND_S", 1.0)
+    monkeypatch.setattr("experiments.engines.slurm.commands.LIMIT_S", 1.0)
 
     def answer(command: str, script: str) -> None:
         (tmp_path / command).write_text(f"#!/bin/sh\n{script}\n")

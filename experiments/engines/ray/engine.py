@@ -16,7 +16,8 @@ from experiments.engines.base import Engine, Inventory, Job, JobState, local_inv
 from experiments.engines.ray.board import Board, state_of
 from experiments.engines.ray.session import RaySession
 from experiments.engines.ray.start import base_folder
-from experiments.engines.ray.tune import GRACE_S, cancel_mark, tune_jobs
+from experiments.engines.ray.tune import cancel_mark, tune_jobs
+from experiments.engines.supervisor import GRACE_S
 from experiments.stages.memory import bytes_to_ask
 from experiments.worker.signals import HANGS
 from smaug_core.errors import SmaugError

@@ -6,7 +6,6 @@ worker as a subprocess and waits for its end.
 
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from experiments.engines.base import Job, goes_back
 from experiments.engines.ray.board import Board, state_of_result
 from experiments.engines.ray.session import TOKEN
 from experiments.engines.ray.start import OF_TYPE
+from experiments.engines.supervisor import run_worker
 from experiments.worker.outcome import INTERRUPTED
 
 NODE = "ray.io/node-id"
@@ -23,9 +23,6 @@ NODE = "ray.io/node-id"
 
 A_BIT = 0.001
 """So much of it keeps others out of nothing."""
-
-GRACE_S = 60.0
-"""Time a cancelled worker has to save its state before it is killed."""
 
 _log = logging.getLogger(__name__)
 
@@ -140,40 +137,21 @@ def placement_of(config: dict[str, Any]) -> Any:
 
 
 def supervise(config: dict[str, Any]) -> dict[str, int]:
-    """Run a job's command to its end, in a trial's process; passes a cancellation on, kills it after the grace.
+    """Run a job's command to its end, in a trial's process, and forward a cancellation.
 
-    The command is asked to end too where Ray's process of this node has died: Ray leaves us running then, and the
-    driver, told that the node is lost, would wait for ever for a worker that still has the stage. This process ends
-    with it, or Tune, told only 15 s later, would give it the next job.
+    The command is asked to end too if Ray's process of this node has died: Ray leaves this process running then, and
+    the driver, for which the node is lost, would wait forever for a worker that still has the stage. This process ends
+    with it, or Tune, which hears of that only 15 s later, would give it the next job.
     """
     cancel, raylet = Path(config["cancel"]), os.getppid()
     if cancel.exists():
         return {"exit_code": INTERRUPTED}
-    environment = {name: value for name, value in os.environ.items() if name != TOKEN}
-    with (Path(config["directory"]) / "launch.txt").open("wb") as output:
-        child = subprocess.Popen(
-            [*config["command"], "--parent", str(os.getpid())],  # it stops should this process be killed
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=config["directory"],
-            env=environment | config["env"],
-            start_new_session=True,  # Ctrl-C reaches the driver, which asks the worker to stop
-        )
-    asked_at: float | None = None
-    while child.poll() is None:
-        if asked_at is None and (cancel.exists() or os.getppid() != raylet):
-            asked_at = time.monotonic()
-            child.terminate()
-        if asked_at is not None and time.monotonic() - asked_at > GRACE_S:
-            child.kill()
-        try:
-            child.wait(timeout=0.2)
-        except subprocess.TimeoutExpired:
-            continue
+    environment = {name: value for name, value in os.environ.items() if name != TOKEN} | config["env"]
+    directory, is_stopping = Path(config["directory"]), lambda: cancel.exists() or os.getppid() != raylet
+    exit_code = run_worker(config["command"], directory, environment, is_stopping)
     if os.getppid() != raylet:
         os._exit(1)
-    return {"exit_code": child.returncode}
+    return {"exit_code": exit_code}
 
 
 def cancel_mark(folder: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""How a job of Slurm's ended: by its supervisor's word, by Slurm's, and by what it printed."""
+"""How a job of Slurm ended: by its supervisor's exit record, by Slurm, and by what it printed."""
 
 import re
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engines.base import Job, JobState
-from experiments.engines.slurm.folder import is_final, last_word
-from experiments.engines.slurm.job import WORD, in_folder
-from experiments.engines.slurm.queue import QueueSnapshot, standing_of
+from experiments.engines.slurm.job import EXIT_RECORD, file_name
+from experiments.engines.slurm.queue import QueueSnapshot, status_of
+from experiments.engines.slurm.submissions import exit_file, is_final
 from experiments.store.attempt import read_attempts
 from experiments.store.documents import read_document
 from experiments.store.failures import FailureClass
 from experiments.worker.outcome import INTERRUPTED
 
 SHOWN_WITHIN_S = 10.0
-"""A job that Slurm does not list so long after it was submitted is one it has forgotten."""
+"""Slurm has forgotten a job that it does not list so long after it was submitted."""
 
 REASONS: dict[str, FailureClass] = {
     "BOOT_FAIL": "node_lost",
@@ -26,17 +26,17 @@ REASONS: dict[str, FailureClass] = {
     "PREEMPTED": "preempted",
     "TIMEOUT": "timeout",
 }
-"""What Slurm's states say about an end. FAILED and COMPLETED only repeat the worker."""
+"""Failure classes by Slurm's states. FAILED and COMPLETED only repeat the worker."""
 
 LAST_LINES = 5
-"""So much is told of what a job printed that failed early."""
+"""Lines shown of what a job printed that failed early."""
 
-NOT_TELLING = re.compile(r"srun:|slurmstepd:|Current thread\b|<no Python frame>")
-"""Begins lines of a job's output that tell no cause, but which job, node or thread it was."""
+IRRELEVANT = re.compile(r"srun:|slurmstepd:|Current thread\b|<no Python frame>")
+"""Beginnings of lines of a job's output that name no cause, but the job, node or thread."""
 
 
 @dataclass(slots=True)
-class Placed:
+class SubmittedJob:
     """A job that Slurm has."""
 
     job: Job
@@ -45,7 +45,7 @@ class Placed:
     folder: Path
     """Of its submission, maybe by an earlier driver."""
     since: float
-    """Monotonic time when we knew of it first."""
+    """Monotonic time when this driver began to follow it."""
     inherited: bool = False
     """From an earlier driver."""
     cancelled: bool = False
@@ -53,63 +53,64 @@ class Placed:
     @property
     def file(self) -> str:
         """Name of its files in the folders `cancel` and `ended`."""
-        return in_folder(self.id, self.job.name)
+        return file_name(self.id, self.job.name)
 
-    def told(self) -> dict[str, Any] | None:
-        """What its supervisor told at its end."""
-        return read_document(last_word(self.folder, self.id, self.job.name), WORD)
+    def exit_record(self) -> dict[str, Any] | None:
+        """Its supervisor's record of its end; None before that."""
+        return read_document(exit_file(self.folder, self.id, self.job.name), EXIT_RECORD)
 
 
-def end_of(placed: Placed, told: dict[str, Any] | None, look: QueueSnapshot) -> JobState | None:
-    """How a job ended, by what its supervisor told and Slurm says; none while it has not."""
-    code = None if told is None else int(told["exit_code"])
-    reason = None if told is None else told.get("reason")
-    if is_final(told):
+def end_of(submitted: SubmittedJob, record: dict[str, Any] | None, snapshot: QueueSnapshot) -> JobState | None:
+    """The end of a job, by its supervisor's exit record and Slurm's queue; None while it has not ended."""
+    code = None if record is None else int(record["exit_code"])
+    reason = None if record is None else record.get("reason")
+    if is_final(record):
         return JobState(True, code)
-    standing = standing_of(look.jobs, placed.id) if look.asked > placed.since else None
-    if standing is None:
-        if look.asked - placed.since < SHOWN_WITHIN_S:
+    status = status_of(snapshot.jobs, submitted.id) if snapshot.queried > submitted.since else None
+    if status is None:
+        if snapshot.queried - submitted.since < SHOWN_WITHIN_S:
             return None
-        return JobState(True, code, "" if told else f"Slurm no longer knows job {placed.id}", reason)
-    if not standing.ended:
+        return JobState(True, code, "" if record else f"Slurm no longer knows job {submitted.id}", reason)
+    if not status.ended:
         return None
-    if placed.cancelled:
-        return JobState(True, INTERRUPTED, "" if told else "cancelled before it started")
-    if told is None and standing.state == "FAILED":
-        return _failed_silently(placed)
-    message = _ended_by_slurm(placed, standing.state) if standing.state in REASONS or told is None else ""
-    return JobState(True, code, message, REASONS.get(standing.state, reason))
+    if submitted.cancelled:
+        return JobState(True, INTERRUPTED, "" if record else "cancelled before it started")
+    if record is None and status.state == "FAILED":
+        return _failed_silently(submitted)
+    message = _ended_by_slurm(submitted, status.state) if status.state in REASONS or record is None else ""
+    return JobState(True, code, message, REASONS.get(status.state, reason))
 
 
-def explained(ended: JobState, placed: Placed) -> JobState:
-    """An end; of a job that failed before its worker could say a word, why: its set-up lines, no Python or home there.
+def explained(ended: JobState, submitted: SubmittedJob) -> JobState:
+    """An end, with the cause where a job failed before its worker began: set-up lines, no Python or home there.
 
     Slurm opens a job's log before it starts anything.
     """
-    if ended != _failed_silently(placed):
+    if ended != _failed_silently(submitted):
         return ended
-    if any(attempt.slurm_job == placed.id for attempt in read_attempts(placed.job.directory)):
+    if any(attempt.slurm_job == submitted.id for attempt in read_attempts(submitted.job.directory)):
         return ended
-    began, python = "its job failed before the stage began", placed.job.command[0]
-    log = placed.folder / "slurm" / f"{placed.id}_0_log.out"
+    began, python = "its job failed before the stage began", submitted.job.command[0]
+    log = submitted.folder / "slurm" / f"{submitted.id}_0_log.out"
     try:
         printed = log.read_text(errors="replace")
     except OSError as error:
-        home = placed.folder.parent.parent
-        needed = f"right would be {home} and {python} on every node, at the same path"
-        return JobState(True, None, f"{began}: it left no log ({log}: {error.strerror}); {needed}", "user_error")
+        home = submitted.folder.parent.parent
+        expected = f"expected {home} and {python} on every node, at the same path"
+        return JobState(True, None, f"{began}: it left no log ({log}: {error.strerror}); {expected}", "user_error")
     lines = [line.strip() for line in printed.splitlines()]
-    said = "; ".join([line for line in lines if line and not NOT_TELLING.match(line)][-LAST_LINES:])
+    output = "; ".join([line for line in lines if line and not IRRELEVANT.match(line)][-LAST_LINES:])
     code = re.search(r"^srun: error: .*Exited with exit code (\d+)", printed, re.MULTILINE)
     exit_code = f", exit code {code[1]}" if code else ""
-    needed = f"right would be set-up lines in the profile that end well, and {python} on every node"
-    return JobState(True, None, f"{began}: {said or 'it printed nothing'} ({log}{exit_code}); {needed}", "user_error")
+    expected = f"expected set-up lines in the profile that succeed, and {python} on every node"
+    message = f"{began}: {output or 'it printed nothing'} ({log}{exit_code}); {expected}"
+    return JobState(True, None, message, "user_error")
 
 
-def _failed_silently(placed: Placed) -> JobState:
+def _failed_silently(submitted: SubmittedJob) -> JobState:
     """The end of a job whose supervisor was killed, or never began."""
-    return JobState(True, None, _ended_by_slurm(placed, "FAILED"), "killed")
+    return JobState(True, None, _ended_by_slurm(submitted, "FAILED"), "killed")
 
 
-def _ended_by_slurm(placed: Placed, state: str) -> str:
-    return f"Slurm ended job {placed.id}: {state}"
+def _ended_by_slurm(submitted: SubmittedJob, state: str) -> str:
+    return f"Slurm ended job {submitted.id}: {state}"

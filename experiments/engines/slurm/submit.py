@@ -1,4 +1,4 @@
-"""Submits jobs of one shape to Slurm, as an array if they are several; the only importer of submitit.
+"""Submit jobs of one shape to Slurm, as an array if they are several; the only importer of submitit.
 
 Only the name of a function and a stage's folder are pickled.
 """
@@ -7,32 +7,28 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.engines.base import Job
+from experiments.engines.slurm.commands import CommandError, output_of
 from experiments.engines.slurm.job import FOLDER, run
 from experiments.engines.slurm.profile import Cluster
 from experiments.worker.import_path import SAFE_PATH
 from smaug_core.errors import SmaugError
-
-COMMAND_S = 60.0
-"""A command of Slurm's that takes longer gets no answer."""
 
 BUSY = re.compile(
     r"contact slurm controller|timed out|Connection refused|temporarily unable|not responding|Zero Bytes|"
     r"temporarily unavailable|SubmitJob(PerUser)?Limit|JobsLimit|partition not available|slurm_persist_conn",
     re.IGNORECASE,
 )
-"""What sbatch says when another try may do: a controller that is away, a limit on jobs, a partition that is down."""
-
+"""Errors of sbatch that may pass: a controller that is away, a limit on jobs, a partition that is down."""
 
 SET_UP = ("set -e", """trap 'echo "set-up line failed: $BASH_COMMAND" >&2' ERR""")
 READY = ("trap - ERR", "set +e")
-"""Around a profile's set-up lines in a job's script: the first that fails ends the job, and says so. After a command
-sbatch looks for no #SBATCH."""
+"""Lines around a profile's set-up lines in a job's script: the first that fails ends the job with a message. After a
+command sbatch reads no #SBATCH."""
 
 
 class SubmissionError(SmaugError):
@@ -40,12 +36,12 @@ class SubmissionError(SmaugError):
 
     @property
     def passing(self) -> bool:
-        """Whether another try may do; so it may where sbatch said nothing, for then somebody has ended it."""
+        """Whether another try may succeed; also where sbatch printed nothing, since then a signal ended it."""
         return not str(self).strip() or BUSY.search(str(self)) is not None
 
 
 def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> list[str]:
-    """Submit jobs of one shape, as an array if they are several; gives their ids.
+    """Submit jobs of one shape, as an array if they are several; return their ids.
 
     Raises:
         SubmissionError: Slurm did not take them.
@@ -60,43 +56,41 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
         job_name=name,
         nodes=nodes,
         ntasks_per_node=1,
-        **asked_of_slurm(cluster, cpus, gpus, memory_bytes),
+        **options_of(cluster, cpus, gpus, memory_bytes),
         exclude=",".join(_nodes_of(jobs[0].exclude)) or None,
         signal_delay_s=cluster.signal_seconds,
         array_parallelism=len(jobs),
         wckey=None,
         stderr_to_stdout=True,
         additional_parameters={"requeue": True, "export": ",".join(cluster.export)},
-        # Since 22.05 srun does not take over the number of CPUs, and else it would pass on what sbatch may only.
+        # Since 22.05 srun does not take over the number of CPUs, and without --export it would pass on sbatch's list.
         # A node whose part ends with an error ends the others' parts.
         srun_args=["--export=ALL", f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
         setup=[
             *SET_UP,
             *cluster.setup,
             *READY,
-            f"export {FOLDER}={shlex.quote(checked(str(folder), 'the home folder'))}",
-            f"export PYTHONPATH={shlex.quote(checked(sources, 'PYTHONPATH'))} {SAFE_PATH}=1",
+            f"export {FOLDER}={shlex.quote(checked_text(str(folder), 'the home folder'))}",
+            f"export PYTHONPATH={shlex.quote(checked_text(sources, 'PYTHONPATH'))} {SAFE_PATH}=1",
             f'cd "${FOLDER}"',
         ],
     )
     try:
-        with outside_of_jobs(), _out_of_reach(), executor.batch():
+        with outside_of_jobs(), _blocked_signals(), executor.batch():
             taken = [executor.submit(run, str(job.directory)) for job in jobs]
         return [job.job_id for job in taken]
     except (FailedJobError, FailedSubmissionError, OSError) as error:
-        raise SubmissionError(_what_sbatch_said(str(error))) from error
+        raise SubmissionError(_sbatch_message(str(error))) from error
 
 
 def share_of(job: Job) -> tuple[int, int, int | None]:
-    """CPUs, GPUs, and bytes of memory that a job asks for on each of its nodes."""
+    """CPUs, GPUs, and bytes of memory that a job requests on each of its nodes."""
     memory = None if job.memory_bytes is None else job.memory_bytes // job.nodes
     return job.cpus // job.nodes, job.gpus // job.nodes, memory
 
 
-def asked_of_slurm(
-    cluster: Cluster, cpus: int, gpus: int, memory_bytes: int | None = None
-) -> dict[str, str | int | None]:
-    """What a job asks of each node, and where, by the names of sbatch's options with underscores."""
+def options_of(cluster: Cluster, cpus: int, gpus: int, memory_bytes: int | None = None) -> dict[str, str | int | None]:
+    """A job's request on each node, by the names of sbatch's options with underscores."""
     return {
         "time": cluster.time_minutes,
         "cpus_per_task": cpus,
@@ -109,8 +103,8 @@ def asked_of_slurm(
     }
 
 
-def asked_in_words(cluster: Cluster, cpus: int, gpus: int, memory_bytes: int | None = None, nodes: int = 1) -> str:
-    """The same in words, of so many nodes: the things that a refusal may be about."""
+def request_in_words(cluster: Cluster, cpus: int, gpus: int, memory_bytes: int | None = None, nodes: int = 1) -> str:
+    """A request for nodes in words: all that a refusal may be about."""
     each = f"{cpus} CPU{'s' if cpus > 1 else ''}"
     node = [f"{nodes} node{'s' if nodes > 1 else ''} with {each}", f"{cluster.memory_mb(cpus, gpus, memory_bytes)} MB"]
     named = {name: getattr(cluster, name) for name in ("partition", "account", "qos", "constraint")}
@@ -119,28 +113,22 @@ def asked_in_words(cluster: Cluster, cpus: int, gpus: int, memory_bytes: int | N
 
 
 def _nodes_of(hosts: tuple[str, ...]) -> list[str]:
-    """Those of some machines that Slurm knows by that name; it refuses a job that is to be kept from others."""
+    """Names by which Slurm knows some machines; it refuses a job that excludes others."""
     if not hosts:
         return []
     try:
-        told = subprocess.run(
-            ["sinfo", "--noheader", "--Node", "--format=%N"],
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        nodes = output_of("sinfo", "--noheader", "--Node", "--format=%N").split()
+    except CommandError:
         return []
     short = {host.partition(".")[0] for host in hosts}
-    return sorted({node for node in told.stdout.split() if node in hosts or node.partition(".")[0] in short})
+    return sorted({node for node in nodes if node in hosts or node.partition(".")[0] in short})
 
 
 @contextmanager
 def outside_of_jobs() -> Iterator[None]:
-    """Hide what a job that we may be in would pass on to others, and what else is asked of sbatch beside a profile.
+    """Hide variables of a job that this process may run in, and options for sbatch beside a profile's.
 
-    Where Slurm's settings are is no such thing.
+    SLURM_CONF stays: it names Slurm's settings.
     """
     from submitit.helpers import clean_env
 
@@ -151,10 +139,10 @@ def outside_of_jobs() -> Iterator[None]:
 
 
 @contextmanager
-def _out_of_reach() -> Iterator[None]:
-    """Keep from sbatch what a terminal sends to all of a driver's group.
+def _blocked_signals() -> Iterator[None]:
+    """Block signals that a terminal sends to all of a driver's group, so that sbatch inherits that.
 
-    One that ended after Slurm took its job, and before it said so, would leave a job that nobody noted.
+    An sbatch that ended after Slurm took its job, and before it printed the id, would leave an unrecorded job.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
@@ -163,17 +151,17 @@ def _out_of_reach() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _what_sbatch_said(text: str) -> str:
-    said = [line.strip() for line in text.splitlines() if line.strip().startswith("sbatch: ")]
-    return "; ".join(said) or text.strip()
+def _sbatch_message(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("sbatch: ")]
+    return "; ".join(lines) or text.strip()
 
 
-def checked(text: str, what: str) -> str:
-    """A text that can stand in a script for sbatch.
+def checked_text(text: str, what: str) -> str:
+    """Return a text that may be in a script for sbatch.
 
     Raises:
         SmaugError: it has control characters.
     """
     if re.search(r"[\x00-\x1f\x7f]", text):
-        raise SmaugError(f"{what}: {text!r} has control characters, which a job's script may not have")
+        raise SmaugError(f"{what}: {text!r} expected no control characters: it is part of a job's script")
     return text

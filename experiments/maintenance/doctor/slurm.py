@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from experiments.config.scale import Scale
 from experiments.engines.slurm.accounting import DISABLED, seconds_of
+from experiments.engines.slurm.commands import CommandError, message_of, run_command
 from experiments.engines.slurm.profile import Cluster
-from experiments.engines.slurm.submit import BUSY, COMMAND_S, asked_in_words, asked_of_slurm, outside_of_jobs
+from experiments.engines.slurm.submit import BUSY, options_of, outside_of_jobs, request_in_words
 from experiments.maintenance.doctor.finding import Finding, fault, fine, warning
 from experiments.maintenance.doctor.machine import misfits
-from smaug_core.errors import SmaugError
 
 UNUSABLE = ("down", "drain", "fail", "error", "unknown", "inval", "maint")
 """Beginnings of the states in which a node starts no job; nor does one that does not respond, whose state has a *."""
@@ -20,10 +20,6 @@ ASKED_ELSEWHERE = ("SINFO_", "SACCT_")
 """Beginnings of variables that would have these commands answer another question."""
 ACCOUNTS = "slurm accounts"
 ESTIMATES = "hours of jobs that are killed are estimates"
-
-
-class _NoAnswer(SmaugError):
-    """A command of Slurm's is not there, or does not end."""
 
 
 @dataclass(slots=True)
@@ -58,8 +54,8 @@ def check_slurm(cluster: Cluster, scale: Scale) -> Iterator[Finding]:
     try:
         told = _ask("sinfo", "--all", "--noheader", "--format=%P|%a|%l|%D|%T")
         if told.returncode:
-            raise _NoAnswer(_said(told))
-    except _NoAnswer as error:
+            raise CommandError(message_of(told))
+    except CommandError as error:
         yield fault(
             "slurm", f"does not answer: {error}", "run this where sbatch works; SLURM_CONF names other settings"
         )
@@ -113,13 +109,13 @@ def _read_partitions(told: str) -> tuple[Mapping[str, _Partition], str | None]:
 def _whole_node(cluster: Cluster) -> Finding:
     """By sbatch's own word; the profile tells what a node has."""
     check, whole = "slurm node", (cluster, cluster.cpus_per_node, cluster.gpus_per_node)
-    asked = {name.replace("_", "-"): value for name, value in asked_of_slurm(*whole).items() if value is not None}
-    words, options = asked_in_words(*whole), [f"--{name}={value}" for name, value in asked.items()]
+    asked = {name.replace("_", "-"): value for name, value in options_of(*whole).items() if value is not None}
+    words, options = request_in_words(*whole), [f"--{name}={value}" for name, value in asked.items()]
     try:
         told = _ask("sbatch", "--test-only", "--nodes=1", "--ntasks-per-node=1", *options, "--wrap=true")
-    except _NoAnswer as error:
+    except CommandError as error:
         return fault(check, f"cannot be asked for: {error}", "run this where sbatch works")
-    said = _said(told)
+    said = message_of(told)
     if told.returncode == 0:
         start = re.search(r"to start at (\S+)", told.stderr)
         return fine(check, f"would be given: {words}" + (f"; now it would start at {start[1]}" if start else ""))
@@ -141,35 +137,21 @@ def _check_stages(cluster: Cluster, scale: Scale) -> Iterator[Finding]:
 def _accounts() -> Finding:
     try:
         told = _ask("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID", "--starttime=now-1minutes")
-    except _NoAnswer as error:
+    except CommandError as error:
         return warning(ACCOUNTS, f"{error}; {ESTIMATES}", "put sacct on PATH, if the cluster keeps accounts")
     if told.returncode == 0:
         return fine(ACCOUNTS, "kept; hours of jobs that are killed are taken from them")
     if DISABLED in told.stdout + told.stderr:
         return fine(ACCOUNTS, f"not kept; {ESTIMATES}")
-    return warning(ACCOUNTS, f"do not answer ({_said(told)}); {ESTIMATES}", "ask who runs the cluster")
+    return warning(ACCOUNTS, f"do not answer ({message_of(told)}); {ESTIMATES}", "ask who runs the cluster")
 
 
-def _ask(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of Slurm's in the environment in which jobs are submitted.
+def _ask(*command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command of Slurm in the environment in which jobs are submitted.
 
     Raises:
-        _NoAnswer: it cannot be run, or does not end.
+        CommandError: it cannot be run, or does not end.
     """
-    try:
-        with outside_of_jobs():
-            environment = {name: value for name, value in os.environ.items() if not name.startswith(ASKED_ELSEWHERE)}
-            return subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=COMMAND_S, env=environment
-            )
-    except FileNotFoundError as error:
-        raise _NoAnswer(f"there is no {command[0]} here") from error
-    except subprocess.TimeoutExpired as error:
-        raise _NoAnswer(f"{command[0]} gives no answer within {COMMAND_S:.0f} s") from error
-    except OSError as error:
-        raise _NoAnswer(f"{command[0]} cannot be run ({error.strerror})") from error
-
-
-def _said(told: subprocess.CompletedProcess[str]) -> str:
-    lines = [line.strip() for line in (told.stderr or told.stdout).splitlines() if line.strip()]
-    return "; ".join(lines) or f"it ended with {told.returncode}"
+    with outside_of_jobs():
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ASKED_ELSEWHERE)}
+    return run_command(*command, environment=environment)

@@ -134,7 +134,7 @@ def test_without_slurm_here_nothing_is_rendered(fresh):
     profile = str(ROOT / "slurm" / "one_machine" / "profile.yaml")
     ran = fresh("run", SWEEP, "--engine", "slurm", "--cluster", profile, PATH="/nowhere")
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr == "--engine slurm: there is no sbatch here; right would be a machine that submits jobs\n"
+    assert ran.stderr == "--engine slurm: there is no sbatch here; expected a machine that submits jobs\n"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from experiments.cli.status_view import lines_of
-from experiments.engines.slurm.folder import last_word, new_folder
-from experiments.engines.slurm.job import SAVED, WORD
-from experiments.engines.slurm.submissions import Submissions
+from experiments.engines.slurm.job import EXIT_RECORD, SAVED
+from experiments.engines.slurm.submissions import Submissions, exit_file, new_folder
 from experiments.maintenance import logs
 from experiments.maintenance.doctor.contents import check_contents
 from experiments.maintenance.doctor.home import check_stages
@@ -124,7 +123,7 @@ def _slurm(home: Path, name: str) -> None:
     folder = new_folder(home / "slurm", "mine", "smaug-1")
     write_json(folder / "jobs" / f"{name[:12]}.json", {"name": name, "command": ["python"], "env": {"A": "b"}})
     write_json(folder / "placed-000001.json", {name: "7_1"})
-    write_json(last_word(folder, "7_1", name), {"exit_code": 0, "reason": None, "time": 1.0, "restart": 0})
+    write_json(exit_file(folder, "7_1", name), {"exit_code": 0, "reason": None, "time": 1.0, "restart": 0})
     (folder / "saved").mkdir()
     write_json(folder / "saved" / "7_1.json", {"step": 3})
 
@@ -161,7 +160,7 @@ def readers(home: Home) -> dict[str, Callable[[], object]]:
         lease = Lease(home.stage(2), 1).directory
         notes = [read_document(path, RANK) for path in (lease / "ranks").iterdir()]
         saved = [read_document(path, SAVED) for path in (folder / "slurm").glob("*/saved/*.json")]
-        words = [read_document(path, WORD) for path in (folder / "slurm").glob("*/ended/*.json")]
+        words = [read_document(path, EXIT_RECORD) for path in (folder / "slurm").glob("*/ended/*.json")]
         return [Crew.read(lease), *told_by_nodes(lease), notes, saved, words]
 
     return {

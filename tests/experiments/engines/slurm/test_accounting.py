@@ -74,8 +74,8 @@ def answers(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 def test_one_question_for_all_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(tmp_path, monkeypatch, "echo '7_1|FAILED|1000|1100|00:01'")
     sacct = Sacct()
-    assert sacct.ask([]) == [] and sacct.queries == 0
-    assert sacct.ask(["7_1", "12", "7_2"]) == [JobRun("7_1", "FAILED", 1000.0, 1100.0, None)]
+    assert sacct.query([]) == [] and sacct.queries == 0
+    assert sacct.query(["7_1", "12", "7_2"]) == [JobRun("7_1", "FAILED", 1000.0, 1100.0, None)]
     assert sacct.queries == 1
     assert (tmp_path / "asked").read_text() == (
         "%s --noheader --parsable2 --duplicates --jobs=7,12 --format=JobID,State,Start,End,TotalCPU\n"
@@ -86,7 +86,7 @@ def test_very_many_jobs_are_asked_about_in_turns(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("experiments.engines.slurm.queue.QUERY_EVERY_S", 0.0)
     answers(tmp_path, monkeypatch, "")
     sacct = Sacct()
-    sacct.ask([str(number) for number in range(1, 2501)])
+    sacct.query([str(number) for number in range(1, 2501)])
     lines = (tmp_path / "asked").read_text().splitlines()
     assert [line.count(",") - 4 + 1 for line in lines] == [1000, 1000, 500]
 
@@ -100,7 +100,7 @@ def test_without_accounting_nothing_is_said_and_nothing_asked_again(
     else:
         answers(tmp_path, monkeypatch, script)
     sacct = Sacct()
-    assert (sacct.ask(["7"]), sacct.ask(["7"])) == ([], [])
+    assert (sacct.query(["7"]), sacct.query(["7"])) == ([], [])
     assert sacct.is_off and sacct.queries == 1 and caplog.messages == []
 
 
@@ -110,11 +110,11 @@ def test_a_database_that_is_away_is_told_once_and_asked_again(
     monkeypatch.setattr("experiments.engines.slurm.queue.QUERY_EVERY_S", 0.0)
     answers(tmp_path, monkeypatch, "echo 'sacct: error: Connection refused' >&2; exit 1")
     sacct = Sacct()
-    assert (sacct.ask(["7"]), sacct.ask(["7"])) == ([], [])
+    assert (sacct.query(["7"]), sacct.query(["7"])) == ([], [])
     (told,) = caplog.messages
     assert "does not answer (sacct: error: Connection refused)" in told
     answers(tmp_path, monkeypatch, "echo '7|FAILED|1000|1100|00:01'")
-    assert sacct.ask(["7"])
+    assert sacct.query(["7"])
 
 
 def test_who_waits_for_a_turn_keeps_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:

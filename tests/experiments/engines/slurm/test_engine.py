@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from experiments.engines.base import Job, JobState
-from experiments.engines.slurm.ends import SHOWN_WITHIN_S, Placed, end_of
+from experiments.engines.slurm.ends import SHOWN_WITHIN_S, SubmittedJob, end_of
 from experiments.engines.slurm.engine import SlurmEngine
 from experiments.engines.slurm.profile import load_cluster
 from experiments.engines.slurm.queue import QueueSnapshot, QueueStatus
@@ -28,9 +28,9 @@ from tests.slurm_cluster import PROFILE
 
 
 @pytest.fixture
-def placed(tmp_path: Path) -> Placed:
+def placed(tmp_path: Path) -> SubmittedJob:
     job = Job(name="f" * 64, command=("true",), directory=tmp_path / "f", cpus=1, gpus=0)
-    return Placed(job, "7_1", tmp_path, since=100.0)
+    return SubmittedJob(job, "7_1", tmp_path, since=100.0)
 
 
 def told(code: int, reason: str | None = None) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def look(state: str, asked: float = 101.0) -> QueueSnapshot:
     return QueueSnapshot(asked, {"7_1": QueueStatus(state, "None")})
 
 
-def test_what_a_worker_says_is_its_end_unless_it_was_interrupted(placed: Placed) -> None:
+def test_what_a_worker_says_is_its_end_unless_it_was_interrupted(placed: SubmittedJob) -> None:
     assert end_of(placed, told(DONE), QueueSnapshot()) == JobState(True, DONE)
     assert end_of(placed, told(BAD_INPUT), look("RUNNING")) == JobState(True, BAD_INPUT)
     for state in ("RUNNING", "COMPLETING", "PENDING"):
@@ -49,7 +49,7 @@ def test_what_a_worker_says_is_its_end_unless_it_was_interrupted(placed: Placed)
     assert end_of(placed, told(INTERRUPTED), look("COMPLETED")) == JobState(True, INTERRUPTED)
 
 
-def test_slurm_tells_the_end_of_a_job_that_said_nothing(placed: Placed) -> None:
+def test_slurm_tells_the_end_of_a_job_that_said_nothing(placed: SubmittedJob) -> None:
     assert end_of(placed, None, look("PENDING")) is None
     lost = JobState(True, None, "Slurm ended job 7_1: NODE_FAIL", "node_lost")
     assert end_of(placed, None, look("NODE_FAIL")) == lost
@@ -61,18 +61,18 @@ def test_slurm_tells_the_end_of_a_job_that_said_nothing(placed: Placed) -> None:
 @pytest.mark.parametrize(
     ("state", "reason"), [("TIMEOUT", "timeout"), ("CANCELLED", "cancelled"), ("OUT_OF_MEMORY", "host_memory")]
 )
-def test_slurm_knows_why_a_worker_was_stopped_or_killed(placed: Placed, state: str, reason: FailureClass) -> None:
+def test_slurm_knows_why_a_worker_was_stopped_or_killed(placed: SubmittedJob, state: str, reason: FailureClass) -> None:
     for code in (INTERRUPTED, -9):
         assert end_of(placed, told(code), look("RUNNING")) is None
         assert end_of(placed, told(code), look(state)) == JobState(True, code, f"Slurm ended job 7_1: {state}", reason)
     assert end_of(placed, told(INTERRUPTED, "timeout"), look("FAILED")) == JobState(True, INTERRUPTED, "", "timeout")
 
 
-def test_an_answer_to_an_older_question_says_nothing(placed: Placed) -> None:
+def test_an_answer_to_an_older_question_says_nothing(placed: SubmittedJob) -> None:
     assert end_of(placed, None, look("CANCELLED", asked=99.0)) is None
 
 
-def test_a_job_that_slurm_has_forgotten(placed: Placed) -> None:
+def test_a_job_that_slurm_has_forgotten(placed: SubmittedJob) -> None:
     assert end_of(placed, None, QueueSnapshot(100.0 + SHOWN_WITHIN_S / 2)) is None
     forgotten = QueueSnapshot(100.0 + SHOWN_WITHIN_S)
     assert end_of(placed, None, forgotten) == JobState(True, None, "Slurm no longer knows job 7_1")
@@ -178,7 +178,7 @@ def test_a_jobs_script_ends_with_its_first_set_up_line_that_fails_and_only_there
 def test_while_the_controller_is_away_jobs_wait(
     tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("experiments.engines.slurm.engine.TRY_AGAIN_S", 0.2)
+    monkeypatch.setattr("experiments.engines.slurm.engine.RETRY_S", 0.2)
     commands.say("sbatch", "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
     engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
     engine.submit(job(tmp_path, 1))
@@ -338,7 +338,7 @@ def test_a_job_that_failed_before_its_worker_began_tells_what_it_printed(tmp_pat
         wait_until(lambda number=number: failing.poll()[f"name{number}"].ended)
     first, second = failing.poll().values()
     began = "its job failed before the stage began: "
-    right = "right would be set-up lines in the profile that end well, and true on every node"
+    right = "expected set-up lines in the profile that succeed, and true on every node"
     log = folder / "slurm" / "9_0_log.out"
     assert (first.reason, first.message) == ("user_error", f"{began}it printed nothing ({log}); {right}")
     said = "Fatal Python error: no codec; ModuleNotFoundError: No module named 'encodings'"
@@ -351,7 +351,7 @@ def test_a_job_that_left_no_log_tells_what_must_be_on_every_node(tmp_path: Path,
     wait_until(lambda: failing.poll()["name1"].ended)
     (folder,) = (tmp_path / "home" / "slurm").iterdir()
     left = f"it left no log ({folder / 'slurm' / '9_0_log.out'}: No such file or directory)"
-    right = f"right would be {tmp_path / 'home'} and true on every node, at the same path"
+    right = f"expected {tmp_path / 'home'} and true on every node, at the same path"
     told = JobState(True, None, f"its job failed before the stage began: {left}; {right}", "user_error")
     assert failing.poll()["name1"] == told
 
@@ -365,8 +365,8 @@ def test_a_job_that_failed_with_its_supervisor_is_not_blamed(tmp_path: Path, fai
 def test_where_squeue_and_scontrol_never_answer_files_tell_the_end_and_nobody_waits(
     tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.engines.slurm.folder.ANSWER_S", 0.3)
-    monkeypatch.setattr("experiments.engines.slurm.queue.QUERY_LIMIT_S", 0.3)
+    monkeypatch.setattr("experiments.engines.slurm.submissions.CONFIG_LIMIT_S", 0.3)
+    monkeypatch.setattr("experiments.engines.slurm.commands.LIMIT_S", 0.3)
     commands.say("sbatch", "echo Submitted batch job 9")
     for name in ("squeue", "scontrol"):
         commands.say(name, "exec sleep 60")

@@ -21,7 +21,7 @@ from experiments.worker.outcome import DONE, FAILED, INTERRUPTED
 from tests.conformance.drivers import states, trail, wait_until
 from tests.quick_stage import quick_stage
 
-JOB = "from experiments.engines.slurm import job; import sys; job.ANSWER_S = 1.0; job.run(sys.argv[1])"
+JOB = "from experiments.engines.slurm import job; import sys; job.REQUEUE_LIMIT_S = 1.0; job.run(sys.argv[1])"
 REFUSES, SILENT = "echo no such job >&2; exit 1", "exec sleep 60"
 """What `scontrol` may do."""
 AGAIN = "queued again, to be resumed by the same job"
@@ -99,7 +99,7 @@ def test_a_worker_that_was_killed(store: Store, begin: Any) -> None:
             signal.SIGUSR2,
             SILENT,
             "requeue 12_3\n",
-            f"{LEFT} (no answer within 1 s)",
+            f"{LEFT} (scontrol gives no answer within 1 s)",
         ),
         (signal.SIGTERM, "", "", ""),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.cli import status_view as overview
 from experiments.console import Console
-from experiments.engines.slurm.folder import last_word
+from experiments.engines.slurm.submissions import exit_file
 from experiments.maintenance.status import HomeStatus, Observer
 from experiments.store.attempt import write_json
 from experiments.store.drivers import driver_at_work
@@ -105,5 +105,5 @@ def test_a_job_that_said_its_last_word_is_not_asked_about(tmp_path, monkeypatch)
     log = slurm(tmp_path, monkeypatch, PENDING)
     folder = submitted(tmp_path)
     name = trial().stages[0].fingerprint
-    write_json(last_word(folder, "7_1", name), {"exit_code": 0})
+    write_json(exit_file(folder, "7_1", name), {"exit_code": 0})
     assert "Slurm" not in look(tmp_path)[1] and not log.exists()

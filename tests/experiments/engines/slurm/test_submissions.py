@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.engines.slurm.folder import SUBMISSION, last_word, new_folder
+from experiments.engines.slurm.submissions import SUBMISSION, exit_file, new_folder
 from experiments.maintenance.gc import Garbage, find_garbage
 from experiments.maintenance.removal import remove
 from experiments.store.attempt import write_json
@@ -35,7 +35,7 @@ def submission(home: Path, jobs: dict[str, str | None], words: dict[str, int], a
     if ids:
         write_json(folder / "placed-000001.json", ids)
     for name, code in words.items():
-        write_json(last_word(folder, ids[name], name), {"exit_code": code, "reason": None, "time": 0.0})
+        write_json(exit_file(folder, ids[name], name), {"exit_code": code, "reason": None, "time": 0.0})
     for path in (*folder.rglob("*"), folder):
         os.utime(path, (time.time() - age_s,) * 2)
     return folder
@@ -65,21 +65,21 @@ def test_a_word_that_may_not_be_the_last_is_no_end_until_slurm_says_so(tmp_path:
     commands.say("squeue", "echo '7_1|PENDING|Resources'")
     for words in ({A: 0, B: 75}, {A: 0, B: -9}, {A: 0}):
         folder = submission(tmp_path, {A: "7_0", B: "7_1"}, words)
-        assert judged(tmp_path) == f"Slurm says of its job 7_1, for {B[:12]}: PENDING"
+        assert judged(tmp_path) == f"Slurm lists its job 7_1, for {B[:12]}, as PENDING"
         commands.say("squeue", "echo '7_1|CANCELLED|None'")
         assert judged(tmp_path) == "goes"
         assert not folder.exists()
         commands.say("squeue", "echo '7_1|PENDING|Resources'")
     submission(tmp_path, {A: "7_0"}, {A: 0}, age_s=100.0)
     commands.say("squeue", "echo '7_0|COMPLETING|None'")
-    assert judged(tmp_path) == f"Slurm says of its job 7_0, for {A[:12]}: COMPLETING"
+    assert judged(tmp_path) == f"Slurm lists its job 7_0, for {A[:12]}, as COMPLETING"
     commands.say("squeue", "true")  # it has forgotten the job
     assert judged(tmp_path) == "goes"
 
 
 def test_without_slurm_what_cannot_be_known_stays(tmp_path: Path, commands: Commands) -> None:
     folder = submission(tmp_path, {A: "7_0", B: "7_1"}, {A: 0})
-    words = "no last word of 1 of its jobs that is an hour old, and "
+    words = "1 of its jobs have no exit record that is an hour old, and "
     commands.say("squeue", "echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1")
     assert judged(tmp_path) == f"{words}Slurm does not answer (slurm_load_jobs error: Unable to contact)"
     commands.say("scontrol", "exit 1")
@@ -87,7 +87,7 @@ def test_without_slurm_what_cannot_be_known_stays(tmp_path: Path, commands: Comm
     commands.say("scontrol", ONE.replace("one", "other"))
     assert judged(tmp_path) == f"{words}the Slurm that has them is one@here; here is other@here"
     (folder / "slurm.json").unlink()
-    assert judged(tmp_path) == f"{words}it does not say which Slurm has them"
+    assert judged(tmp_path) == f"{words}it does not name the Slurm that has them"
 
 
 def test_a_job_that_slurm_may_not_list_yet_stays(tmp_path: Path, commands: Commands) -> None:
@@ -99,7 +99,7 @@ def test_a_job_that_nobody_could_note_keeps_what_may_be_its_folder(tmp_path: Pat
     """Its driver was killed between sbatch's answer and writing it down; another folder's jobs are noted."""
     submission(tmp_path, {A: None}, {})
     commands.say("squeue", "echo '8|RUNNING|None'")
-    assert judged(tmp_path) == "Slurm has job 8 (RUNNING) that no driver has noted; it may be of this folder"
+    assert judged(tmp_path) == "Slurm has job 8 (RUNNING) that no driver has recorded; it may be of this folder"
     other = submission(tmp_path, {B: "8"}, {})
     found = find_garbage(tmp_path)
     assert [kept.path for kept in found.kept] == [other]
@@ -144,7 +144,7 @@ def test_a_driver_that_comes_at_the_last_moment_gets_its_folder_back(
     monkeypatch.setattr(Path, "rename", late)
     ((_, why),) = remove(tmp_path, found, lambda facts: None).left
     came.__exit__(None, None, None)
-    assert "may be at its jobs" in why and (folder / "placed-000001.json").exists()
+    assert "may use its jobs" in why and (folder / "placed-000001.json").exists()
 
 
 def test_a_damaged_folder_and_what_is_none_of_ours_stay(tmp_path: Path, commands: Commands) -> None:
@@ -159,7 +159,7 @@ def test_a_damaged_folder_and_what_is_none_of_ours_stay(tmp_path: Path, commands
 def test_another_users_folder_stays(tmp_path: Path, commands: Commands) -> None:
     folder = submission(tmp_path, {A: "7"}, {A: 0})
     os.chown(folder, 65534, 65534)
-    assert judged(tmp_path) == "belongs to user 65534; Slurm tells only them of its jobs"
+    assert judged(tmp_path) == "belongs to user 65534; Slurm shows its jobs only to them"
 
 
 def test_no_link_is_followed_and_a_deletion_that_was_interrupted_is_ended(tmp_path: Path, commands: Commands) -> None:
