@@ -67,7 +67,7 @@ def run_alone(
     config = config_of(scale, overrides)
     stage = _stage(config, scale, kind, task, seed, data_root)
     if parent is not None and not (parent / "model" / "config.json").exists():
-        raise SmaugError(f"--from {parent}: holds no model; right would be the --out folder of a finished training")
+        raise SmaugError(f"--from {parent}: holds no model; expected the --out folder of a finished training")
 
     def begin() -> dict[str, float] | None:
         _claim(out, stage, parent)

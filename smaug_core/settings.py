@@ -13,15 +13,16 @@ MOST_WORDS = 512
 KEEP_RATES = "in (0, 1], in steps of 0.0001"
 
 Check = tuple[bool, str, object, str]
-"""Whether it holds; the setting; its value; what would be right."""
+"""Whether it holds; the setting; its value; the values that are allowed."""
 
 
 def require(*checks: Check) -> None:
     """Raise a `SettingsError` with every check that does not hold."""
-    told = "{!r} is not allowed; right would be {}"
-    faults = [(where, told.format(value, right)) for holds, where, value, right in checks if not holds]
-    if faults:
-        raise SettingsError(faults)
+    errors = [
+        (where, f"{value!r} is not allowed; expected {allowed}") for holds, where, value, allowed in checks if not holds
+    ]
+    if errors:
+        raise SettingsError(errors)
 
 
 def at_least(least: int, where: str, value: int) -> Check:
@@ -53,8 +54,8 @@ def clip_checks(where: str, frames: int | None, selected: int | None, *, least: 
         checks.append(at_least(least, f"{where}.frames", frames))
     if selected is not None:
         most = frames if frames is not None else 0
-        right = f"between 1 and {where}.frames = {most}" if most else f"used only with {where}.frames"
-        checks.append((1 <= selected <= most, f"{where}.selected", selected, right))
+        allowed = f"between 1 and {where}.frames = {most}" if most else f"used only with {where}.frames"
+        checks.append((1 <= selected <= most, f"{where}.selected", selected, allowed))
     return checks
 
 

@@ -165,7 +165,7 @@ def _resource_faults(document: Document, kind: str) -> Iterator[Fault]:
         count = document.held(int, *at, what)
         if nodes > 1 and count is not None and (count == 0 or count % nodes):
             message = (
-                f"resources.{kind}.{what}: {count} cannot be shared by {nodes} nodes; right: {nodes} or a multiple"
+                f"resources.{kind}.{what}: {count} cannot be shared by {nodes} nodes; expected {nodes} or a multiple"
             )
             yield document.fault((*at, what), message)
 

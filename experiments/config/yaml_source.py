@@ -45,7 +45,7 @@ class Fault:
     """Counted from 1, as the column; 0 where there are no lines."""
     column: int
     message: str
-    """What, with its value; what would be right."""
+    """Its value, and what was expected."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -143,7 +143,7 @@ class _Builder:
             message = f"more than {MAX_VALUES} values; aliases count in full"
             raise SweepError([Fault(self._name, *_place(node), message)])
         if isinstance(node, MappingNode | SequenceNode) and str(node.tag) not in COLLECTIONS:
-            message = f"is tagged {node.tag}; right would be a mapping or list without a tag"
+            message = f"is tagged {node.tag}; expected a mapping or list without a tag"
             self.faults.append(Fault(self._name, *_place(node), message))
         if isinstance(node, MappingNode):
             return self._mapping(node, keys)
@@ -174,7 +174,7 @@ class _Builder:
         if str(node.tag) in SCALARS:
             with suppress(ValueError, KeyError):  # how the library says that a value is not what its tag says
                 return self._constructor.construct_object(node)
-        message = f"{node.value!r} is tagged {node.tag}; right would be a number, word or true/false without a tag"
+        message = f"{node.value!r} is tagged {node.tag}; expected a number, word or true/false without a tag"
         self.faults.append(Fault(self._name, *_place(node), message))
         return None
 
@@ -194,7 +194,7 @@ def spelled(pattern: str, allowed: str) -> AfterValidator:
 
     def check(text: str) -> str:
         if re.fullmatch(pattern, text) is None:
-            raise PydanticCustomError("spelling", "right would be {allowed}", {"allowed": allowed})
+            raise PydanticCustomError("spelling", "expected {allowed}", {"allowed": allowed})
         return text
 
     return AfterValidator(check)
@@ -219,7 +219,7 @@ def _form_fault(document: Document, form: type[Form], told: Any) -> Fault:
     keys: Keys = tuple(told["loc"])
     where = ".".join(map(str, keys)) or "the file"
     if told["input"] is None and not keys:
-        return document.fault(keys, f"is empty; right would be {', '.join(form.model_fields)}")
+        return document.fault(keys, f"is empty; expected {', '.join(form.model_fields)}")
     if told["type"] == "extra_forbidden":
         known = _known_keys(form, keys[:-1])
         return document.fault(keys, f"key {where!r} is unknown; {nearest(str(keys[-1]), known)}", at_key=True)
@@ -240,10 +240,10 @@ def _known_keys(form: type[Form], keys: Keys) -> list[str]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What would have been right in the place of `word`: the nearest of `known`, or all of them, if they are few."""
+    """A suggestion in the place of `word`: the nearest of `known`, or all of them, if they are few."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
     more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
-    return f"right would be one of {', '.join(known[:MOST_NAMED]) or '(none)'}{more}"
+    return f"expected one of {', '.join(known[:MOST_NAMED]) or '(none)'}{more}"

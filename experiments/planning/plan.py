@@ -239,7 +239,7 @@ def _misfits(stage: Stage, inventory: Inventory, peak_bytes: Callable[[Stage], i
     nodes = list(inventory.nodes)
     apart, where = stage.resources.get("nodes", 1), f"resources.{stage.kind}"
     if apart > 1 and not inventory.spans:
-        yield f"{where}.nodes: {apart} machines for one stage need a cluster; right would be --engine slurm"
+        yield f"{where}.nodes: {apart} machines for one stage need a cluster; expected --engine slurm"
         return
     asked = stage.resources | {kind: stage.resources[kind] // apart for kind in ("cpus", "gpus")}
     of_each = f" on each of {apart} nodes" if apart > 1 else ""

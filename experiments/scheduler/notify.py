@@ -67,7 +67,7 @@ def _split(command: str, where: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(command))
     except ValueError as error:
-        raise SmaugError(f"{where}: {command!r} cannot be taken apart ({error}); right would be CMD ARG...") from error
+        raise SmaugError(f"{where}: {command!r} cannot be taken apart ({error}); expected CMD ARG...") from error
 
 
 class Notifier:

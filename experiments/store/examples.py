@@ -184,7 +184,7 @@ def from_record(recorded: Mapping[str, Any]) -> Gallery:
 def _check_names(names: Sequence[str], where: str) -> None:
     for place, name in enumerate(names):
         if not FILE_NAME.fullmatch(name):
-            raise GalleryError(f"{where}: {name!r} is no plain name of a PNG file; right would be e.g. selection-1.png")
+            raise GalleryError(f"{where}: {name!r} is no plain name of a PNG file; expected e.g. selection-1.png")
         if name in names[:place]:
             raise GalleryError(f"{where}: {name} is listed twice")
 

@@ -100,7 +100,7 @@ def read_records(folder: Path) -> Records:
             facts = _read_stage(path, folder)
             stages[facts.fingerprint] = facts
     if not documents:
-        raise RecordError(f"{folder}: holds no records (trials/*/*.json); right would be a folder of `sync --to`")
+        raise RecordError(f"{folder}: holds no records (trials/*/*.json); expected a folder of `sync --to`")
     for facts in stages.values():
         for parent in facts.document["parents"]:
             if facts.result is not None and parent not in stages:

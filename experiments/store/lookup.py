@@ -115,7 +115,7 @@ class Catalog:
 
     def _by_digits(self, digits: str) -> list[Named]:
         if len(digits) < LEAST_DIGITS:
-            raise SmaugError(f"{digits}: is too short for a fingerprint; right would be {LEAST_DIGITS} digits or more")
+            raise SmaugError(f"{digits}: is too short for a fingerprint; expected {LEAST_DIGITS} digits or more")
         found = {f: named for f, named in self.stages.items() if f.startswith(digits)}
         for path in sorted(self._store.glob(f"*/{digits[:12]}*/stage.json")):
             document = read_stage(path.parent) if re.fullmatch(r"[0-9a-f]{12}", path.parent.name) else None

@@ -180,15 +180,13 @@ def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device
         raise SmaugError(f"--out {out}: is there already and not empty; choose another folder")
     written = read_document(folder / "stage.json", ANY)
     if written is None:
-        raise SmaugError(f"--from {folder}: holds no stage.json; right would be the folder of a finished training")
+        raise SmaugError(f"--from {folder}: holds no stage.json; expected the folder of a finished training")
     alone = read_document(folder / "stage.json", ALONE if "stage" in written else STAGE) or {}
     stage = alone.get("stage", alone)
     if kind == "reconstruction" and stage["kind"] not in PRETRAININGS:
-        raise SmaugError(
-            f"--from {folder}: is {stage['name']}, in which no patch is hidden; right would be a pre-training"
-        )
+        raise SmaugError(f"--from {folder}: is {stage['name']}, in which no patch is hidden; expected a pre-training")
     if not (folder / "model" / "config.json").exists():
-        raise SmaugError(f"--from {folder}: holds no model; right would be the folder of a finished training")
+        raise SmaugError(f"--from {folder}: holds no model; expected the folder of a finished training")
     from experiments.worker.device import check_device
     from smaug_core.visualization.examples import check_reconstructs, check_selects
 

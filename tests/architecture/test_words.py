@@ -26,7 +26,6 @@ OPENINGS = re.compile(r"(What|Which|How|Why|Where|Who)\b")
 EXCEPTIONS = {
     "smaug.told": "a tag of MLflow's runs",
     "cannot tell from these data": "a verdict: `smaug report claims --json` prints it",
-    "{!r} is not allowed; right would be {}": "the faults of a setting have the form of those of the platform's YAML",
 }
 
 

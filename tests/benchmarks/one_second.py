@@ -68,7 +68,7 @@ def two_cpus() -> Iterator[None]:
     """Let what is started meanwhile have two CPUs, hence two slots."""
     before = os.sched_getaffinity(0)
     if len(before) < SLOTS:
-        raise SystemExit(f"{len(before)} CPU is here; right would be {SLOTS}, for so many slots")
+        raise SystemExit(f"{len(before)} CPU is here; expected {SLOTS}, for so many slots")
     os.sched_setaffinity(0, sorted(before)[:SLOTS])
     try:
         yield
@@ -119,7 +119,7 @@ def main() -> None:
     jobs = json.loads(path.read_text())
     codes = run_tune(jobs, path.parent) if way == "tune" else run_optuna(jobs)
     if codes != [0] * len(jobs):
-        raise SystemExit(f"{way}: exit codes {codes}; right would be {len(jobs)} times 0")
+        raise SystemExit(f"{way}: exit codes {codes}; expected {len(jobs)} times 0")
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def chosen_rows(wanted: list[str]) -> list[tuple[str, str]]:
     """Rows named as `TABLE` or `TABLE:ROW`; all if none is named. The default row is always among them."""
     known = [*dict.fromkeys(table for table, _ in ROWS), *(f"{table}:{row}" for table, row in ROWS)]
     if unknown := [name for name in wanted if name not in known]:
-        raise SystemExit(f"--rows {' '.join(unknown)}: is unknown; right would be some of {', '.join(known)}")
+        raise SystemExit(f"--rows {' '.join(unknown)}: is unknown; expected some of {', '.join(known)}")
     return [key for key in ROWS if not wanted or key == DEFAULT or key[0] in wanted or f"{key[0]}:{key[1]}" in wanted]
 
 

@@ -65,5 +65,5 @@ def test_cases_share_a_model_where_their_weights_have_the_same_shapes():
 
 def test_an_unknown_row_is_refused_with_those_there_are():
     assert chosen_rows([]) == list(ROWS)
-    with pytest.raises(SystemExit, match="--rows 12: is unknown; right would be some of 4, 5, 6, 7, 8, 11, 4:10%"):
+    with pytest.raises(SystemExit, match="--rows 12: is unknown; expected some of 4, 5, 6, 7, 8, 11, 4:10%"):
         chosen_rows(["12"])

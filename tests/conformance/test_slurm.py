@@ -285,7 +285,7 @@ def test_a_home_that_no_node_sees_is_told(whole: OneMachine, drive: Start, tmp_p
     hides = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {tmp_path} && exec "$@"', "sh")
     ((_, why),) = drive(replace(whole.site, under=hides), [[("pretrain", {})]]).finish()["failed"]
     assert why.startswith("its job failed before the stage began: it left no log (")
-    assert f"right would be {tmp_path} and " in why
+    assert f"expected {tmp_path} and " in why
 
 
 def test_several_processes_share_the_gpus_of_one_job(whole: OneMachine, drive: Start, store: Store) -> None:

@@ -39,7 +39,7 @@ def share_of(environment: Mapping[str, str]) -> Share:
     try:
         task, cpus = int(environment["SLURM_PROCID"]), int(environment["SLURM_CPUS_ON_NODE"])
     except KeyError as error:
-        raise SmaugError(f"ray_node: {error.args[0]} is not set; right would be a task that srun started") from error
+        raise SmaugError(f"ray_node: {error.args[0]} is not set; expected a task that srun started") from error
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         gpus = len([name for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")])

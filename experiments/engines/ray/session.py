@@ -252,7 +252,7 @@ def _join(address: str, on_message: Callable[[str], None]) -> None:
 
     _divert_messages(on_message)
     advice = (
-        "right would be HOST:PORT of a head node's `ray start --head`, a node of the same cluster on this machine,"
+        "expected HOST:PORT of a head node's `ray start --head`, a node of the same cluster on this machine,"
         " and its token"
     )
     with _troubles(f"--address {address}: no Ray cluster takes us in", advice), _silence():
@@ -288,12 +288,12 @@ def _check_answers(address: str) -> str:
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise SmaugError(f"--address {address}: is no address; right would be HOST:PORT, e.g. 10.0.0.1:6379, or auto")
+        raise SmaugError(f"--address {address}: is no address; expected HOST:PORT, e.g. 10.0.0.1:6379, or auto")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
         raise SmaugError(
-            f"--address {address}: nobody answers ({error}); right would be HOST:PORT of a head node's"
+            f"--address {address}: nobody answers ({error}); expected HOST:PORT of a head node's"
             " `ray start --head`, usually port 6379"
         ) from error
     return host

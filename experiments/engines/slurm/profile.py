@@ -32,7 +32,7 @@ def at_most(limit: int, why: str) -> AfterValidator:
 
     def check(number: float) -> float:
         if number > limit:
-            raise PydanticCustomError("limit", "right would be at most {limit}, {why}", {"limit": limit, "why": why})
+            raise PydanticCustomError("limit", "expected at most {limit}, {why}", {"limit": limit, "why": why})
         return number
 
     return AfterValidator(check)
@@ -131,7 +131,7 @@ def load_cluster(path: Path) -> Cluster:
     minutes, seconds = document.held(int, "time_minutes"), document.held(int, "signal_seconds")
     if minutes > 0 and seconds > 0 and seconds + EARLY_SECONDS >= 60 * minutes:
         whole = f"{seconds}, and the minute that Slurm may be early, are the whole time_minutes ({minutes})"
-        message = f"signal_seconds: {whole}; a stage would only save; right would be a longer time_minutes"
+        message = f"signal_seconds: {whole}; a stage would only save; expected a longer time_minutes"
         faults.append(document.fault(("signal_seconds",), message))
     if document.held(int, "gpus_per_node") == 0:
         for key in ("accelerator", "gres_type"):

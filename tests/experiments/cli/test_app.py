@@ -62,7 +62,7 @@ def test_a_bad_sweep_is_told_whole_and_nothing_is_made(fresh):
             ["pretrain", "--out", "x", "--set", "pretrain.epochs=0"],
             "--set pretrain.epochs=0: pretrain.epochs: 0 is not",
         ),
-        (["finetune", "--out", "x", "--from", "nowhere"], "--from nowhere: holds no model; right would be"),
+        (["finetune", "--out", "x", "--from", "nowhere"], "--from nowhere: holds no model; expected"),
         (
             ["evaluate", "--out", "x", "--from", "nowhere", "--task", "kinetics"],
             "--task kinetics: scale tiny has msrvtt",

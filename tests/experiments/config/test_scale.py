@@ -92,29 +92,29 @@ WIDTH = "  width: 16\n"
         (WIDTH, "  width: @64.5\n", "model.width: 64.5 is not allowed; input should be a valid integer"),
         (WIDTH, "  width: @true\n", "model.width: True is not allowed; input should be a valid integer"),
         (WIDTH, "  @width:\n", "model.width: None is not allowed; input should be a valid integer"),
-        (WIDTH, "  width: @62\n", "model.width: 62 is not allowed; right would be a multiple of 4"),
+        (WIDTH, "  width: @62\n", "model.width: 62 is not allowed; expected a multiple of 4"),
         (WIDTH, WIDTH + "  @width: 64\n", "'width' stands here twice, first in line "),
         (WIDTH, WIDTH + "  @widht: 64\n", "setting 'model.widht' is unknown; did you mean 'width'?"),
         (WIDTH, WIDTH + "  @keep_rate: 0.8\n", "model.keep_rate: 0.8 repeats the default; drop it"),
-        (WIDTH, WIDTH + "  keep_rate: @0\n", "model.keep_rate: 0.0 is not allowed; right would be in (0, 1]"),
+        (WIDTH, WIDTH + "  keep_rate: @0\n", "model.keep_rate: 0.0 is not allowed; expected in (0, 1]"),
         (WIDTH, WIDTH + "  keep_rate: @.nan\n", "model.keep_rate: nan is not allowed; input should be a finite number"),
-        ("layers: [1, 2]", "layers: @[1, 13]", "model.sparsify_layers: (1, 13) is not allowed; right would"),
+        ("layers: [1, 2]", "layers: @[1, 13]", "model.sparsify_layers: (1, 13) is not allowed; expected"),
         (
             "warmup_epochs: 0.5",
             "warmup_epochs: @.inf",
             "pretrain.warmup_epochs: inf is not allowed; input should be a finite number",
         ),
-        ("corpus: 5M", "corpus: @4M", "pretrain.corpus: '4M' is no slot of corpora; right would be one of 5M"),
+        ("corpus: 5M", "corpus: @4M", "pretrain.corpus: '4M' is no slot of corpora; expected one of 5M"),
         ("rerank: 4", "rerank: 4, @frame: 3", "setting 'evaluate.frame' is unknown; did you mean 'frames'?"),
-        ("rerank: 4", "rerank: 4, split: @train", "evaluate.split: 'train' is not allowed; right would be test or"),
-        ("rerank: 4", "rerank: 4, @dataset: x", "setting 'evaluate.dataset' is unknown; right would be one of"),
-        ("{seed: 0,", "{seed: @-1,", "data.seed: -1 is not allowed; right would be at least 0"),
-        ("scale: smoke", "scale: @Tiny!", "scale: 'Tiny!' is not allowed; right would be lower-case"),
+        ("rerank: 4", "rerank: 4, split: @train", "evaluate.split: 'train' is not allowed; expected test or"),
+        ("rerank: 4", "rerank: 4, @dataset: x", "setting 'evaluate.dataset' is unknown; expected one of"),
+        ("{seed: 0,", "{seed: @-1,", "data.seed: -1 is not allowed; expected at least 0"),
+        ("scale: smoke", "scale: @Tiny!", "scale: 'Tiny!' is not allowed; expected lower-case"),
         ("scale: smoke\n", "@", "scale is missing"),
         ("scale: smoke\n", "scale: smoke\n@sclae: x\n", "key 'sclae' is unknown; did you mean 'scale'?"),
         ("[moving_shapes/sentence]", "@[]", "corpora.5M: [] is not allowed; list should have"),
         ("{dataset: moving_shapes/sentence}", "@{}", "tasks.msrvtt.dataset is missing"),
-        ("moving_shapes/sentence}", "x, evaluate: {frames: @0}}", "evaluate.frames: 0 is not allowed; right would be"),
+        ("moving_shapes/sentence}", "x, evaluate: {frames: @0}}", "evaluate.frames: 0 is not allowed; expected"),
         ("moving_shapes/sentence}", "x, evaluate: {@rate: 0}}", "setting 'tasks.msrvtt.evaluate.rate' is unknown"),
         ("  evaluate: {cpus: 1,", "  evaluate: {cpus: @0,", "resources.evaluate.cpus: 0 is not allowed; input should"),
         (
@@ -130,12 +130,12 @@ WIDTH = "  width: 16\n"
         (
             "  evaluate: {cpus: 1, gpus: 0",
             "  evaluate: {nodes: 2, cpus: 2, gpus: @0",
-            "resources.evaluate.gpus: 0 cannot be shared by 2 nodes; right: 2 or a multiple",
+            "resources.evaluate.gpus: 0 cannot be shared by 2 nodes; expected 2 or a multiple",
         ),
         (
             "  evaluate: {cpus: 1, gpus: 0",
             "  evaluate: {nodes: 2, cpus: @9, gpus: 4",
-            "resources.evaluate.cpus: 9 cannot be shared by 2 nodes; right: 2 or a multiple",
+            "resources.evaluate.cpus: 9 cannot be shared by 2 nodes; expected 2 or a multiple",
         ),
         ("  evaluate: {cpus: 1,", "  evaluate: {cpus: 1, @tpus: 1,", "key 'resources.evaluate.tpus' is unknown; did"),
     ],
@@ -211,7 +211,7 @@ def test_a_section_that_is_missing_or_no_mapping_is_told(tmp_path, section):
 
 def test_an_empty_file_says_what_a_scale_holds(tmp_path):
     (fault,) = faults_of(tmp_path, "")
-    assert "is empty; right would be scale, title, corpora" in fault
+    assert "is empty; expected scale, title, corpora" in fault
 
 
 @pytest.mark.parametrize("section", SECTIONS)

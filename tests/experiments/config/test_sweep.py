@@ -52,7 +52,7 @@ TOLD = [
     "pretrain.mask_ratio: 'quarter' is not allowed; input should be a valid number",
     "variants.50%: ['pretrain.mask_ratio', 0.5] is not allowed; input should be an object",
     "'pretrain.mask_ratio' stands here twice, first in line 8; drop one",
-    "pretrain.mask_ratio: 1.0 is not allowed; right would be in [0, 1)",
+    "pretrain.mask_ratio: 1.0 is not allowed; expected in [0, 1)",
     "setting 'finetune.mrsvtt.epochs' is unknown; did you mean ",
     "variant 'uneven': model.width: ",
     "pretrain.corpus: '18M' is unknown at scale tiny; ",
@@ -62,7 +62,7 @@ TOLD = [
     "tasks: 'msrvtt' stands here twice; drop one",
     "seeds.pretrain.1: -1 is not allowed; ",
     "seeds.finetune: [] is not allowed; ",
-    "key 'seeds.evaluate' is unknown; right would be one of finetune, pretrain",
+    "key 'seeds.evaluate' is unknown; expected one of finetune, pretrain",
     "'pretrain.mask_rato <= 0.65' is no condition: setting 'pretrain.mask_rato' is unknown; did you mean",
     """"open('x')" is no condition: "open('x')" is not allowed""",
     "require.2: 3 is not allowed; input should be a valid string",
@@ -71,7 +71,7 @@ TOLD = [
     "report.row is missing",
     "column 'pretrain.hour' is nothing that a stage measures; did you mean 'pretrain.hours'?",
     "column 'msrvtt.t2v.r2' is nothing that a stage measures; did you mean 'msrvtt.t2v.r",
-    "key 'extra' is unknown; right would be one of baseline, budget, ",
+    "key 'extra' is unknown; expected one of baseline, budget, ",
 ]
 """What is said of each place that a number in angle brackets marks above."""
 
@@ -231,7 +231,7 @@ def test_a_fault_alone_brings_no_other(tmp_path, tiny, old, new, told):
 @pytest.mark.parametrize("text", ["", "# nothing\n", "null\n"])
 def test_an_empty_file_says_what_a_sweep_holds(tmp_path, tiny, text):
     (fault,) = faults_of(tmp_path, text, tiny)
-    assert "is empty; right would be sweep, title, table, variants" in fault
+    assert "is empty; expected sweep, title, table, variants" in fault
 
 
 @pytest.mark.parametrize("text", ["[1]", "3", "word", "true"])

@@ -247,8 +247,8 @@ def test_faults_are_told_once_in_the_order_of_the_file():
 
 def test_nearest_gives_the_likely_word_or_all_of_them():
     assert nearest("mask_rato", ["mlm_ratio", "mask_ratio"]) == "did you mean 'mask_ratio'?"
-    assert nearest("zzz", ["b", "a"]) == "right would be one of a, b"
-    assert nearest("zzz", []) == "right would be one of (none)"
+    assert nearest("zzz", ["b", "a"]) == "expected one of a, b"
+    assert nearest("zzz", []) == "expected one of (none)"
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(alphabet="ab:-{}[]&*!'\"|>?#%@, \n\t\r0.1\u2028", max_size=60)))

@@ -221,7 +221,7 @@ def test_a_share_must_fit_on_one_machine_of_a_cluster(asked: dict[str, Any], tol
     assert found == (
         [] if told is None else [f"resources.pretrain.{told}".format(can=" than one stage can have here; at most")]
     )
-    alone = "machines for one stage need a cluster; right would be --engine slurm"
+    alone = "machines for one stage need a cluster; expected --engine slurm"
     assert resource_problems([quick_stage(**asked)], MIXED) == [f"resources.pretrain.nodes: {asked['nodes']} {alone}"]
 
 

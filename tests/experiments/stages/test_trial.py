@@ -151,7 +151,7 @@ def test_seeds_of_one_training_that_are_none_are_refused(masking, tiny, seeds, w
         (None, "seeds: None is not allowed; expected a number of trials (3), "),
         (2.5, "seeds: 2.5 is not allowed; expected a number of trials (3), "),
         ([3, 3], "seeds: 3 stands here twice; drop one"),
-        ({"evaluate": [0]}, "key 'seeds.evaluate' is unknown; right would be one of finetune, pretrain"),
+        ({"evaluate": [0]}, "key 'seeds.evaluate' is unknown; expected one of finetune, pretrain"),
     ],
 )
 def test_seeds_of_full_trials_that_are_none_are_refused(masking, tiny, seeds, what):
@@ -192,7 +192,7 @@ def test_overrides_hold_for_every_row(masking, tiny):
         ({"pretrain.mask": 0.3}, "setting 'pretrain.mask' is unknown; did you mean 'pretrain.mask_ratio'?"),
         ({"finetune.didemo.epochs": 1}, "setting 'finetune.didemo.epochs' is unknown; did you mean"),
         ({"pretrain.epochs": "three"}, "pretrain.epochs: 'three' is not allowed; input should be a valid integer"),
-        ({"pretrain.epochs": 0}, "pretrain.epochs: 0 is not allowed; right would be at least 1"),
+        ({"pretrain.epochs": 0}, "pretrain.epochs: 0 is not allowed; expected at least 1"),
         ({"pretrain.corpus": "18M"}, "'18M' is unknown at scale tiny; "),
         ({"data": {"seed": 1}}, "setting 'data' is unknown"),
         ({"resources.pretrain.gpus": 1}, "setting 'resources.pretrain.gpus' is unknown"),

@@ -169,7 +169,7 @@ def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_opened(name):
         raise AssertionError(name)
 
     text = json.dumps({"examples": [REBUILT.entry(), CHOSEN.entry() | {"file": name}]})
-    with pytest.raises(GalleryError, match="here: .* is no plain name of a PNG file; right would be e.g. selection-1"):
+    with pytest.raises(GalleryError, match="here: .* is no plain name of a PNG file; expected e.g. selection-1"):
         read_gallery(text, never, "here")
 
 

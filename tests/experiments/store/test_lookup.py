@@ -102,7 +102,7 @@ def test_only_valid_trials_give_names_but_every_begun_stage_has_its_fingerprint(
     ("what", "told"),
     [
         ("50%/pretrian", "50%/pretrian: is no stage here; did you mean '50%/pretrain' or '10%/pretrain'?"),
-        ("abc", "abc: is too short for a fingerprint; right would be 4 digits or more"),
+        ("abc", "abc: is too short for a fingerprint; expected 4 digits or more"),
         ("60%/pretrain", "60%/pretrain: is no stage here; did you mean '50%/pretrain' or '10%/pretrain'?"),
         (
             "ffffffff",

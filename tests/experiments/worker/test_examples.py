@@ -268,9 +268,9 @@ def test_where_nothing_is_held_out_the_first_of_the_corpus_is_shown_and_said_to_
     ("kind", "of", "told"),
     [
         ("selection", "pretrain", "the model has no frame selector: expected one trained with pretrain_video.selected"),
-        ("reconstruction", "finetune", "is finetune.msrvtt, in which no patch is hidden; right would be a pre-tr"),
-        ("reconstruction", "nothing", "holds no stage.json; right would be the folder of a finished training"),
-        ("selection", "unfinished", "holds no model; right would be the folder of a finished training"),
+        ("reconstruction", "finetune", "is finetune.msrvtt, in which no patch is hidden; expected a pre-tr"),
+        ("reconstruction", "nothing", "holds no stage.json; expected the folder of a finished training"),
+        ("selection", "unfinished", "holds no model; expected the folder of a finished training"),
     ],
 )
 def test_a_model_that_does_nothing_of_the_kind_is_refused(trained, tmp_path, kind, of, told):

@@ -32,7 +32,7 @@ def test_ray_gets_what_the_job_has_on_the_node(told: dict[str, str], gpus: int) 
 @pytest.mark.parametrize("missing", sorted(TASK))
 def test_outside_of_a_task_it_is_refused(missing: str) -> None:
     told = {name: value for name, value in TASK.items() if name != missing}
-    with pytest.raises(SmaugError, match=f"{missing} is not set; right would be a task that srun started"):
+    with pytest.raises(SmaugError, match=f"{missing} is not set; expected a task that srun started"):
         share_of(told)
 
 

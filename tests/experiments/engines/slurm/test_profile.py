@@ -63,7 +63,7 @@ def test_a_stage_has_some_time_before_it_must_save(tmp_path: Path) -> None:
         (
             "time_minutes: 1440 ",
             "time_minutes: 99999999999 ",
-            "time_minutes: 99999999999 is not allowed; right would be at most 525600, a year",
+            "time_minutes: 99999999999 is not allowed; expected at most 525600, a year",
         ),
         *(
             ("node: 480 ", f"node: {value} ", f"memory_gb_per_node: {shown} is not allowed; {right}")
@@ -71,40 +71,40 @@ def test_a_stage_has_some_time_before_it_must_save(tmp_path: Path) -> None:
                 (".inf", "inf", "input should be a finite number"),
                 ("-.inf", "-inf", "input should be"),
                 (".nan", "nan", "input should be"),
-                ("1e30", "1e+30", "right would be at most 1048576, a pebibyte"),
+                ("1e30", "1e+30", "expected at most 1048576, a pebibyte"),
                 ("0", "0", "input should be greater than 0"),
             ]
         ),
         ("gpus_per_node: 4", "gpus_per_node: 0", "accelerator: is a type of GPU, and gpus_per_node is 0"),
         *(
-            ("gres_type: a6000 ", f"gres_type: {kind} ", f"gres_type: '{kind}' is not allowed; right would be the type")
+            ("gres_type: a6000 ", f"gres_type: {kind} ", f"gres_type: '{kind}' is not allowed; expected the type")
             for kind in ("gpu:a6000:4", "a6000,license")
         ),
         ("partition: gpu", "partition: gpu --uid=0", "partition: 'gpu --uid=0' is not allowed"),
         ("partition: gpu", 'partition: "gpu\\n#SBATCH --uid=0"', "partition: 'gpu\\n#SBATCH --uid=0' is not allowed"),
         ("# setup:", 'setup: ["true\\nrm -r ."]  #', "setup.0: 'true\\nrm -r .' is not allowed"),
         *(
-            ("# setup:", f'setup: ["{line}"]  #', f"setup.0: '{line}' is not allowed; right would be a command")
+            ("# setup:", f'setup: ["{line}"]  #', f"setup.0: '{line}' is not allowed; expected a command")
             for line in ("#SBATCH --time=9", "#PBS -N mine", "#BSUB -J mine")
         ),
         (
             "cluster: a6000",
             "cluster: A6000",
-            "cluster: 'A6000' is not allowed; right would be lower-case",
+            "cluster: 'A6000' is not allowed; expected lower-case",
         ),
-        ("# export: [HF_HOME]", "export: ['A,B=1']", "export.0: 'A,B=1' is not allowed; right would be the name of a"),
+        ("# export: [HF_HOME]", "export: ['A,B=1']", "export.0: 'A,B=1' is not allowed; expected the name of a"),
         (
             "# export: [HF_HOME]",
             "export: [SLURM_GPUS]",
-            "export.0: 'SLURM_GPUS' is not allowed; right would be one other",
+            "export.0: 'SLURM_GPUS' is not allowed; expected one other",
         ),
         (
             "# export: [HF_HOME]",
             "export: [SUBMITIT_X]",
-            "export.0: 'SUBMITIT_X' is not allowed; right would be one other",
+            "export.0: 'SUBMITIT_X' is not allowed; expected one other",
         ),
         *(
-            ("# export: [HF_HOME]", f"export: [{word}]", f"export.0: '{word}' is not allowed; right would be the names")
+            ("# export: [HF_HOME]", f"export: [{word}]", f"export.0: '{word}' is not allowed; expected the names")
             for word in ("ALL", "all", "None", "NIL")
         ),
     ],
