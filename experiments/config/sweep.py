@@ -116,13 +116,15 @@ def load_sweep(path: Path, scale: Scale) -> Sweep:
     )
 
 
-def override_faults(overrides: Mapping[str, Any], scale: Scale, tasks: Iterable[str]) -> list[tuple[str, str, bool]]:
+def override_faults(
+    overrides: Mapping[str, Any], scale: Scale, tasks: Iterable[str], also: Iterable[str] = ()
+) -> list[tuple[str, str, bool]]:
     """What is wrong with overrides: the setting, what, and whether its name is the fault."""
     types = setting_types(tasks)
     found, typed = [], {}
     for key, value in overrides.items():
         if key not in types:
-            found.append((key, f"setting {key!r} is unknown; {nearest(key, types)}", True))
+            found.append((key, f"setting {key!r} is unknown; {nearest(key, [*types, *also])}", True))
         elif wrong := type_fault(key, value, types[key]):
             found.append((key, wrong, False))
         else:

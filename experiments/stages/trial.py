@@ -1,12 +1,12 @@
 """From a checked sweep to trials, and from a trial to the stages that it needs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.config.scale import Scale
-from experiments.config.seeds import Seeds, read_seeds, seed_faults
+from experiments.config.seeds import Pair, Seeds, read_seeds, seed_faults
 from experiments.config.settings import setting_of, with_overrides
 from experiments.config.sweep import Sweep, override_faults
 from experiments.config.yaml_source import Fault, SweepError, nearest, parse_document
@@ -97,56 +97,56 @@ def expand(
     only: Sequence[str] = (),
     data_root: Path | None = None,
 ) -> list[Trial]:
-    """Every trial of a sweep, in the order of its rows.
+    """Trials of a sweep, in the order of its rows.
 
     Args:
         sweep: checked against `scale`.
         scale: fills its slots and sizes.
         overrides: settings from the command line; they hold for every variant.
         only: variants to take; all if empty.
-        data_root: where real media are; what is not there was not seen.
+        data_root: where real media are; the digest of what is missing is unknown.
 
     Raises:
         SweepError: an override or a variant's name that does not fit.
-        SmaugError: a source that nobody knows.
+        SmaugError: an unknown source.
     """
     given = dict(overrides or {})
     pairs = _seeds(given, sweep.seeds).pairs
     settings = {key: value for key, value in given.items() if key not in SEEDS}
-    faults = [*_option_faults(settings, sweep, scale), *_only_faults(only, sweep)]
-    if faults:
-        raise SweepError(faults)
-    set_keys = tuple(sorted({key for variant in sweep.variants.values() for key in variant}))
-    overridden = tuple(f"{key}={value}" for key, value in sorted(settings.items()))
-    trials = []
-    for variant, changes in sweep.variants.items():
-        if only and variant not in only:
-            continue
-        tree = with_overrides(scale.tree, {**settings, **changes})
-        try:
-            config = resolved(scale.config(tree, sweep.tasks), zero_shot=sweep.zero_shot)
-        except SettingsError as error:
-            raise SweepError(Fault("--set", 0, 0, f"{where}: {what}") for where, what in error.faults) from error
-        chain = cut_stages(config, scale.resources, *pairs[0], data_root)
-        known: dict[Any, Stage] = {}
-        shortened = has_fewer_epochs(tree, scale.tree)
-        for seed_pretrain, seed_finetune in pairs:
-            trials.append(
-                Trial(
-                    sweep=sweep,
-                    scale=scale.name,
-                    variant=variant,
-                    seed_pretrain=seed_pretrain,
-                    seed_finetune=seed_finetune,
-                    config=config,
-                    tree=tree,
-                    set_keys=set_keys,
-                    overrides=overridden,
-                    shortened=shortened,
-                    stages=tuple(with_seeds(chain, seed_pretrain, seed_finetune, known)),
-                )
-            )
-    return trials
+    errors = [*_option_faults(settings, sweep, scale), *_only_faults(only, sweep)]
+    if errors:
+        raise SweepError(errors)
+    chosen = [variant for variant in sweep.variants if not only or variant in only]
+    return [trial for variant in chosen for trial in _trials_of_row(variant, sweep, scale, settings, pairs, data_root)]
+
+
+def _trials_of_row(
+    variant: str, sweep: Sweep, scale: Scale, settings: Mapping[str, Any], pairs: list[Pair], data_root: Path | None
+) -> Iterator[Trial]:
+    tree = with_overrides(scale.tree, {**settings, **sweep.variants[variant]})
+    try:
+        config = resolved(scale.config(tree, sweep.tasks), zero_shot=sweep.zero_shot)
+    except SettingsError as error:
+        raise SweepError(Fault("--set", 0, 0, f"{where}: {what}") for where, what in error.faults) from error
+    chain = cut_stages(config, scale.resources, *pairs[0], data_root)
+    set_keys = tuple(sorted({key for changes in sweep.variants.values() for key in changes}))
+    overrides = tuple(f"{key}={value}" for key, value in sorted(settings.items()))
+    shortened = has_fewer_epochs(tree, scale.tree)
+    known: dict[Any, Stage] = {}
+    for seed_pretrain, seed_finetune in pairs:
+        yield Trial(
+            sweep=sweep,
+            scale=scale.name,
+            variant=variant,
+            seed_pretrain=seed_pretrain,
+            seed_finetune=seed_finetune,
+            config=config,
+            tree=tree,
+            set_keys=set_keys,
+            overrides=overrides,
+            shortened=shortened,
+            stages=tuple(with_seeds(chain, seed_pretrain, seed_finetune, known)),
+        )
 
 
 def with_settings(scale: Scale, overrides: Mapping[str, Any]) -> Scale:
@@ -206,7 +206,7 @@ def _seeds(given: Mapping[str, Any], own: Seeds) -> Seeds:
 
 def _option_faults(settings: Mapping[str, Any], sweep: Sweep, scale: Scale) -> Iterable[Fault]:
     swept = {key for variant in sweep.variants.values() for key in variant}
-    for key, what, _ in override_faults(settings, scale, sweep.tasks):
+    for key, what, _ in override_faults(settings, scale, sweep.tasks, also=SEEDS):
         yield option_fault(f"{key}={settings[key]}", what)
     for key in sorted(settings.keys() & swept):
         yield option_fault(f"{key}={settings[key]}", f"{key} is what the sweep varies; choose rows with --only")

@@ -14,7 +14,6 @@ TO_CUT = {
     "experiments.scheduler.scheduler",
     "experiments.cli.sweep_commands.run",
     "experiments.run.drive",
-    "experiments.stages.trial.expand",
     "experiments.standalone.run_alone",
     "experiments.worker.main.run_stage",
 }

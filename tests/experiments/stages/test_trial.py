@@ -195,6 +195,8 @@ def test_overrides_hold_for_every_row(masking, tiny):
         ({"pretrain.epochs": 0}, "pretrain.epochs: 0 is not allowed; expected at least 1"),
         ({"pretrain.corpus": "18M"}, "'18M' is unknown at scale tiny; "),
         ({"data": {"seed": 1}}, "setting 'data' is unknown"),
+        ({"seeds.pretrian": [1]}, "setting 'seeds.pretrian' is unknown; did you mean 'seeds.pretrain'?"),
+        ({"seeds.foo": [1]}, "setting 'seeds.foo' is unknown; did you mean 'seeds'?"),
         ({"resources.pretrain.gpus": 1}, "setting 'resources.pretrain.gpus' is unknown"),
     ],
 )
