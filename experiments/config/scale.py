@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from experiments.config.settings import (
     FILLED,
@@ -19,6 +18,7 @@ from experiments.config.settings import (
     shown,
     type_fault,
     value_faults,
+    with_overrides,
 )
 from experiments.config.yaml_source import (
     Document,
@@ -49,55 +49,84 @@ PEBIBYTE_GB = 2**20
 FOLDER = Path(__file__).resolve().parents[2] / "sweeps" / "scales"
 
 
-class _TaskForm(Form):
+class TaskSettings(Form):
+    """A task slot: the data that fills it, and what differs from the settings of all tasks."""
+
     dataset: str
     finetune: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
 
 
-class _ResourcesForm(Form):
+class Resources(Form):
+    """Processors of a stage, in total."""
+
     cpus: int = Field(ge=1)
     gpus: int = Field(ge=0)
     nodes: int | None = Field(default=None, ge=1)
+    """Machines that share these equally."""
     accelerator: str | None = None
     memory_gb: float | None = Field(default=None, gt=0, le=PEBIBYTE_GB)
 
 
-class _KindsForm(Form):
-    pretrain: _ResourcesForm
-    pretrain_video: _ResourcesForm
-    finetune: _ResourcesForm
-    evaluate: _ResourcesForm
+class ResourcesByKind(Form):
+    """Resources of each kind of stage."""
+
+    pretrain: Resources
+    pretrain_video: Resources
+    finetune: Resources
+    evaluate: Resources
 
 
-class _ScaleForm(Form):
-    scale: Name
+class Scale(Form):
+    """A checked scale file."""
+
+    name: Name = Field(alias="scale")
     title: str
     corpora: dict[str, Annotated[list[str], Field(min_length=1)]]
-    tasks: dict[str, _TaskForm]
+    """Sources that fill a corpus slot such as `5M`."""
+    tasks: dict[str, TaskSettings]
+    """Task slots such as `msrvtt`."""
     data: dict[str, Any] | None = None
     model: dict[str, Any]
     pretrain: dict[str, Any]
     pretrain_video: dict[str, Any]
     finetune: dict[str, Any]
     evaluate: dict[str, Any]
-    resources: _KindsForm
+    by_kind: ResourcesByKind = Field(alias="resources")
+    _tree: Tree = PrivateAttr()
 
+    def model_post_init(self, context: Any) -> None:
+        """Fill in defaults, and the settings of every task."""
+        self._tree = {}
+        for section in SECTIONS:
+            given = getattr(self, section)
+            self._tree[section] = None if given is None else section_defaults(section) | given
+        for section in PER_TASK:
+            self._tree[section] = {
+                name: self._tree[section] | getattr(task, section) | {FILLED: task.dataset}
+                for name, task in self.tasks.items()
+            }
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scale:
-    """A checked scale file."""
+    @property
+    def tree(self) -> Tree:
+        """Settings of every section; of `finetune` and `evaluate` for every task."""
+        return self._tree
 
-    name: str
-    title: str
-    corpora: dict[str, tuple[str, ...]]
-    """Sources that fill a corpus slot such as `5M`."""
-    datasets: dict[str, str]
-    """What fills a task slot such as `msrvtt`."""
-    tree: Tree = field(repr=False)
-    """Settings of every section; of `finetune` and `evaluate` for every task."""
-    resources: dict[str, dict[str, Any]]
-    """By kind of stage: `cpus`, `gpus`, maybe `memory_gb`, the `nodes` that share these equally, the `accelerator`."""
+    @property
+    def datasets(self) -> dict[str, str]:
+        """Data set of each task slot."""
+        return {name: task.dataset for name, task in self.tasks.items()}
+
+    @property
+    def resources(self) -> dict[str, dict[str, Any]]:
+        """By kind of stage: `cpus`, `gpus`, and those of `memory_gb`, `nodes` and `accelerator` that are given."""
+        return self.by_kind.model_dump(exclude_none=True)
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> "Scale":
+        """A copy with dotted settings replaced, which were checked."""
+        copy = self.model_copy()
+        copy._tree = with_overrides(self._tree, overrides)
+        return copy
 
     def base_config(self) -> Config:
         """The configuration that no sweep has changed."""
@@ -140,7 +169,7 @@ def load_scale(name_or_path: str) -> Scale:
         message = f"scale {name_or_path!r} is unknown; {nearest(name_or_path, scale_names())}"
         raise SweepError([Fault("--scale", 0, 0, message)])
     document = read_document(path)
-    faults = form_faults(document, _ScaleForm)
+    faults = form_faults(document, Scale)
     faults += [fault for section in SECTIONS for fault in _section_faults(document, section)]
     corpora = document.held(dict, "corpora")
     for section in ON_CORPUS:
@@ -151,7 +180,7 @@ def load_scale(name_or_path: str) -> Scale:
     faults += [fault for kind in KINDS for fault in _resource_faults(document, kind)]
     if faults:
         raise SweepError(faults)
-    return _scale(_ScaleForm.model_validate_json(json.dumps(document.value)))
+    return Scale.model_validate_json(json.dumps(document.value))
 
 
 def _resource_faults(document: Document, kind: str) -> Iterator[Fault]:
@@ -199,22 +228,3 @@ def _given_faults(document: Document, keys: Keys, settings: Mapping[str, Any], s
             yield document.fault((*keys, name), wrong)
         elif name in defaults and defaults[name] == value and keys == (section,):
             yield document.fault((*keys, name), f"{where}: {shown(value)} repeats the default; drop it", at_key=True)
-
-
-def _scale(form: _ScaleForm) -> Scale:
-    tree: Tree = {
-        section: None if getattr(form, section) is None else section_defaults(section) | getattr(form, section)
-        for section in SECTIONS
-    }
-    for section in PER_TASK:
-        tree[section] = {
-            task: tree[section] | getattr(held, section) | {FILLED: held.dataset} for task, held in form.tasks.items()
-        }
-    return Scale(
-        name=form.scale,
-        title=form.title,
-        corpora={slot: tuple(sources) for slot, sources in form.corpora.items()},
-        datasets={task: held.dataset for task, held in form.tasks.items()},
-        tree=tree,
-        resources={kind: getattr(form.resources, kind).model_dump(exclude_none=True) for kind in KINDS},
-    )

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from experiments.config.constraints import Condition, ConditionError
 from experiments.config.scale import Scale, scale_names
@@ -32,54 +31,38 @@ LISTS = (("tasks",), ("report", "columns"))
 """The lists of a sweep file whose entries must differ; `experiments.config.seeds` checks those of seeds."""
 
 
-class _ReportForm(Form):
-    row: str
-    columns: list[str] = Field(min_length=1)
+def _seeds(given: Any) -> Seeds:
+    """The seeds of a file; those of a wrong value do not matter: `_seed_faults` reports it with its place."""
+    return Seeds() if any(seed_faults(given)) else read_seeds(given)
 
 
-class _SweepForm(Form):
-    sweep: Name
-    title: str
-    table: str | None = None
-    variants: dict[str, dict[str, Any]] = Field(min_length=1)
-    baseline: str
-    tasks: list[str] = Field(min_length=1)
-    zero_shot: bool = False
-    seeds: Any = {}
-    require: list[str] = []
-    budget: dict[str, Annotated[float, Field(gt=0)]] = {}
-    report: _ReportForm
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReportSpec:
-    """How a sweep's table looks."""
+class ReportSpec(Form):
+    """The look of a sweep's table."""
 
     row: str
     """Header of the rows' names."""
-    columns: tuple[str, ...]
+    columns: list[str] = Field(min_length=1)
     """Slots, e.g. `pretrain.hours`, `msrvtt.t2v.r1`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sweep:
+class Sweep(Form):
     """A checked sweep file."""
 
-    name: str
+    name: Name = Field(alias="sweep")
     title: str
-    table: str | None
-    """Which of the paper's tables it rebuilds."""
-    variants: dict[str, dict[str, Any]]
+    table: str | None = None
+    """Number of the paper's table that it rebuilds."""
+    variants: dict[str, dict[str, Any]] = Field(min_length=1)
     """Overrides by dotted setting, in the order of the table's rows."""
     baseline: str
     """The variant that the others are compared with."""
-    tasks: tuple[str, ...]
-    zero_shot: bool
+    tasks: list[str] = Field(min_length=1)
+    zero_shot: bool = False
     """Whether tasks are evaluated without fine-tuning."""
-    seeds: Seeds
-    require: tuple[str, ...]
+    seeds: Annotated[Seeds, PlainValidator(_seeds)] = Seeds()
+    require: list[str] = []
     """Conditions that every variant fulfils."""
-    budget: dict[str, float]
+    budget: dict[str, Annotated[float, Field(gt=0)]] = {}
     """By scale: most hours of its device that the sweep may cost."""
     report: ReportSpec
 
@@ -88,32 +71,19 @@ def load_sweep(path: Path, scale: Scale) -> Sweep:
     """Read a sweep file and check every variant of it at a scale.
 
     Raises:
-        SweepError: every fault of the file.
+        SweepError: every error of the file.
     """
     document = read_document(path)
-    faults = [
-        *form_faults(document, _SweepForm),
+    errors = [
+        *form_faults(document, Sweep),
         *_name_faults(document, scale),
         *_repetition_faults(document),
         *_seed_faults(document),
         *_variants_faults(document, scale),
     ]
-    if faults:
-        raise SweepError(faults)
-    form = _SweepForm.model_validate_json(json.dumps(document.value))
-    return Sweep(
-        name=form.sweep,
-        title=form.title,
-        table=form.table,
-        variants=form.variants,
-        baseline=form.baseline,
-        tasks=tuple(form.tasks),
-        zero_shot=form.zero_shot,
-        seeds=read_seeds(form.seeds),
-        require=tuple(form.require),
-        budget=form.budget,
-        report=ReportSpec(row=form.report.row, columns=tuple(form.report.columns)),
-    )
+    if errors:
+        raise SweepError(errors)
+    return Sweep.model_validate_json(json.dumps(document.value))
 
 
 def override_faults(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -219,7 +220,7 @@ def _form_fault(document: Document, form: type[Form], told: Any) -> Fault:
     keys: Keys = tuple(told["loc"])
     where = ".".join(map(str, keys)) or "the file"
     if told["input"] is None and not keys:
-        return document.fault(keys, f"is empty; expected {', '.join(form.model_fields)}")
+        return document.fault(keys, f"is empty; expected {', '.join(_fields(form))}")
     if told["type"] == "extra_forbidden":
         known = _known_keys(form, keys[:-1])
         return document.fault(keys, f"key {where!r} is unknown; {nearest(str(keys[-1]), known)}", at_key=True)
@@ -232,11 +233,15 @@ def _form_fault(document: Document, form: type[Form], told: Any) -> Fault:
 def _known_keys(form: type[Form], keys: Keys) -> list[str]:
     """The keys that are known at a place, found by following the forms within the form."""
     for key in keys:
-        if key in form.model_fields:
-            annotation = form.model_fields[str(key)].annotation
-            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Form)]
-            form = inner[0] if inner else form
-    return list(form.model_fields)
+        if (field := _fields(form).get(str(key))) is not None:
+            types = (field.annotation, *get_args(field.annotation))
+            form = next((one for one in types if isinstance(one, type) and issubclass(one, Form)), form)
+    return list(_fields(form))
+
+
+def _fields(form: type[Form]) -> dict[str, FieldInfo]:
+    """Fields by their keys in the file."""
+    return {field.alias or name: field for name, field in form.model_fields.items()}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

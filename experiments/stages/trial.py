@@ -161,7 +161,7 @@ def with_settings(scale: Scale, overrides: Mapping[str, Any]) -> Scale:
     ]
     if faults:
         raise SweepError(faults)
-    return replace(scale, tree=with_overrides(scale.tree, overrides))
+    return scale.with_overrides(overrides)
 
 
 def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:

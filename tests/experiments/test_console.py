@@ -41,7 +41,7 @@ SHOWN = f"{MARKUP} \\x1b[31mred\\x1b]0;title\\x07 \\r\\x08\\x00\\x9b\\u202e\\ud8
 
 def hostile_trial() -> Trial:
     made = trial(pretrain={"refuse_at": 2})
-    sweep = dataclasses.replace(made.sweep, variants={HOSTILE: {}}, title=HOSTILE, baseline=HOSTILE)
+    sweep = made.sweep.model_copy(update={"variants": {HOSTILE: {}}, "title": HOSTILE, "baseline": HOSTILE})
     return dataclasses.replace(made, sweep=sweep, variant=HOSTILE)
 
 

@@ -113,17 +113,17 @@ def edited(old: str, new: str) -> str:
 def test_the_shipped_sweep_is_what_the_paper_compares(tiny):
     sweep = load_sweep(SWEEPS / "masking_ratio.yaml", tiny)
     assert sweep == Sweep(
-        name="masking_ratio",
+        sweep="masking_ratio",
         title="Ablation study on using different masking ratios",
         table="4",
         variants={f"{percent}%": {"pretrain.mask_ratio": percent / 100} for percent in (10, 25, 50, 65)},
         baseline="50%",
-        tasks=("msrvtt",),
+        tasks=["msrvtt"],
         zero_shot=False,
-        seeds=Seeds(pretrain=(0,), finetune=(0,)),
-        require=("pretrain.mask_ratio <= 0.65",),
+        seeds={"pretrain": [0], "finetune": [0]},
+        require=["pretrain.mask_ratio <= 0.65"],
         budget={"tiny": 2},
-        report=ReportSpec(row="Masking Ratio", columns=(HOURS, "msrvtt.t2v.r1", "msrvtt.t2v.r5", "msrvtt.t2v.r10")),
+        report=ReportSpec(row="Masking Ratio", columns=[HOURS, "msrvtt.t2v.r1", "msrvtt.t2v.r5", "msrvtt.t2v.r10"]),
     )
     assert list(sweep.variants) == ["10%", "25%", "50%", "65%"]
 
@@ -133,7 +133,7 @@ def test_what_need_not_be_given(tmp_path, tiny):
     path.write_text("{sweep: s, title: t, variants: {a: {}}, baseline: a, tasks: [msrvtt], report: {row: R, columns: [")
     path.write_text(path.read_text() + "msrvtt.v2t.median_rank]}}")
     sweep = load_sweep(path, tiny)
-    assert (sweep.table, sweep.require, sweep.budget) == (None, (), {})
+    assert (sweep.table, sweep.require, sweep.budget) == (None, [], {})
     assert sweep.seeds == Seeds() and Seeds().pairs == [(0, 0)]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.config.scale import Scale, load_scale
+from experiments.config.scale import ResourcesByKind, Scale, load_scale
 from experiments.config.seeds import Seeds, describe_pairs, read_seeds
 from experiments.config.sweep import Sweep, load_sweep
 from experiments.config.yaml_source import SweepError
@@ -91,7 +91,7 @@ def test_seeds_multiply_and_label_the_trials(masking, tiny):
 
 
 def test_seeds_of_the_sweep_file_are_used(masking, tiny):
-    sweep = dataclasses.replace(masking, seeds=Seeds(pretrain=(3,), finetune=(4, 3)))
+    sweep = masking.model_copy(update={"seeds": Seeds(pretrain=(3,), finetune=(4, 3))})
     assert [trial.seed for trial in expand(sweep, tiny, only=["50%"])] == ["3/4", "3"]
     assert [trial.seed for trial in expand(sweep, tiny, only=["50%"], overrides={"seeds.finetune": [3]})] == ["3"]
 
@@ -110,7 +110,7 @@ def test_full_trials_take_one_seed_for_both_trainings(masking, tiny, given, seed
 
 
 def test_a_list_of_one_training_does_not_change_full_trials(masking, tiny):
-    sweep = dataclasses.replace(masking, seeds=read_seeds(2))
+    sweep = masking.model_copy(update={"seeds": read_seeds(2)})
     assert [trial.seed for trial in expand(sweep, tiny, only=["50%"])] == ["0", "1"]
     told = refusal(sweep, tiny, overrides={"seeds.pretrain": [1]})
     assert told.startswith("--set seeds.pretrain=[1]: the sweep file asks for full trials")
@@ -268,7 +268,7 @@ def test_a_setting_changes_the_stages_that_read_it_and_all_after_them(masking, t
 
 def test_two_sweeps_share_the_row_that_they_have_in_common(masking, tiny):
     variants: dict[str, dict[str, Any]] = {"0.6": {"model.keep_rate": 0.6}, "0.8": {"model.keep_rate": 0.8}}
-    keeping = dataclasses.replace(masking, name="keeping_rate", variants=variants, baseline="0.8")
+    keeping = masking.model_copy(update={"name": "keeping_rate", "variants": variants, "baseline": "0.8"})
     trials = expand(masking, tiny) + expand(keeping, tiny)
     defaults = {trial.variant: trial for trial in trials}
     assert fingerprints(defaults["50%"]) == fingerprints(defaults["0.8"])
@@ -290,13 +290,15 @@ def test_another_folder_with_the_same_vocabulary_is_the_same_vocabulary(masking,
 def test_a_vocabulary_or_source_that_is_not_there_is_told(masking, tiny):
     with pytest.raises(SmaugError, match="tokenizer: /nowhere/vocab.txt cannot be read"):
         expand(masking, tiny, overrides={"model.tokenizer": "/nowhere"})
-    elsewhere = dataclasses.replace(tiny, corpora=tiny.corpora | {"5M": ("cc9m",)})
+    elsewhere = tiny.model_copy(update={"corpora": tiny.corpora | {"5M": ["cc9m"]}})
     with pytest.raises(SmaugError, match="source: 'cc9m' is unknown"):
         expand(masking, elsewhere)
 
 
 def test_resources_are_no_part_of_a_trials_identity(masking, tiny):
-    more = dataclasses.replace(tiny, resources={kind: {"cpus": 8, "gpus": 1} for kind in tiny.resources})
+    more = tiny.model_copy(
+        update={"by_kind": ResourcesByKind.model_validate({kind: {"cpus": 8, "gpus": 1} for kind in tiny.resources})}
+    )
     assert [t.fingerprint for t in expand(masking, tiny)] == [t.fingerprint for t in expand(masking, more)]
 
 

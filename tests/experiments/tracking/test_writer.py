@@ -272,7 +272,7 @@ def test_a_trial_with_another_fingerprint_supersedes_the_old_one_and_back(home, 
 
 def test_a_table_compares_with_the_baseline_of_the_sweep_file_that_ran_last(home):
     original = trial("50%")
-    sweep = dataclasses.replace(original.sweep, variants={"new": {}, "50%": {}}, baseline="new")
+    sweep = original.sweep.model_copy(update={"variants": {"new": {}, "50%": {}}, "baseline": "new"})
     copied = [dataclasses.replace(original, sweep=sweep, variant=variant) for variant in ("new", "50%")]
     for trials, baseline in ((copied, "new"), ([original], "50%"), (copied, "new")):
         write_trials(home, [(one, []) for one in trials])
