@@ -7,9 +7,6 @@ from experiments.tracking.reader import TrialRow
 from reports.analysis.samples import IntervalKind, Samples
 from reports.paper.tables import HOURS
 
-DEFAULT_SCALE = "tiny"
-"""Scale of `sweeps/run.py` without --scale."""
-
 
 @dataclass(frozen=True, slots=True)
 class Interval:

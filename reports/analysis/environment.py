@@ -4,10 +4,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
+from experiments.config.scale import scale_names
 from experiments.tracking.reader import StageRow, TrialRow
-from reports.analysis.cells import DEFAULT_SCALE, Table
+from reports.analysis.cells import Table
 
+DEFAULT_SCALE = "tiny"
+"""Scale of `sweeps/run.py` without --scale."""
 SHORT = 12
 """Digits of a digest that are shown."""
 
@@ -75,6 +79,13 @@ def _commands(tables: Sequence[Table], files: Mapping[str, str]) -> Iterable[str
         if table.trials and table.measured_by in files:
             measured.setdefault(table.scale, []).append(files[table.measured_by])
     for scale, found in measured.items():
-        which = " ".join(dict.fromkeys(found))
-        yield f"python sweeps/run.py {which}{'' if scale == DEFAULT_SCALE else f' --scale {scale}'}"
+        yield run_command(dict.fromkeys(found), scale)
     yield "make tables report"
+
+
+def run_command(files: Iterable[str], scale: str) -> str:
+    """Command that measures sweep files at a scale; one that does not come with the project is a file of the user's."""
+    option = scale if scale in scale_names() else quote(f"path/to/{scale}.yaml")
+    return f"python sweeps/run.py {' '.join(files)}" + (
+        f" --scale {option}" if scale not in ("", DEFAULT_SCALE) else ""
+    )

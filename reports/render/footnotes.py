@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
-from reports.analysis.cells import DEFAULT_SCALE, Table
+from reports.analysis.cells import Table
+from reports.analysis.environment import run_command
 from reports.analysis.samples import has_ranks
 from reports.render.text import letters
 
@@ -179,9 +180,8 @@ def _empty(table: Table, sweep_files: Mapping[str, str]) -> list[str]:
         return found
     if table.measured_by not in sweep_files:
         return [*found, "Empty cells: not measured; no file in sweeps/ measures this table."]
-    scale = f" --scale {table.scale}" if table.scale not in ("", DEFAULT_SCALE) else ""
     which = "all rows" if len(empty) == len(own) else f"rows {', '.join(empty)}"
-    command = f"python sweeps/run.py {sweep_files[table.measured_by]}{scale}"
+    command = run_command([sweep_files[table.measured_by]], table.scale)
     return [*found, f"Empty cells ({which}): not measured; `{command}` fills them."]
 
 

@@ -78,6 +78,12 @@ def test_the_command_for_empty_cells_names_the_scale_it_would_fill():
     assert "no file in sweeps/ measures this table" in to_markdown(table_4([]), {}, LOCAL_UI)
 
 
+@pytest.mark.parametrize("scale, option", [("mine", "path/to/mine.yaml"), ("a b;c", "'path/to/a b;c.yaml'")])
+def test_the_command_for_a_scale_of_the_users_own_names_a_file(scale, option):
+    text = to_markdown(table_4([row("50%", hours=50.0, r1=39.0, scale=scale)]), FILES, LOCAL_UI)
+    assert f"`python sweeps/run.py sweeps/masking_ratio.yaml --scale {option}` fills them" in text
+
+
 def test_marks_are_letters_that_the_notes_explain():
     other = row("10%", hours=0.001, r1=21.0, device="H200", unit="H200 GPU h")
     text = to_markdown(table_4([row("50%", hours=0.02, r1=20.0), other]), FILES, LOCAL_UI)
