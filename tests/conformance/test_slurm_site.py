@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +49,7 @@ def test_a_slurm_that_is_as_the_profile_says(whole: OneMachine, cluster: Cluster
     ],
 )
 def test_what_the_cluster_has_not_got(cluster: Cluster, other: dict[str, object], check: str, words: str) -> None:
-    finding = found(replace(cluster, **other))[check]  # type: ignore[arg-type]
+    finding = found(cluster.model_copy(update=other))[check]
     assert finding.level == "fault" and words in finding.found and finding.mend
 
 
@@ -59,12 +58,12 @@ def test_what_the_cluster_has_not_got(cluster: Cluster, other: dict[str, object]
 def test_without_a_name_it_is_the_default_partition_and_one_named_twice_is_one(
     cluster: Cluster, partition: str | None
 ) -> None:
-    assert found(replace(cluster, partition=partition))["slurm partition"].found == "gpu is up"
+    assert found(cluster.model_copy(update={"partition": partition}))["slurm partition"].found == "gpu is up"
 
 
 @pytest.mark.slurm
 def test_one_of_several_partitions_is_enough(cluster: Cluster) -> None:
-    finding = found(replace(cluster, partition="h100,gpu"))["slurm partition"]
+    finding = found(cluster.model_copy(update={"partition": "h100,gpu"}))["slurm partition"]
     assert (finding.level, finding.found) == ("ok", "gpu is up; not used: there is no h100")
 
 
@@ -115,12 +114,12 @@ def test_what_else_the_environment_asks_is_left_out_as_in_a_run(
 ) -> None:
     for name in ("SBATCH_PARTITION", "SINFO_PARTITION"):
         monkeypatch.setenv(name, "h100")
-    assert {finding.level for finding in found(replace(cluster, partition=None)).values()} == {"ok"}
+    assert {finding.level for finding in found(cluster.model_copy(update={"partition": None})).values()} == {"ok"}
 
 
 @pytest.mark.slurm
 def test_a_scale_that_does_not_fit_the_nodes_is_an_error(cluster: Cluster) -> None:
-    findings = check_slurm(replace(cluster, gpus_per_node=2), load_scale("paper"))
+    findings = check_slurm(cluster.model_copy(update={"gpus_per_node": 2}), load_scale("paper"))
     found = [finding.found for finding in findings if (finding.check, finding.level) == ("slurm stages", "fault")]
     assert "scale paper: resources.pretrain.gpus: 4 is more than one stage can have here; at most 2" in found
 

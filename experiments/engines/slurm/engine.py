@@ -189,7 +189,7 @@ class SlurmEngine(Engine):
     def _submit_array(self, jobs: list[Job]) -> None:
         """Submit jobs of one shape; those that Slurm refuses for good end with its message."""
         if self._folder is None or not self._folder.is_dir():
-            self._folder = new_folder(self._root, self._cluster.name, self._name)
+            self._folder = new_folder(self._root, self._cluster.cluster, self._name)
         folder = self._folder
         for job in jobs:
             document = {"name": job.name, "command": list(job.command), "env": dict(job.env)}
@@ -253,7 +253,7 @@ class SlurmEngine(Engine):
 
     def _request_of(self, job: Job) -> str:
         words = request_in_words(self._cluster, *share_of(job), job.nodes)
-        return f"asked for: {words}; profile {self._cluster.name}"
+        return f"asked for: {words}; profile {self._cluster.cluster}"
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:

@@ -1,8 +1,7 @@
-"""A cluster profile: what Slurm calls its things at a place, and what a node has; checked before anything is asked."""
+"""A cluster profile: a site's names for Slurm's options, and the resources of a node."""
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,20 +14,19 @@ from experiments.engines.base import Inventory, Node
 from experiments.stages.memory import GIB
 
 ALWAYS_EXPORTED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SLURM_CONF")
-"""Variables that jobs get. Slurm keeps a job's environment on its own disks, and nobody's tokens belong there."""
+"""Variables that jobs get. Slurm keeps a job's environment on its own disks, where no token belongs."""
 
 OF_JOBS = r"SUBMITIT_|SLURM_(?!CONF$)"
-"""Variables that Slurm and submitit set in a job themselves: those of a job that the driver runs in go no further."""
+"""Variables that Slurm and submitit set in a job; those of a job that the driver runs in are not passed on."""
 
 YEAR_MINUTES = 365 * 24 * 60
-"""What Slurm plans with where there is no limit. It takes more, and counts seconds in 32 bits: of 71582790 minutes it
-makes 2."""
+"""Slurm's plan where there is no limit. It accepts more, but counts seconds in 32 bits: 71582790 minutes become 2."""
 EARLY_SECONDS = 60
-"""Slurm may signal so long before it was told to: it looks at its jobs' times twice a minute."""
+"""Slurm may signal so much earlier than requested: it checks the times of its jobs twice a minute."""
 
 
 def at_most(limit: int, why: str) -> AfterValidator:
-    """A form's check of a number; the fault says what the limit is."""
+    """Return a form's check of a number; the error names the limit."""
 
     def check(number: float) -> float:
         if number > limit:
@@ -57,47 +55,34 @@ Variable = Annotated[
 ]
 
 
-class _ClusterForm(Form):
+class Cluster(Form):
+    """A cluster profile."""
+
     cluster: Name
     partition: Word | None = None
     account: Word | None = None
     qos: Word | None = None
     constraint: Word | None = None
     time_minutes: Annotated[int, at_most(YEAR_MINUTES, "a year: Slurm may take more for less")] = Field(ge=1)
+    """Limit of one job."""
     signal_seconds: int = Field(ge=1, le=65535)
+    """Time before the limit at which a stage is asked to save; Slurm may ask up to a minute earlier."""
     cpus_per_node: int = Field(ge=1)
     memory_gb_per_node: Annotated[float, at_most(PEBIBYTE_GB, "a pebibyte")] = Field(gt=0, allow_inf_nan=False)
     gpus_per_node: int = Field(ge=0)
     accelerator: Word | None = None
-    gres_type: GresType | None = None
-    setup: list[Line] = []
-    export: list[Variable] = []
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cluster:
-    """A checked profile."""
-
-    name: str
-    partition: str | None
-    account: str | None
-    qos: str | None
-    constraint: str | None
-    time_minutes: int
-    """Limit of one job."""
-    signal_seconds: int
-    """So long before the limit a stage is asked to save; Slurm may ask up to a minute earlier."""
-    cpus_per_node: int
-    memory_gb_per_node: float
-    gpus_per_node: int
-    accelerator: str | None
     """The GPUs' type as scales name it."""
-    gres_type: str | None
+    gres_type: GresType | None = None
     """The same as Slurm names it, alone: `a6000` of `gpu:a6000:4`."""
-    setup: tuple[str, ...]
+    setup: tuple[Line, ...] = ()
     """Lines of a job's script before Python starts; the first that fails ends the job."""
-    export: tuple[str, ...]
-    """Names of the variables that a job gets from the driver's environment."""
+    export: tuple[Variable, ...] = ()
+    """Names of further variables that a job gets from the driver's environment."""
+
+    @property
+    def exported(self) -> tuple[str, ...]:
+        """Names of all variables that a job gets from the driver's environment."""
+        return tuple(dict.fromkeys([*ALWAYS_EXPORTED, *self.export]))
 
     @property
     def inventory(self) -> Inventory:
@@ -108,14 +93,14 @@ class Cluster:
         return Inventory((node,), spans=True)
 
     def memory_mb(self, cpus: int, gpus: int, asked_bytes: int | None = None) -> int:
-        """A job's memory on a node: what it asks for; else its share, by its CPUs or its GPUs, whichever is larger."""
+        """A job's memory on a node: as requested, else its share by its CPUs or its GPUs, whichever is larger."""
         if asked_bytes is not None:
             return math.ceil(asked_bytes / 2**20)
         share = max(cpus / self.cpus_per_node, gpus / self.gpus_per_node if gpus else 0.0)
         return max(1, int(self.memory_gb_per_node * share * 1024))
 
     def gres(self, gpus: int) -> str | None:
-        """How Slurm is asked for GPUs of the cluster's type."""
+        """Value of sbatch's --gres for GPUs of the cluster's type; None for no GPU."""
         kind = "gpu" if self.gres_type is None else f"gpu:{self.gres_type}"
         return f"{kind}:{gpus}" if gpus else None
 
@@ -124,10 +109,10 @@ def load_cluster(path: Path) -> Cluster:
     """Read and check a profile.
 
     Raises:
-        SweepError: every fault of the file.
+        SweepError: every error of the file.
     """
     document = read_document(path)
-    faults = form_faults(document, _ClusterForm)
+    faults = form_faults(document, Cluster)
     minutes, seconds = document.held(int, "time_minutes"), document.held(int, "signal_seconds")
     if minutes > 0 and seconds > 0 and seconds + EARLY_SECONDS >= 60 * minutes:
         whole = f"{seconds}, and the minute that Slurm may be early, are the whole time_minutes ({minutes})"
@@ -140,10 +125,4 @@ def load_cluster(path: Path) -> Cluster:
                 faults.append(document.fault((key,), message))
     if faults:
         raise SweepError(faults)
-    told = _ClusterForm.model_validate_json(json.dumps(document.value))
-    return Cluster(
-        name=told.cluster,
-        **told.model_dump(exclude={"cluster", "setup", "export"}),
-        setup=tuple(told.setup),
-        export=tuple(dict.fromkeys([*ALWAYS_EXPORTED, *told.export])),
-    )
+    return Cluster.model_validate_json(json.dumps(document.value))

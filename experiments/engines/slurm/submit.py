@@ -62,7 +62,7 @@ def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> 
         array_parallelism=len(jobs),
         wckey=None,
         stderr_to_stdout=True,
-        additional_parameters={"requeue": True, "export": ",".join(cluster.export)},
+        additional_parameters={"requeue": True, "export": ",".join(cluster.exported)},
         # Since 22.05 srun does not take over the number of CPUs, and without --export it would pass on sbatch's list.
         # A node whose part ends with an error ends the others' parts.
         srun_args=["--export=ALL", f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],

@@ -161,7 +161,7 @@ def test_a_jobs_script_ends_with_its_first_set_up_line_that_fails_and_only_there
     commands.say("sbatch", f'cp "$1" {tmp_path}/script; echo Submitted batch job 9')
     commands.say("srun", 'echo "srun: $SET"; exit 75')
     lines = ("export SET=up", "false || true", "[ -e $NEEDED ]", "#SBATCH --time=9")
-    engine = SlurmEngine(tmp_path / "home", replace(load_cluster(PROFILE), setup=lines))
+    engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE).model_copy(update={"setup": lines}))
     engine.submit(job(tmp_path, 1))
     engine.poll()
     script = (tmp_path / "script").read_text().splitlines()

@@ -29,7 +29,7 @@ def test_the_papers_nodes() -> None:
         (Node(cpus=64, gpus=4, accelerators=("RTX-A6000",), memory_bytes=480 * 2**30),), spans=True
     )
     assert (cluster.gres(4), cluster.gres(0)) == ("gpu:a6000:4", None)
-    assert "HF_HOME" not in cluster.export and "PATH" in cluster.export
+    assert "HF_HOME" not in cluster.exported and "PATH" in cluster.exported
 
 
 @pytest.mark.parametrize(("cpus", "gpus", "share"), [(32, 4, 1.0), (8, 1, 0.25), (32, 1, 0.5), (1, 0, 1 / 64)], ids=str)
