@@ -1,4 +1,4 @@
-"""Engines place commands on machines; they own no truth, which is in the store."""
+"""The interface of engines: they place commands on machines. All state that must last is in the store."""
 
 import os
 import re
@@ -29,30 +29,30 @@ class Job:
     nodes: int = 1
     """Machines that it runs on, with an equal share of CPUs and GPUs on each."""
     accelerator: str | None = None
-    """The type its GPUs must be of, as a node names it; none: any."""
+    """Required type of its GPUs, as a node names it; None: any."""
     memory_bytes: int | None = None
-    """What the scale asks for, on all its machines; none: it says nothing."""
+    """The scale's request, on all its machines; None if it has none."""
     peak_bytes: int | None = None
-    """What stages like it held at most, for an engine whose machine is this driver's own; none: not known."""
+    """Peak of stages like it, for an engine whose machine is this driver's own; None if not known."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment the engine gives."""
     exclude: tuple[str, ...] = ()
-    """Host names of machines that were lost under it; an engine keeps it away from them, or tells that it cannot."""
+    """Host names of machines that were lost while it ran; an engine avoids them, or warns that it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """Where a job stands with its engine."""
+    """State of a job with its engine."""
 
     ended: bool
     exit_code: int | None = None
-    """Once ended: the command's, negative for the signal that killed it; none where the engine lost the job."""
+    """Once ended: the command's, negative for the signal that killed it; None if the engine lost the job."""
     message: str = ""
     """Why the engine lost it, or could not start it."""
     reason: FailureClass | None = None
-    """The class of that in the engine's own word, where it has one: `timeout`, `preempted`, `node_lost`..."""
+    """Failure class reported by the engine, if any: `timeout`, `preempted`, `node_lost`..."""
     blameless: bool = False
-    """The engine itself failed, and bounds by itself how often; that counts as no try of the job."""
+    """Whether the engine itself failed, and limits its restarts; such an end does not count as a try of the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class Node:
     cpus: int
     gpus: int = 0
     accelerators: tuple[str, ...] = ()
-    """Types of its GPUs, e.g. `A100`, in the words of Ray; empty where nothing tells them."""
+    """Types of its GPUs as Ray names them, e.g. `A100`; empty where they are not known."""
     memory_bytes: int | None = None
-    """What jobs can ask for; none where nothing tells it."""
+    """Memory that jobs can request; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +75,17 @@ class Inventory:
     spans: bool = False
     """Whether a job can run on several of them."""
     is_own: bool = False
-    """Whether it is this driver's own machine, where a stage has to fit by the memory that those like it held."""
+    """Whether it is this driver's own machine, where a stage has to fit by the peak memory of stages like it."""
 
 
 class Engine(Protocol):
-    """What the scheduler needs of an engine."""
+    """Methods of an engine that the scheduler uses."""
 
     def submit(self, job: Job) -> None:
-        """Take a job; it starts when its CPUs and GPUs are free. A name whose job has ended may come again."""
+        """Accept a job; it starts when its CPUs and GPUs are free. A name whose job has ended may come again."""
 
     def poll(self) -> Mapping[str, JobState]:
-        """The state of every job ever submitted, by name, without waiting."""
+        """Return the state of every job ever submitted, by name, without waiting."""
 
     def cancel(self, name: str) -> None:
         """Ask a job to end: SIGTERM to its command, SIGKILL after a time of grace; one not started never starts.
@@ -101,23 +101,23 @@ class Engine(Protocol):
         return False
 
     def inherits(self, name: str) -> bool:
-        """Whether the job that is followed for a stage is an earlier driver's."""
+        """Whether an earlier driver submitted the job that is followed for a stage."""
         return False
 
     def inventory(self) -> Inventory:
-        """What this engine has."""
+        """Return the machines of this engine."""
 
     @property
     def fault(self) -> str:
-        """Why it can run nothing any more, in this process; empty as long as it can."""
+        """Error for which it can run nothing any more in this process; empty as long as it can."""
         return ""
 
     def close(self) -> None:
-        """Give back what the engine holds, and end what runs, unless its jobs outlive drivers; may be called twice."""
+        """Release resources and end running jobs, unless its jobs outlive drivers; may be called twice."""
 
 
 def goes_back(job: Job) -> str:
-    """What to tell where a job cannot be kept away from the machines that were lost under it."""
+    """Warning where a job cannot avoid the machines that were lost while it ran."""
     where = ", ".join(job.exclude)
     return f"stage {job.name[:12]} was lost on {where}; no other machine has what it asks for: it may go there again"
 
@@ -141,14 +141,14 @@ def local_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _gpu_types(told_in: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
-    """Types of this machine's NVIDIA GPUs, from what their driver tells of itself."""
-    told = [path.read_text() for path in told_in.glob("*/information")]
-    models = [match[1] for text in told if (match := re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE))]
+def _gpu_types(driver: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
+    """Types of this machine's NVIDIA GPUs, from the files of their driver."""
+    texts = [path.read_text() for path in driver.glob("*/information")]
+    models = [match[1] for text in texts if (match := re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE))]
     return tuple(sorted({gpu_type(model) for model in models}))
 
 
 def gpu_type(product: str) -> str:
     """A GPU's type by its product's name, as Ray calls it: `NVIDIA A100-SXM4-80GB` is an `A100`."""
-    found = re.match(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)", product)
-    return found[1].replace(" ", "-") if found else product.removeprefix("NVIDIA ").replace(" ", "-")
+    match = re.match(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)", product)
+    return match[1].replace(" ", "-") if match else product.removeprefix("NVIDIA ").replace(" ", "-")

@@ -1,4 +1,4 @@
-"""The command that runs a stage: a worker's, the same on every engine."""
+"""The worker's command line that runs a stage, the same on every engine."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ def worker_job(
     peak_bytes: int | None = None,
     exclude: tuple[str, ...] = (),
 ) -> Job:
-    """The command that runs a prepared stage, the same on every engine."""
+    """Return the job that runs a prepared stage, the same on every engine."""
     gpus, nodes = stage.resources["gpus"], stage.resources.get("nodes", 1)
     command = (sys.executable, "-m", "experiments.worker", str(directory.resolve()))
     options = ("--data-root", str(data_root.resolve()), "--device", "cuda" if gpus else "cpu")

@@ -1,4 +1,4 @@
-"""Runs a stage in this process, while it is submitted: for tests and for a debugger."""
+"""Run a stage in this process, while it is submitted: for tests and for a debugger."""
 
 import logging
 import signal
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class InlineEngine(Engine):
-    """One job at a time, here; what a stage prints stays on the terminal, and `job.env` is not applied."""
+    """Runs one job at a time, in this process; its output stays on the terminal, and `job.env` is not applied."""
 
     def __init__(self) -> None:
         self._states: dict[str, JobState] = {}
@@ -47,18 +47,18 @@ class InlineEngine(Engine):
             self._running[1].set()
 
     def inventory(self) -> Inventory:
-        """What this machine has."""
+        """This machine."""
         return local_inventory()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""
 
 
 @contextmanager
 def _signals_request(stop: StopFlag) -> Iterator[None]:
-    """Let SIGINT and SIGTERM request a stop and be delivered at the end; a second SIGINT is delivered at once."""
+    """Request a stop on SIGINT and SIGTERM, and deliver them at the end; a second SIGINT is delivered at once."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's affair
+        yield  # only the main thread may set handlers
         return
     received: list[int] = []
 

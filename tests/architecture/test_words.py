@@ -15,6 +15,7 @@ import pytest
 from tests.architecture.source_tree import ROOT, Module, modules
 
 PACKAGES = (
+    "experiments.engines",
     "experiments.tracking",
     "smaug_core",
     "reports",

@@ -24,7 +24,7 @@ def test_a_ray_that_starts_nothing_is_started_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
-        "experiments.engines.ray.engine.STILL_S", 30.0
+        "experiments.engines.ray.engine.STALLED_S", 30.0
     )  # more than the first start of a busy machine takes
     store, first = Store(tmp_path), quick_stage(seed=1)
     second = quick_stage("finetune", parents=(first,), cpus=local_cpus())
@@ -67,7 +67,7 @@ from experiments.store.store import Store
 from tests.conformance.test_ray_stands_still import Idle
 from tests.quick_stage import quick_stage
 
-ray_tune.STILL_S = 30.0
+ray_tune.STALLED_S = 30.0
 home, taken = Path(sys.argv[1]), []
 first = quick_stage(gpus=1, accelerator="L4")
 second = quick_stage("finetune", parents=(first,), gpus=2, cpus=2, accelerator="L4")
@@ -97,5 +97,5 @@ def test_a_cluster_that_starts_nothing_is_joined_anew(tmp_path: Path, ray_cluste
         timeout=180,
     )
     assert ran.returncode == 0, ran.stderr
-    assert "the Ray cluster started nothing for 30 s, of what fits on it; it is joined again" in ran.stderr
+    assert "the Ray cluster started none of the jobs that fit on it for 30 s; it is joined again" in ran.stderr
     assert len(list((tmp_path / "ray").iterdir())) == 2

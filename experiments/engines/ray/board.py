@@ -1,4 +1,4 @@
-"""The jobs between the scheduler and Ray Tune: which wait, which Tune has, how each stands."""
+"""The jobs between the scheduler and Ray Tune: waiting, placed, started, and their states."""
 
 import re
 import threading
@@ -15,7 +15,7 @@ from experiments.worker.outcome import INTERRUPTED
 
 @dataclass(slots=True)
 class Board:
-    """Where the scheduler's thread and Tune's meet."""
+    """State shared by the scheduler's thread and Tune's."""
 
     ours: bool = False
     """Whether Ray is our own."""
@@ -27,21 +27,21 @@ class Board:
     """Trials whose process has started."""
     states: dict[str, JobState] = field(default_factory=dict)
     moved: float = field(default_factory=time.monotonic)
-    """When a job last came, started or ended."""
+    """Monotonic time at which a job was last submitted, started or ended."""
     beat: float | None = None
-    """When Tune's loop last came round; none before it runs, and while it waits for a job."""
+    """Monotonic time of the last round of Tune's loop; None before it runs, and while it waits for a job."""
     finished: bool = False
-    """Whether a job has ended well."""
+    """Whether a job has succeeded."""
     death: BaseException | str | None = None
-    """Why Tune has ended, though it was not asked to."""
+    """Error with which Tune has ended unasked."""
     closed: bool = False
     stopping: bool = False
 
     def __getstate__(self) -> None:
-        """Nothing: Tune copies its settings, and stores them as a pickle that nobody reads; the store is our memory."""
+        """Save nothing: Tune copies its settings and stores them as a pickle that is never read."""
 
     def put(self, job: Job) -> None:
-        """Take a job for Tune, and have it stand as one that has not ended."""
+        """Accept a job for Tune; its state is that it has not ended."""
         with self.changed:
             self.states[job.name] = JobState(False)
             self.waiting.append(job)
@@ -49,9 +49,9 @@ class Board:
             self.changed.notify_all()
 
     def take(self, trial: str) -> Job | None:
-        """The next job for Tune; none: there is none now, or never again."""
+        """Return the next job for Tune; None if there is none now, or never again."""
         with self.changed:
-            if not self.placed:  # nothing else for Tune to do, and it would sleep a second or two on a none
+            if not self.placed:  # Tune has nothing else to do, and would sleep a second or two on None
                 self.beat = None
                 self.changed.wait_for(lambda: self.waiting or self.closed)
                 self.beat = time.monotonic()
@@ -61,7 +61,7 @@ class Board:
             return self.placed[trial]
 
     def end(self, trial: str, state: JobState) -> None:
-        """Note how a trial ended."""
+        """Record the end of a trial."""
         with self.changed:
             job = self.placed.pop(trial)
             self.started.discard(trial)
@@ -70,17 +70,17 @@ class Board:
             if not self.states[job.name].ended:
                 self.states[job.name] = state
 
-    def fail(self, trial: str, trouble: BaseException | str) -> None:
-        """Note that Ray lost a trial, by what it says.
+    def fail(self, trial: str, error: BaseException | str) -> None:
+        """Record that Ray lost a trial, by its error.
 
-        Our own Ray kills whatever is started again as long as its machine lacks memory: then Tune is to pause.
+        Our own Ray kills all that is started again as long as its machine lacks memory: then Tune has to pause.
         """
-        state = state_of(trouble, "node_lost")
+        state = state_of(error, "node_lost")
         if state.reason != "host_memory":
             state = LOST
         elif self.ours:
             state = replace(state, blameless=True)
-            self.death = self.death or trouble
+            self.death = self.death or error
         self.end(trial, state)
 
     def unended(self) -> set[str]:
@@ -89,25 +89,25 @@ class Board:
             return {name for name, state in self.states.items() if not state.ended}
 
     def start(self, trial: str) -> None:
-        """Note that a trial's process has started."""
+        """Record that a trial's process has started."""
         with self.changed:
             self.started.add(trial)
             self.moved = time.monotonic()
 
-    def stands_still(self, limit_s: float) -> bool:
+    def is_stalled(self, limit_s: float) -> bool:
         """Whether jobs wait to be started though nothing runs, and have done so for longer than a limit."""
         with self.changed:
             waits = bool(self.placed) and not self.started
             return waits and not self.closed and time.monotonic() - self.moved > limit_s
 
     def unstarted(self) -> list[Job]:
-        """Jobs whose process has not started, those that Tune has first."""
+        """Jobs whose process has not started; those that Tune has come first."""
         with self.changed:
             placed = [job for trial, job in self.placed.items() if trial not in self.started]
             return [job for job in [*placed, *self.waiting] if not self.states[job.name].ended]
 
     def drop(self, name: str) -> None:
-        """Forget a job whose process has not started: it is told to end should it start after all."""
+        """Forget a job whose process has not started: its cancel file ends it should it start after all."""
         with self.changed:
             self.waiting = deque(job for job in self.waiting if job.name != name)
             running = {self.placed[trial].name for trial in self.started}
@@ -115,56 +115,54 @@ class Board:
                 self.states[name] = JobState(True, INTERRUPTED, "cancelled before it started")
 
     def is_silent(self, limit_s: float) -> bool:
-        """Whether Tune's loop has not come round for longer than a limit."""
+        """Whether Tune's loop has made no round for longer than a limit."""
         beat = self.beat
         return beat is not None and time.monotonic() - beat > limit_s
 
     def lose(self, state: JobState, names: Collection[str] | None = None) -> None:
-        """Have jobs that have not ended stand as lost: those of these names, or all."""
+        """Set the state of jobs that have not ended to a lost one: those of these names, or all."""
         with self.changed:
             self.states |= {
                 name: state for name, s in self.states.items() if not s.ended and (names is None or name in names)
             }
 
     def lose_started(self, state: JobState) -> int:
-        """Have the jobs whose process has started stand as lost; gives how many."""
+        """Set the state of jobs whose process has started to a lost one; return their number."""
         with self.changed:
             names = {self.placed[trial].name for trial in self.started}
         self.lose(state, names)
         return len(names)
 
 
-OF_THE_NODE = re.compile(r"(\d+\.\d+GB) used / (\d+\.\d+GB) limit")
-NOTHING_SAID = re.compile(r"Caught unexpected exception: *")
+USED_MEMORY = re.compile(r"(\d+\.\d+GB) used / (\d+\.\d+GB) limit")
+NO_MESSAGE = re.compile(r"Caught unexpected exception: *")
 LONGEST_REASON = 200
-"""Letters of what Ray says that are shown."""
+"""Characters of Ray's message that are shown."""
 
 
-def state_of(trouble: BaseException | str, otherwise: FailureClass) -> JobState:
-    """How a job was lost, by what Ray says: a line, without the other processes of the machine that Ray lists.
+def state_of(error: BaseException | str, otherwise: FailureClass) -> JobState:
+    """State of a lost job by Ray's error: one line, without the other processes of the machine that Ray lists.
 
-    Args:
-        trouble: what was raised, or its text.
-        otherwise: the class where Ray names no reason that has one.
+    Its failure class is `otherwise` where Ray names no reason that has one.
     """
-    text = str(trouble)
+    text = str(error)
     if HOST_MEMORY.search(text):
-        used = OF_THE_NODE.search(text)
+        used = USED_MEMORY.search(text)
         of_node = f", {used[1]} of {used[2]} in use" if used else ""
         return JobState(True, None, f"Ray's memory monitor killed its supervisor{of_node}", "host_memory")
-    return JobState(True, None, first_words(trouble), otherwise)
+    return JobState(True, None, first_line(error), otherwise)
 
 
 LOST = JobState(True, None, "Ray lost the process that supervised it", "node_lost")
 
 
 def state_of_result(result: Mapping[str, Any] | None) -> JobState:
-    """How a job ended by what its trial gave."""
+    """State of an ended job by its trial's result."""
     return JobState(True, result["exit_code"]) if result else LOST
 
 
-def first_words(trouble: BaseException | str) -> str:
+def first_line(error: BaseException | str) -> str:
     """Class and first line of an error."""
-    lines = (NOTHING_SAID.sub("", line).strip() for line in str(trouble).splitlines())
+    lines = (NO_MESSAGE.sub("", line).strip() for line in str(error).splitlines())
     first = next((line for line in lines if line), "")[:LONGEST_REASON]
-    return first if isinstance(trouble, str) else f"{type(trouble).__name__}: {first}".removesuffix(": ")
+    return first if isinstance(error, str) else f"{type(error).__name__}: {first}".removesuffix(": ")

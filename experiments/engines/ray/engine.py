@@ -1,4 +1,4 @@
-"""Runs stages as the trials of one Ray Tune run (`experiments.engines.ray.tune`), and restarts Tune where it fails."""
+"""Run stages as the trials of one Ray Tune run (`experiments.engines.ray.tune`), and restart Tune when it fails."""
 
 import logging
 import os
@@ -16,57 +16,56 @@ from experiments.engines.base import Engine, Inventory, Job, JobState, local_inv
 from experiments.engines.ray.board import Board, state_of
 from experiments.engines.ray.session import RaySession
 from experiments.engines.ray.start import base_folder
-from experiments.engines.ray.tune import cancel_mark, tune_jobs
+from experiments.engines.ray.tune import cancel_file, tune_jobs
 from experiments.engines.supervisor import GRACE_S
 from experiments.stages.memory import bytes_to_ask
 from experiments.worker.signals import HANGS
 from smaug_core.errors import SmaugError
 
-STILL_S = 180.0
-"""With nothing running, jobs that fit wait so long at most; then Ray is started again, or a cluster is joined again.
+STALLED_S = 180.0
+"""Longest time that jobs that fit wait with nothing running; then Ray is restarted, or a cluster is joined again.
 
-Ray 2.60 may count what a supervisor had as taken for ever when that, or its node, was killed: seen once each. It
-takes back what was a driver's when that leaves.
+Ray 2.60 may keep a supervisor's resources reserved forever when that, or its node, was killed: seen once each. It
+releases those of a driver when that leaves.
 """
 SILENT_S = 10.0
-"""A loop of Tune that has not come round for so long hangs, once jobs are asked to end; before that, after STILL_S."""
+"""Time without a round of Tune's loop after which it hangs, once jobs are asked to end; STALLED_S before that."""
 JOIN_S = 5.0
 """Time in which Tune ends once its jobs have ended."""
 RESTARTS_S = (5.0, 20.0, 60.0)
-"""Pauses before Tune is restarted: so many restarts in a row may leave no stage finished."""
+"""Pauses before Tune is restarted; one for each restart in a row that may leave no stage finished."""
 _log = logging.getLogger(__name__)
 
 
 class RayEngine(Engine):
     """Ray Tune, started with the first job: Ray on this machine, or the cluster at `address`.
 
-    Args:
-        home: its folder `ray` holds what Tune writes, and requests to end; a cluster's machines must all see it.
-        address: `HOST:PORT` of the cluster, or `auto`: the one that runs on this machine; none starts Ray here.
+    The folder `ray` of the home holds Tune's files, and requests to end; all machines of a cluster must see it. An
+    address is `HOST:PORT`, or `auto` for the cluster that runs on this machine.
     """
 
     def __init__(self, home: Path, address: str | None = None) -> None:
         if address is None:
             base_folder()
         self._folder = _new_folder(home.resolve() / "ray")
-        self._session = RaySession(address, self._hear)
+        self._session = RaySession(address, self._log_message)
         self._board = Board(ours=address is None)
         self._tune: threading.Thread | None = None
         self._restarts = 0
         self._restart_at: float | None = None
-        self._asked: dict[str, float] = {}
-        """When jobs were asked to end."""
+        self._cancelled: dict[str, float] = {}
+        """Monotonic times at which jobs were asked to end."""
         self._fault = ""
 
     @property
     def fault(self) -> str:
-        """Why it runs nothing any more; empty as long as it does."""
+        """Error for which it runs nothing any more; empty as long as it does."""
         return self._fault
 
     def submit(self, job: Job) -> None:
-        """Take a job; the first one has Ray start, which takes some seconds."""
-        cancel_mark(self._folder, job.name).unlink(missing_ok=True)
-        self._asked.pop(job.name, None)
+        """Accept a job; the first one starts Ray, which takes some seconds."""
+        cancel_file(self._folder, job.name).unlink(missing_ok=True)
+        self._cancelled.pop(job.name, None)
         self._board.put(replace(job, memory_bytes=memory_of(job, is_own=self._session.is_ours)))
         if self._tune is None and self._restart_at is None and not self._fault:
             self._start()
@@ -77,7 +76,7 @@ class RayEngine(Engine):
         self._tune.start()
 
     def _run_tune(self, board: Board) -> None:
-        """Whatever Tune raises ends this thread, and nothing else."""
+        """Run Tune in a thread; an error ends that thread only."""
         try:
             self._session.open()
             tune_jobs(board, self._folder)
@@ -92,12 +91,12 @@ class RayEngine(Engine):
         Raises:
             SmaugError: Ray did not start the first time.
         """
-        self._look_after_tune()
-        self._look_after_asked()
+        self._check_tune()
+        self._check_cancelled()
         with self._board.changed:
             return dict(self._board.states)
 
-    def _look_after_tune(self) -> None:
+    def _check_tune(self) -> None:
         board = self._board
         if self._fault:
             board.lose(JobState(True, None, self._fault, "preempted"))
@@ -110,33 +109,33 @@ class RayEngine(Engine):
                 raise board.death
             if lost := self._session.lost():
                 self._give_up(lost)
-            elif trouble := self._trouble():
-                self._lose_tune(trouble)
-            elif board.stands_still(STILL_S):
+            elif error := self._error():
+                self._lose_tune(error)
+            elif board.is_stalled(STALLED_S):
                 self._join_again()
 
-    def _trouble(self) -> BaseException | str:
-        """What is wrong with Tune; empty if nothing is."""
+    def _error(self) -> BaseException | str:
+        """Error of Tune; empty if there is none."""
         if self._board.death is not None:
             return self._board.death
-        if self._board.is_silent(SILENT_S if self._board.unended() <= self._asked.keys() else STILL_S):
+        if self._board.is_silent(SILENT_S if self._board.unended() <= self._cancelled.keys() else STALLED_S):
             return "its loop hangs"
-        if self._session.is_ours and self._board.stands_still(STILL_S):
+        if self._session.is_ours and self._board.is_stalled(STALLED_S):
             return "it started nothing though nothing ran"
         return ""
 
-    def _look_after_asked(self) -> None:
-        """Give up jobs that were asked to end, and of whose end Ray does not tell."""
-        for name, at in list(self._asked.items()):
+    def _check_cancelled(self) -> None:
+        """Give up jobs that were asked to end, and whose end Ray does not report."""
+        for name, at in list(self._cancelled.items()):
             if self._board.states[name].ended:
-                del self._asked[name]
+                del self._cancelled[name]
             elif time.monotonic() - at > GRACE_S + SILENT_S:
-                self._board.lose(JobState(True, None, "Ray does not tell of its end", "killed"), {name})
+                self._board.lose(JobState(True, None, "Ray does not report its end", "killed"), {name})
 
-    def _lose_tune(self, trouble: BaseException | str) -> None:
-        """Have what ran stand as lost, and what waits come to another Tune, in another Ray where that is ours."""
-        state = state_of(trouble, "preempted")
-        self._keep(trouble)
+    def _lose_tune(self, error: BaseException | str) -> None:
+        """Report running jobs as lost, and keep waiting ones for another Tune, in another Ray where that is ours."""
+        state = state_of(error, "preempted")
+        self._write_error(error)
         if self._board.finished:
             self._restarts = 0
         ends, words = self._restarts == len(RESTARTS_S), state.message
@@ -152,19 +151,21 @@ class RayEngine(Engine):
             self._give_up(f"Ray Tune ended {times} times with no stage finished in between; lastly: {state.message}")
         else:
             self._restart_at = time.monotonic() + pause
-            if not lost:  # else it is told of those
+            if not lost:  # else the events of those show it
                 _log.warning("Ray Tune ended: %s", words)
 
     def _join_again(self) -> None:
-        """Leave a cluster that starts nothing, and come with the same jobs; it may just have others at work."""
-        _log.warning("the Ray cluster started nothing for %.0f s, of what fits on it; it is joined again", STILL_S)
+        """Leave a cluster that starts nothing, and join it with the same jobs; it may only be busy with others."""
+        _log.warning(
+            "the Ray cluster started none of the jobs that fit on it for %.0f s; it is joined again", STALLED_S
+        )
         if self._replace_board():
             self._restart_at = time.monotonic()
         else:
             self._give_up("Ray does not let go of this process")
 
     def _replace_board(self) -> bool:
-        """Leave Ray, and keep the jobs that have not started for another Tune; gives whether there can be one."""
+        """Leave Ray, and keep the jobs that have not started for another Tune; return whether there can be one."""
         board, waiting = self._board, self._board.unstarted()
         can_go_on = self._leave()
         self._folder = _new_folder(self._folder.parent)
@@ -179,38 +180,38 @@ class RayEngine(Engine):
             self._lose_tune(error)
 
     def _give_up(self, why: str) -> None:
-        self._keep(why)
+        self._write_error(why)
         self._fault = why
         self._board.lose(JobState(True, None, why, "preempted"))
 
-    def _keep(self, trouble: BaseException | str) -> None:
-        """Leave all that was raised in the folder of this Tune: the terminal gets a line of it."""
-        lines = traceback.format_exception(trouble) if isinstance(trouble, BaseException) else [f"{trouble}\n"]
-        self._write_down("".join(lines))
+    def _write_error(self, error: BaseException | str) -> None:
+        """Write a whole error to the folder of this Tune: the terminal shows one line of it."""
+        lines = traceback.format_exception(error) if isinstance(error, BaseException) else [f"{error}\n"]
+        self._append("".join(lines))
 
-    def _hear(self, message: str) -> None:
-        """Leave a message of Ray's there too; of a cluster, which may warn of anything, its first line is logged."""
+    def _log_message(self, message: str) -> None:
+        """Write a message of Ray there too; of a cluster's, which may be any warning, log the first line."""
         if not self._session.is_ours:
             _log.warning("Ray: %s", message.strip().partition("\n")[0])
-        self._write_down(f"{message.rstrip()}\n")
+        self._append(f"{message.rstrip()}\n")
 
-    def _write_down(self, text: str) -> None:
+    def _append(self, text: str) -> None:
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / "ended.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
 
     def cancel(self, name: str) -> None:
-        """Ask a job to end, by a mark that its supervisor looks for, wherever in the cluster it is."""
-        mark = cancel_mark(self._folder, name)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        """Ask a job to end, by a file that its supervisor polls, wherever in the cluster it is."""
+        file = cancel_file(self._folder, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
         self._board.drop(name)
         if name in self._board.states:
-            self._asked.setdefault(name, time.monotonic())
+            self._cancelled.setdefault(name, time.monotonic())
 
     def inventory(self) -> Inventory:
-        """What this machine has, or each machine of the cluster.
+        """Return this machine, or each machine of the cluster.
 
         Raises:
             SmaugError: there is no cluster at the address.
@@ -221,11 +222,11 @@ class RayEngine(Engine):
         return self._session.inventory()
 
     def close(self) -> None:
-        """End the Tune run and what still runs in it, and leave Ray; takes some 15 s at most."""
+        """End the Tune run and its jobs, and leave Ray; takes some 15 s at most."""
         self._leave()
 
     def _leave(self) -> bool:
-        """End Tune, and leave Ray; gives whether this process can use Ray again."""
+        """End Tune, and leave Ray; return whether this process can use Ray again."""
         with self._board.changed:
             self._board.closed = self._board.stopping = True
             self._board.changed.notify_all()
@@ -249,9 +250,9 @@ class RayEngine(Engine):
 
 
 def memory_of(job: Job, *, is_own: bool) -> int | None:
-    """Bytes of memory that a job asks Ray for: what the scale says, else what those like it held on our own Ray.
+    """Bytes of memory that a job requests of Ray: the scale's request, else, on our own Ray, the peak of jobs like it.
 
-    None where neither is known. A cluster's owner may not expect jobs to ask, or may count memory in another way.
+    None where neither is known. A cluster's owner may not expect such requests, or may count memory in another way.
     """
     (here,) = local_inventory().nodes
     if job.memory_bytes is not None or job.peak_bytes is None or not is_own:

@@ -1,6 +1,6 @@
-"""Ray itself: on this machine for this process alone, or a cluster that runs already; how it is met, and left.
+"""A connection to Ray: to one on this machine for this process alone, or to a cluster that runs already.
 
-The Ray that we start asks everybody for a token, and listens on the loopback device only.
+A Ray that we start requires a token, and listens on the loopback device only.
 """
 
 import gc
@@ -22,43 +22,42 @@ from experiments.worker.signals import HANGS
 from smaug_core.errors import SmaugError
 
 TOKEN = "RAY_AUTH_TOKEN"
-"""The variable in which Ray looks for a token first; before a file in RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token."""
+"""Variable from which Ray takes a token first; then from a file, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token."""
 
 _OURS = secrets.token_hex(32)
-"""The token of the Ray that this process starts; one for all, for Ray reads it once. Never leaves the environment."""
+"""Token of each Ray that this process starts, since Ray reads it once. It never leaves the environment."""
 
 CONNECT_S = 5.0
-"""A cluster that does not answer for so long is not there."""
+"""Time in which a cluster has to answer."""
 
-QUICK_TO_DOUBT = {
-    "RAY_gcs_server_port_wait_time_s": "1",  # tries, in fact
+CONNECT_LIMITS = {
+    "RAY_gcs_server_port_wait_time_s": "1",  # number of tries
     "RAY_py_gcs_connect_timeout_s": "5",
     "RAY_gcs_rpc_server_connect_timeout_s": "3",
     "RAY_gcs_server_request_timeout_seconds": "20",
 }
-"""Else Ray looks for a cluster that is not there for 13 minutes, with a line in between for each try."""
+"""Without these, Ray tries to reach a cluster that does not exist for 13 minutes, with a line for each try."""
 
-OURS_TO_DECIDE = {
+KEEP_CONTROL = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",  # else Ray ends this process a minute after its head has ended
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # else Ray takes SIGTERM, from whichever thread meets it
     "RAY_ENABLE_AUTO_CONNECT": "0",  # else a thread that uses Ray after it was left starts another one
 }
-"""When this process ends, and when it starts Ray."""
+"""Settings by which Ray neither ends this process nor starts by itself."""
 
-LOOK_S = 3.0
-"""Time between two looks whether the head of the cluster still answers."""
+CHECK_EVERY_S = 3.0
+"""Time between two checks of the cluster's head."""
 LOST_AFTER = 2
-"""Looks in a row without an answer."""
+"""Checks in a row without an answer."""
 LEAVE_S = 4.0
-"""Time in which Ray is left; it waits for a head that does not answer."""
+"""Limit of Ray's shutdown, which waits for a head that does not answer."""
 
 
 class RaySession:
     """A connection to Ray; a process has one at a time.
 
-    Args:
-        address: `HOST:PORT` of a cluster, or `auto`: the one that runs on this machine; none starts Ray here.
-        on_message: called with each message that Ray has for the terminal, from a thread of Ray's.
+    An address is `HOST:PORT` of a cluster, or `auto` for the one that runs on this machine; None starts Ray here.
+    `on_message` gets each message that Ray would print to the terminal, from a thread of Ray.
     """
 
     def __init__(self, address: str | None, on_message: Callable[[str], None]) -> None:
@@ -66,7 +65,7 @@ class RaySession:
         self._own: OwnRay | None = None
         self._is_open = False
         self._head = ("", 0)
-        self._next_look, self._missed = 0.0, 0
+        self._next_check, self._missed = 0.0, 0
 
     @property
     def is_ours(self) -> bool:
@@ -79,7 +78,7 @@ class RaySession:
         return self._is_open
 
     def begin(self) -> None:
-        """Join the cluster; or have our own Ray start, in the thread that lives longest, without waiting for it.
+        """Join the cluster, or begin to start our own Ray, from the thread that lives longest.
 
         Raises:
             SmaugError: there is no cluster at the address, or no folder for our own Ray.
@@ -87,7 +86,7 @@ class RaySession:
         if self._address is not None:
             self.open()
         elif self._own is None:
-            os.environ.update({**QUIET, **OURS_TO_DECIDE, **ON_LOOPBACK, **import_environment()})
+            os.environ.update({**QUIET, **KEEP_CONTROL, **ON_LOOPBACK, **import_environment()})
             os.environ.update({"RAY_AUTH_MODE": "token", TOKEN: _OURS})
             (here,) = local_inventory().nodes
             self._own = OwnRay(here)
@@ -102,9 +101,9 @@ class RaySession:
             return
         handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
         if self._own is not None:
-            _meet(self._own, self._on_message)
+            _join_own(self._own, self._on_message)
         elif self._address is not None:
-            os.environ.update({**QUIET, **OURS_TO_DECIDE})
+            os.environ.update({**QUIET, **KEEP_CONTROL})
             _join(self._address, self._on_message)
         import ray
 
@@ -119,16 +118,16 @@ class RaySession:
         """The machines of the cluster, once it is open."""
         import ray
 
-        return Inventory(tuple(_node(told["Resources"]) for told in ray.nodes() if told["Alive"]))
+        return Inventory(tuple(_node(node["Resources"]) for node in ray.nodes() if node["Alive"]))
 
     def lost(self) -> str:
-        """Why Ray can be used no more; empty as long as it can."""
+        """Error for which Ray can no longer be used; empty as long as it can."""
         if not self._is_open:
             return ""
         if self._own is not None and not self._own.is_alive:
             return "Ray's own processes on this machine have ended"
-        if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + LOOK_S
+        if time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + CHECK_EVERY_S
             try:
                 socket.create_connection(self._head, timeout=CONNECT_S).close()
                 self._missed = 0
@@ -137,17 +136,17 @@ class RaySession:
         if self._missed < LOST_AFTER:
             return ""
         host, port = self._head
-        return f"the head of Ray at {host}:{port} answers no more"
+        return f"the head of Ray at {host}:{port} no longer answers"
 
     def end_unopened(self) -> None:
-        """End our own Ray if it has not started yet; whoever waits for it in `open` gets an error."""
+        """End our own Ray if it has not started yet; a thread that waits for it in `open` gets an error."""
         if self._own is not None and not self._is_open:
             self._own.end()
 
     def close(self) -> bool:
-        """Leave the cluster, or end our own Ray; gives whether this process can use Ray again.
+        """Leave the cluster, or end our own Ray; return whether this process can use Ray again.
 
-        Takes some seconds at most. Where Ray does not let go, this process has to be left by `leave`.
+        Takes some seconds at most. Where Ray does not let go, this process has to be ended by `leave`.
         """
         can_go_on = True
         if self._is_open:
@@ -169,12 +168,8 @@ class RaySession:
 
 
 @contextmanager
-def _troubles(where: str, advice: str) -> Iterator[None]:
-    """Translate what Ray raises where it cannot be met.
-
-    Raises:
-        SmaugError: in one line.
-    """
+def _translate_errors(where: str, advice: str) -> Iterator[None]:
+    """Raise an error of Ray's connection as a SmaugError of one line."""
     from ray.exceptions import RayError
 
     try:
@@ -185,7 +180,7 @@ def _troubles(where: str, advice: str) -> Iterator[None]:
 
 
 def _divert_messages(on_message: Callable[[str], None]) -> None:
-    """Pass on what Ray would print on the standard output, e.g. 45 lines when a node's process is killed.
+    """Redirect messages that Ray prints to standard output, e.g. 45 lines when a node's process is killed.
 
     Ray 2.60 has no setting for it: `log_to_driver` is only about what workers print.
     """
@@ -197,13 +192,13 @@ def _divert_messages(on_message: Callable[[str], None]) -> None:
     worker.print_to_stdstream = pass_on
 
 
-def _meet(own: OwnRay, on_message: Callable[[str], None]) -> None:
-    """Our own Ray, as soon as it has started."""
+def _join_own(own: OwnRay, on_message: Callable[[str], None]) -> None:
+    """Join our own Ray as soon as it has started."""
     import ray  # takes a second, in which Ray starts
 
     _divert_messages(on_message)
     address = own.address()
-    with _troubles("ray: started on this machine, and does not take us in", START_ADVICE):
+    with _translate_errors("ray: started on this machine, but refuses the connection", START_ADVICE):
         ray.init(address=address, job_config=_job_config(), logging_level="CRITICAL", log_to_driver=False)
 
 
@@ -221,10 +216,10 @@ def _job_config() -> Any:
 
 
 def _shut_down() -> None:
-    """Shut Ray down with nothing of it left to be collected.
+    """Shut Ray down, with all of its garbage collected before.
 
-    Ray ends this process, without a word to us, where another thread's garbage collection meets a reference of Ray's
-    while it shuts down. Tune leaves many, in cycles.
+    Ray ends this process silently where another thread's garbage collection meets a reference of Ray while it shuts
+    down. Tune leaves many, in cycles.
     """
     import ray
 
@@ -237,16 +232,16 @@ def _shut_down() -> None:
 
 
 def _join(address: str, on_message: Callable[[str], None]) -> None:
-    """A cluster that runs already; what lets us in is in the environment or in ~/.ray, as its owner arranged it.
+    """Join a cluster that runs already; its token is in the environment or in ~/.ray, as its owner arranged it.
 
     Raises:
-        SmaugError: it is not there, or does not let us in.
+        SmaugError: there is none at the address, or it refuses the connection.
     """
     if address != "auto":
         host = _check_answers(address)
         if host in ("localhost", "127.0.0.1"):
-            os.environ.update(ON_LOOPBACK)  # else Ray would look at this machine's other address
-    for name, value in QUICK_TO_DOUBT.items():
+            os.environ.update(ON_LOOPBACK)  # else Ray would try this machine's other address
+    for name, value in CONNECT_LIMITS.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -255,7 +250,7 @@ def _join(address: str, on_message: Callable[[str], None]) -> None:
         "expected HOST:PORT of a head node's `ray start --head`, a node of the same cluster on this machine,"
         " and its token"
     )
-    with _troubles(f"--address {address}: no Ray cluster takes us in", advice), _silence():
+    with _translate_errors(f"--address {address}: no Ray cluster takes us in", advice), _silence():
         ray.init(
             address=address,
             runtime_env={"env_vars": {**ENDS_BY_ITSELF, **import_environment()}},
@@ -267,33 +262,33 @@ def _join(address: str, on_message: Callable[[str], None]) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Drop what is written to stderr: Ray's native part warns there of each try, whatever its log level is."""
+    """Drop all output to stderr: Ray's native part warns there of each try, at any log level."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def _check_answers(address: str) -> str:
-    """The host of an address at which somebody listens.
+    """Return the host of an address where a process listens.
 
     Raises:
-        SmaugError: it is none, or nobody does.
+        SmaugError: it is no address, or no process listens there.
     """
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise SmaugError(f"--address {address}: is no address; expected HOST:PORT, e.g. 10.0.0.1:6379, or auto")
+        raise SmaugError(f"--address {address}: expected HOST:PORT, e.g. 10.0.0.1:6379, or auto")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
         raise SmaugError(
-            f"--address {address}: nobody answers ({error}); expected HOST:PORT of a head node's"
+            f"--address {address}: no process answers ({error}); expected HOST:PORT of a head node's"
             " `ray start --head`, usually port 6379"
         ) from error
     return host

@@ -1,4 +1,4 @@
-"""Starts Ray's processes on this machine: by what command, in what environment, and a Ray that is ours alone."""
+"""Start Ray's processes on this machine: their command, their environment, and a Ray for this process alone."""
 
 import fcntl
 import importlib.util
@@ -23,7 +23,7 @@ from experiments.worker.signals import end_with
 from smaug_core.errors import SmaugError
 
 ENDS_BY_ITSELF = {"RAY_kill_child_processes_on_worker_exit": "false"}
-"""For Ray's processes that start ours: Ray kills by SIGKILL, but ours end by themselves, and save."""
+"""Environment of Ray's processes that start ours: Ray would kill those, but they save and end by themselves."""
 
 QUIET = {
     **ENDS_BY_ITSELF,
@@ -31,41 +31,41 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the old output is the one that can be switched off
+    "RAY_AIR_NEW_OUTPUT": "0",  # only the old output can be switched off
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # else a job that needs many GPUs keeps all others waiting behind it
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # else a job that needs many GPUs blocks all others behind it
 }
 """Environment that Ray reads when it is imported and when Tune starts."""
 
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Makes Ray take 127.0.0.1 for this machine's address, as it does by itself where it expects no cluster."""
+"""Makes Ray use 127.0.0.1 as this machine's address, as it does by itself where it expects no cluster."""
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Shared memory that Ray reserves here; jobs exchange files, so the least it accepts would do."""
+"""Shared memory that Ray reserves here; jobs exchange files, so the minimum would suffice."""
 
 OF_TYPE = "accelerator_type:"
 """Ray gives a machine one of the resource with this prefix for the type of its GPUs."""
 
 
 PREFIX, LOCK = "smaug-ray-", "lock"
-"""Of the folder of a Ray of our own: how its name begins, and the file in it that its process holds a lock on."""
+"""Prefix of the folder of our own Ray, and the file in it that its process locks."""
 
 LONGEST_SOCKET = 107
-"""Bytes that the path of a socket may have (Linux)."""
+"""Maximum bytes of a socket's path (Linux)."""
 LONGEST_BASE = LONGEST_SOCKET - len(
     f"/{PREFIX}12345678/r/session_2000-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 )
-"""Bytes that the folder may have in which the folder of a Ray of our own is made."""
+"""Maximum bytes of the path in which the folder of our own Ray is made."""
 
 JUST_MADE_S = 60.0
 """A folder so young may not have been locked yet."""
 START_S = 120.0
-"""Time in which Ray starts on a machine that is busy; alone it takes five seconds."""
-START_ADVICE = "the same command tries it again, `--engine inline` does without Ray"
+"""Limit of Ray's start on a busy machine; on an idle one it takes five seconds."""
+START_ADVICE = "run the same command again, or use `--engine inline`, which needs no Ray"
 END_S = 5.0
-"""Time in which Ray's processes end when they are asked to; then they are killed."""
+"""Time in which Ray's processes have to end when they are asked to; then they are killed."""
 
 ALONE = ("--no-monitor", "--include-log-monitor=false")
 """Further arguments of `ray start` for a Ray that is not a cluster: no autoscaler, no copying of logs."""
@@ -73,7 +73,7 @@ ALONE = ("--no-monitor", "--include-log-monitor=false")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What the allocation has on this node."""
+    """Resources that Ray may use on this node."""
 
     task: int
     """0: the head."""
@@ -81,11 +81,11 @@ class Share:
     gpus: int
     accelerator: str | None
     memory_bytes: int | None = None
-    """None: what Ray finds free when it starts."""
+    """None: all that is free when Ray starts."""
 
 
 def start_command(share: Share, address: str | None, temporary: Path) -> list[str]:
-    """`ray start` for a node; the head, which has no address to go to, finds a free port."""
+    """Return `ray start` for a node; without an address for the head, which takes a free port."""
     command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     command += [f"--num-cpus={share.cpus}", f"--num-gpus={share.gpus}", f"--temp-dir={temporary}"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
@@ -102,19 +102,16 @@ def start_command(share: Share, address: str | None, temporary: Path) -> list[st
 
 
 def free_port() -> int:
-    """A port at which nobody listens now."""
+    """A port that is free now."""
     with socket.socket() as free:
         free.bind(("", 0))
         return int(free.getsockname()[1])
 
 
 class OwnRay:
-    """A Ray for this process alone, in a session of its own: no signal that is meant for our process group reaches it.
+    """A Ray for this process alone, in a session of its own: no signal for our process group reaches it.
 
-    Its processes end when this one does, however it ends: the thread that makes an object must live as long.
-
-    Args:
-        node: what Ray may place on this machine.
+    Its processes end when the thread that made it ends, even by SIGKILL.
 
     Raises:
         SmaugError: there is no folder for it.
@@ -126,7 +123,7 @@ class OwnRay:
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))  # closed to others; Ray opens its own to all
         self._lock: int | None = os.open(self._folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        share = Share(0, node.cpus, node.gpus, None, node.memory_bytes)  # as the plan counts
+        share = Share(0, node.cpus, node.gpus, None, node.memory_bytes)  # as the plan counts them
         command = start_command(share, None, self._folder / "r")
         module = command.index("ray.scripts.scripts")
         with (self._folder / "log").open("wb") as log:
@@ -146,35 +143,35 @@ class OwnRay:
         return self._process.poll() is None
 
     def address(self) -> str:
-        """Its `HOST:PORT`, as soon as it has started.
+        """Wait until it has started; return its `HOST:PORT`.
 
         Raises:
             SmaugError: it ended before that, or takes too long.
         """
         known, deadline = self._folder / "r" / "ray_current_cluster", time.monotonic() + START_S
         while time.monotonic() < deadline and self.is_alive:
-            if known.exists() and (found := known.read_text()):
-                return found
+            if known.exists() and (address := known.read_text()):
+                return address
             time.sleep(0.05)
-        how = f"not within {START_S:.0f} s" if self.is_alive else self._last_words()
+        how = f"not within {START_S:.0f} s" if self.is_alive else self._last_line()
         raise SmaugError(f"ray: did not start on this machine ({how}); {START_ADVICE}")
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         with suppress(OSError):
             lines = (self._folder / "log").read_text(errors="replace").strip().splitlines()
-            if said := [line.strip() for line in lines if line.strip()]:
-                return said[-1][:300]
+            if printed := [line.strip() for line in lines if line.strip()]:
+                return printed[-1][:300]
         return f"exit code {self._process.returncode}"
 
     def end(self) -> None:
-        """End its processes, and remove its folder, unless that is done."""
+        """End its processes, and remove its folder, if that is not done yet."""
         if self._lock is None:
             return
         self._process.terminate()
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()  # the kernel kills those that it started
+            self._process.kill()  # then the kernel kills the processes that it started
             self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._lock)
@@ -182,7 +179,7 @@ class OwnRay:
 
 
 def base_folder() -> Path:
-    """The folder for temporary files, or another one where its path is too long for Ray's sockets.
+    """Return the folder for temporary files, or another one if its path is too long for Ray's sockets.
 
     Raises:
         SmaugError: no such folder is short enough and can be written.
@@ -204,7 +201,7 @@ def remove_leftovers() -> None:
 
 
 def _leftovers() -> Iterator[Path]:
-    """Folders whose lock is free: the kernel takes it from a process that dies, whatever its number is here."""
+    """Folders whose lock is free: the kernel releases it when its process dies, in any PID namespace."""
     for folder in base_folder().glob(f"{PREFIX}????????"):
         with suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():

@@ -1,4 +1,4 @@
-"""One Ray Tune run: its searcher gives out the submitted jobs, and each trial supervises the worker of one job.
+"""One Ray Tune run: its searcher suggests the submitted jobs, and each trial supervises the worker of one job.
 
 Tune asks the searcher for trials, and places each on one machine by its CPUs, GPUs and their type. A trial starts a
 worker as a subprocess and waits for its end.
@@ -21,8 +21,8 @@ from experiments.worker.outcome import INTERRUPTED
 NODE = "ray.io/node-id"
 """Ray gives each node a label of this name with its id."""
 
-A_BIT = 0.001
-"""So much of it keeps others out of nothing."""
+TYPE_SHARE = 0.001
+"""Share of a node's resource for its GPU type that a job requests: so small that it limits no other job."""
 
 _log = logging.getLogger(__name__)
 
@@ -30,20 +30,20 @@ _log = logging.getLogger(__name__)
 def bundle_of(
     cpus: int, gpus: int, accelerator: str | None = None, memory_bytes: int | None = None
 ) -> dict[str, float]:
-    """What a job asks of the one machine that it is placed on, in Ray's words."""
-    of_type = {} if accelerator is None else {OF_TYPE + accelerator: A_BIT}
+    """A job's request on the one machine that it is placed on, in Ray's names."""
+    of_type = {} if accelerator is None else {OF_TYPE + accelerator: TYPE_SHARE}
     return {"CPU": cpus, "GPU": gpus} | of_type | ({} if memory_bytes is None else {"memory": memory_bytes})
 
 
 def nodes_to_avoid(job: Job, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Ids of the nodes that a job is kept away from, since it was lost on their machines; `nodes` as Ray tells them.
+    """Ids of the nodes that a job must avoid, since it was lost on their machines; `nodes` as `ray.nodes()` gives them.
 
-    None, and it is told, where no other node has what the job asks for: it would wait for ever.
+    Empty, with a warning, where no other node has the resources that it requests: it would wait forever.
     """
     there = [node for node in nodes if node["Alive"] and node["NodeManagerHostname"] in job.exclude]
     others = [node["Resources"] for node in nodes if node["Alive"] and node not in there]
-    asked = bundle_of(job.cpus, job.gpus, job.accelerator, job.memory_bytes)
-    if not job.exclude or any(all(has.get(name, 0) >= much for name, much in asked.items()) for has in others):
+    bundle = bundle_of(job.cpus, job.gpus, job.accelerator, job.memory_bytes)
+    if not job.exclude or any(all(has.get(name, 0) >= much for name, much in bundle.items()) for has in others):
         return [node["NodeID"] for node in there]
     _log.warning("%s", goes_back(job))
     return []
@@ -63,7 +63,7 @@ def tune_jobs(board: Board, folder: Path) -> None:
             return config_of(job, folder, nodes_to_avoid(job, ray.nodes()))
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            if not error:  # of an error `_listener` hears, with what was raised
+            if not error:  # `_listener` gets an error, with the exception
                 board.end(trial_id, state_of_result(result))
 
         def save(self, checkpoint_path: str) -> None:
@@ -96,7 +96,7 @@ def tune_jobs(board: Board, folder: Path) -> None:
 
 
 def _listener(board: Board) -> Any:
-    """Has the board hear of Tune's loop and of what happens to its trials."""
+    """Return the callback that reports Tune's loop and its trials to the board."""
     from ray import tune
 
     class Events(tune.Callback):  # type: ignore[misc]
@@ -113,12 +113,12 @@ def _listener(board: Board) -> Any:
 
 
 def config_of(job: Job, folder: Path, avoid: Sequence[str]) -> dict[str, Any]:
-    """What a trial is told of its job."""
+    """A trial's configuration."""
     return {
         "command": list(job.command),
         "directory": str(job.directory),
         "env": dict(job.env),
-        "cancel": str(cancel_mark(folder, job.name)),
+        "cancel": str(cancel_file(folder, job.name)),
         "cpus": job.cpus,
         "gpus": job.gpus,
         "accelerator": job.accelerator,
@@ -128,7 +128,7 @@ def config_of(job: Job, folder: Path, avoid: Sequence[str]) -> dict[str, Any]:
 
 
 def placement_of(config: dict[str, Any]) -> Any:
-    """Where Tune may place a trial."""
+    """Placement group of a trial."""
     from ray.tune import PlacementGroupFactory
 
     bundle = bundle_of(config["cpus"], config["gpus"], config["accelerator"], config["memory_bytes"])
@@ -154,6 +154,6 @@ def supervise(config: dict[str, Any]) -> dict[str, int]:
     return {"exit_code": exit_code}
 
 
-def cancel_mark(folder: Path, name: str) -> Path:
-    """The file that asks a job to end."""
+def cancel_file(folder: Path, name: str) -> Path:
+    """The file that requests a job's end."""
     return folder / "cancel" / name

@@ -1,4 +1,4 @@
-"""How a job of Slurm ended: by its supervisor's exit record, by Slurm, and by what it printed."""
+"""The end of a job of Slurm: by its supervisor's exit record, by Slurm, and by what it printed."""
 
 import re
 from dataclasses import dataclass
