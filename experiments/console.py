@@ -1,4 +1,4 @@
-"""The one way to print: whatever comes from outside is text, never markup, and its control characters are escaped."""
+"""Printing: text from outside is never markup, and its control characters are escaped."""
 
 import errno
 import io
@@ -25,32 +25,32 @@ _ASCII = {"±": "+/-", "×": "x", "…": "...", "–": "-", "—": "-", "−": "
 
 
 def escaped(text: str) -> str:
-    """Text that a terminal shows and does not obey: control characters but line feeds and tabs as escapes."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+    """Return text with control characters, except line feeds and tabs, as escapes."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def say(text: str, *, end: str = "\n") -> None:
-    """Print an answer."""
+    """Print to the standard output."""
     _write(sys.stdout, f"{text}{end}")
 
 
 def complain(message: str) -> None:
-    """Say on the standard error what is wrong."""
+    """Print an error to the standard error."""
     _write(sys.stderr, f"{message}\n")
 
 
 def print_json(value: Any) -> None:
-    """Answer a program."""
+    """Print JSON to the standard output."""
     say(json.dumps(value, indent=1))
 
 
 def print_log(text: str) -> None:
-    """Print what a stage printed; a carriage return, as progress bars print it, begins a line."""
+    """Print a stage's log; a carriage return, as of progress bars, begins a line."""
     say(re.sub("\r\n?", "\n", text), end="")
 
 
 class Console:
-    """The terminal, or whatever takes its place."""
+    """A terminal, or a file in its place."""
 
     def __init__(
         self, *, to_stderr: bool = False, file: IO[str] | None = None, width: int | None = None, terminal: bool = False
@@ -58,10 +58,10 @@ class Console:
         """Print on the standard output.
 
         Args:
-            to_stderr: on the standard error instead, where the output is an answer to a program.
-            file: to this instead.
+            to_stderr: print to the standard error, if the standard output is for a program.
+            file: print to this.
             width: in characters (default: the terminal's).
-            terminal: treat it as a terminal, whatever it is.
+            terminal: treat the file as a terminal.
         """
         from rich.console import Console as RichConsole
 
@@ -78,12 +78,12 @@ class Console:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether somebody may watch."""
+        """Whether the output is a terminal."""
         return self._rich.is_terminal
 
     @property
     def height(self) -> int:
-        """In lines."""
+        """Height in lines."""
         return self._rich.height
 
     def print(self, *parts: Part) -> None:
@@ -93,7 +93,7 @@ class Console:
     def print_wrapped(self, text: str, *, indent: int = 0) -> None:
         """Print text with its long lines broken at spaces, every line `indent` characters from the edge.
 
-        Where nobody watches, a line stays one: a log is searched by lines.
+        Lines are not broken in a file: a log is searched by lines.
         """
         from rich.padding import Padding
 
@@ -109,7 +109,7 @@ class Console:
         """Print a table.
 
         Args:
-            title: stands above it.
+            title: printed above it.
             columns: their headers.
             rows: a text for each column; line feeds begin lines within a cell.
             names: how many of the first columns hold names; all others hold numbers.
@@ -128,7 +128,7 @@ class Console:
 
     @contextmanager
     def bars(self, *, shown: bool = True, transient: bool = True) -> Iterator["Bars"]:
-        """Bars of what is under way, on a terminal, while the context lasts; `transient`: and not after it."""
+        """Progress bars on a terminal while the context lasts; `transient` removes them at its end."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         with Progress(
@@ -145,7 +145,7 @@ class Console:
 
     @contextmanager
     def redrawn(self) -> Iterator[Callable[[Sequence[Sequence[Part]]], None]]:
-        """Lines that are drawn again and again in one place, and are gone at the end; gives what draws them."""
+        """Yield a function that redraws lines in one place; they are removed at the end."""
         from rich.live import Live
 
         with Live(console=self._rich, auto_refresh=False, transient=True) as live:
@@ -161,31 +161,31 @@ class Console:
     def _text(self, parts: Iterable[Part]) -> "Text":
         from rich.text import Text
 
-        found = Text()
+        joined = Text()
         for part in parts:
             text, style = (part, "") if isinstance(part, str) else part
-            found.append(self._plain(text), style)
-        return found
+            joined.append(self._plain(text), style)
+        return joined
 
     def _plain(self, text: str) -> str:
         return _encodable(escaped(text), self._rich.encoding)
 
 
 class Bars:
-    """Bars by the key of what each is of."""
+    """Progress bars by key."""
 
     def __init__(self, progress: "Progress", plain: Callable[[str], str]) -> None:
         self._progress, self._plain = progress, plain
         self._tasks: dict[str, TaskID] = {}
 
     def show(self, key: str, name: str, done: int, total: int | None, note: str = "") -> None:
-        """Draw a bar, or move it: so much of a total, if that is known, with a note beside it."""
+        """Draw or update a bar: `done` of a total, if that is known, with a note beside it."""
         if key not in self._tasks:
             self._tasks[key] = self._progress.add_task(self._plain(name), total=None, note="")
         self._progress.update(self._tasks[key], completed=done, total=total, note=self._plain(note))
 
     def drop(self, key: str) -> None:
-        """Take a bar away, if there is one."""
+        """Remove a bar, if there is one."""
         if key in self._tasks:
             self._progress.remove_task(self._tasks.pop(key))
 
@@ -196,10 +196,10 @@ class _EscapingFormatter(logging.Formatter):
 
 
 def prepare_output() -> None:
-    """Let no character that the terminal's encoding lacks end the command, and no message command the terminal.
+    """Escape characters that the terminal's encoding lacks, and control characters in logged messages.
 
-    With PYTHONUNBUFFERED the streams get a buffer all the same, flushed at each line: it keeps what could not be
-    written, for `lost_output`.
+    With PYTHONUNBUFFERED the streams get a buffer too, flushed at each line: it keeps unwritten text for
+    `lost_output`.
     """
     sys.stdout, sys.stderr = _buffered(sys.stdout), _buffered(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
@@ -216,44 +216,44 @@ def _buffered(stream: TextIO) -> TextIO:
 
 
 def lost_output() -> bool:
-    """Whether what was printed could not be written: then say why, once, and drop it.
+    """Whether output could not be written; report the reason once and drop the text.
 
-    A pipe whose reader has left is no fault, and nothing is said.
+    A pipe whose reader has left is not an error.
     """
-    lost = [(stream, fault) for stream in (sys.stdout, sys.stderr) if (fault := _flush_fault(stream)) is not None]
+    lost = [(stream, error) for stream in (sys.stdout, sys.stderr) if (error := _flush_error(stream)) is not None]
     for stream, _ in lost:
         _drop(stream)
-    for _, fault in lost:
-        if fault.errno != errno.EPIPE:
+    for _, error in lost:
+        if error.errno != errno.EPIPE:
             with suppress(OSError):
-                complain(f"the output cannot be written ({fault.strerror})")
+                complain(f"the output cannot be written ({error.strerror})")
     return bool(lost)
 
 
-def _flush_fault(stream: IO[str] | None) -> OSError | None:
+def _flush_error(stream: IO[str] | None) -> OSError | None:
     try:
         if stream is not None:
-            stream.flush()  # what could not be written stays in the buffer, so this fails again
-    except OSError as fault:
-        return fault
+            stream.flush()  # unwritten text stays in the buffer, so this fails again
+    except OSError as error:
+        return error
     return None
 
 
 def _drop(stream: IO[str]) -> None:
-    """Send a stream nowhere, or Python would try to write its buffer at its end, and say that it failed."""
+    """Redirect a stream to the null device, or Python would write its buffer at exit and report the failure."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def _write(stream: IO[str] | None, text: str) -> None:
-    if stream is not None:  # it was closed before the command began
+    if stream is not None:  # None if it was closed before the command began
         stream.write(_encodable(escaped(text), getattr(stream, "encoding", None) or "utf-8"))
         stream.flush()
 
 
 def _encodable(text: str, encoding: str) -> str:
-    """The text in characters that an encoding has."""
+    """Return the text in characters of an encoding."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Conditions over settings, as a sweep's `require` holds them; read without running anything."""
+"""Conditions over settings, for `require` of a sweep; parsed without eval."""
 
 import ast
 import operator
@@ -22,15 +22,15 @@ OPERATORS: dict[type[ast.AST], Any] = {
     ast.Not: operator.not_,
     ast.USub: operator.neg,
 }
-"""What a condition may do with settings, numbers and words, besides `and` and `or`."""
+"""Operators of a condition, besides `and` and `or`."""
 
 
 class ConditionError(ValueError):
-    """Text that is no condition, or one that cannot be worked out."""
+    """Invalid text of a condition, or a condition that cannot be evaluated."""
 
 
 class Condition:
-    """For example `pretrain.mask_ratio <= 0.65 and model.keep_rate > 0.5`."""
+    """A condition such as `pretrain.mask_ratio <= 0.65 and model.keep_rate > 0.5`."""
 
     def __init__(self, text: str, known: Iterable[str]) -> None:
         """Read a condition over the settings `known`.
@@ -46,10 +46,10 @@ class Condition:
             raise ConditionError(str(error)) from error
 
     def holds(self, tree: Tree) -> bool:
-        """Whether it is true of these settings.
+        """Whether these settings fulfil it.
 
         Raises:
-            ConditionError: it cannot be worked out, e.g. it divides by zero.
+            ConditionError: it cannot be evaluated, e.g. it divides by zero.
         """
         try:
             return bool(_value(self._expression, tree))
@@ -97,7 +97,7 @@ def _value(node: ast.AST, tree: Tree) -> Any:
 
 
 def _number(node: ast.AST, tree: Tree) -> int | float:
-    """A term of arithmetic: a word or list times a number would be a long one."""
+    """Evaluate a term of arithmetic; words and lists are refused, since a number times one can be huge."""
     value = _value(node, tree)
     if not isinstance(value, int | float):
         raise TypeError(f"{value!r} is no number")

@@ -1,4 +1,4 @@
-"""A scale: what sweeps run with here. It fills the slots, and gives the settings that have no default."""
+"""Scale files: they fill the slots of sweeps and give the settings that have no default."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,7 +44,7 @@ from smaug_core.settings import from_settings
 from smaug_core.stage_protocol import EVALUATE, FINETUNE, KINDS, PRETRAIN, PRETRAIN_VIDEO
 
 PEBIBYTE_GB = 2**20
-"""More than any machine has; sbatch can write it in megabytes, and not 1e30."""
+"""More than any machine has; unlike 1e30, sbatch can write it in megabytes."""
 
 FOLDER = Path(__file__).resolve().parents[2] / "sweeps" / "scales"
 
@@ -129,14 +129,14 @@ class Scale(Form):
         return copy
 
     def base_config(self) -> Config:
-        """The configuration that no sweep has changed."""
+        """Return the configuration without a sweep's changes."""
         return self.config(self.tree, self.datasets)
 
     def config(self, tree: Tree, tasks: Iterable[str]) -> Config:
-        """The configuration of a settings tree, with this scale's sources in the place of the corpus slot.
+        """Return the configuration of a settings tree, with this scale's sources instead of the corpus slot.
 
         Raises:
-            SettingsError: values that are not allowed together.
+            SettingsError: values are not allowed together.
         """
         on_corpus = {name: tree[name] | {"corpus": list(self.corpora[tree[name]["corpus"]])} for name in ON_CORPUS}
         video = from_settings(PretrainVideoConfig, on_corpus[PRETRAIN_VIDEO], PRETRAIN_VIDEO)
@@ -151,7 +151,7 @@ class Scale(Form):
 
 
 def scale_names() -> list[str]:
-    """The scales that come with the project."""
+    """Names of the scales that come with the project."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -159,7 +159,7 @@ def load_scale(name_or_path: str) -> Scale:
     """Read and check `sweeps/scales/NAME.yaml`, or the file at a path that ends in .yaml.
 
     Raises:
-        SweepError: every fault of the file, or there is no such scale.
+        SweepError: all errors of the file, or the scale is unknown.
     """
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
@@ -169,25 +169,25 @@ def load_scale(name_or_path: str) -> Scale:
         message = f"scale {name_or_path!r} is unknown; {nearest(name_or_path, scale_names())}"
         raise SweepError([Fault("--scale", 0, 0, message)])
     document = read_document(path)
-    faults = form_faults(document, Scale)
-    faults += [fault for section in SECTIONS for fault in _section_faults(document, section)]
+    errors = form_faults(document, Scale)
+    errors += [error for section in SECTIONS for error in _section_faults(document, section)]
     corpora = document.held(dict, "corpora")
     for section in ON_CORPUS:
         corpus = document.held(str, section, "corpus")
         if corpus and corpora and corpus not in corpora:
             message = f"{section}.corpus: {corpus!r} is no slot of corpora; {nearest(corpus, corpora)}"
-            faults.append(document.fault((section, "corpus"), message))
-    faults += [fault for kind in KINDS for fault in _resource_faults(document, kind)]
-    if faults:
-        raise SweepError(faults)
+            errors.append(document.fault((section, "corpus"), message))
+    errors += [error for kind in KINDS for error in _resource_faults(document, kind)]
+    if errors:
+        raise SweepError(errors)
     return Scale.model_validate_json(json.dumps(document.value))
 
 
 def _resource_faults(document: Document, kind: str) -> Iterator[Fault]:
-    """A type of GPU where there is none, and nodes whose shares cannot be equal."""
+    """Errors of a GPU type without GPUs, and of nodes whose shares cannot be equal."""
     at = ("resources", kind)
     if document.held(str, *at, "accelerator") and document.held(int, *at, "gpus") == 0:
-        message = f"resources.{kind}.accelerator: is a type of GPU, and gpus is 0; drop it, or ask for a GPU"
+        message = f"resources.{kind}.accelerator: is a type of GPU, and gpus is 0; drop it, or request a GPU"
         yield document.fault((*at, "accelerator"), message)
     nodes = document.held(int, *at, "nodes") or 1
     for what in ("cpus", "gpus"):
@@ -200,7 +200,7 @@ def _resource_faults(document: Document, kind: str) -> Iterator[Fault]:
 
 
 def _section_faults(document: Document, section: str) -> Iterator[Fault]:
-    """Unknown and missing settings, wrong types, repeated defaults, and where those are right, wrong values."""
+    """Errors of names, types and repeated defaults; without those, of values."""
     shared = document.held(dict, section)
     if not shared:
         return
@@ -208,11 +208,11 @@ def _section_faults(document: Document, section: str) -> Iterator[Fault]:
     if section in PER_TASK:
         tasks = document.held(dict, "tasks")
         places += [(("tasks", task, section), document.held(dict, "tasks", task, section)) for task in tasks]
-    faults = [fault for keys, settings in places for fault in _given_faults(document, keys, settings, section)]
+    errors = [error for keys, settings in places for error in _given_faults(document, keys, settings, section)]
     for name in sorted(section_types(section).keys() - section_defaults(section).keys() - shared.keys()):
-        faults.append(document.fault((section,), f"{section}.{name} is missing; a scale must choose it", at_key=True))
-    yield from faults
-    if not faults:
+        errors.append(document.fault((section,), f"{section}.{name} is missing; a scale must choose it", at_key=True))
+    yield from errors
+    if not errors:
         for keys, own in places:
             for name, what in value_faults(section, section_defaults(section) | shared | own).items():
                 yield document.fault((*(keys if name in own else (section,)), name), f"{section}.{name}: {what}")

@@ -11,7 +11,7 @@ from smaug_core.stage_protocol import FINETUNE, PRETRAIN
 
 SEED_LIMIT = 2**31
 MOST_FULL_TRIALS = 1_000
-"""Of one row, where a number asks for them: a slip of the keyboard must not make millions."""
+"""Limit of the trials of one row given as a number, so that a typing error does not make millions."""
 A_SEED = f"a whole number from 0 to {SEED_LIMIT - 1}"
 TRAININGS = (PRETRAIN, FINETUNE)
 SHOWN_SEEDS = 10
@@ -23,12 +23,12 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seeds:
-    """Which pairs of seeds every row of a sweep is run with."""
+    """Seeds of every row of a sweep."""
 
     pretrain: tuple[int, ...] = (0,)
     finetune: tuple[int, ...] = (0,)
     full: bool = False
-    """Trial i takes seed i of both lists; else there is a trial for every combination."""
+    """Trial i takes seed i of both lists; otherwise there is a trial for every combination."""
 
     @property
     def pairs(self) -> list[Pair]:
@@ -39,7 +39,7 @@ class Seeds:
 
 
 def read_seeds(value: Any) -> Seeds:
-    """The seeds that a value without faults asks for: `3`, `[4, 7]`, or `{pretrain: [0, 1], finetune: [0]}`."""
+    """Read a valid value: `3`, `[4, 7]`, or `{pretrain: [0, 1], finetune: [0]}`."""
     if isinstance(value, dict):
         return Seeds(pretrain=tuple(value.get(PRETRAIN, (0,))), finetune=tuple(value.get(FINETUNE, (0,))))
     seeds = tuple(range(value) if isinstance(value, int) else value)
@@ -47,11 +47,11 @@ def read_seeds(value: Any) -> Seeds:
 
 
 def seed_faults(value: Any, *, sign: str = ": ") -> Iterator[tuple[Keys, str]]:
-    """What is wrong with the value of `seeds`: the place within it, and what.
+    """Errors of the value of `seeds`: the keys within it, and the message.
 
     Args:
-        value: as a YAML document holds it.
-        sign: what stands between a key and its value where the value was given.
+        value: plain value of a YAML document.
+        sign: text between a key and its value in the place where it was given.
     """
     if isinstance(value, dict):
         for name, seeds in value.items():
@@ -88,13 +88,13 @@ def _list_faults(keys: Keys, seeds: Any) -> Iterator[tuple[Keys, str]]:
         if not _is_seed(seed):
             yield (*keys, number), f"{where}.{number}: {shown(seed)} is not allowed; expected {A_SEED}"
         elif seed in seen:
-            yield (*keys, number), f"{where}: {seed} stands here twice; drop one"
+            yield (*keys, number), f"{where}: {seed} is given twice; drop one"
         else:
             seen.add(seed)
 
 
 def describe_pairs(pairs: Iterable[Pair]) -> str:
-    """Pairs of seeds for people: `0, 1, 2` where both are equal, else those of each training."""
+    """Describe pairs of seeds for people: `0, 1, 2` if both are equal, otherwise those of each training."""
     distinct = list(dict.fromkeys(pairs))
     pretrain, finetune = (list(dict.fromkeys(seeds)) for seeds in zip(*distinct, strict=True))
     if all(first == second for first, second in distinct):

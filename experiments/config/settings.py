@@ -28,19 +28,19 @@ SECTIONS = {
     FINETUNE: FinetuneConfig,
     EVALUATE: EvaluateConfig,
 }
-"""The parts of a configuration; the last two are there once for each task."""
+"""Sections of a configuration; the last two exist once for each task."""
 PER_TASK = (FINETUNE, EVALUATE)
 ON_CORPUS = (PRETRAIN, PRETRAIN_VIDEO)
 """Sections whose `corpus` is a slot that the scale fills."""
 FILLED = "dataset"
-"""Setting of those two that a scale gives with its tasks, never by name."""
+"""Setting of the sections per task that the scale's task slots fill."""
 
 Tree = dict[str, Any]
-"""Settings by section, and within `finetune` and `evaluate` by task; a `corpus` is still a slot's name."""
+"""Settings by section, and within `finetune` and `evaluate` by task; a `corpus` is the name of a slot."""
 
 
 def section_types(section: str) -> dict[str, Any]:
-    """The type of every setting of a section that a file may give."""
+    """Return the type of every setting of a section that a file may give."""
     config = SECTIONS[section]
     hints = get_type_hints(config)
     types = {f.name: hints[f.name] for f in fields(config) if f.name != FILLED}
@@ -48,12 +48,12 @@ def section_types(section: str) -> dict[str, Any]:
 
 
 def section_defaults(section: str) -> dict[str, Any]:
-    """The settings that need not be given, with their values as JSON holds them."""
+    """Return the defaults of a section as JSON values."""
     return {f.name: as_json(f.default) for f in fields(SECTIONS[section]) if f.default is not MISSING}
 
 
 def setting_types(tasks: Iterable[str]) -> dict[str, Any]:
-    """The type of every setting that a sweep may change, by its dotted name."""
+    """Return the type of every setting that a sweep may change, by its dotted name."""
     types: dict[str, Any] = {}
     for section in SECTIONS:
         for prefix in [f"{section}.{task}" for task in tasks] if section in PER_TASK else [section]:
@@ -62,7 +62,7 @@ def setting_types(tasks: Iterable[str]) -> dict[str, Any]:
 
 
 def type_fault(key: str, value: Any, annotation: Any) -> str | None:
-    """What is wrong with the type of a setting's value, if anything."""
+    """Return the error of a value's type, if there is one."""
     try:
         _adapter(annotation).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -76,7 +76,7 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def value_faults(section: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """What is not allowed among the settings of one section, by the setting's name within it."""
+    """Return the errors of one section's values, by the setting's name within it."""
     filled: dict[str, dict[str, Any]] = {name: {"corpus": []} for name in ON_CORPUS}
     filled |= {name: {FILLED: ""} for name in PER_TASK}
     try:
@@ -87,7 +87,7 @@ def value_faults(section: str, settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def with_overrides(tree: Tree, overrides: Mapping[str, Any]) -> Tree:
-    """A copy of a settings tree with dotted settings replaced."""
+    """Return a copy of a settings tree with dotted settings replaced."""
     copy: Tree = json.loads(json.dumps(tree))
     for key, value in overrides.items():
         *sections, name = key.split(".")
@@ -99,7 +99,7 @@ def with_overrides(tree: Tree, overrides: Mapping[str, Any]) -> Tree:
 
 
 def setting_of(tree: Tree, key: str) -> Any:
-    """The value of a dotted setting."""
+    """Return the value of a dotted setting."""
     value: Any = tree
     for part in key.split("."):
         value = value[part]
@@ -107,16 +107,16 @@ def setting_of(tree: Tree, key: str) -> Any:
 
 
 def as_json(value: Any) -> Any:
-    """A default as JSON would hold it."""
+    """Return a default as a JSON value."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def shown(value: Any) -> str:
-    """A value as an error message shows it."""
+    """Return a value as text for an error message, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def lower(message: str) -> str:
-    """A library's message as the end of our sentence."""
+    """Return a library's message with a small first letter, as the end of a sentence."""
     return message[:1].lower() + message[1:]

@@ -1,4 +1,4 @@
-"""A sweep file: checked as a whole, so that every fault of it is told at once, with its line."""
+"""Sweep files, checked as a whole: all errors are reported at once, with their lines."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,13 +26,13 @@ DIRECTIONS = ("t2v", "v2t")
 METRICS = ("r1", "r5", "r10", "median_rank")
 HOURS = "pretrain.hours"
 LONGEST_ROW = 200
-"""Characters of a row's name; the name of its run in MLflow (250) also holds its seeds."""
+"""Limit of the characters of a row's name; the name of its run in MLflow (250) also holds its seeds."""
 LISTS = (("tasks",), ("report", "columns"))
 """The lists of a sweep file whose entries must differ; `experiments.config.seeds` checks those of seeds."""
 
 
 def _seeds(given: Any) -> Seeds:
-    """The seeds of a file; those of a wrong value do not matter: `_seed_faults` reports it with its place."""
+    """Read seeds; an invalid value is reported by `_seed_faults`, with its place."""
     return Seeds() if any(seed_faults(given)) else read_seeds(given)
 
 
@@ -89,7 +89,7 @@ def load_sweep(path: Path, scale: Scale) -> Sweep:
 def override_faults(
     overrides: Mapping[str, Any], scale: Scale, tasks: Iterable[str], also: Iterable[str] = ()
 ) -> list[tuple[str, str, bool]]:
-    """What is wrong with overrides: the setting, what, and whether its name is the fault."""
+    """Return the errors of overrides: setting, message, and whether its name is unknown."""
     types = setting_types(tasks)
     found, typed = [], {}
     for key, value in overrides.items():
@@ -104,7 +104,7 @@ def override_faults(
 
 
 def _value_fault(key: str, overrides: Mapping[str, Any], scale: Scale) -> str | None:
-    """What is wrong with the value of one override, where those of its own section hold with it."""
+    """Return the error of one override's value together with the others of its section."""
     section, *task, name = key.split(".")
     value = overrides[key]
     if name == "corpus":
@@ -112,7 +112,7 @@ def _value_fault(key: str, overrides: Mapping[str, Any], scale: Scale) -> str | 
         return None if value in scale.corpora else unknown
     settings = scale.tree[section]
     if section in PER_TASK:
-        settings = settings.get(task[0], {})  # an unknown task is told where the tasks are named
+        settings = settings.get(task[0], {})  # an unknown task is reported at `tasks`
         if not settings:
             return None
     if settings is None:
@@ -123,11 +123,11 @@ def _value_fault(key: str, overrides: Mapping[str, Any], scale: Scale) -> str | 
 
 
 def _name_faults(document: Document, scale: Scale) -> Iterator[Fault]:
-    """Names that stand for nothing."""
+    """Errors of unknown names."""
     variants, tasks = document.held(dict, "variants"), _tasks(document)
     baseline = document.held(str, "baseline")
     if document.held(str, "sweep") == "stages":
-        yield document.fault(("sweep",), "sweep 'stages' is a name that the records use themselves; choose another")
+        yield document.fault(("sweep",), "sweep 'stages' is reserved for the records; choose another")
     if baseline and variants and baseline not in variants:
         yield document.fault(("baseline",), f"baseline {baseline!r} is no variant; {nearest(baseline, variants)}")
     for number, task in enumerate(tasks):
@@ -141,23 +141,23 @@ def _name_faults(document: Document, scale: Scale) -> Iterator[Fault]:
     known = report_columns(tasks)
     for number, column in enumerate(document.held(list, "report", "columns")):
         if isinstance(column, str) and tasks and column not in known:
-            message = f"column {column!r} is nothing that a stage measures; {nearest(column, known)}"
+            message = f"column {column!r} is not measured by any stage; {nearest(column, known)}"
             yield document.fault(("report", "columns", number), message)
 
 
 def _repetition_faults(document: Document) -> Iterator[Fault]:
-    """What a list names twice: it would be measured, or shown, twice."""
+    """Errors of repeated entries: they would be measured, or shown, twice."""
     for *sections, name in LISTS:
         seen: set[str] = set()
         for number, value in enumerate(document.held(list, *sections, name)):
-            if (told := json.dumps(value)) in seen:
-                message = f"{name}: {shown(value)} stands here twice; drop one"
+            if (text := json.dumps(value)) in seen:
+                message = f"{name}: {shown(value)} is given twice; drop one"
                 yield document.fault((*sections, name, number), message)
-            seen.add(told)
+            seen.add(text)
 
 
 def _seed_faults(document: Document) -> Iterator[Fault]:
-    """What is wrong with `seeds`, where the file gives them."""
+    """Errors of `seeds`, if the file gives them."""
     given = document.held(dict)
     for keys, what in seed_faults(given["seeds"]) if "seeds" in given else ():
         yield document.fault(("seeds", *keys), what, at_key=what.startswith("key "))
@@ -168,12 +168,12 @@ def _tasks(document: Document) -> list[str]:
 
 
 def report_columns(tasks: Iterable[str]) -> list[str]:
-    """Every slot that a table may show."""
+    """Return every slot that a table may show."""
     return [HOURS, *(f"{task}.{way}.{metric}" for task in tasks for way in DIRECTIONS for metric in METRICS)]
 
 
 def _variants_faults(document: Document, scale: Scale) -> Iterator[Fault]:
-    """What is wrong with overrides and conditions, and with both together."""
+    """Errors of overrides, of conditions, and of both together."""
     tasks = _tasks(document)
     conditions = dict(_conditions(document, tasks))
     yield from (document.fault(("require", n), found) for n, found in conditions.items() if isinstance(found, str))
@@ -181,7 +181,7 @@ def _variants_faults(document: Document, scale: Scale) -> Iterator[Fault]:
         if wrong := _row_fault(variant):
             yield document.fault(("variants", variant), wrong, at_key=True)
         if not isinstance(overrides, dict):
-            continue  # the form says so
+            continue  # reported by form_faults
         found = override_faults(overrides, scale, tasks or scale.datasets)
         for key, what, at_key in found:
             yield document.fault(("variants", variant, key), what, at_key=at_key)
@@ -200,7 +200,7 @@ def _variants_faults(document: Document, scale: Scale) -> Iterator[Fault]:
 
 
 def _row_fault(variant: str) -> str | None:
-    """What is wrong with a row's name."""
+    """Return the error of a row's name, if there is one."""
     if not (variant.isprintable() and variant.strip() == variant != ""):
         return f"variant {variant!r}: a row's name is one line of text without spaces around it"
     if len(variant) > LONGEST_ROW:
@@ -209,7 +209,7 @@ def _row_fault(variant: str) -> str | None:
 
 
 def _conditions(document: Document, tasks: list[str]) -> Iterator[tuple[int, Condition | str]]:
-    """Every condition by its place, or what is wrong with it."""
+    """Every condition by its index, or its error."""
     for number, text in enumerate(document.held(list, "require")):
         if isinstance(text, str):
             try:
@@ -222,4 +222,4 @@ def _broken(condition: Condition, tree: Tree) -> str | None:
     try:
         return None if condition.holds(tree) else f"{condition.text!r} does not hold"
     except ConditionError as error:
-        return f"{condition.text!r} cannot be worked out ({error})"
+        return f"{condition.text!r} cannot be evaluated ({error})"

@@ -41,7 +41,7 @@ def differing(recorded: dict[str, str], now: dict[str, str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What matters of a module's source."""
+    """The part of a module's source that decides results."""
 
     digest: str
     imports_first: frozenset[str]

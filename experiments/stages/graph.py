@@ -1,4 +1,4 @@
-"""The chain of stages that one configuration needs, and what enters each of them."""
+"""The chain of stages that one configuration needs, and the inputs of each."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from smaug_core.hub import weights_digest
 from smaug_core.stage_protocol import EVALUATE, FINETUNE, PRETRAIN, PRETRAIN_VIDEO
 
 Digests = dict[str, str | None]
-"""By what it is of; none for what is not here."""
+"""Input name -> SHA-256; None if the input is not available locally."""
 
 
 def cut_stages(
@@ -26,10 +26,10 @@ def cut_stages(
     seed_finetune: int,
     data_root: Path | None = None,
 ) -> tuple[Stage, ...]:
-    """The stages of one configuration, parents first: each carries the settings it reads, and nothing else.
+    """Return the stages of one configuration, parents first, each with the settings that it reads alone.
 
     Raises:
-        SmaugError: a source is unknown, or something that enters is there and cannot be read.
+        SmaugError: a source is unknown, or an input exists and cannot be read.
     """
     seeds = _by_training(seed_pretrain, seed_finetune)
     vocabulary = _input("tokenizer", config.model.tokenizer, tokenizer_digest(config.model.tokenizer))
@@ -65,13 +65,13 @@ def cut_stages(
 
 
 def with_seeds(stages: Iterable[Stage], seed_pretrain: int, seed_finetune: int, known: dict[Any, Stage]) -> list[Stage]:
-    """The same chain with other seeds; cutting it again for each pair of seeds would take most of a plan's time.
+    """Return the same chain with other seeds; cutting it for each pair of seeds would take most of a plan's time.
 
     Args:
         stages: of one configuration, parents first.
-        seed_pretrain: of the draws of pre-training.
-        seed_finetune: of the draws of fine-tuning.
-        known: stages that earlier calls for this configuration made; those that differ in nothing are shared.
+        seed_pretrain: of pre-training.
+        seed_finetune: of fine-tuning.
+        known: stages of earlier calls for this configuration; equal stages are shared.
     """
     seeds = _by_training(seed_pretrain, seed_finetune)
     made: dict[int, Stage] = {}
@@ -86,7 +86,7 @@ def with_seeds(stages: Iterable[Stage], seed_pretrain: int, seed_finetune: int, 
 
 
 def resolved(config: Config, *, zero_shot: bool = False) -> Config:
-    """The same configuration with the frames that fine-tuning takes over from pre-training, or without fine-tuning."""
+    """Fill in the frames that fine-tuning takes over from pre-training, or drop fine-tuning if it is zero-shot."""
     video = config.pretrain_video
     before = ClipShape() if video is None else clip_shape(video.frames, video.selected)
     tuned = {}
@@ -101,7 +101,7 @@ def _by_training(seed_pretrain: int, seed_finetune: int) -> dict[str | None, int
 
 
 def _initial_weights(config: Config) -> Digests:
-    """What the first stage starts from; nothing for new weights."""
+    """Digests of the initial weights; empty if the weights are new."""
     found: Digests = {}
     for what, source in (("vision", config.pretrain.vision_weights), ("text", config.pretrain.text_weights)):
         if source is not None:
@@ -110,10 +110,10 @@ def _initial_weights(config: Config) -> Digests:
 
 
 def _input(what: str, source: str, digest: str | None) -> Digests:
-    """A digest stands for what it is of, wherever that lies; what is not here is told apart by its name."""
+    """Key an input by its digest, or by its name if the digest is unknown."""
     return {what: digest} if digest else {f"{what} {source}": None}
 
 
 def _plain(value: Any) -> Any:
-    """As JSON holds it: tuples are lists."""
+    """Convert to JSON's types: tuples become lists."""
     return json.loads(json.dumps(value))

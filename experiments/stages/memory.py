@@ -1,4 +1,4 @@
-"""Memory: what the processes of a stage have held of it, as the kernel counts it, and what there is of it here."""
+"""Peak memory of a stage's processes, as the kernel counts it, and memory limits of this machine."""
 
 import math
 import re
@@ -9,26 +9,26 @@ from pathlib import Path
 import psutil
 
 PEAK_MEMORY = "peak_memory_bytes"
-"""In an attempt's account: the most memory that its processes held; accounts of earlier versions have none."""
+"""Key of an attempt's account: peak memory of its processes; accounts of earlier versions lack it."""
 
 GIB = 2**30
 SHARE_OF_JOBS = 0.9
-"""Of a machine's memory; the rest is for the system, the driver and Ray, which kills where 95 % are in use."""
+"""Share of a machine's memory; the rest is for the system, the driver and Ray, which kills at 95 %."""
 MARGIN = 1.2
-"""What a stage asks for, by the peak of those like it. Four seeds of each stage differed by 0.3 % at most on a busy
-machine; the rest is for longer runs, whose allocator keeps more, and for what the kernel caches on a stage's behalf."""
+"""Requested memory of a stage, relative to the peak of similar ones. Four seeds of each stage differed by 0.3 %
+at most on a busy machine; the rest is for longer runs, whose allocator keeps more, and for the kernel's caches."""
 STEP_BYTES = 256 * 2**20
-"""What a stage asks for is a multiple of it, so that those like it ask for the same: Ray reuses a process for these."""
+"""Requests are multiples of this, so that similar stages request the same: Ray then reuses processes."""
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 HIGH_WATER = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 
 
 def peak_bytes_of_tree(pid: int) -> int:
-    """Peak resident memory of a process and of all that it started and that live: the sum of each one's own peak.
+    """Return the sum of the peaks of resident memory of a process and its live descendants.
 
-    Memory that several of them share counts for each, and their peaks may have been at different times: it is never
-    less than what they held together.
+    Shared memory counts for each process, and their peaks may have been at different times, so this is an upper bound
+    of what they held together.
     """
     processes = [pid]
     with suppress(psutil.NoSuchProcess):
@@ -37,23 +37,23 @@ def peak_bytes_of_tree(pid: int) -> int:
 
 
 def forget_peak() -> None:
-    """Have the kernel count this process's peak from what it holds now, where it can (Linux)."""
+    """Reset the kernel's count of this process's peak to the present value, if supported (Linux)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def bytes_for_jobs() -> int:
-    """What jobs may ask for on this machine: most of its memory, or of what this process's control groups leave it."""
+    """Return the memory for jobs on this machine: most of it, or of the limit of this process's control groups."""
     return int(SHARE_OF_JOBS * min([psutil.virtual_memory().total, *_limits()]))
 
 
 def bytes_to_ask(peak_bytes: int) -> int:
-    """What a stage asks for where those like it held so much at most."""
+    """Return the requested memory of a stage from the peak of similar ones."""
     return math.ceil(MARGIN * peak_bytes / STEP_BYTES) * STEP_BYTES
 
 
 def _limits() -> Iterator[int]:
-    """Limits of the control groups that this process is in, of either version of Linux's."""
+    """Memory limits of this process's control groups, version 1 or 2."""
     try:
         lines = OWN_CGROUPS.read_text().splitlines()
     except OSError:
@@ -70,13 +70,13 @@ def _limits() -> Iterator[int]:
 
 
 def _peak_bytes_of(pid: int) -> int:
-    """Of one process; on a system that counts no peaks (macOS), what it holds now; 0 if it has ended."""
+    """Return the peak of one process; its present memory on a system without peaks (macOS); 0 if it has ended."""
     try:
-        told = HIGH_WATER.search(Path(f"/proc/{pid}/status").read_text())
+        peak = HIGH_WATER.search(Path(f"/proc/{pid}/status").read_text())
     except OSError:
-        told = None
-    if told is not None:
-        return int(told[1]) * 1024
+        peak = None
+    if peak is not None:
+        return int(peak[1]) * 1024
     with suppress(psutil.Error):
         return int(psutil.Process(pid).memory_info().rss)
     return 0

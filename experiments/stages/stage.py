@@ -16,31 +16,31 @@ ENTRY = "smaug_core.stages:run"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One piece of work, told completely by what decides its result."""
+    """A unit of work, described completely by what decides its result."""
 
     kind: str
     """`pretrain`, `pretrain_video`, `finetune` or `evaluate`."""
     task: str | None
-    """The slot it is for, e.g. `msrvtt`; none for pre-training."""
+    """The slot it is for, e.g. `msrvtt`; None for pre-training."""
     settings: dict[str, Any]
-    """The sub-trees it reads, fully resolved, as JSON holds them: `model`, `data`, and its own under its kind."""
+    """The sections it reads, fully resolved, as JSON values: `model`, `data`, and its own under its kind."""
     inputs: dict[str, str | None]
-    """Digest of everything else that enters, by name: never a path. None for real media that were not seen."""
+    """Digests of all other inputs by name, never by path; None for media that are not available locally."""
     parents: tuple["Stage", ...]
     """The stages whose results it starts from."""
     seed: int | None
-    """Of its random draws; none if it draws nothing."""
+    """Seed of its random numbers; None if it draws none."""
     resources: dict[str, Any] = field(compare=False)
-    """`cpus`, `gpus`, maybe their `accelerator`, `memory_gb`, and the `nodes`; where a stage runs is not what it is."""
+    """`cpus`, `gpus`, maybe their `accelerator`, `memory_gb`, and the `nodes`; not part of its identity."""
 
     @property
     def name(self) -> str:
-        """For people, e.g. `finetune.msrvtt`."""
+        """Name for people, e.g. `finetune.msrvtt`."""
         return self.kind if self.task is None else f"{self.kind}.{self.task}"
 
     @property
     def unseen(self) -> list[str]:
-        """Inputs that are not here, so that what they hold is not known."""
+        """Inputs that are not available locally, so that their digests are unknown."""
         return [name for name, digest_ in self.inputs.items() if digest_ is None]
 
     @cached_property
@@ -56,7 +56,7 @@ class Stage:
         )
 
     def document(self) -> dict[str, Any]:
-        """What stage.json holds: all a worker needs, and all a reader may ask."""
+        """Content of stage.json: everything that a worker needs."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -73,11 +73,11 @@ class Stage:
 
 
 IDENTIFYING = ("kind", "version", "settings", "inputs", "parents", "seed")
-"""Keys of a stage.json that its fingerprint stands for."""
+"""Keys of a stage.json that are hashed to its fingerprint."""
 
 
 def agrees(document: Mapping[str, Any]) -> bool:
-    """Whether what a stage.json asks for has the fingerprint that it names; one of another version is not judged."""
+    """Whether the content of a stage.json has the fingerprint that it names; True for another version of its kind."""
     if document["version"] != STAGE_KINDS[document["kind"]].version:
         return True
     try:
@@ -88,16 +88,16 @@ def agrees(document: Mapping[str, Any]) -> bool:
 
 
 def _identified(*, settings: dict[str, Any], **others: Any) -> str:
-    return digest({"settings": _what_counts(settings), **others})
+    return digest({"settings": _hashed_settings(settings), **others})
 
 
 def memory_asked(resources: Mapping[str, Any]) -> int | None:
-    """Bytes of memory that a stage's resources ask for; none where they say nothing."""
+    """Bytes of memory that a stage's resources request; None if they name none."""
     return int(resources["memory_gb"] * GIB) if "memory_gb" in resources else None
 
 
-def _what_counts(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those that only say where an input is, or how it is made: its digest is among the inputs.
+def _hashed_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Drop settings that only say where an input is, or how it is made: its digest is among the inputs.
 
     So a source's sizes in `data` leave stages alone that read another source, and a moved file changes nothing. What
     only decides whether a stage stops enters as a constant, and a setting of `ADDED` only with another value.

@@ -21,7 +21,7 @@ SEEDS = ("seeds", "seeds.pretrain", "seeds.finetune")
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One variant with one pair of seeds: one line of what a sweep measures."""
+    """One variant with one pair of seeds."""
 
     sweep: Sweep
     scale: str
@@ -36,9 +36,9 @@ class Trial:
     stages: tuple[Stage, ...]
     """Parents before children."""
     overrides: tuple[str, ...] = ()
-    """What the command line changed for every row, e.g. `pretrain.epochs=6`."""
+    """Changes of the command line for every row, e.g. `pretrain.epochs=6`."""
     shortened: bool = False
-    """It trains for fewer epochs than the scale says."""
+    """Whether it trains for fewer epochs than the scale."""
 
     @property
     def seed(self) -> str:
@@ -48,12 +48,12 @@ class Trial:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what the trial consists of."""
+        """SHA-256 of the fingerprints of its stages."""
         return digest([stage.fingerprint for stage in self.stages])
 
     @property
     def label(self) -> str:
-        """For people, e.g. `50%, seed 0`."""
+        """Name for people, e.g. `50%, seed 0`."""
         return f"{self.variant}, seed {self.seed}"
 
     def params(self) -> dict[str, Any]:
@@ -65,27 +65,27 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     """Read `key=value` options; a value is YAML, so `seeds=[4, 7]` is a list.
 
     Raises:
-        SweepError: every option that is none.
+        SweepError: the options without this form, or with an invalid value.
     """
     overrides: dict[str, Any] = {}
-    faults = []
+    errors = []
     for text in texts:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
-            faults.append(option_fault(text, "is no key=value, e.g. data.seed=7"))
+            errors.append(option_fault(text, "expected key=value, e.g. data.seed=7"))
         elif key in overrides:
-            faults.append(option_fault(text, f"{key} is given twice; drop one"))
+            errors.append(option_fault(text, f"{key} is given twice; drop one"))
         else:
             try:
                 document = parse_document(value, text)
-            except SweepError as error:
-                faults += [option_fault(text, fault.message) for fault in error.faults]
+            except SweepError as refused:
+                errors += [option_fault(text, error.message) for error in refused.faults]
             else:
                 overrides[key] = document.value
-                faults += [option_fault(text, fault.message) for fault in document.faults]
-    if faults:
-        raise SweepError(faults)
+                errors += [option_fault(text, error.message) for error in document.faults]
+    if errors:
+        raise SweepError(errors)
     return overrides
 
 
@@ -150,22 +150,22 @@ def _trials_of_row(
 
 
 def with_settings(scale: Scale, overrides: Mapping[str, Any]) -> Scale:
-    """A scale with settings replaced.
+    """Return a scale with settings replaced.
 
     Raises:
         SweepError: every setting that is unknown or not allowed.
     """
-    faults = [
+    errors = [
         option_fault(f"{key}={overrides[key]}", what)
         for key, what, _ in override_faults(overrides, scale, scale.datasets)
     ]
-    if faults:
-        raise SweepError(faults)
+    if errors:
+        raise SweepError(errors)
     return scale.with_overrides(overrides)
 
 
 def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
-    """A scale's configuration with settings replaced; raises as `with_settings` does."""
+    """Return a scale's configuration with settings replaced; raises as `with_settings` does."""
     return with_settings(scale, overrides).base_config()
 
 
@@ -181,26 +181,26 @@ def has_fewer_epochs(tree: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
 
 
 def _seeds(given: Mapping[str, Any], own: Seeds) -> Seeds:
-    """The seeds of the command line, else those of the sweep file; a list of one training replaces the file's list."""
-    asked = {key: given[key] for key in SEEDS if key in given}
-    faults = [
+    """Return the seeds of the command line, else of the file; a list of one training replaces the file's list."""
+    chosen = {key: given[key] for key in SEEDS if key in given}
+    errors = [
         option_fault(f"{key}={value}", what)
-        for key, value in asked.items()
+        for key, value in chosen.items()
         for _, what in seed_faults({key.removeprefix("seeds."): value} if "." in key else value, sign="=")
     ]
-    if "seeds" in asked and len(asked) > 1:
-        faults.append(
-            option_fault(f"seeds={asked['seeds']}", "seeds.pretrain or seeds.finetune is given too; drop one")
+    if "seeds" in chosen and len(chosen) > 1:
+        errors.append(
+            option_fault(f"seeds={chosen['seeds']}", "seeds.pretrain or seeds.finetune is given too; drop one")
         )
-    if own.full and len(asked) == 1 and "seeds" not in asked:
-        ((key, value),) = asked.items()
-        what = "the sweep file asks for full trials; give both seeds.pretrain and seeds.finetune, or seeds"
-        faults.append(option_fault(f"{key}={value}", what))
-    if faults:
-        raise SweepError(faults)
-    if "seeds" in asked:
-        return read_seeds(asked["seeds"])
-    lists = {key.removeprefix("seeds."): tuple(value) for key, value in asked.items()}
+    if own.full and len(chosen) == 1 and "seeds" not in chosen:
+        ((key, value),) = chosen.items()
+        what = "the sweep file has full trials; give both seeds.pretrain and seeds.finetune, or seeds"
+        errors.append(option_fault(f"{key}={value}", what))
+    if errors:
+        raise SweepError(errors)
+    if "seeds" in chosen:
+        return read_seeds(chosen["seeds"])
+    lists = {key.removeprefix("seeds."): tuple(value) for key, value in chosen.items()}
     return replace(own, full=False, **lists) if lists else own
 
 
@@ -220,5 +220,5 @@ def _only_faults(only: Sequence[str], sweep: Sweep) -> Iterable[Fault]:
 
 
 def option_fault(text: str, message: str) -> Fault:
-    """A fault of the option `--set TEXT`."""
+    """Return an error of the option `--set TEXT`."""
     return Fault(f"--set {text}", 0, 0, message)

@@ -1,4 +1,4 @@
-"""How much work a stage is, in multiply-accumulates: its settings and the sizes of its data, in closed form."""
+"""Work of a stage in multiply-accumulates, in closed form from its settings and the sizes of its data."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -30,24 +30,24 @@ from smaug_core.settings import from_settings
 from smaug_core.stage_protocol import EVALUATE, FINETUNE, PRETRAIN_VIDEO
 
 Settings = Mapping[str, Any]
-"""The sub-trees that a stage reads, as JSON holds them."""
+"""The sections that a stage reads, as JSON values."""
 Training = PretrainConfig | PretrainVideoConfig | FinetuneConfig
 
 VOCABULARIES = {"bert-base-uncased": 30_522}
-"""Tokens of a vocabulary that is known without its file."""
+"""Sizes of vocabularies that are known without their files."""
 
 
 def stage_macs(kind: str, settings: Settings, before: Settings | None, *, as_published: bool = False) -> int:
-    """Multiply-accumulates of a whole stage.
+    """Return the multiply-accumulates of a whole stage.
 
     Args:
         kind: of the stage.
         settings: the stage's.
-        before: those of the stage it starts from; none for the first one.
+        before: those of its parent; None for the first stage.
         as_published: count pre-training as the paper's hours do (`published_accounting`).
 
     Raises:
-        SmaugError: a source of data whose size is not known, or no vocabulary of that name is here.
+        SmaugError: the size of a source is unknown, or the vocabulary is not available.
     """
     if not STAGE_KINDS[kind].trains:
         assert before is not None
@@ -59,7 +59,7 @@ def stage_macs(kind: str, settings: Settings, before: Settings | None, *, as_pub
 
 
 def step_macs(kind: str, settings: Settings, *, as_published: bool = False) -> int:
-    """Multiply-accumulates of one sample in a step of a training, forward and backward."""
+    """Return the multiply-accumulates of one sample in a training step, forward and backward."""
     model, shape = step_shape(kind, settings)
     if as_published:
         model, shape = published_accounting(model, shape)
@@ -67,13 +67,13 @@ def step_macs(kind: str, settings: Settings, *, as_published: bool = False) -> i
 
 
 def training_of(kind: str, settings: Settings) -> Training:
-    """The section of a training stage."""
+    """Return the own section of a training stage."""
     section: type[Training] = STAGE_KINDS[kind].config
     return from_settings(section, settings[kind], kind)
 
 
 def step_shape(kind: str, settings: Settings) -> tuple[ModelConfig, StepShape]:
-    """The model at the size a training stage sees frames in, and what its steps look like."""
+    """Return the model at the image size of a training stage, and the shape of its steps."""
     model, training = from_settings(ModelConfig, settings["model"], "model"), training_of(kind, settings)
     if isinstance(training, FinetuneConfig):
         model = image_size_after(model, training.image_size_ratio)
@@ -81,7 +81,7 @@ def step_shape(kind: str, settings: Settings) -> tuple[ModelConfig, StepShape]:
 
 
 def captions(sources: Iterable[str], settings: Settings) -> int:
-    """Captions of some sources' training splits: as `data` decides for embedded ones, as published for real ones.
+    """Count captions of training splits: from `data` for embedded sources, as published for real ones.
 
     Raises:
         SmaugError: a source is unknown.
@@ -90,10 +90,10 @@ def captions(sources: Iterable[str], settings: Settings) -> int:
 
 
 def vocabulary_size(tokenizer: str) -> int:
-    """Tokens of `model.tokenizer`.
+    """Return the number of tokens of `model.tokenizer`.
 
     Raises:
-        SmaugError: there is no such vocabulary here.
+        SmaugError: the vocabulary is not available.
     """
     return VOCABULARIES.get(tokenizer) or load_tokenizer(tokenizer).vocab_size
 
@@ -111,7 +111,7 @@ def _evaluation(settings: Settings, before: Settings) -> int:
         if kind in before:
             trained = clip_shape(before[kind]["frames"], before[kind]["selected"])
             ratio = before[kind].get("image_size_ratio", 1.0)
-    questions = _split_size(test.dataset, settings, test.split)
-    clips = questions if test.dataset in EMBEDDED else PUBLISHED[test.dataset].media[test.split]
-    pairs = min(clips * questions, (clips + questions) * test.rerank)  # where no pair is among the best both ways
-    return evaluation_macs(image_size_after(model, ratio), trained, test, clips=clips, captions=questions, pairs=pairs)
+    captions_ = _split_size(test.dataset, settings, test.split)
+    clips = captions_ if test.dataset in EMBEDDED else PUBLISHED[test.dataset].media[test.split]
+    pairs = min(clips * captions_, (clips + captions_) * test.rerank)  # if no pair is among the best in both directions
+    return evaluation_macs(image_size_after(model, ratio), trained, test, clips=clips, captions=captions_, pairs=pairs)

@@ -15,6 +15,9 @@ import pytest
 from tests.architecture.source_tree import ROOT, Module, modules
 
 PACKAGES = (
+    "experiments.config",
+    "experiments.console",
+    "experiments.stages",
     "experiments.engines",
     "experiments.tracking",
     "smaug_core",

@@ -93,7 +93,7 @@ WIDTH = "  width: 16\n"
         (WIDTH, "  width: @true\n", "model.width: True is not allowed; input should be a valid integer"),
         (WIDTH, "  @width:\n", "model.width: None is not allowed; input should be a valid integer"),
         (WIDTH, "  width: @62\n", "model.width: 62 is not allowed; expected a multiple of 4"),
-        (WIDTH, WIDTH + "  @width: 64\n", "'width' stands here twice, first in line "),
+        (WIDTH, WIDTH + "  @width: 64\n", "'width' is given twice, first in line "),
         (WIDTH, WIDTH + "  @widht: 64\n", "setting 'model.widht' is unknown; did you mean 'width'?"),
         (WIDTH, WIDTH + "  @keep_rate: 0.8\n", "model.keep_rate: 0.8 repeats the default; drop it"),
         (WIDTH, WIDTH + "  keep_rate: @0\n", "model.keep_rate: 0.0 is not allowed; expected in (0, 1]"),
@@ -120,7 +120,7 @@ WIDTH = "  width: 16\n"
         (
             "  evaluate: {cpus: 1, gpus: 0",
             "  evaluate: {cpus: 1, gpus: 0, accelerator: @A6000",
-            "resources.evaluate.accelerator: is a type of GPU, and gpus is 0; drop it, or ask for a GPU",
+            "resources.evaluate.accelerator: is a type of GPU, and gpus is 0; drop it, or request a GPU",
         ),
         (
             "  evaluate: {cpus: 1, gpus: 0",

@@ -51,15 +51,15 @@ TOLD = [
     "setting 'pretrain.mask_rate' is unknown; did you mean 'pretrain.mask_ratio'?",
     "pretrain.mask_ratio: 'quarter' is not allowed; input should be a valid number",
     "variants.50%: ['pretrain.mask_ratio', 0.5] is not allowed; input should be an object",
-    "'pretrain.mask_ratio' stands here twice, first in line 8; drop one",
+    "'pretrain.mask_ratio' is given twice, first in line 8; drop one",
     "pretrain.mask_ratio: 1.0 is not allowed; expected in [0, 1)",
     "setting 'finetune.mrsvtt.epochs' is unknown; did you mean ",
     "variant 'uneven': model.width: ",
     "pretrain.corpus: '18M' is unknown at scale tiny; ",
-    "'65%' stands here twice, first in line 8; drop one",
+    "'65%' is given twice, first in line 8; drop one",
     "baseline '55%' is no variant; did you mean '65%'?",
     "task 'msvrtt' is unknown at scale tiny; did you mean 'msrvtt'?",
-    "tasks: 'msrvtt' stands here twice; drop one",
+    "tasks: 'msrvtt' is given twice; drop one",
     "seeds.pretrain.1: -1 is not allowed; ",
     "seeds.finetune: [] is not allowed; ",
     "key 'seeds.evaluate' is unknown; expected one of finetune, pretrain",
@@ -69,8 +69,8 @@ TOLD = [
     "scale 'tinny' is unknown; did you mean 'tiny'?",
     "budget.tiny: 0 is not allowed; input should be greater than 0",
     "report.row is missing",
-    "column 'pretrain.hour' is nothing that a stage measures; did you mean 'pretrain.hours'?",
-    "column 'msrvtt.t2v.r2' is nothing that a stage measures; did you mean 'msrvtt.t2v.r",
+    "column 'pretrain.hour' is not measured by any stage; did you mean 'pretrain.hours'?",
+    "column 'msrvtt.t2v.r2' is not measured by any stage; did you mean 'msrvtt.t2v.r",
     "key 'extra' is unknown; expected one of baseline, budget, ",
 ]
 """What is said of each place that a number in angle brackets marks above."""
@@ -171,7 +171,7 @@ def test_seeds_of_a_file(tmp_path, tiny, text, pairs):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("sweep: masking_ratio", "sweep: stages", "1:8: sweep 'stages' is a name that the records use themselves"),
+        ("sweep: masking_ratio", "sweep: stages", "1:8: sweep 'stages' is reserved for the records"),
         ("sweep: masking_ratio\n", "", "1:1: sweep is missing"),
         (
             "mask_ratio <= 0.65",
@@ -199,7 +199,7 @@ def test_seeds_of_a_file(tmp_path, tiny, text, pairs):
             "5:11: setting 'resources.pretrain.gpus' is un",
         ),
         ("tasks: [msrvtt]", "tasks: msrvtt", "10:8: tasks: 'msrvtt' is not allowed; input should be a valid array"),
-        ("seeds: {pretrain: [0]", "seeds: {pretrain: [2, 2]", "11:23: seeds.pretrain: 2 stands here twice; drop one"),
+        ("seeds: {pretrain: [0]", "seeds: {pretrain: [2, 2]", "11:23: seeds.pretrain: 2 is given twice; drop one"),
         (
             "seeds: {pretrain: [0]",
             "seeds: {pretrain: [2147483648]",
@@ -216,10 +216,10 @@ def test_seeds_of_a_file(tmp_path, tiny, text, pairs):
             "seeds:",
             "11:1: seeds: None is not allowed; expected a number of trials (3), their seeds ([4, 7]), or",
         ),
-        (SEEDS, "seeds: [4, 4]", "11:12: seeds: 4 stands here twice; drop one"),
+        (SEEDS, "seeds: [4, 4]", "11:12: seeds: 4 is given twice; drop one"),
         ("budget: {tiny: 2}", "budget: {tiny: .nan}", "13:16: budget.tiny: nan is not allowed"),
-        ("msrvtt.t2v.r10]", "msrvtt.t2v.r5]", "14:86: columns: 'msrvtt.t2v.r5' stands here twice; drop one"),
-        ("msrvtt.t2v.r10]", "didemo.t2v.r10]", "14:86: column 'didemo.t2v.r10' is nothing that a stage measures"),
+        ("msrvtt.t2v.r10]", "msrvtt.t2v.r5]", "14:86: columns: 'msrvtt.t2v.r5' is given twice; drop one"),
+        ("msrvtt.t2v.r10]", "didemo.t2v.r10]", "14:86: column 'didemo.t2v.r10' is not measured by any stage"),
         ("report: {row", "report: {col: 1, row", "14:10: key 'report.col' is unknown; did you mean "),
     ],
 )

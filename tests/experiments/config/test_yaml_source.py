@@ -97,9 +97,9 @@ def test_a_key_that_stands_twice_is_told_and_the_first_one_counts():
     document = parse_document("a: 1\nb: {x: 1, x: 2}\na: 3\n'a': 4\n", "f.yaml")
     assert document.value == {"a": 1, "b": {"x": 1}}
     assert list(map(str, document.faults)) == [
-        "f.yaml:2:11: 'x' stands here twice, first in line 2; drop one",
-        "f.yaml:3:1: 'a' stands here twice, first in line 1; drop one",
-        "f.yaml:4:1: 'a' stands here twice, first in line 1; drop one",
+        "f.yaml:2:11: 'x' is given twice, first in line 2; drop one",
+        "f.yaml:3:1: 'a' is given twice, first in line 1; drop one",
+        "f.yaml:4:1: 'a' is given twice, first in line 1; drop one",
     ]
 
 

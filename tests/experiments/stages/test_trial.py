@@ -113,7 +113,7 @@ def test_a_list_of_one_training_does_not_change_full_trials(masking, tiny):
     sweep = masking.model_copy(update={"seeds": read_seeds(2)})
     assert [trial.seed for trial in expand(sweep, tiny, only=["50%"])] == ["0", "1"]
     told = refusal(sweep, tiny, overrides={"seeds.pretrain": [1]})
-    assert told.startswith("--set seeds.pretrain=[1]: the sweep file asks for full trials")
+    assert told.startswith("--set seeds.pretrain=[1]: the sweep file has full trials")
     both = {"seeds.pretrain": [1, 2], "seeds.finetune": [5, 6]}
     assert [t.seed for t in expand(sweep, tiny, only=["50%"], overrides=both)] == ["1/5", "1/6", "2/5", "2/6"]
     assert "drop one" in refusal(masking, tiny, overrides={"seeds": 2, "seeds.pretrain": [1]})
@@ -131,7 +131,7 @@ def test_a_list_of_one_training_does_not_change_full_trials(masking, tiny):
         ([True], "seeds.pretrain.0: True is not allowed; expected a whole number from 0 to 2147483647"),
         ([1.0], "seeds.pretrain.0: 1.0 is not allowed; expected a whole number from 0 to 2147483647"),
         ([[0]], "seeds.pretrain.0: [0] is not allowed; expected a whole number from 0 to 2147483647"),
-        ([0, 0], "seeds.pretrain: 0 stands here twice; drop one"),
+        ([0, 0], "seeds.pretrain: 0 is given twice; drop one"),
         *((wrong, f"seeds.pretrain: {wrong!r} is not allowed; expected a list") for wrong in ("x", None, {}, True)),
     ],
 )
@@ -150,7 +150,7 @@ def test_seeds_of_one_training_that_are_none_are_refused(masking, tiny, seeds, w
         (True, "seeds: True is not allowed; expected a number of trials (3), "),
         (None, "seeds: None is not allowed; expected a number of trials (3), "),
         (2.5, "seeds: 2.5 is not allowed; expected a number of trials (3), "),
-        ([3, 3], "seeds: 3 stands here twice; drop one"),
+        ([3, 3], "seeds: 3 is given twice; drop one"),
         ({"evaluate": [0]}, "key 'seeds.evaluate' is unknown; expected one of finetune, pretrain"),
     ],
 )

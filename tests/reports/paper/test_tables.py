@@ -238,9 +238,9 @@ def test_a_small_file_loads_whole(tmp_path):
         (
             "title: t\n",
             "title: t\ntitle: u\n",
-            "table_4.yaml:3:1: 'title' stands here twice, first in line 2; drop one",
+            "table_4.yaml:3:1: 'title' is given twice, first in line 2; drop one",
         ),
-        ('  "yy": {a.one', '  "x": {a.one', "'x' stands here twice"),
+        ('  "yy": {a.one', '  "x": {a.one', "'x' is given twice"),
         ("title: t\n", "", "title is missing"),
         ('table: "4"', 'table: "5"', "table '5' belongs in table_5.yaml"),
         ("rows:", "same_runs: {table: '9', rows: {x: x}}\nrows:", "same_runs: table '9' is unknown; expected"),
