@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -102,7 +103,7 @@ class Crew:
     threads: int
     """Of numerical libraries, in each process."""
     host: str
-    """Where they meet: the first machine."""
+    """Of their rendezvous: the first machine."""
     port: int
     data_root: str
     device: str
@@ -118,12 +119,18 @@ class Crew:
         return None if told is None else cls(**told | {"start": Start(**told["start"])})
 
 
-def meeting_point(nodes: int) -> tuple[str, int]:
-    """A host name of this machine that the others can reach, and a port that is free now."""
+@contextmanager
+def rendezvous(nodes: int) -> Iterator[tuple[str, int]]:
+    """Host name of this machine that the others can reach, and a port of it for torchrun.
+
+    The port stays bound meanwhile, so that no other process of this machine is given it before torchrun listens there:
+    Linux lets a second socket listen where the first one only reserves, if both allow that.
+    """
     host, interface = ("127.0.0.1", "127.0.0.1") if nodes == 1 else (socket.gethostname(), "")
-    with socket.socket() as free:
-        free.bind((interface, 0))
-        return host, int(free.getsockname()[1])
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind((interface, 0))
+        yield host, int(reserved.getsockname()[1])
 
 
 class CrewClock(DeviceClock):

@@ -38,7 +38,7 @@ from experiments.worker.device import (
     source_commit,
 )
 from experiments.worker.examples import leave_pictures
-from experiments.worker.launcher import Crew, RankProcesses, meeting_point
+from experiments.worker.launcher import Crew, RankProcesses, rendezvous
 from experiments.worker.outcome import (
     BAD_INPUT,
     DIVERGED,
@@ -121,22 +121,22 @@ def run_stage(
             ending = ending_of(lambda: publication.make(call, watch))
             account = watch.account
     else:
-        meet_at, port = meeting_point(nodes)
-        crew = Crew(
-            processes=processes,
-            gpus=gpus,
-            nodes=nodes,
-            threads=threads(),
-            host=meet_at,
-            port=port,
-            data_root=str(data_root),
-            device=device,
-            start=clock.start,
-            recompute_layers=recompute_layers,
-        )
-        with RankProcesses(lease, crew, stop) as ranks:
-            ending = ending_of(lambda: publication.make(ranks.run, ranks))
-            account = ranks.account
+        with rendezvous(nodes) as (address, port):
+            crew = Crew(
+                processes=processes,
+                gpus=gpus,
+                nodes=nodes,
+                threads=threads(),
+                host=address,
+                port=port,
+                data_root=str(data_root),
+                device=device,
+                start=clock.start,
+                recompute_layers=recompute_layers,
+            )
+            with RankProcesses(lease, crew, stop) as ranks:
+                ending = ending_of(lambda: publication.make(ranks.run, ranks))
+                account = ranks.account
     if log:
         _say(f"{ending.details}{ending.state}: {ending.message}")
     lease.end(ending.state, account(), ending.message, ending.details, ending.failure)

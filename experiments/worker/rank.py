@@ -30,8 +30,8 @@ from experiments.worker.reporter import StageWatch
 from experiments.worker.signals import StopFlag, end_with
 from smaug_core.stage_protocol import Watch
 
-DEATH_SHOWS_S = 2.0
-"""A rank whose exchange broke waits so long to see another one dead: a process closes its connections first."""
+PEER_DEATH_S = 2.0
+"""Time that a rank whose exchange broke waits for another one's death: a process closes its connections first."""
 
 
 class RankWatch:
@@ -121,7 +121,7 @@ class Rank:
 
     def _another_ended_first(self) -> bool:
         """Whether this one may have failed because another failed before, or was killed."""
-        deadline = time.monotonic() + DEATH_SHOWS_S
+        deadline = time.monotonic() + PEER_DEATH_S
         while time.monotonic() < deadline:
             notes = [read_document(path, RANK) for path in (self._folder / "ranks").glob("[0-9]*.json")]
             for note in filter(None, notes):

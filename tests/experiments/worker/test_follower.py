@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -14,7 +16,7 @@ import pytest
 from experiments.store.attempt import read_attempts
 from experiments.store.store import Store
 from experiments.worker.device import SLURM_JOB, SLURM_RESTART
-from experiments.worker.launcher import CrewClock, meeting_point
+from experiments.worker.launcher import CrewClock, rendezvous
 from experiments.worker.outcome import DONE, FAILED, INTERRUPTED
 from tests.conformance.drivers import states, trail, wait_until
 from tests.quick_stage import quick_stage
@@ -168,5 +170,15 @@ def test_memory_of_all_machines_is_told_and_energy_is_told_only_where_all_machin
     assert clock.account()["peak_memory_bytes"] == 42
 
 
-def test_where_one_machine_meets_itself_nobody_else_can_come() -> None:
-    assert meeting_point(1)[0] == "127.0.0.1"
+def test_ranks_of_one_machine_meet_where_no_other_machine_can_reach_them() -> None:
+    with rendezvous(1) as (host, _):
+        assert host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_port_is_given_to_one_job_and_its_torchrun_can_listen_there(nodes: int) -> None:
+    with rendezvous(nodes) as (_, port), ExitStack() as others:
+        assert port not in {others.enter_context(rendezvous(nodes))[1] for _ in range(500)}
+        with socket.create_server(("", port)) as server:  # with SO_REUSEADDR, as torch's store
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            server.accept()[0].close()
