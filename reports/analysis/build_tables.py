@@ -180,8 +180,8 @@ def _column(slot: str, paper: PublishedTable | None, trials: Sequence[TrialRow])
     datasets = sorted({t.evaluations[task]["dataset"] for t in trials if task in t.evaluations})
     return Column(
         slot=slot,
-        header=printed["header"] if printed else "PT Time" if slot == HOURS else HEADERS.get(kind, slot),
-        published_unit=printed["unit"] if printed else "",
+        header=printed.header if printed else "PT Time" if slot == HOURS else HEADERS.get(kind, slot),
+        published_unit=printed.unit if printed else "",
         measured_unit=units[0] if len(units) == 1 else "",
         published_dataset=paper.datasets.get(task, "") if paper and printed else "",
         measured_dataset=", ".join(datasets),

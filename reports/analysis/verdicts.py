@@ -246,7 +246,7 @@ def _row(judged: MeasuredClaim, printed: PublishedCheck, here: MeasuredCheck) ->
         column=check.column,
         row=check.row,
         against=check.against,
-        compared=check.text,
+        compared=check.text(printed.header),
         bound=check.bound_text,
         published_value=printed.value,
         published_holds=printed.holds,

@@ -8,8 +8,17 @@ from typing import Literal
 from pydantic import FiniteFloat
 
 from experiments.config.yaml_source import Document, Fault, Form
-from reports.paper.contradictions import table_of, unique_ids
-from reports.paper.tables import HOURS, PAPER, PublishedTable, load_published, read_form, refuse, require_cell
+from reports.paper.tables import (
+    HOURS,
+    PAPER,
+    PublishedTable,
+    ReportError,
+    load_published,
+    read_form,
+    refuse,
+    require_cell,
+    table_of,
+)
 
 Measure = Literal["difference", "saved_percent", "ratio"]
 
@@ -20,21 +29,18 @@ ROUNDING = 9
 """Decimals to which values and bounds are compared: further ones are binary rounding (39.3 - 40.5)."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
+class Check(Form):
     """One comparison of two rows, and the bound that the paper gives it."""
 
     table: str
     column: str
     """A slot, e.g. `msrvtt.t2v.r1`."""
-    header: str
-    """Header of the column in the table, e.g. `R@1`."""
     row: str
     against: str
     measure: Measure
     """`difference`: row - against, in points; `saved_percent`: 100 (1 - row / against); `ratio`: against / row."""
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: FiniteFloat | None = None
+    at_most: FiniteFloat | None = None
     """Exactly one of the two is given."""
 
     @property
@@ -49,15 +55,14 @@ class Check:
         side = "at most" if self.at_least is None else "at least"
         return f"{side} {self.bound:g}{UNITS[self.measure]}"
 
-    @property
-    def text(self) -> str:
-        """Text of the comparison, e.g. `R@1, 50% minus 10%`."""
+    def text(self, header: str) -> str:
+        """Text of the comparison, given the header of its column, e.g. `R@1, 50% minus 10%`."""
         texts = {
             "difference": f", {self.row} minus {self.against}",
             "saved_percent": f" saved, {self.row} against {self.against}",
             "ratio": f", {self.against} over {self.row}",
         }
-        return f"{self.header}{texts[self.measure]}"
+        return f"{header}{texts[self.measure]}"
 
     def value(self, row: float, against: float) -> float:
         """The measure of a pair of values.
@@ -90,8 +95,7 @@ class Check:
         return text
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
+class Claim(Form):
     """A statement of the paper."""
 
     id: str
@@ -109,6 +113,8 @@ class PublishedCheck:
     """A check by the paper's own table."""
 
     check: Check
+    header: str
+    """Header of the column in the table, e.g. `R@1`."""
     value: float
     holds: bool
 
@@ -133,26 +139,8 @@ class Comparison:
     device: str
 
 
-class _CheckForm(Form):
-    table: str
-    column: str
-    row: str
-    against: str
-    measure: Measure
-    at_least: FiniteFloat | None = None
-    at_most: FiniteFloat | None = None
-
-
-class _ClaimForm(Form):
-    id: str
-    says: str
-    where: str
-    checks: list[_CheckForm]
-    caveat: str = ""
-
-
-class _FileForm(Form):
-    claims: list[_ClaimForm]
+class _Claims(Form):
+    claims: tuple[Claim, ...]
 
 
 def load_claims(folder: Path = PAPER) -> tuple[Claim, ...]:
@@ -162,11 +150,17 @@ def load_claims(folder: Path = PAPER) -> tuple[Claim, ...]:
         ReportError: the file is not of its form, or names a table, row or column that is not there.
     """
     path, published = folder / "claims.yaml", load_published(folder)
-    form, document = read_form(path, _FileForm)
-    unique_ids(path.name, [claim.id for claim in form.claims])
-    claims = tuple(_claim(f"{path.name}: {claim.id}", claim, published) for claim in form.claims)
-    refuse(fault for number, claim in enumerate(form.claims) for fault in _faults(document, number, claim))
-    return claims
+    held, document = read_form(path, _Claims)
+    ids = [claim.id for claim in held.claims]
+    if twice := [name for name in ids if ids.count(name) > 1]:
+        raise ReportError(f"{path.name}: id {twice[0]!r} occurs twice; expected an id of its own for each")
+    for claim in held.claims:
+        for check in claim.checks:
+            where = f"{path.name}: {claim.id}"
+            for row in (check.row, check.against):
+                require_cell(where, row, check.column, table_of(where, check.table, published))
+    refuse(fault for number, claim in enumerate(held.claims) for fault in _faults(document, number, claim))
+    return held.claims
 
 
 def judge_published(claim: Claim, published: Mapping[str, PublishedTable]) -> tuple[PublishedCheck, ...]:
@@ -180,21 +174,12 @@ def judge_published(claim: Claim, published: Mapping[str, PublishedTable]) -> tu
         table = table_of(claim.id, check.table, published)
         row, against = (require_cell(claim.id, name, check.column, table) for name in (check.row, check.against))
         value = check.value(row, against)
-        judged.append(PublishedCheck(check=check, value=value, holds=check.holds(value)))
+        header = table.columns[check.column].header
+        judged.append(PublishedCheck(check=check, header=header, value=value, holds=check.holds(value)))
     return tuple(judged)
 
 
-def _claim(where: str, claim: _ClaimForm, published: Mapping[str, PublishedTable]) -> Claim:
-    checks = []
-    for check in claim.checks:
-        table = table_of(where, check.table, published)
-        for row in (check.row, check.against):
-            require_cell(where, row, check.column, table)
-        checks.append(Check(header=table.columns[check.column]["header"], **check.model_dump()))
-    return Claim(id=claim.id, says=claim.says, where=claim.where, checks=tuple(checks), caveat=claim.caveat)
-
-
-def _faults(document: Document, number: int, claim: _ClaimForm) -> Iterator[Fault]:
+def _faults(document: Document, number: int, claim: Claim) -> Iterator[Fault]:
     """Find faults in the checks of a claim that do not depend on the tables."""
     if not claim.checks:
         yield document.fault(("claims", number, "checks"), f"claim {claim.id!r} has no check; it needs one")

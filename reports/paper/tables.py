@@ -1,7 +1,7 @@
 """Published tables of the paper, read strictly from the files in `reports/paper/`."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,14 +19,22 @@ BY_ROW = ("row_texts", "same_runs")
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 
 F = TypeVar("F", bound=Form)
+Texts = dict[str, str | None]
+"""Texts as they are printed, by column; None if the paper prints a dash."""
 
 
 class ReportError(SmaugError):
     """A table cannot be made from what is recorded."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SameRuns:
+class PublishedColumn(Form):
+    """Header and unit of a column of numbers."""
+
+    header: str
+    unit: str
+
+
+class SameRuns(Form):
     """Rows that the paper prints a second time, from the runs of another table."""
 
     table: str
@@ -34,8 +42,7 @@ class SameRuns:
     """Rows of the other table, by the row here."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishedTable:
+class PublishedTable(Form):
     """One table of results."""
 
     table: str
@@ -43,19 +50,19 @@ class PublishedTable:
     source: str
     row: str
     """Header of the rows' names."""
+    columns: dict[str, PublishedColumn]
+    """Columns by slot, in the paper's order."""
+    rows: dict[str, dict[str, FiniteFloat | None]]
+    """Rows by name, in the paper's order: value by slot; None if the paper prints a dash."""
     default: str | None = None
     """The row of the paper's default settings, where the table has one."""
-    datasets: dict[str, str] = field(default_factory=dict)
+    datasets: dict[str, str] = {}
     """The dataset that each task's columns are on."""
-    columns: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Columns by slot: `header` and `unit`, in the paper's order."""
-    rows: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    """Rows by name, in the paper's order: value by slot; None if the paper prints a dash."""
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = {}
     """Headers of the columns that hold text, e.g. `PT Datasets`, by key."""
-    row_texts: dict[str, dict[str, str | None]] = field(default_factory=dict)
-    """Texts of each row under the keys of `texts`; None if the paper prints a dash. Empty without `texts`."""
-    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    row_texts: dict[str, Texts] = {}
+    """Texts of each row under the keys of `texts`. Empty without `texts`."""
+    groups: dict[str, tuple[str, ...]] = {}
     """Headings between the rows, with the rows below each; all rows, in order, or none."""
     cited: tuple[str, ...] = ()
     """Rows that quote other work; no sweep trains them."""
@@ -70,8 +77,7 @@ class PublishedTable:
         return {name: value for name, value in values.items() if value is not None}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishedSettings:
+class PublishedSettings(Form):
     """One table of settings, as they are printed."""
 
     table: str
@@ -81,48 +87,14 @@ class PublishedSettings:
     """Header of the settings' names."""
     columns: dict[str, str]
     """Headers by key, in the paper's order."""
-    rows: dict[str, dict[str, str | None]]
-    """Settings with the text in each column; None if the paper prints a dash."""
-    shared: tuple[str, ...]
-    """Settings with a single value, which holds for every column."""
+    rows: dict[str, str | Texts]
+    """Settings by name: the text in each column, or a single one that holds for every column."""
     cannot_tell: tuple[str, ...] = ()
 
-
-class _ColumnForm(Form):
-    header: str
-    unit: str
-
-
-class _SameRunsForm(Form):
-    table: str
-    rows: dict[str, str]
-
-
-class _TableForm(Form):
-    table: str
-    title: str
-    source: str
-    row: str
-    columns: dict[str, _ColumnForm]
-    rows: dict[str, dict[str, FiniteFloat | None]]
-    default: str | None = None
-    datasets: dict[str, str] = {}
-    texts: dict[str, str] = {}
-    row_texts: dict[str, dict[str, str | None]] = {}
-    groups: dict[str, list[str]] = {}
-    cited: list[str] = []
-    cannot_tell: list[str] = []
-    same_runs: _SameRunsForm | None = None
-
-
-class _SettingsForm(Form):
-    table: str
-    title: str
-    source: str
-    row: str
-    columns: dict[str, str]
-    rows: dict[str, str | dict[str, str | None]]
-    cannot_tell: list[str] = []
+    def texts(self, row: str) -> Texts:
+        """The text of a setting in each column."""
+        values = self.rows[row]
+        return dict.fromkeys(self.columns, values) if isinstance(values, str) else values
 
 
 def load_published(folder: Path = PAPER) -> dict[str, PublishedTable]:
@@ -132,21 +104,29 @@ def load_published(folder: Path = PAPER) -> dict[str, PublishedTable]:
         ReportError: every fault of a file: an unknown key or one that occurs twice, a row that lacks a column or has
             another one, a row that is named but is none.
     """
-    tables = [_published(path) for path in folder.glob("table_*.yaml")]
-    found = {table.table: table for table in sorted(tables, key=_by_number)}
+    found = {}
+    for path in folder.glob("table_*.yaml"):
+        table, document = read_form(path, PublishedTable)
+        refuse([*_name_faults(document, path, "table", table.table), *_row_faults(table, document)])
+        found[table.table] = table
     for table in found.values():
         if same := table.same_runs:
             where = f"table_{table.table}.yaml: same_runs"
-            if same.table not in found:
-                raise ReportError(f"{where}: table {same.table!r} is unknown; {nearest(same.table, found)}")
             for row in same.rows.values():
-                require_row(f"{where}.rows", row, found[same.table])
-    return found
+                require_row(f"{where}.rows", row, table_of(where, same.table, found))
+    return _by_number(found)
 
 
 def load_settings(folder: Path = PAPER) -> dict[str, PublishedSettings]:
     """Load every table of settings, by its number, in order; raise as `load_published` does."""
-    return {table.table: table for table in sorted(map(_settings, folder.glob("settings_*.yaml")), key=_by_number)}
+    found = {}
+    for path in folder.glob("settings_*.yaml"):
+        table, document = read_form(path, PublishedSettings)
+        rows = {row: table.texts(row) for row in table.rows}
+        named = _name_faults(document, path, "settings", table.table)
+        refuse([*named, *_keys_faults(document, "rows", rows, table.columns, "columns")])
+        found[table.table] = table
+    return _by_number(found)
 
 
 def read_form(path: Path, form: type[F]) -> tuple[F, Document]:
@@ -160,13 +140,20 @@ def read_form(path: Path, form: type[F]) -> tuple[F, Document]:
     except SweepError as error:
         raise ReportError(str(error)) from error
     refuse(form_faults(document, form))
-    return form.model_validate(document.value), document
+    return form.model_validate_json(json.dumps(document.value)), document
 
 
 def refuse(faults: Iterable[Fault]) -> None:
     """Raise a ReportError with a line for each fault, if there is one."""
     if lines := [str(fault) for fault in sorted(set(faults))]:
         raise ReportError("\n".join(lines))
+
+
+def table_of(where: str, number: str, published: Mapping[str, PublishedTable]) -> PublishedTable:
+    """Return a table of results; raise a ReportError that starts with `where` if there is none."""
+    if number not in published:
+        raise ReportError(f"{where}: table {number!r} is unknown; {nearest(number, published)}")
+    return published[number]
 
 
 def require_row(where: str, row: str, table: PublishedTable) -> None:
@@ -198,48 +185,8 @@ def sweep_files(folder: Path = SWEEPS) -> dict[str, str]:
     return found
 
 
-def _by_number(table: PublishedTable | PublishedSettings) -> tuple[int, str]:
-    return len(table.table), table.table
-
-
-def _published(path: Path) -> PublishedTable:
-    form, document = read_form(path, _TableForm)
-    refuse([*_name_faults(document, path, "table", form.table), *_row_faults(form, document)])
-    return PublishedTable(
-        table=form.table,
-        title=form.title,
-        source=form.source,
-        row=form.row,
-        default=form.default,
-        datasets=form.datasets,
-        columns={slot: {"header": column.header, "unit": column.unit} for slot, column in form.columns.items()},
-        rows=form.rows,
-        texts=form.texts,
-        row_texts=form.row_texts,
-        groups={heading: tuple(rows) for heading, rows in form.groups.items()},
-        cited=tuple(form.cited),
-        cannot_tell=tuple(form.cannot_tell),
-        same_runs=SameRuns(**form.same_runs.model_dump()) if form.same_runs else None,
-    )
-
-
-def _settings(path: Path) -> PublishedSettings:
-    form, document = read_form(path, _SettingsForm)
-    rows: dict[str, dict[str, str | None]] = {}
-    for name, values in form.rows.items():
-        rows[name] = values if isinstance(values, dict) else dict.fromkeys(form.columns, values)
-    named = _name_faults(document, path, "settings", form.table)
-    refuse([*named, *_keys_faults(document, "rows", rows, form.columns, "columns")])
-    return PublishedSettings(
-        table=form.table,
-        title=form.title,
-        source=form.source,
-        row=form.row,
-        columns=form.columns,
-        rows=rows,
-        shared=tuple(name for name, values in form.rows.items() if not isinstance(values, dict)),
-        cannot_tell=tuple(form.cannot_tell),
-    )
+def _by_number(tables: dict[str, F]) -> dict[str, F]:
+    return dict(sorted(tables.items(), key=lambda item: (len(item[0]), item[0])))
 
 
 def _name_faults(document: Document, path: Path, kind: str, table: str) -> Iterator[Fault]:
@@ -247,35 +194,35 @@ def _name_faults(document: Document, path: Path, kind: str, table: str) -> Itera
         yield document.fault(("table",), f"table {table!r} belongs in {kind}_{table}.yaml")
 
 
-def _row_faults(form: _TableForm, document: Document) -> Iterator[Fault]:
+def _row_faults(table: PublishedTable, document: Document) -> Iterator[Fault]:
     """Check that every name of a row, a column or a task exists."""
-    yield from _keys_faults(document, "rows", form.rows, form.columns, "columns")
-    yield from _keys_faults(document, "row_texts", form.row_texts, form.texts, "texts")
-    if form.texts or form.row_texts:
-        for row in form.rows.keys() - form.row_texts.keys():
-            yield document.fault(("row_texts",), f"row {row!r} has no texts; expected {', '.join(form.texts)}")
-    for keys, row in _named_rows(form):
-        if row not in form.rows:
-            yield document.fault(keys, f"row {row!r} is none; {nearest(row, form.rows)}", at_key=keys[0] in BY_ROW)
-    grouped = [row for rows in form.groups.values() for row in rows]
-    if grouped and set(grouped) == set(form.rows) and grouped != list(form.rows):
-        yield document.fault(("groups",), f"expected rows {', '.join(form.rows)}, got {', '.join(grouped)}")
+    yield from _keys_faults(document, "rows", table.rows, table.columns, "columns")
+    yield from _keys_faults(document, "row_texts", table.row_texts, table.texts, "texts")
+    if table.texts or table.row_texts:
+        for row in table.rows.keys() - table.row_texts.keys():
+            yield document.fault(("row_texts",), f"row {row!r} has no texts; expected {', '.join(table.texts)}")
+    for keys, row in _named_rows(table):
+        if row not in table.rows:
+            yield document.fault(keys, f"row {row!r} is none; {nearest(row, table.rows)}", at_key=keys[0] in BY_ROW)
+    grouped = [row for rows in table.groups.values() for row in rows]
+    if grouped and set(grouped) == set(table.rows) and grouped != list(table.rows):
+        yield document.fault(("groups",), f"expected rows {', '.join(table.rows)}, got {', '.join(grouped)}")
     if grouped:
-        for row in form.rows.keys() - set(grouped):
+        for row in table.rows.keys() - set(grouped):
             yield document.fault(("groups",), f"row {row!r} has no heading; put it under one of them")
-    for task in form.datasets.keys() - {slot.split(".")[0] for slot in form.columns}:
+    for task in table.datasets.keys() - {slot.split(".")[0] for slot in table.columns}:
         where = ("datasets", task)
-        yield document.fault(where, f"no column is of {task!r}; there are {', '.join(form.columns)}", at_key=True)
+        yield document.fault(where, f"no column is of {task!r}; there are {', '.join(table.columns)}", at_key=True)
 
 
-def _named_rows(form: _TableForm) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _named_rows(table: PublishedTable) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Find every row that is named outside `rows`, and its place."""
-    if form.default is not None:
-        yield ("default",), form.default
-    yield from ((("cited", place), row) for place, row in enumerate(form.cited))
-    yield from ((("row_texts", row), row) for row in form.row_texts)
-    yield from ((("same_runs", "rows", row), row) for row in (form.same_runs.rows if form.same_runs else ()))
-    for heading, rows in form.groups.items():
+    if table.default is not None:
+        yield ("default",), table.default
+    yield from ((("cited", place), row) for place, row in enumerate(table.cited))
+    yield from ((("row_texts", row), row) for row in table.row_texts)
+    yield from ((("same_runs", "rows", row), row) for row in (table.same_runs.rows if table.same_runs else ()))
+    for heading, rows in table.groups.items():
         yield from ((("groups", heading, place), row) for place, row in enumerate(rows))
 
 

@@ -16,7 +16,6 @@ def check(column, **changes):
     told = {
         "table": "4",
         "column": column,
-        "header": "",
         "row": "25%",
         "against": "10%",
         "measure": "difference",

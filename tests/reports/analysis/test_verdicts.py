@@ -17,7 +17,7 @@ VERDICTS = st.sampled_from(Verdict)
 
 
 def check(measure="difference", **bound):
-    return Check(table="4", column="c", header="R@1", row="a", against="b", measure=measure, **bound)
+    return Check(table="4", column="c", row="a", against="b", measure=measure, **bound)
 
 
 def found(*pairs, interval=None, problems=()):

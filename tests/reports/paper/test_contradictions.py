@@ -1,12 +1,14 @@
 """What is said of the paper's contradictions is what the transcribed tables hold."""
 
+import re
 import shutil
 
 import pytest
 
 from experiments.config.scale import load_scale
 from reports.paper.contradictions import load_contradictions
-from reports.paper.tables import PAPER, ReportError, load_published, load_settings
+from reports.paper.tables import PAPER, load_published, load_settings
+from tests.reports.paper.consistency import faults_of
 
 KNOWN = load_contradictions()
 BY_ID = {told.id: told for told in KNOWN.contradictions}
@@ -15,11 +17,11 @@ PUBLISHED = load_published()
 
 def test_every_quoted_cell_is_the_one_that_was_transcribed():
     settings = load_settings()
-    cells = [place for told in KNOWN.contradictions for place in told.places if place.cell]
+    cells = [place for told in KNOWN.contradictions for place in told.places if place.table]
     assert len(cells) > 40
     for place in cells:
-        table, row, column = place.cell
-        held = settings[table].rows[row][column] if table in settings else PUBLISHED[table].rows[row][column]
+        table, row, column = place.table, place.row, place.column
+        held = settings[table].texts(row)[column] if table in settings else PUBLISHED[table].rows[row][column]
         assert place.says == (held if table in settings else f"{held:.1f}")
         assert place.where.startswith(f"Table {table}, row {row}, ")
 
@@ -35,8 +37,8 @@ def test_the_figures_in_the_readings_follow_from_the_cells():
     """What a reading computes, computed again from its places."""
 
     def value(name, place):
-        table, row, column = BY_ID[name].places[place].cell
-        return PUBLISHED[table].rows[row][column]
+        cell = BY_ID[name].places[place]
+        return PUBLISHED[cell.table].rows[cell.row][cell.column]
 
     times = [value("speed_up", place) / value("speed_up", place + 1) for place in (2, 4, 6)]
     for shown, ratio in zip(("1.857", "1.11", "1.44"), times, strict=True):
@@ -69,8 +71,8 @@ def test_the_arithmetic_that_checks_out():
         "resolution_gain": 3.2,
     }
     for told in KNOWN.agreements:
-        rows = PUBLISHED[told.table].rows
-        assert rows[told.row][told.column] - rows[told.against][told.column] == pytest.approx(told.difference)
+        rows, cells = PUBLISHED[told.cells.table].rows, told.cells
+        assert rows[cells.row][cells.column] - rows[cells.against][cells.column] == pytest.approx(told.difference)
 
 
 def test_rows_that_show_one_training_share_their_numbers():
@@ -79,6 +81,10 @@ def test_rows_that_show_one_training_share_their_numbers():
         recalls = {PUBLISHED[table].rows[row]["msrvtt.t2v.r1"] for table, row in told.rows}
         assert len(told.rows) > 1 and len(recalls) == 1
     assert ("11", "3") in KNOWN.shared_rows[0].rows
+
+
+def test_the_committed_statements_are_those_of_the_tables():
+    assert faults_of(PAPER) == []
 
 
 @pytest.fixture
@@ -106,7 +112,7 @@ def folder(tmp_path):
         ),
         ("column: msrvtt.t2v.r1, says", "column: msrvt.t2v.r1, says", "column 'msrvt.t2v.r1' is not in Table 1; did"),
         ('{table: "1", row', '{table: "14", row', "table '14' is unknown; did you mean"),
-        ("id: epochs", "id: speed_up", "id 'speed_up' occurs twice; expected an id of its own for each"),
+        ("id: epochs", "id: speed_up", "id 'speed_up' occurs twice"),
         (
             "{where: Section 3.5, says",
             '{where: Section 3.5, table: "4", says',
@@ -121,14 +127,13 @@ def folder(tmp_path):
         ("difference: -1.2", "difference: -1.3", r"difference is -1.3; 39.3 - 40.5 is -1.2"),
         ('["5", "0.8"]', '["5", "0.9"]', "Table 5, row 0.9: pretrain.hours is 53.8; the rows before have 50.4"),
         ('["5", "0.8"]', '["5", "0.85"]', "row '0.85' is not in Table 5; did you mean '0.8'"),
-        ('["5", "0.8"]', '["5"]', r"expected a pair of a table and its row, got \['5'\]"),
+        ('["5", "0.8"]', '["5"]', r"contradictions.yaml:\d+:\d+: shared_rows.0.rows.1.1 is missing"),
         ("reading: All", "raeding: All", "key 'contradictions.5.raeding' is unknown; did you mean 'reading'"),
     ],
 )
-def test_a_slip_is_refused(folder, old, new, told):
+def test_a_slip_is_found(folder, old, new, told):
     path = folder / "contradictions.yaml"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    with pytest.raises(ReportError, match=rf"(?s)contradictions.yaml.*{told}"):
-        load_contradictions(folder)
+    assert re.search(told, "\n".join(faults_of(folder)), re.DOTALL)

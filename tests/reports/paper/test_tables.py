@@ -62,10 +62,10 @@ def test_a_row_that_needs_its_texts_to_be_told_from_another_has_them_in_its_name
 def test_columns_stand_in_the_papers_order_with_its_units():
     recalls = [f"R@{k}" for k in (1, 5, 10)]
     for number, table in PUBLISHED.items():
-        headers = [column["header"] for column in table.columns.values()]
+        headers = [column.header for column in table.columns.values()]
         if number in ("4", "5", "6", "7", "8", "11"):
             assert headers == ["PT Time", *recalls]
-            assert table.columns["pretrain.hours"]["unit"] == "A6000 GPU h"
+            assert table.columns["pretrain.hours"].unit == "A6000 GPU h"
         elif number == "10":
             assert headers == recalls
         elif number != "3":
@@ -131,7 +131,7 @@ def numbers(table, setting):
     """The first number of each column's text, e.g. 224 of 224×224."""
     return [
         None if text is None else float(re.match(r"[0-9.e-]+", text)[0])
-        for text in SETTINGS[table].rows[setting].values()
+        for text in SETTINGS[table].texts(setting).values()
     ]
 
 
@@ -147,7 +147,7 @@ def test_the_papers_scale_has_the_settings_of_table_12():
         "warmup epochs": config.warmup_epochs,
     }
     assert {setting: numbers("12", setting)[0] for setting in ours} == ours
-    assert SETTINGS["12"].rows["optimizer momentum"]["pretrain"] == f"β1=0.9, β2={config.beta2}"
+    assert SETTINGS["12"].texts("optimizer momentum")["pretrain"] == f"β1=0.9, β2={config.beta2}"
     assert config.negatives_group == 128, "the batch of one GPU"
     # Table 12 prints 1e-5, section 3.5 says 1e-6: contradictions.yaml.
     assert (numbers("12", "min learning rate")[0], config.min_lr) == (1e-5, 1e-6)
@@ -170,13 +170,13 @@ def test_the_papers_scale_has_the_settings_of_table_13(task):
     }
     place = list(SETTINGS["13"].columns).index(task)
     assert {setting: numbers("13", setting)[place] for setting in ours} == ours
-    assert SETTINGS["13"].rows["optimizer momentum"][task] == f"β1=0.9, β2={tuning.beta2}"
+    assert SETTINGS["13"].texts("optimizer momentum")[task] == f"β1=0.9, β2={tuning.beta2}"
 
 
 def test_a_single_value_holds_for_every_column_and_a_dash_is_none():
-    assert SETTINGS["12"].rows["training epochs"] == {"pretrain": "10", "qa": "10"}
-    assert "training epochs" in SETTINGS["12"].shared and "training epochs" not in SETTINGS["13"].shared
-    assert SETTINGS["12"].rows["inference frames"] == {"pretrain": None, "qa": "12"}
+    assert SETTINGS["12"].texts("training epochs") == {"pretrain": "10", "qa": "10"}
+    assert SETTINGS["12"].rows["training epochs"] == "10" and SETTINGS["13"].rows["training epochs"] != "10"
+    assert SETTINGS["12"].texts("inference frames") == {"pretrain": None, "qa": "12"}
 
 
 SMALL = """\
