@@ -13,7 +13,7 @@ SEED_LIMIT = 2**31
 MOST_FULL_TRIALS = 1_000
 """Limit of the trials of one row given as a number, so that a typing error does not make millions."""
 A_SEED = f"a whole number from 0 to {SEED_LIMIT - 1}"
-TRAININGS = (PRETRAIN, FINETUNE)
+KEYS = (PRETRAIN, FINETUNE)
 SHOWN_SEEDS = 10
 """Seeds that a line of text names; the rest is counted."""
 
@@ -55,8 +55,8 @@ def seed_faults(value: Any, *, sign: str = ": ") -> Iterator[tuple[Keys, str]]:
     """
     if isinstance(value, dict):
         for name, seeds in value.items():
-            if name not in TRAININGS:
-                yield (name,), f"key 'seeds.{name}' is unknown; {nearest(name, TRAININGS)}"
+            if name not in KEYS:
+                yield (name,), f"key 'seeds.{name}' is unknown; {nearest(name, KEYS)}"
             elif type(seeds) is int:
                 trials = f", seeds{sign}{seeds} for {seeds} full trials" if 1 < seeds <= MOST_FULL_TRIALS else ""
                 advice = f"write [{seeds}] for seed {seeds}{trials}" if _is_seed(seeds) else f"a seed is {A_SEED}"
