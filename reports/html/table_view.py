@@ -1,7 +1,7 @@
 """A table as a page shows it: rows of cells as text, each with the number that it sorts by."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from reports.analysis.cells import Cell, Column, Table
@@ -19,6 +19,7 @@ from reports.render.text import (
     ratio_text,
     text_headers,
 )
+from reports.render.text_grid import grid_rows
 
 MOST_COLUMNS = 12
 """Columns that fit beside each other on an A4 page, in type of the usual size."""
@@ -123,8 +124,7 @@ def slug(text: str) -> str:
 
 
 def _grid(table: Table, key: str, files: Mapping[str, str], ui: str) -> Grid:
-    extra = text_headers(table)
-    lines = tuple(_lines(table, key, extra, ui))
+    lines = tuple(_lines(table, key, ui))
     entries = [entry for line in lines for entry in line.entries]
     scale = f" ({table.scale})" if table.scale else ""
     return Grid(
@@ -132,7 +132,7 @@ def _grid(table: Table, key: str, files: Mapping[str, str], ui: str) -> Grid:
         heading=heading(table),
         short=f"Table {table.name}{scale}" if table.source else f"{table.name}{scale}",
         row_label=table.row_label,
-        text_headers=tuple(extra),
+        text_headers=tuple(text_headers(table)),
         heads=tuple(_head(column) for column in table.columns),
         lines=lines,
         num_cited=sum(line.is_cited for line in lines),
@@ -152,22 +152,22 @@ def _head(column: Column) -> Head:
     )
 
 
-def _lines(table: Table, key: str, extra: Sequence[str], ui: str) -> Iterable[TableLine]:
+def _lines(table: Table, key: str, ui: str) -> Iterable[TableLine]:
     above = {row: group for group, rows in table.groups.items() for row in rows}
     marks, last = letters(table), None
-    for number, (row, cells) in enumerate(table.rows.items(), start=1):
+    for number, line in enumerate(grid_rows(table), start=1):
+        row, *texts = line.labels
         group = above.get(row)
         if group is not None and group != last:
             yield TableLine(name=group, texts=(), entries=())
         last = group
-        texts = table.texts.get(row, {})
         entries = [
             _entry(f"{key}-{number}-{place}", column, cell, marks, card_of(table, row, column, marks, ui))
-            for place, (column, cell) in enumerate(zip(table.columns, cells, strict=True), start=1)
+            for place, (column, cell) in enumerate(line.cells, start=1)
         ]
         yield TableLine(
             name=row,
-            texts=tuple(texts.get(header, "") for header in extra),
+            texts=tuple(texts),
             entries=tuple(entries),
             is_baseline=row == table.baseline,
             is_cited=row in table.cited,

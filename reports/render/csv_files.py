@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from reports.analysis.cells import Cell, Column, Table
-from reports.render.text import headers, measured_number, published_number, text_headers
+from reports.render.text import measured_number, published_number
+from reports.render.text_grid import grid_rows, header_texts
 
 CELL_COLUMNS = (
     "table,row,column,dataset,unit,published,measured,ci_low,ci_high,ci_kind,n_seeds,n_queries,delta,p,scale,device,"
@@ -36,17 +37,14 @@ def to_csv(tables: Iterable[Table]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for table in tables:
-        extra = text_headers(table)
-        names = [table.row_label, *extra, *(name for column in table.columns for name in headers(column))]
-        writer.writerow(["scale", *map(as_text, names)])
-        for row, cells in table.rows.items():
-            texts = table.texts.get(row, {})
+        writer.writerow(["scale", *map(as_text, header_texts(table))])
+        for row in grid_rows(table):
             pairs = [
                 (published_number(cell), measured_number(column, cell) or ("?" if cell.faults else ""))
-                for column, cell in zip(table.columns, cells, strict=True)
+                for column, cell in row.cells
             ]
-            labels = [row, *(texts.get(header, "") for header in extra)]
-            writer.writerow([as_text(table.scale), *map(as_text, labels), *(value for pair in pairs for value in pair)])
+            values = (value for pair in pairs for value in pair)
+            writer.writerow([as_text(table.scale), *map(as_text, row.labels), *values])
     return text.getvalue()
 
 

@@ -18,6 +18,7 @@ from reports.render.text import (
     ratio_text,
     text_headers,
 )
+from reports.render.text_grid import grid_rows
 
 P_VALUE = re.compile(r"p ([=<]) ([\d.]+)")
 AT_ONCE = 5
@@ -100,7 +101,7 @@ def _float(table: Table, block: _Block, files: Mapping[str, str], *, last: bool)
         _rules(labels, len(block.columns)),
         _line([escape(table.row_label), *map(escape, extra), *["paper", "here"] * len(block.columns)]),
         r"\midrule",
-        *_rows(table, block, extra),
+        *_rows(table, block),
         r"\bottomrule",
         r"\end{tabular}}",
         *(under if last else []),
@@ -113,15 +114,11 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(lambda found: SPECIAL[found[0]], one_line(text))
 
 
-def _rows(table: Table, block: _Block, extra: list[str]) -> Iterable[str]:
+def _rows(table: Table, block: _Block) -> Iterable[str]:
     marks = letters(table)
-    for row, cells in table.rows.items():
-        texts = table.texts.get(row, {})
-        labels = [row, *(texts.get(header, "") for header in extra)]
-        found = [
-            (_published(column, cells[place]), _measured(column, cells[place], marks))
-            for column, place in zip(block.columns, block.places, strict=True)
-        ]
+    for row in grid_rows(table):
+        cells, labels = (row.cells[place] for place in block.places), row.labels
+        found = [(_published(column, cell), _measured(column, cell, marks)) for column, cell in cells]
         lines = [text for text in zip(*(stack for pair in found for stack in pair), strict=True)]
         yield _line([*map(_cell, labels), *map(_cell, lines[0])])
         for line in lines[1:]:

@@ -10,7 +10,8 @@ from experiments.tracking.database import database_file
 from experiments.tracking.reader import TrialRow
 from reports.analysis.cells import Cell, Run, Table
 from reports.render.footnotes import notes
-from reports.render.text import headers, heading, letters, measured_text, one_line, published_text, text_headers
+from reports.render.text import heading, letters, measured_text, one_line, published_text, text_headers
+from reports.render.text_grid import grid_rows, header_texts
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Address at which `smaug ui` serves MLflow's pages."""
@@ -59,15 +60,10 @@ def run_link(ui: str, run: Run) -> str:
 
 def _grid(table: Table) -> list[list[str]]:
     """Header and rows, as text."""
-    marks, extra = letters(table), text_headers(table)
-    rows = [[table.row_label, *extra, *(text for column in table.columns for text in headers(column))]]
-    for row, cells in table.rows.items():
-        pairs = [
-            (published_text(column, cell), measured_text(column, cell, marks))
-            for column, cell in zip(table.columns, cells, strict=True)
-        ]
-        texts = table.texts.get(row, {})
-        rows.append([row, *(texts.get(header, "") for header in extra), *(text for pair in pairs for text in pair)])
+    marks, rows = letters(table), [header_texts(table)]
+    for row in grid_rows(table):
+        pairs = [(published_text(column, cell), measured_text(column, cell, marks)) for column, cell in row.cells]
+        rows.append([*row.labels, *(text for pair in pairs for text in pair)])
     return rows
 
 

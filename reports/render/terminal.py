@@ -16,6 +16,7 @@ from reports.render.text import (
     ratio_text,
     significant,
 )
+from reports.render.text_grid import grid_rows
 
 PLUS_MINUS = "After ±, half of the"
 
@@ -27,11 +28,11 @@ def to_terminal(table: Table, console: Console, files: Mapping[str, str] | None 
     """
     columns = [table.row_label, *(f"{c.header}\n{what}" for c in table.columns for what in ("paper", "here"))]
     rows, marks = [], letters(table)
-    for row, cells in table.rows.items():
-        if row in table.cited:
+    for row in grid_rows(table):
+        if row.labels[0] in table.cited:
             continue
-        found = [one_line(row)]
-        for column, cell in zip(table.columns, cells, strict=True):
+        found = [one_line(row.labels[0])]
+        for column, cell in row.cells:
             found += [published_text(column, cell).replace(" ", "\n"), _narrow(column, cell, marks)]
         rows.append(found)
     console.print_table(one_line(heading(table)), columns, rows)
