@@ -29,11 +29,7 @@ POLL_S = 0.1
 
 
 def share_of(environment: Mapping[str, str]) -> Share:
-    """This node's share, from the environment of a task of srun.
-
-    Raises:
-        SmaugError: this is no such task.
-    """
+    """This node's share, from the environment of a task of srun."""
     try:
         task, cpus = int(environment["SLURM_PROCID"]), int(environment["SLURM_CPUS_ON_NODE"])
     except KeyError as error:

@@ -72,17 +72,8 @@ class RaySession:
         """Whether Ray is this process's own, and ends with it."""
         return self._address is None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether Ray can be used."""
-        return self._is_open
-
     def begin(self) -> None:
-        """Join the cluster, or begin to start our own Ray, from the thread that lives longest.
-
-        Raises:
-            SmaugError: there is no cluster at the address, or no folder for our own Ray.
-        """
+        """Join the cluster, or begin to start our own Ray, from the thread that lives longest."""
         if self._address is not None:
             self.open()
         elif self._own is None:
@@ -232,11 +223,7 @@ def _shut_down() -> None:
 
 
 def _join(address: str, on_message: Callable[[str], None]) -> None:
-    """Join a cluster that runs already; its token is in the environment or in ~/.ray, as its owner arranged it.
-
-    Raises:
-        SmaugError: there is none at the address, or it refuses the connection.
-    """
+    """Join a cluster that runs already; its token is in the environment or in ~/.ray, as its owner arranged it."""
     if address != "auto":
         host = _check_answers(address)
         if host in ("localhost", "127.0.0.1"):
@@ -275,11 +262,7 @@ def _silence() -> Iterator[None]:
 
 
 def _check_answers(address: str) -> str:
-    """Return the host of an address where a process listens.
-
-    Raises:
-        SmaugError: it is no address, or no process listens there.
-    """
+    """Return the host of an address where a process listens."""
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:

@@ -112,9 +112,6 @@ class OwnRay:
     """A Ray for this process alone, in a session of its own: no signal for our process group reaches it.
 
     Its processes end when the thread that made it ends, even by SIGKILL.
-
-    Raises:
-        SmaugError: there is no folder for it.
     """
 
     def __init__(self, node: Node) -> None:
@@ -143,11 +140,7 @@ class OwnRay:
         return self._process.poll() is None
 
     def address(self) -> str:
-        """Wait until it has started; return its `HOST:PORT`.
-
-        Raises:
-            SmaugError: it ended before that, or takes too long.
-        """
+        """Wait until it has started; return its `HOST:PORT`."""
         known, deadline = self._folder / "r" / "ray_current_cluster", time.monotonic() + START_S
         while time.monotonic() < deadline and self.is_alive:
             if known.exists() and (address := known.read_text()):

@@ -118,11 +118,7 @@ class SlurmQueue:
 def query(
     name: str, environment: Mapping[str, str] | None = None, *, limit_s: float | None = None
 ) -> dict[str, QueueStatus]:
-    """Query the status of all of this user's jobs of a name, by id.
-
-    Raises:
-        CommandError: there is no answer.
-    """
+    """Query the status of all of this user's jobs of a name, by id."""
     # Not by ids: Slurm refuses a list of which it knows none, and it may be long.
     options = ("--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--name={name}", "--format=%i|%T|%r")
     return read_squeue(output_of("squeue", *options, limit_s=limit_s, environment=environment))

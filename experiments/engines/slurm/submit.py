@@ -41,11 +41,7 @@ class SubmissionError(SmaugError):
 
 
 def submit_array(jobs: list[Job], folder: Path, name: str, cluster: Cluster) -> list[str]:
-    """Submit jobs of one shape, as an array if they are several; return their ids.
-
-    Raises:
-        SubmissionError: Slurm did not take them.
-    """
+    """Submit jobs of one shape, as an array if they are several; return their ids."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -157,11 +153,7 @@ def _sbatch_message(text: str) -> str:
 
 
 def checked_text(text: str, what: str) -> str:
-    """Return a text that may be in a script for sbatch.
-
-    Raises:
-        SmaugError: it has control characters.
-    """
+    """Return a text that may be in a script for sbatch."""
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise SmaugError(f"{what}: {text!r} expected no control characters: it is part of a job's script")
     return text
