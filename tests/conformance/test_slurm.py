@@ -194,7 +194,7 @@ def test_gc_takes_no_folder_that_a_job_may_still_come_to(
     driver.process.wait()
     (folder,) = (store.home / "slurm").iterdir()
     (kept,) = [kept for kept in find_garbage(store.home).kept if kept.path == folder]
-    assert re.fullmatch(r"Slurm says of its job \d+_\d, for [0-9a-f]{12}: (PENDING|RUNNING)", kept.why)
+    assert re.fullmatch(r"Slurm lists its job \d+_\d, for [0-9a-f]{12}, as (PENDING|RUNNING)", kept.why)
     for stage in stages:
         store.prepare(stage)
         let_go(store, stage)
