@@ -180,7 +180,7 @@ def test_a_ray_that_does_not_start_is_told_in_a_line_and_leaves_nothing(
     monkeypatch.setattr("experiments.engines.ray.start.START_S", 0.2)  # as on a machine with too much to do
     before = set(base_folder().glob("smaug-ray-*"))
     ray = OwnRay(Node(cpus=1))
-    with pytest.raises(SmaugError, match=r"^ray: did not start on this machine \(not within 0 s\); run the same command again"):
+    with pytest.raises(SmaugError, match=r"^ray: did not start on this machine \(not within 0 s\); run the same"):
         ray.address()
     ray.end()
     ray.end()
