@@ -14,8 +14,7 @@ from experiments.run import prepare_data
 from experiments.stages.graph import cut_stages
 from experiments.stages.stage import Stage
 from experiments.stages.trial import config_of
-from experiments.store.attempt import write_json
-from experiments.store.documents import ALONE, METRICS, read_document
+from experiments.store.documents import ALONE, METRICS, read_document, write_json
 from experiments.worker.device import DeviceClock, check_device
 from experiments.worker.signals import StopFlag, end_with
 from smaug_core.config import Config
@@ -138,9 +137,9 @@ def _claim(out: Path, stage: Stage, parent: Path | None) -> None:
         raise SmaugError(f"--out {out}: is a file; choose a folder")
     identity = {"stage": stage.document(), "from": None if parent is None else str(parent.resolve())}
     there = read_document(out / "stage.json", ALONE)
-    if there is not None and there != identity:
-        differing = _first_difference(there, identity)
-        raise SmaugError(f"{out}: holds {there['stage']['name']} with another {differing}; choose another --out")
+    if there is not None and there.raw != identity:
+        differing = _first_difference(there.raw, identity)
+        raise SmaugError(f"{out}: holds {there.stage.name} with another {differing}; choose another --out")
     if there is None:
         try:
             out.mkdir(parents=True, exist_ok=True)

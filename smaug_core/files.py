@@ -10,11 +10,11 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from smaug_core.errors import SmaugError
 
@@ -200,6 +200,53 @@ def _shown(value: Any) -> str:
     except (ValueError, RecursionError):  # an integer of too many digits
         return f"a {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def key(form: Form, *, name: str = "", absent: Any = MISSING, partly: Any = MISSING, document: Any = None) -> Any:
+    """A key of a document, as a field of its class.
+
+    Args:
+        form: of its value.
+        name: the key, where it is not the field's name.
+        absent: the value where the key is missing; without it, a document must hold the key.
+        partly: the value where only a part of the document is kept, without the key; the form asks for it all the same.
+        document: the class of the value, or of each item of a list.
+    """
+    metadata = {"form": form, "name": name, "optional": absent is not MISSING, "document": document}
+    default = partly if absent is MISSING else absent
+    return field(metadata=metadata) if default is MISSING else field(metadata=metadata, default=default)
+
+
+D = TypeVar("D", bound="StoredDocument")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredDocument:
+    """A JSON object that was checked: its keys as attributes, and all of it in `raw`, unknown keys too."""
+
+    raw: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def form(cls, *, without: Collection[str] = ()) -> dict[str, Form]:
+        """The form of such a document, maybe of a part of it."""
+        keys = [(each.metadata["name"] or each.name, each.metadata) for each in fields(cls) if each.metadata]
+        return {f"{name}{'?' if m['optional'] else ''}": m["form"] for name, m in keys if name not in without}
+
+    @classmethod
+    def of(cls: type[D], raw: dict[str, Any]) -> D:
+        """The document that a checked object is."""
+        values = {}
+        for each in fields(cls):
+            name = each.metadata["name"] or each.name if each.metadata else ""
+            if name in raw:
+                values[each.name] = _typed(raw[name], each.metadata["document"])
+        return cls(raw=raw, **values)
+
+
+def _typed(value: Any, document: type[StoredDocument] | None) -> Any:
+    if document is None or value is None:
+        return value
+    return tuple(map(document.of, value)) if isinstance(value, list) else document.of(value)
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:

@@ -63,7 +63,7 @@ def say(document: Any) -> None:
 
 def tell(event: Event) -> None:
     attempt = event.attempt
-    at = None if attempt is None else [attempt.number, attempt.owner["pid"], attempt.progress["step"]]
+    at = None if attempt is None else [attempt.number, attempt.owner.pid, attempt.progress.step]
     say([event.kind, event.stage.fingerprint, event.message, at])
 
 

@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.store.trials import all_stages, trial_documents, trial_facts
+from experiments.store.store import all_stages
+from experiments.store.trials import trial_documents, trial_record
 from experiments.tracking.writer import Tracker
 
 
@@ -20,7 +21,7 @@ def main() -> int:
     for facts in [*stages[first:last], stages[0]]:
         tracker.record_stage(facts)
     for document in trial_documents(home):
-        tracker.record_trial(trial_facts(home, document))
+        tracker.record_trial(trial_record(home, document))
     return 0
 
 

@@ -87,8 +87,8 @@ def unknown_words(stages: "Sequence[Stage]", store: "Store") -> list[str]:
 
     warnings: dict[str, None] = {}
     for stage in stages:
-        result = store.record(stage).result or {"notes": {}}
-        for source, document in result["notes"].get("unknown_words", {}).items():
+        result = store.record(stage).result
+        for source, document in ({} if result is None else result.notes.get("unknown_words", {})).items():
             counts = UnknownWords(**document)
             if counts.is_high:
                 warnings[counts.message(source, stage.settings["model"]["tokenizer"])] = None

@@ -20,6 +20,7 @@ from experiments.cli.options import (
     home_folder,
 )
 from experiments.console import Console, complain, print_json, print_log, say
+from experiments.store.records import StageState
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def logs(
     from experiments.maintenance import logs as log
     from experiments.store.drivers import living
     from experiments.store.lookup import Catalog
-    from experiments.store.trials import stage_facts
+    from experiments.store.store import stage_record
 
     if follow and json_:
         raise SmaugError("--follow --json: expected one of them; a log that grows is not JSON")
@@ -88,7 +89,7 @@ def logs(
     directory = catalog.directory(named)
 
     def at_work() -> bool:
-        facts = stage_facts(folder, named.kind, named.fingerprint)
+        facts = stage_record(folder, named.kind, named.fingerprint)
         over = facts is not None and facts.state in ("done", "failed")
         return not over and any(named.fingerprint in driver.fingerprints for driver in living(folder))
 
@@ -140,7 +141,7 @@ def cancel(
         say(f"cancelling: {standing.catalog.label(active[fingerprint].named)} ({_where(active[fingerprint])})")
     if unnamed:
         say(f"cancelling: {len(unnamed)} stages that only their driver knows")
-    drivers = ", ".join(f"process {driver.owner['pid']} on {driver.owner['host']}" for driver in standing.drivers)
+    drivers = ", ".join(f"process {driver.owner.pid} on {driver.owner.host}" for driver in standing.drivers)
     say(f"sent to: {drivers}; stages that depend on these are not started; `smaug run` continues them")
 
 
@@ -299,7 +300,7 @@ def _active_of(what: list[str], standing: "HomeStatus") -> list[str]:
 
 def _orphans(standing: "HomeStatus") -> str:
     """Stages that run without a driver, which no request reaches."""
-    found = [stage for stage in standing.in_state("running") if not stage.driven]
+    found = [stage for stage in standing.in_state(StageState.RUNNING) if not stage.driven]
     return "".join(f"\n  {standing.catalog.label(each.named)}: {_where(each)}; {_by_hand(each)}" for each in found)
 
 

@@ -56,8 +56,8 @@ class ProgressDisplay:
         assert event.attempt is not None
         name, progress = event.stage.fingerprint, event.attempt.last
         self._started.setdefault(name, time.monotonic())
-        loss = f"loss {progress['values']['loss']:.3f}" if "loss" in progress["values"] else ""
-        self._bars.show(name, self._labels[name], progress["step"], progress["total"] or None, loss)
+        loss = f"loss {progress.values['loss']:.3f}" if "loss" in progress.values else ""
+        self._bars.show(name, self._labels[name], progress.step, progress.total or None, loss)
 
 
 def _minutes(seconds: float) -> str:

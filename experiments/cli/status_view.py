@@ -9,6 +9,7 @@ from pathlib import Path
 from experiments.console import Console, Part
 from experiments.maintenance.status import HomeStatus, Observer, StageStanding, TrialStanding
 from experiments.store.device_hours import PARTS
+from experiments.store.records import StageState
 
 Line = Sequence[Part]
 
@@ -27,8 +28,8 @@ def lines_of(standing: HomeStatus, *, finished: bool = True) -> Iterator[Line]:
         for trial in trials:
             if finished or trial.state != "done":
                 yield ["  ", *_row(trial)]
-    given_up = [s for s in standing.in_state("new", "resume") if s.failure and not s.driven]
-    failed, running = standing.in_state("failed", "unreadable"), standing.in_state("running")
+    given_up = [s for s in standing.in_state(StageState.NEW, StageState.RESUME) if s.failure and not s.driven]
+    failed, running = standing.in_state(StageState.FAILED, StageState.UNREADABLE), standing.in_state(StageState.RUNNING)
     for title, found in (("failed", list(failed)), ("stopped", given_up), ("running", list(running))):
         if found:
             yield [(title, "bold")]
@@ -36,7 +37,7 @@ def lines_of(standing: HomeStatus, *, finished: bool = True) -> Iterator[Line]:
             yield from _stage_lines(standing, stage)
     for driver in standing.drivers:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(driver.started))
-        yield [(f"driver: process {driver.owner['pid']} on {driver.owner['host']}, since {since}", "dim")]
+        yield [(f"driver: process {driver.owner.pid} on {driver.owner.host}, since {since}", "dim")]
 
 
 def show(standing: HomeStatus, console: Console, home: Path) -> None:
@@ -143,7 +144,7 @@ def _spent(trials: list[TrialStanding]) -> Iterator[str]:
 
 
 def _row(trial: TrialStanding) -> Iterator[Part]:
-    yield f"{trial.document['variant']} seed {trial.document['seed']}:"
+    yield f"{trial.document.variant} seed {trial.document.seed}:"
     for name, stage in trial.stages.items():
         yield f"  {name} "
         yield _stage_word(stage)

@@ -12,7 +12,8 @@ import psutil
 
 from experiments.engines.slurm.submissions import SUBMISSION, Submissions
 from experiments.planning.disk_space import size_of
-from experiments.store.attempt import StoreError, read_attempts
+from experiments.store.attempt import read_attempts
+from experiments.store.documents import StoreError
 from experiments.store.drivers import Driver, cancel_requests, living
 from experiments.store.lookup import Catalog
 from experiments.store.store import read_result, read_stage
@@ -136,7 +137,7 @@ def held_by(stage: Path) -> str | None:
     """
     for attempt in read_attempts(stage):
         if attempt.state == "running":
-            return f"attempt {attempt.number} is running: process {attempt.owner['pid']} on {attempt.owner['host']}"
+            return f"attempt {attempt.number} is running: process {attempt.owner.pid} on {attempt.owner.host}"
     return None
 
 
@@ -175,7 +176,7 @@ def _look_at_unwanted(stage: Path, wanted: Needs, now: float, found: Found) -> N
             _look_at_doomed(stage, "leftover", "holds no stage.json: whoever made it died", found)
     elif wanted.any_trial:
         done = "done" if (stage / "result.json").exists() else "not done"
-        _look_at_doomed(stage, "stage", f"{document['name']}, {done}: no valid trial asks for it", found)
+        _look_at_doomed(stage, "stage", f"{document.name}, {done}: no valid trial asks for it", found)
     else:
         found.kept.append(Kept(stage, "no trial was ever asked for in this home, so nobody knows what is needed"))
 
@@ -207,7 +208,7 @@ def _parts(stage: Path, now: float) -> Iterator[Garbage]:
 
 
 def _ray_garbage(ray: Path, drivers: Iterable[Driver]) -> Iterator[Garbage]:
-    at_work = {driver.owner["pid"] for driver in drivers}
+    at_work = {driver.owner.pid for driver in drivers}
     for entry in _children(ray):
         if entry.name.startswith(TRASH):
             yield _trash(entry)

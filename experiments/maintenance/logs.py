@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.store.attempt import FAILURE, Attempt, read_attempts
-from experiments.store.documents import FAILED, read_document
-from experiments.store.failures import in_words
+from experiments.store.attempt_files import FAILED, FailureNote
+from experiments.store.documents import read_document
 from smaug_core.errors import SmaugError
 
 LOOK_EVERY_S = 0.5
@@ -24,7 +24,7 @@ class Log:
     """Of the stage."""
     attempt: Attempt | None
     """None before the first."""
-    early: dict[str, Any] | None = None
+    early: FailureNote | None = None
     """Failure of a later job that ended before it made an attempt."""
 
     @property
@@ -35,30 +35,28 @@ class Log:
     def ending(self) -> str:
         """How the attempt ended, unless its log says so already, and what was done; empty while it runs."""
         failures = [None if self.attempt is None else self.attempt.failure, self.early]
-        return self._last_words() + "".join(f"{in_words(failure)}\n" for failure in failures if failure)
+        return self._last_words() + "".join(f"{failure.words}\n" for failure in failures if failure)
 
     def _last_words(self) -> str:
         if self.attempt is None:
             return ""
         if self.attempt.end is None:
             dead = self.attempt.state == "dead"
-            return f"died without a word (process {self.attempt.owner['pid']})\n" if dead else ""
+            return f"died without a word (process {self.attempt.owner.pid})\n" if dead else ""
         end = self.attempt.end
-        last = f"{end['class']}: {end['message']}\n"
-        return "" if self.text.endswith(last) else f"{end['traceback']}{last}"
+        last = f"{end.outcome}: {end.message}\n"
+        return "" if self.text.endswith(last) else f"{end.traceback}{last}"
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in plain values."""
-        if self.attempt is None:
-            begun = dict.fromkeys(("attempt", "state", "owner", "end"))
-            return {**begun, "failure": self.early, "log": self.text}
+        """Return all of it as JSON holds it."""
         made = self.attempt
+        failure = self.early if made is None else self.early or made.failure
         return {
-            "attempt": made.number,
-            "state": made.state,
-            "owner": made.owner,
-            "end": made.end,
-            "failure": self.early or made.failure,
+            "attempt": None if made is None else made.number,
+            "state": None if made is None else made.state,
+            "owner": None if made is None else made.owner.raw,
+            "end": None if made is None or made.end is None else made.end.raw,
+            "failure": None if failure is None else failure.raw,
             "log": self.text,
         }
 
@@ -114,7 +112,7 @@ def follow(
             if log.attempt is None:
                 say(log.text + log.ending())
             elif log.early is not None:
-                say(f"{in_words(log.early)}\n")
+                say(f"{log.early.words}\n")
             return
         else:
             sleep(LOOK_EVERY_S)
@@ -125,9 +123,9 @@ def heading(log: Log) -> str:
     if log.attempt is None:
         return "no attempt yet"
     owner = log.attempt.owner
-    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["started"]))
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner.started))
     job = "" if log.attempt.slurm_job is None else f", Slurm job {log.attempt.slurm_job}"
-    return f"attempt {log.attempt.number}, process {owner['pid']} on {owner['host']}{job}, since {began}"
+    return f"attempt {log.attempt.number}, process {owner.pid} on {owner.host}{job}, since {began}"
 
 
 def _follow_attempt(log: Log, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from experiments.engines.slurm.submissions import Submissions
 from experiments.maintenance.gc import TRASH, Garbage, held_by, leads_inside, needs
-from experiments.store.attempt import StoreError, read_attempts
+from experiments.store.attempt import read_attempts
+from experiments.store.documents import StoreError
 from experiments.store.drivers import living
-from experiments.store.facts import StageFacts
-from experiments.store.store import read_stage
-from experiments.store.trials import stage_facts
+from experiments.store.records import StageRecord
+from experiments.store.store import read_record
 from experiments.tracking.location import tracking_problem
 from smaug_core.errors import SmaugError
 
-Record = Callable[[StageFacts], object]
+Record = Callable[[StageRecord], object]
 """Makes the ledger tell what a stage cost; raises SmaugError where it cannot."""
 
 
@@ -28,7 +28,7 @@ class HoursLedger:
         self._write: Record | None = None
         self._fault: SmaugError | None = None
 
-    def __call__(self, facts: StageFacts) -> None:
+    def __call__(self, facts: StageRecord) -> None:
         """Make MLflow tell what the stage cost.
 
         Raises:
@@ -128,11 +128,9 @@ def _is_followed(home: Path, each: Garbage, now_at: Path, submissions: Submissio
 
 def _record_hours(home: Path, stage: Path, record: Record) -> None:
     if read_attempts(stage):
-        document = read_stage(stage) or {"kind": stage.parent.name, "fingerprint": stage.name}
-        facts = stage_facts(home, document["kind"], document["fingerprint"])
-        if facts is None:
+        if (found := read_record(stage)) is None:
             raise StoreError(f"{stage}: its hours cannot be recorded, for it does not say what stage it is")
-        record(facts)
+        record(found)
 
 
 def _may_be_deleted(home: Path, path: Path) -> bool:

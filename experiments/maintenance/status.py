@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.engines.slurm.submissions import QueuedJob, QueuedJobs
-from experiments.store.attempt import FAILURE, Attempt, StoreError
+from experiments.store.attempt import FAILURE, Attempt
+from experiments.store.attempt_files import FAILED, FailureNote
 from experiments.store.device_hours import Hours, stage_hours
-from experiments.store.documents import FAILED, read_document, read_point
+from experiments.store.documents import StoreError, TrialDocument, read_document, read_point
 from experiments.store.drivers import Driver, cancel_requests, living
-from experiments.store.facts import StageFacts
-from experiments.store.failures import in_words
 from experiments.store.lookup import Catalog, Named
-from experiments.store.trials import stage_facts
+from experiments.store.records import StageRecord, StageState
+from experiments.store.store import stage_record
 from experiments.tracking.accounting import unaccounted
 
-StageWord = Literal["new", "resume", "running", "failed", "done", "unreadable"]
 TrialWord = Literal["done", "running", "waiting", "failed", "stopped", "new"]
 
 RATE_FROM_BYTES = 2**14
@@ -29,7 +28,7 @@ class StageStanding:
     """One stage."""
 
     named: Named
-    state: StageWord
+    state: StageState
     """As the store has it; `resume`: a checkpoint waits; `unreadable`: its folder is damaged."""
     folder: Path
     driven: bool = False
@@ -111,7 +110,7 @@ class StageStanding:
 class TrialStanding:
     """One trial."""
 
-    document: dict[str, Any]
+    document: TrialDocument
     stages: dict[str, StageStanding]
     """By the name that the trial has for it; two names may be of one stage."""
 
@@ -133,7 +132,7 @@ class TrialStanding:
 
     def to_json(self) -> dict[str, Any]:
         """All of it in plain values."""
-        identity = {key: self.document[key] for key in ("sweep", "scale", "variant", "seed")}
+        identity = {key: self.document.raw[key] for key in ("sweep", "scale", "variant", "seed")}
         return identity | {
             "stages": {name: stage.state for name, stage in self.stages.items()},
             "state": self.state,
@@ -157,11 +156,11 @@ class HomeStatus:
         queued = (stage.queued for stage in self.stages.values())
         return (
             bool(self.drivers)
-            or any(self.in_state("running"))
+            or any(self.in_state(StageState.RUNNING))
             or any(job is not None and job.is_known for job in queued)
         )
 
-    def in_state(self, *states: StageWord) -> Iterator[StageStanding]:
+    def in_state(self, *states: StageState) -> Iterator[StageStanding]:
         """The stages in one of these states."""
         return (stage for stage in self.stages.values() if stage.state in states)
 
@@ -169,9 +168,9 @@ class HomeStatus:
         """The trials by sweep and scale, in the order in which they were first asked for."""
         found: dict[tuple[str, str], list[TrialStanding]] = {}
         for trial in self.trials:
-            found.setdefault((trial.document["sweep"], trial.document["scale"]), []).append(trial)
+            found.setdefault((trial.document.sweep, trial.document.scale), []).append(trial)
         for trials in found.values():
-            trials.sort(key=lambda trial: (trial.document["position"], trial.document["seed"]))
+            trials.sort(key=lambda trial: (trial.document.position, trial.document.seed))
         return found
 
 
@@ -201,7 +200,7 @@ class Observer:
             if job.is_known or not stages[fingerprint].driven:  # a driver may have it run elsewhere since
                 stages[fingerprint] = replace(stages[fingerprint], queued=job)
         trials = [
-            TrialStanding(document=d, stages={told["name"]: stages[told["fingerprint"]] for told in d["stages"]})
+            TrialStanding(document=d, stages={stage.name: stages[stage.fingerprint] for stage in d.stages})
             for d in catalog.documents
         ]
         return HomeStatus(catalog=catalog, trials=trials, drivers=drivers, stages=stages)
@@ -212,20 +211,24 @@ class Observer:
             return known
         folder = catalog.directory(named)
         try:
-            facts = stage_facts(self._home, named.kind, named.fingerprint)
+            facts = stage_record(self._home, named.kind, named.fingerprint)
             early = read_document(folder / FAILURE, FAILED)
             if facts is None:
-                found = StageStanding(named=named, state="new", folder=folder, driven=driven, asked_to_end=ending)
+                found = StageStanding(
+                    named=named, state=StageState.NEW, folder=folder, driven=driven, asked_to_end=ending
+                )
                 return _ended_early(found, early)
             found = _ended_early(_standing(named, facts, folder, driven, ending), early)
         except StoreError as error:
-            return StageStanding(named=named, state="unreadable", folder=folder, driven=driven, message=str(error))
+            return StageStanding(
+                named=named, state=StageState.UNREADABLE, folder=folder, driven=driven, message=str(error)
+            )
         if found.state == "done" and facts.attempts[-1].end is not None and not unaccounted(facts.attempts):
             self._done[named.fingerprint] = found
         return found
 
 
-def _standing(named: Named, facts: StageFacts, folder: Path, driven: bool, ending: bool) -> StageStanding:
+def _standing(named: Named, facts: StageRecord, folder: Path, driven: bool, ending: bool) -> StageStanding:
     attempt = facts.attempts[-1]
     state, last = facts.state, attempt.last
     return StageStanding(
@@ -235,37 +238,37 @@ def _standing(named: Named, facts: StageFacts, folder: Path, driven: bool, endin
         driven=driven and state != "done",
         asked_to_end=ending and state != "done",
         attempt=attempt.number,
-        step=last["step"],
-        total=last["total"],
+        step=last.step,
+        total=last.total,
         rate=recent_rate(attempt) if state == "running" else None,
-        host=attempt.owner["host"],
-        pid=attempt.owner["pid"],
+        host=attempt.owner.host,
+        pid=attempt.owner.pid,
         slurm_job=attempt.slurm_job,
         message=_message(attempt) if state not in ("done", "running") else "",
         failure=(attempt.failed_as or "") if state != "done" else "",
         hours=facts.hours,
-        unit=facts.host["unit"],
+        unit=facts.host.unit,
         peak_memory_bytes=facts.peak_memory_bytes,
         unsaved=_unsaved(facts) if state == "running" else 0.0,
     )
 
 
-def _ended_early(stage: StageStanding, failure: dict[str, Any] | None) -> StageStanding:
+def _ended_early(stage: StageStanding, failure: FailureNote | None) -> StageStanding:
     """A stage of which the latest job ended before it made an attempt."""
     if failure is None or stage.state in ("done", "running"):
         return stage
-    return replace(stage, message=in_words(failure), failure=failure["class"])
+    return replace(stage, message=failure.words, failure=failure.kind)
 
 
-def _unsaved(facts: StageFacts) -> float:
+def _unsaved(facts: StageRecord) -> float:
     """Lost hours of a stage that it had not lost before its newest attempt, which may yet save them."""
     return max(0.0, facts.hours.lost - stage_hours(facts.attempts[:-1], None).lost)
 
 
 def _message(attempt: Attempt) -> str:
     if attempt.failure is not None:
-        return in_words(attempt.failure)
-    return "" if attempt.end is None else str(attempt.end["message"])
+        return attempt.failure.words
+    return "" if attempt.end is None else attempt.end.message
 
 
 def recent_rate(attempt: Attempt) -> float | None:
@@ -279,6 +282,6 @@ def recent_rate(attempt: Attempt) -> float | None:
         return None
     whole = lines[:-1] if size <= RATE_FROM_BYTES else lines[1:-1]  # the first may be cut, the last half written
     points = [read_point(line, attempt.directory / "metrics.jsonl") for line in (*whole[:1], *whole[-1:])]
-    if len(points) < 2 or points[1]["time"] <= points[0]["time"]:
+    if len(points) < 2 or points[1].time <= points[0].time:
         return None
-    return float((points[1]["step"] - points[0]["step"]) / (points[1]["time"] - points[0]["time"]))
+    return (points[1].step - points[0].step) / (points[1].time - points[0].time)

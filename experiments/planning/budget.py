@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from experiments.planning.cost_model import Prices
 from experiments.stages.stage import Stage
-from experiments.store.attempt import write_json
-from experiments.store.documents import PREDICTED, read_document
-from experiments.store.store import StageRecord, Store
+from experiments.store.documents import write_json
+from experiments.store.records import StageRecord
+from experiments.store.store import Store
 
 PREDICTION = "prediction.json"
 """In a stage's folder: what it was expected to cost before its first attempt."""
@@ -71,7 +71,7 @@ class Budget:
         self._promised[stage.fingerprint] = expected
         record = self._store.record(stage)
         self._billed_before[stage.fingerprint] = record.hours.billed
-        if price.hours is not None and read_document(record.directory / PREDICTION, PREDICTED) is None:
+        if price.hours is not None and record.details.prediction() is None:
             told = {"hours": price.hours, "unit": price.unit, "source": price.basis, "time": time.time()}
             write_json(record.directory / PREDICTION, told)
         return None
@@ -91,9 +91,9 @@ class Budget:
         if record.result is None:
             return
         self._prices.learn(stage, record)
-        prediction, actual = read_document(record.directory / PREDICTION, PREDICTED), self._prices.of(stage, record)
-        if prediction is not None and actual.hours is not None and prediction["unit"] == actual.unit:
-            self._compared.append((prediction["hours"], actual.hours, prediction["unit"]))
+        prediction, actual = record.details.prediction(), self._prices.of(stage, record)
+        if prediction is not None and actual.hours is not None and prediction.unit == actual.unit:
+            self._compared.append((prediction.hours, actual.hours, prediction.unit))
 
     def compared(self) -> PriceComparison:
         """How good the predictions were."""

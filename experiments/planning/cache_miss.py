@@ -9,6 +9,7 @@ from experiments.config.yaml_source import Fault, SweepError
 from experiments.planning.plan import Plan, PlannedStage
 from experiments.stages.kinds import CONSTANT, NAMES_OF_INPUTS, STAGE_KINDS
 from experiments.stages.stage import Stage, is_old_behaviour
+from experiments.store.documents import StageDocument
 from experiments.store.store import Store, read_stage
 
 LEAST_DIGITS = 4
@@ -79,14 +80,14 @@ def explain(plan: Plan, fingerprint: str, store: Store) -> Explanation:
         what = f"{len(found)} stages of this plan begin so" if found else "no stage of this plan begins so"
         raise SweepError([Fault(f"--why {fingerprint}", 0, 0, f"{what}; give {LEAST_DIGITS} digits or more of {some}")])
     planned = found[0]
-    lineage = [stage.document() for stage in _lineage(planned.stage)]
-    names = {document["kind"]: document["name"] for document in lineage}  # as `--set` has them: finetune.msrvtt
+    lineage = [StageDocument.of(stage.document()) for stage in _lineage(planned.stage)]
+    names = {document.kind: document.name for document in lineage}  # as `--set` has them: finetune.msrvtt
     here = _facts(lineage, names)
     best: tuple[int, str, Path, list[Difference]] | None = None
-    for document, record in store.done(planned.stage.kind):
-        differences = _differences(_facts(_stored_lineage(document, store), names), here)
-        rank = (len(differences), document["fingerprint"], record.directory, differences)
-        if document["fingerprint"] != planned.stage.fingerprint and (best is None or rank[:2] < best[:2]):
+    for record in store.done(planned.stage.kind):
+        differences = _differences(_facts(_stored_lineage(record.document, store), names), here)
+        rank = (len(differences), record.fingerprint, record.directory, differences)
+        if record.fingerprint != planned.stage.fingerprint and (best is None or rank[:2] < best[:2]):
             best = rank
     if best is None:
         return Explanation(planned=planned, nearest=None, differences=())
@@ -98,20 +99,20 @@ def _lineage(stage: Stage) -> list[Stage]:
     return [each for parent in stage.parents for each in _lineage(parent)] + [stage]
 
 
-def _stored_lineage(document: dict[str, Any], store: Store) -> list[dict[str, Any]]:
-    before: list[dict[str, Any]] = []
-    for fingerprint in document["parents"]:
+def _stored_lineage(document: StageDocument, store: Store) -> list[StageDocument]:
+    before: list[StageDocument] = []
+    for fingerprint in document.parents:
         path = next(iter(store.root.glob(f"*/{fingerprint[:12]}/stage.json")), None)
         parent = None if path is None else read_stage(path.parent)
         before += [] if parent is None else _stored_lineage(parent, store)
     return [*before, document]
 
 
-def _facts(lineage: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Any]:
+def _facts(lineage: Sequence[StageDocument], names: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides a result, by name, in the order of telling."""
     settings: dict[str, dict[str, Any]] = {}
     for document in lineage:
-        settings |= {section: values for section, values in document["settings"].items() if values}
+        settings |= {section: values for section, values in document.settings.items() if values}
     told: dict[str, Any] = {}
     only_names: dict[str, Any] = {}
     for section in (*SECTIONS, *(settings.keys() - set(SECTIONS))):
@@ -121,10 +122,10 @@ def _facts(lineage: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> di
             only_named = section == "data" or f"{section}.{name}" in NAMES_OF_INPUTS
             (only_names if only_named else told)[f"{names.get(section, section)}.{name}"] = value
     for document in lineage:
-        told |= {f"seed of {document['kind']}": document["seed"], f"version of {document['kind']}": document["version"]}
+        told |= {f"seed of {document.kind}": document.seed, f"version of {document.kind}": document.version}
     told |= only_names
     for document in lineage:
-        told |= {f"{document['kind']}'s input {name}": digest for name, digest in document["inputs"].items()}
+        told |= {f"{document.kind}'s input {name}": digest for name, digest in document.inputs.items()}
     return told
 
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from experiments.stages.kinds import TRAININGS
 from experiments.stages.stage import Stage
 from experiments.stages.workload import stage_macs
-from experiments.store.attempt import StoreError
 from experiments.store.device_hours import peak_memory_bytes
-from experiments.store.documents import RATE, read_document
-from experiments.store.store import StageRecord, Store, read_stage
+from experiments.store.documents import RATE, StageDocument, StoreError, read_document
+from experiments.store.records import StageRecord
+from experiments.store.store import Store, read_stage
 from smaug_core.errors import SmaugError
 
 Basis = Literal["measured", "earlier", "rate", "probe", "published", "unknown"]
@@ -90,7 +90,7 @@ class Prices:
         """The price of a stage; `record`: what the store holds of it, where the caller knows."""
         if record is not None and record.result is not None:
             return Price(hours=_hours(record), unit=record.unit, basis="measured", count=1)
-        document, macs = stage.document(), _macs_of(stage)
+        document, macs = StageDocument.of(stage.document()), _macs_of(stage)
         shape = _shape(document, macs)
         alike = _of_newest_unit(self._past(stage.kind).get(shape, []))
         if alike:
@@ -108,7 +108,7 @@ class Prices:
 
         Stages of one shape do the same work, maybe in batches of another size.
         """
-        document = stage.document()
+        document = StageDocument.of(stage.document())
         alike = self._past(stage.kind).get(_shape(document, _macs_of(stage)), [])
         told = (past.peak_bytes for past in alike if past.size == _size(document))
         return max((peak for peak in told if peak is not None), default=None)
@@ -116,10 +116,10 @@ class Prices:
     def learn(self, stage: Stage, record: StageRecord) -> None:
         """Take a stage into account that has finished since this was made."""
         if stage.kind in self._pasts and record.result is not None:
-            past = self._past_of(stage.document(), record, _macs_of(stage))
+            past = self._past_of(StageDocument.of(stage.document()), record, _macs_of(stage))
             self._pasts[stage.kind].setdefault(past.shape, []).append(past)
 
-    def _by_foreign_rate(self, stage: Stage, document: dict[str, Any], macs: int) -> Price:
+    def _by_foreign_rate(self, stage: Stage, document: StageDocument, macs: int) -> Price:
         if (rate := read_rate(self._store, document)) is not None:
             return Price(hours=macs / rate.macs_per_hour, unit=rate.unit, basis="probe")
         if stage.resources["gpus"] and self._published is not None:
@@ -128,9 +128,9 @@ class Prices:
             return Price(hours=counted / rate.macs_per_hour, unit=rate.unit, basis="published")
         return Price(hours=None, unit=None, basis="unknown")
 
-    def _paced(self, document: dict[str, Any]) -> list[_Past]:
+    def _paced(self, document: StageDocument) -> list[_Past]:
         """Finished stages whose rate should hold: of the same kind, if there are any, else trainings."""
-        for kinds in ([document["kind"]], TRAININGS):
+        for kinds in ([document.kind], TRAININGS):
             pasts = [past for kind in kinds for alike in self._past(kind).values() for past in alike]
             fit = [past for past in pasts if past.build == _build(document) and past.macs and past.hours]
             if fit:
@@ -141,13 +141,13 @@ class Prices:
         """The finished stages of a kind, by shape."""
         if kind not in self._pasts:
             found: dict[str, list[_Past]] = {}
-            for document, record in self._store.done(kind):
-                past = self._past_of(document, record, self._macs_of_document(document))
+            for record in self._store.done(kind):
+                past = self._past_of(record.document, record, self._macs_of_document(record.document))
                 found.setdefault(past.shape, []).append(past)
             self._pasts[kind] = found
         return self._pasts[kind]
 
-    def _past_of(self, document: dict[str, Any], record: StageRecord, macs: int | None) -> _Past:
+    def _past_of(self, document: StageDocument, record: StageRecord, macs: int | None) -> _Past:
         assert record.unit is not None
         return _Past(
             hours=_hours(record),
@@ -155,28 +155,28 @@ class Prices:
             shape=_shape(document, macs),
             macs=macs,
             build=_build(document),
-            ended=float(record.attempts[-1].last["time"]),
+            ended=record.attempts[-1].last.time,
             size=_size(document),
             peak_bytes=peak_memory_bytes(record.attempts),
         )
 
-    def _macs_of_document(self, document: dict[str, Any]) -> int | None:
+    def _macs_of_document(self, document: StageDocument) -> int | None:
         before = None
-        for fingerprint in document["parents"]:
+        for fingerprint in document.parents:
             found = next(iter(self._store.root.glob(f"*/{fingerprint[:12]}/stage.json")), None)
             with suppress(StoreError):  # it teaches nothing; whoever needs that very stage meets it
                 parent = None if found is None else read_stage(found.parent)
-                before = None if parent is None else parent["settings"]
-        return _macs(document["kind"], document["settings"], before)
+                before = None if parent is None else parent.settings
+        return _macs(document.kind, document.settings, before)
 
 
-def read_rate(store: Store, document: dict[str, Any]) -> Rate | None:
+def read_rate(store: Store, document: StageDocument) -> Rate | None:
     """The rate that a probe found for stages like this one."""
     found = read_document(rate_file(store, document), RATE)
     return None if found is None else Rate(macs_per_hour=found["macs_per_hour"], unit=found["unit"])
 
 
-def rate_file(store: Store, document: dict[str, Any]) -> Path:
+def rate_file(store: Store, document: StageDocument) -> Path:
     """Where the rate of a probe is kept."""
     width, gpus = _build(document)
     return store.home / "probes" / f"{'gpu' if gpus else 'cpu'}-width{width}" / "rate.json"
@@ -202,26 +202,26 @@ def told(prices: Mapping[str, Price]) -> str:
     return "; ".join(parts)
 
 
-def _shape(document: dict[str, Any], macs: int | None) -> str:
-    kind = document["kind"]
+def _shape(document: StageDocument, macs: int | None) -> str:
+    kind = document.kind
     # Where there is no closed form, stages of the same settings are alike; the data's seed is no cost.
-    settings = document["settings"] | {"data": None}
+    settings = document.settings | {"data": None}
     return json.dumps([kind, _build(document), settings if macs is None else macs], sort_keys=True)
 
 
-def _size(document: dict[str, Any]) -> str:
+def _size(document: StageDocument) -> str:
     """What memory depends on beside the shape: the batch, and the processes and threads that share the work."""
-    own, resources = document["settings"][document["kind"]], document["resources"]
+    own, resources = document.settings[document.kind], document.resources
     return json.dumps([own.get("batch_size"), *(resources.get(name, 1) for name in ("cpus", "gpus", "nodes"))])
 
 
-def _build(document: dict[str, Any]) -> tuple[int | None, bool]:
+def _build(document: StageDocument) -> tuple[int | None, bool]:
     """What a rate depends on: the model's width, and whether GPUs do the work."""
-    return document["settings"].get("model", {}).get("width"), _on_gpus(document)
+    return document.settings.get("model", {}).get("width"), _on_gpus(document)
 
 
-def _on_gpus(document: dict[str, Any]) -> bool:
-    return document["resources"]["gpus"] > 0  # CPU hours do not foretell GPU hours
+def _on_gpus(document: StageDocument) -> bool:
+    return document.resources["gpus"] > 0  # CPU hours do not foretell GPU hours
 
 
 def _hours(record: StageRecord) -> float:

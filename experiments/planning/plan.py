@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from experiments.config.seeds import Pair
 from experiments.engines.base import Inventory, Node
@@ -13,12 +13,12 @@ from experiments.stages.kinds import PRETRAININGS
 from experiments.stages.memory import GIB
 from experiments.stages.stage import Stage, memory_asked
 from experiments.stages.trial import Trial
-from experiments.store.attempt import StoreError
+from experiments.store.documents import StoreError
+from experiments.store.records import WORDS_OF_STATE, PlanState
 from experiments.store.store import Store
 
 ROWS_IN_A_LABEL = 4
 """Of more rows that need one stage, the rest is counted."""
-PlanState = Literal["cached", "stale", "new", "resume", "running", "failed", "unreadable"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,8 +176,8 @@ def make_plan(
             price = prices.of(stage)
             damaged.append(str(error))
         else:
-            changed = [] if record.result is None else differing(record.result["code"], code[stage.kind])
-            state = record.state if record.state != "done" else ("stale" if changed else "cached")
+            changed = [] if record.result is None else differing(record.result.code, code[stage.kind])
+            state = "stale" if changed else WORDS_OF_STATE[record.state].plan
             price = prices.of(stage, record)
         planned.append(
             PlannedStage(stage=stage, state=state, changed=changed, trials=uses[stage.fingerprint], price=price)

@@ -12,8 +12,7 @@ from experiments.planning.plan import Plan
 from experiments.scheduler.retry import last_words
 from experiments.scheduler.scheduler import TICK_S
 from experiments.stages.stage import Stage
-from experiments.store.attempt import unwritable, write_json
-from experiments.store.documents import RATE, read_document
+from experiments.store.documents import RATE, StageDocument, read_document, unwritable, write_json
 from experiments.store.store import Store
 from experiments.worker.signals import StopFlag, signals_call
 from smaug_core.errors import SmaugError
@@ -38,7 +37,7 @@ def find_rate(stage: Stage, store: Store, engine: Engine, data_root: Path) -> No
         ProbeStopped: Ctrl-C or SIGTERM; the engine has nothing of it any more. A second Ctrl-C does not wait for that.
     """
     stage = _on_one_device(stage)
-    directory = rate_file(store, stage.document()).parent
+    directory = rate_file(store, StageDocument.of(stage.document())).parent
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "launch.txt").unlink(missing_ok=True)  # what an earlier probe said explains nothing now

@@ -11,9 +11,11 @@ from typing import Any
 from experiments.engines.base import JobState
 from experiments.stages.kinds import STAGE_KINDS
 from experiments.stages.stage import Stage
-from experiments.store.attempt import Attempt, this_process
+from experiments.store.attempt import Attempt
 from experiments.store.failures import POLICIES, Failure, FailureClass, Policy, Seen, classify
-from experiments.store.store import StageRecord, Store
+from experiments.store.process import this_process
+from experiments.store.records import StageRecord
+from experiments.store.store import Store
 from experiments.worker.device import oom_kills_since
 
 ROOM_FOR_WORDS = 2**16
@@ -35,13 +37,13 @@ NO_MEMORY |= {"negatives_group", "corpus", "dataset"}
 def examine(job: JobState, record: StageRecord, newest: Attempt | None) -> Failure:
     """What became of a job; `newest`: its attempt, none if it ended before it could claim the stage."""
     end = None if newest is None else newest.end
-    told = None if end is None else end.get("failure", OF_ENDS.get(end["class"]))
+    told = None if end is None else end.failure or OF_ENDS.get(end.outcome)
     kills = 0 if newest is None or end is not None else _oom_kills_during(newest)
     kind = classify(Seen(exit_code=job.exit_code, engine=job.reason, told=told, oom_kills=kills))
-    host = "" if newest is None or newest.owner.get("nodes", 1) > 1 else newest.owner["host"]
+    host = "" if newest is None or newest.owner.nodes > 1 else newest.owner.host
     if end is not None:
-        cause = end["message"] if kind == told or not job.message else f"{job.message}; {end['message']}"
-        return Failure(kind=kind, cause=cause, traceback=end["traceback"], host=host, blameless=job.blameless)
+        cause = end.message if kind == told or not job.message else f"{job.message}; {end.message}"
+        return Failure(kind=kind, cause=cause, traceback=end.traceback, host=host, blameless=job.blameless)
     if kind == "user_error":
         return Failure(kind=kind, cause=last_words(record.directory, job), host=host)
     seen = f"; the kernel killed {kills} for want of memory meanwhile" if kills else ""
@@ -50,8 +52,8 @@ def examine(job: JobState, record: StageRecord, newest: Attempt | None) -> Failu
 
 def _oom_kills_during(attempt: Attempt) -> int:
     here, there = this_process(), attempt.owner
-    same = (here["host"], here["boot"]) == (there["host"], there["boot"])
-    return oom_kills_since(there.get("oom_kills", {})) if same else 0
+    same = (here.host, here.boot) == (there.host, there.boot)
+    return oom_kills_since(there.oom_kills or {}) if same else 0
 
 
 def killed_by(job: JobState) -> str:
@@ -137,14 +139,14 @@ def given_up(failure: Failure, store: Store, stage: Stage, newest: Attempt | Non
 def largest_batch(store: Store, stage: Stage, attempt: Attempt) -> str:
     """The largest batch that is known to fit where an attempt ran: with which the like was trained there."""
     ours, owner = stage.document()["settings"], attempt.owner
-    where = f"{owner['gpus']} x {owner['device_name']}"
+    where = f"{owner.gpus} x {owner.device_name}"
     own = ours[stage.kind]
     fitting = [
         there[stage.kind]["batch_size"]
-        for document, record in store.done(stage.kind)
+        for record in store.done(stage.kind)
         if record.result is not None
-        and (record.result["device_name"], record.result["gpus"]) == (owner["device_name"], owner["gpus"])
-        and _alike_in_memory(there := document["settings"], ours, stage.kind)
+        and (record.result.device_name, record.result.gpus) == (owner.device_name, owner.gpus)
+        and _alike_in_memory(there := record.document.settings, ours, stage.kind)
         and there[stage.kind]["batch_size"] < own["batch_size"]
     ]
     name = f"{stage.kind}.batch_size"

@@ -23,9 +23,10 @@ from experiments.scheduler.retry import (
 )
 from experiments.scheduler.stage_queue import Agenda, QueuedStage
 from experiments.stages.stage import Stage
-from experiments.store.attempt import Attempt, checkpoint_step, write_down
+from experiments.store.attempt import Attempt, checkpoint_step, record_failure
 from experiments.store.failures import POLICIES, Failure, signature
-from experiments.store.store import StageRecord, Store
+from experiments.store.records import StageRecord
+from experiments.store.store import Store
 from experiments.worker.outcome import HELD
 from experiments.worker.signals import StopFlag, signals_call
 from smaug_core.errors import SmaugError
@@ -178,7 +179,8 @@ class Scheduler:
         elif item.stage.fingerprint in self._unwanted:
             self._agenda.cancel(item)
         elif record.state == "failed" and not item.tries.total and not self._may_retry(item, record):
-            message = record.attempts[-1].last["message"]
+            end = record.attempts[-1].end
+            message = "" if end is None else end.message
             self._fail(item, f"failed before ({message}); --retry-failed tries again")
         else:
             self._submit(item, record)
@@ -250,11 +252,11 @@ class Scheduler:
     def _tell_progress(self, item: QueuedStage, attempt: Attempt) -> None:
         if item.sign == 0.0:
             self._tell(Event(kind="started", stage=item.stage, attempt=attempt))
-        elif attempt.progress["time"] == item.sign:
+        elif attempt.progress.time == item.sign:
             return
         else:
             self._tell(Event(kind="progress", stage=item.stage, attempt=attempt))
-        item.sign = attempt.progress["time"]
+        item.sign = attempt.progress.time
 
     def _look_at_ended(self, item: QueuedStage, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
         """The job ended without a result: somebody else has the stage, or it failed, or was killed."""
@@ -268,7 +270,7 @@ class Scheduler:
         failure = examine(job, record, newest)
         resumable, folder = POLICIES[failure.kind].resumable, record.directory if newest is None else newest.directory
         if failure.kind == "cancelled":  # with the engine's own command
-            write_down(folder, failure, "the same command continues")
+            record_failure(folder, failure, "the same command continues")
             self._agenda.cancel(item, failure.cause)
         elif resumable and item.stage.fingerprint in self._unwanted:
             self._note_end(newest, failure, "cancelled, as asked; the same command continues")
@@ -282,7 +284,7 @@ class Scheduler:
     def _note_end(self, attempt: Attempt | None, failure: Failure, done: str) -> None:
         """Write down that a stage was ended as somebody here asked, unless it had not begun."""
         if attempt is not None:
-            write_down(attempt.directory, replace(failure, kind="cancelled"), done)
+            record_failure(attempt.directory, replace(failure, kind="cancelled"), done)
 
     def _treat(
         self, item: QueuedStage, record: StageRecord, newest: Attempt | None, failure: Failure, folder: Path
@@ -295,12 +297,12 @@ class Scheduler:
             if policy.elsewhere and failure.host:
                 item.lost_on = tuple(dict.fromkeys([*item.lost_on, failure.host]))
             how = next_try(failure)
-            write_down(folder, failure, f"tried again{how}")
+            record_failure(folder, failure, f"tried again{how}")
             message = failure.words + (f"; tried again{how}" if how else "")
             self._tell(Event(kind="retry", stage=item.stage, message=message))
             self._agenda.make_ready(item)
             return
-        write_down(folder, failure, "not tried again")
+        record_failure(folder, failure, "not tried again")
         self._fail(item, given_up(failure, self._store, item.stage, newest, tries=item.tries.total, saved=saved))
         if policy.pauses:
             self._note_error(item, failure)
@@ -338,8 +340,8 @@ class Scheduler:
         newest = record.attempts[-1] if record.attempts else None
         if newest is not None and newest.failure is not None and item.tries.total:
             return  # what our engine lost, and `retry` was told of, still saves its state
-        owner = {"pid": "?", "host": "?"} if newest is None else newest.owner
-        message = f"process {owner['pid']} on {owner['host']} is working on it"
+        pid, host = ("?", "?") if newest is None else (newest.owner.pid, newest.owner.host)
+        message = f"process {pid} on {host} is working on it"
         self._tell(Event(kind="waiting", stage=item.stage, message=message))
 
     def _finish(self, item: QueuedStage) -> None:

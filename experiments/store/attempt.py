@@ -1,4 +1,4 @@
-"""Attempts at a stage: who holds it, and whether they still live.
+"""Attempts at a stage: the processes that claimed it, and whether they are alive.
 
 The directory of an attempt is the lease. Claiming is one `rename` of a prepared directory to the next number,
 which fails if that number is taken; nothing is ever removed, so two claims can never both succeed.
@@ -7,125 +7,91 @@ which fails if that number is taken; nothing is ever removed, so two claims can 
 import os
 import re
 import shutil
-import socket
 import time
 import uuid
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
-from experiments.store.documents import (
+from experiments.store.attempt_files import (
     ACCOUNTED,
-    ANY,
     END,
     FAILED,
     OWNER,
     PROGRESS,
-    StoreError,
-    read_document,
-    read_point,
-    unwritable,
-    write_json,
+    Accounting,
+    AttemptEnd,
+    End,
+    FailureNote,
+    Heartbeat,
+    Owner,
 )
+from experiments.store.documents import CurvePoint, StoreError, read_document, read_point, unwritable, write_json
 from experiments.store.failures import Failure
-from experiments.store.process import start_ticks
+from experiments.store.process import is_alive, this_process
 from smaug_core.files import sync
 
-__all__ = [
-    "ACCOUNTING",
-    "FAILURE",
-    "HEARTBEAT_S",
-    "NOTHING_SPENT",
-    "SILENT_S",
-    "Attempt",
-    "AttemptState",
-    "HeldError",
-    "Lease",
-    "StoreError",
-    "SupersededError",
-    "claim",
-    "held",
-    "is_alive",
-    "read_attempts",
-    "read_json",
-    "this_process",
-    "unwritable",
-    "write_json",
-]
-
-HEARTBEAT_S = 15.0
-"""Time between signs of life of a running attempt."""
-SILENT_S = 120.0
-"""An attempt on another machine that gave no sign of life for so long is dead; clocks must agree to a minute."""
-
 FAILURE = "failure.json"
-"""In an attempt's folder: why it ended without a result, and what was done about it."""
+"""In an attempt's folder, or a stage's: why it ended without a result, and what was done about it."""
 ACCOUNTING = "accounting.json"
-"""In an attempt's folder: what Slurm's accounting says of the run of the job that the attempt was."""
+"""In an attempt's folder: the run of its job by Slurm's accounting."""
 
-AttemptState = Literal["running", "dead", "done", "failed", "diverged", "interrupted", "cancelled"]
+AttemptState = Literal["running", "dead"] | AttemptEnd
 
 
 class HeldError(StoreError):
-    """Somebody else is working on the stage."""
+    """Another process is working on the stage."""
 
 
 class SupersededError(StoreError):
-    """This attempt was taken for dead and a newer one has begun; it must not publish."""
+    """A newer attempt has begun, because this one was considered dead; it must not publish."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One try at a stage, as its files tell."""
+    """One try at a stage, as its files record it."""
 
     number: int
     directory: Path
-    owner: dict[str, Any]
-    """Who claimed it, where, on what device, when."""
-    progress: dict[str, Any]
-    """The last sign of life: time, hours so far, step."""
-    end: dict[str, Any] | None
-    """How it ended; none while it runs, and for ever if it was killed."""
-    failure: dict[str, Any] | None = None
-    """What a driver made of an ending without a result: `class`, `seen`, `done`; none if there was no driver."""
-    accounting: dict[str, Any] | None = None
-    """What Slurm says of the run of its job: `start` and `end` in seconds since 1970, `state`, `cpu_s`; none where it
-    ran in no job, or nobody could ask."""
+    owner: Owner
+    progress: Heartbeat
+    end: End | None
+    """None while it runs, and for ever if it was killed."""
+    failure: FailureNote | None = None
+    """None if no driver saw an ending without a result."""
+    accounting: Accounting | None = None
+    """None if it ran in no Slurm job, or Slurm's accounting could not be queried."""
     fault: str = ""
-    """What is wrong with its progress.json, so that `progress` is an estimate; empty if nothing is."""
+    """Error of its progress.json, for which `progress` is an estimate; empty if there is none."""
 
     @property
     def failed_as(self) -> str | None:
         """Class of its failure, as in `experiments.store.failures`; None without a failure or a known class."""
-        told: str | None = (self.failure or {}).get("class") or (self.end or {}).get("failure")
-        return told
+        if self.failure is not None:
+            return self.failure.kind
+        return None if self.end is None else self.end.failure
 
     @property
     def slurm_job(self) -> str | None:
-        """Id of the Slurm job that it was, as squeue prints it; none where it ran in no job made for it."""
-        job: str | None = self.owner.get("slurm", {}).get("job")
-        return job
+        """Id of its Slurm job as squeue prints it; None if no job was made for it."""
+        return None if self.owner.slurm is None else self.owner.slurm.job
 
     @property
     def state(self) -> AttemptState:
-        """How it ended, or whether it runs or died without a word."""
+        """How it ended; `dead`: its process is gone and left no end."""
         if self.end is not None:
-            ended: AttemptState = self.end["class"]
-            return ended
-        return "running" if is_alive(self.owner, self.progress["time"]) else "dead"
+            return self.end.outcome
+        return "running" if is_alive(self.owner, self.progress.time) else "dead"
 
     @property
-    def last(self) -> dict[str, Any]:
-        """The newest account of its time and steps."""
+    def last(self) -> Heartbeat:
+        """The newest record of its time and steps."""
         return self.end or self.progress
 
 
 def read_attempts(stage_directory: Path) -> list[Attempt]:
-    """All attempts at a stage, oldest first."""
+    """Read all attempts at a stage, oldest first."""
     try:
         names = sorted(n for n in os.listdir(stage_directory / "attempts") if re.fullmatch(r"\d{4,}", n))
     except FileNotFoundError:
@@ -133,15 +99,6 @@ def read_attempts(stage_directory: Path) -> list[Attempt]:
     except NotADirectoryError as error:
         raise StoreError(f"{stage_directory}: there is a file in the way; choose another --home") from error
     return [_read_attempt(stage_directory / "attempts" / name) for name in names]
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that `path` holds, whatever its keys; none if there is no such file.
-
-    Raises:
-        StoreError: the file is not a JSON object.
-    """
-    return read_document(path, ANY)
 
 
 def _read_attempt(directory: Path) -> Attempt:
@@ -161,11 +118,11 @@ def _read_attempt(directory: Path) -> Attempt:
     )
 
 
-def _read_progress(directory: Path, owner: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """An attempt's account, and what is wrong with its file, which a power failure may leave empty.
+def _read_progress(directory: Path, owner: Owner) -> tuple[Heartbeat, str]:
+    """Read an attempt's last heartbeat, and the error of its file, which a power failure may leave empty.
 
-    Such an account is estimated from the curve: what the attempt held until its last step. A worker that lives
-    writes the file again with its next heartbeat.
+    Then the heartbeat is estimated from the curve: the time that the attempt held its devices until its last step. A
+    running worker writes the file again with its next heartbeat.
     """
     path = directory / "progress.json"
     try:
@@ -175,15 +132,20 @@ def _read_progress(directory: Path, owner: Mapping[str, Any]) -> tuple[dict[str,
         fault = str(PROGRESS.fault(path, "is missing"))
     except StoreError as error:
         fault = str(error)
-    last = _last_point(directory / "metrics.jsonl") or {"time": owner["started"], "step": 0, "values": {}}
-    wall_s = max(0.0, last["time"] - owner["started"])
-    written = path.stat().st_mtime if path.exists() else last["time"]
-    spent = {"spent_s": wall_s * (owner["gpus"] or owner["cpus"]), "wall_s": wall_s}
-    return NOTHING_SPENT | spent | {"time": written, "step": last["step"], "values": last["values"]}, fault
+    last = _last_point(directory / "metrics.jsonl")
+    ended = owner.started if last is None else last.time
+    wall_s = max(0.0, ended - owner.started)
+    estimate = {
+        "time": path.stat().st_mtime if path.exists() else ended,
+        "spent_s": wall_s * (owner.gpus or owner.cpus),
+        "wall_s": wall_s,
+    }
+    curve = {} if last is None else {"step": last.step, "values": last.values}
+    return Heartbeat.of(NOTHING_SPENT | estimate | curve), fault
 
 
-def _last_point(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a curve that can be read."""
+def _last_point(path: Path) -> CurvePoint | None:
+    """Return the last whole line of a curve that can be read."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     for line in reversed(lines):
         with suppress(StoreError):
@@ -191,56 +153,9 @@ def _last_point(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def this_process() -> dict[str, Any]:
-    """What tells this process from any other, on this machine and elsewhere, before and after a reboot."""
-    with suppress(NotImplementedError):
-        return _named_by_clock() | {"start_ticks": start_ticks(os.getpid())}
-    return _named_by_clock()
-
-
-def _named_by_clock() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "boot": _boot(),
-        "pid": os.getpid(),
-        "process_started": psutil.Process().create_time(),
-    }
-
-
-def _boot() -> str:
-    """Equal for processes that can see each other's ids: same start of the machine, same container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def is_alive(owner: dict[str, Any], last_sign: float, now: float | None = None) -> bool:
-    """Whether the process that claimed an attempt still runs: looked up here, else judged by its last sign."""
-    if (owner["host"], owner["boot"]) != (socket.gethostname(), _boot()):
-        return (time.time() if now is None else now) - last_sign <= SILENT_S
-    if "start_ticks" in owner:
-        return start_ticks(owner["pid"]) == owner["start_ticks"]
-    return _lives_by_clock(owner)
-
-
-def _lives_by_clock(owner: dict[str, Any]) -> bool:
-    """The same where no start since the boot was noted: on macOS, and by an earlier version."""
-    try:
-        process = psutil.Process(owner["pid"])
-        # A killed worker whose parent has not asked for its exit status yet still has a process id.
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        # The start time is derived from the clock, which may be corrected in between.
-        return abs(process.create_time() - owner["process_started"]) < 2.0
-    except psutil.NoSuchProcess:
-        return False
-
-
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to work on a stage, until somebody with reason to think us dead takes it."""
+    """The right to work on a stage, until a process that considers this one dead takes it."""
 
     stage_directory: Path
     number: int
@@ -258,7 +173,7 @@ class Lease:
             )
 
     def heartbeat(self, account: dict[str, Any]) -> None:
-        """Give a sign of life: `account` holds the time spent so far and the step."""
+        """Record a heartbeat: `account` holds the time spent so far and the step."""
         self.check()
         write_json(self.directory / "progress.json", {"time": time.time(), **account})
 
@@ -270,14 +185,14 @@ class Lease:
         details: str = "",
         failure: str | None = None,
     ) -> None:
-        """Give the stage back, saying how the attempt ended, and of what class a failure is."""
+        """Release the stage, and record how the attempt ended and the class of a failure."""
         end = {"time": time.time(), "class": outcome, "message": message, "traceback": details}
         end |= {} if failure is None else {"failure": failure}
         write_json(self.directory / "end.json", end | account, durable=True)
 
 
 def claim(stage_directory: Path, owner: dict[str, Any]) -> Lease:
-    """Begin the next attempt at a stage; `owner` says on what device, with how many CPUs and GPUs.
+    """Begin the next attempt at a stage; `owner` holds its device, CPUs and GPUs.
 
     Raises:
         HeldError: the newest attempt is alive, or another process claimed at the same moment.
@@ -291,7 +206,7 @@ def claim(stage_directory: Path, owner: dict[str, Any]) -> Lease:
     prepared = stage_directory / "attempts" / f".claim-{uuid.uuid4().hex[:12]}"
     try:
         prepared.mkdir(parents=True)
-        write_json(prepared / "owner.json", {**this_process(), "started": now, **owner}, durable=True)
+        write_json(prepared / "owner.json", {**this_process().raw, "started": now, **owner}, durable=True)
         write_json(prepared / "progress.json", {"time": now, **NOTHING_SPENT})
         prepared.rename(lease.directory)
         sync(prepared.parent)
@@ -307,11 +222,10 @@ def claim(stage_directory: Path, owner: dict[str, Any]) -> Lease:
 
 
 def held(attempt: Attempt) -> HeldError:
-    """The error that says who is at work."""
+    """Return the error that names the process that works on a stage."""
     owner = attempt.owner
     return HeldError(
-        f"{attempt.directory}: process {owner['pid']} on {owner['host']} is working on this stage;"
-        " wait for it or stop it"
+        f"{attempt.directory}: process {owner.pid} on {owner.host} is working on this stage; wait for it or stop it"
     )
 
 
@@ -325,17 +239,17 @@ NOTHING_SPENT = {
     "total": 0,
     "values": {},
 }
-"""The account of an attempt that has just begun."""
+"""Progress of an attempt that has just begun."""
 
 
-def write_down(folder: Path, failure: Failure, done: str) -> None:
-    """Leave in an attempt's folder, or a stage's whose job ended before it made one, why, and what was done."""
-    with suppress(StoreError):  # a disk that is full, maybe the failure itself; the driver tells it all the same
-        told = {"class": failure.kind, "seen": failure.cause, "done": done, "time": time.time()}
-        write_json(folder / FAILURE, told)
+def record_failure(folder: Path, failure: Failure, done: str) -> None:
+    """Record a failure and what was done, in the folder of its attempt, or of the stage if there was no attempt yet."""
+    with suppress(StoreError):  # a full disk, maybe the failure itself; the driver reports it in any case
+        note = {"class": failure.kind, "seen": failure.cause, "done": done, "time": time.time()}
+        write_json(folder / FAILURE, note)
 
 
 def checkpoint_step(directory: Path) -> int:
-    """Step of a stage's newest checkpoint; 0 without one."""
+    """Return the step of a stage's newest checkpoint; 0 without one."""
     found = (re.fullmatch(r"step-(\d+)", path.name) for path in (directory / "checkpoints").glob("step-*"))
     return max((int(match[1]) for match in found if match), default=0)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol
 
-from experiments.stages.memory import PEAK_MEMORY
 from experiments.store.attempt import Attempt
 
 JOULES_PER_KWH = 3.6e6
@@ -33,10 +32,10 @@ class Hours:
 
 def stage_hours(attempts: Sequence[Attempt], useful_s: float | None) -> Hours:
     """Add up a stage's attempts; `useful_s` comes from its result, none before there is one."""
-    useful = max((a.last["useful_s"] for a in attempts), default=0.0) if useful_s is None else useful_s
+    useful = max((a.last.useful_s for a in attempts), default=0.0) if useful_s is None else useful_s
     # A killed attempt may have saved work after its last sign of life: saved work was paid for.
     billed = max(sum(billed_s(attempts)), useful)
-    lost = max(0.0, sum(a.last["train_s"] for a in attempts) - useful)
+    lost = max(0.0, sum(a.last.train_s for a in attempts) - useful)
     return Hours(
         billed=billed / 3600,
         useful=useful / 3600,
@@ -61,16 +60,16 @@ def _billed_s(attempt: Attempt, following: Attempt | None) -> float:
         attempt: to be billed.
         following: the next one at the stage; the bill ends at its start at the latest.
     """
-    told, slurm = float(attempt.last["spent_s"]), attempt.accounting
+    told, slurm = float(attempt.last.spent_s), attempt.accounting
     if slurm is None or not is_corrected(attempt):
         return told
-    if not attempt.owner["gpus"]:
-        return max(told, float(slurm["cpu_s"]))
-    began, ended = float(attempt.owner["started"]), float(slurm["end"])
+    if not attempt.owner.gpus:
+        return max(told, float(slurm.cpu_s or 0.0))
+    began, ended = float(attempt.owner.started), float(slurm.end)
     if following is not None:
-        ended = min(ended, float(following.owner["started"]))
-    held_s = max(ended, float(attempt.last["time"])) - min(began, float(slurm["start"]))
-    return max(told, held_s * attempt.owner["gpus"])
+        ended = min(ended, float(following.owner.started))
+    held_s = max(ended, float(attempt.last.time)) - min(began, float(slurm.start))
+    return max(told, held_s * attempt.owner.gpus)
 
 
 def is_corrected(attempt: Attempt) -> bool:
@@ -80,21 +79,22 @@ def is_corrected(attempt: Attempt) -> bool:
     taken of one that died, where it is more than the attempt itself told last.
     """
     slurm = attempt.accounting
-    if slurm is None or attempt.owner["gpus"]:
+    if slurm is None or attempt.owner.gpus:
         return slurm is not None
-    return attempt.state == "dead" and (slurm["cpu_s"] or 0.0) > attempt.last["cpu_s"]
+    return attempt.state == "dead" and (slurm.cpu_s or 0.0) > attempt.last.cpu_s
 
 
 def energy_kwh(attempts: Sequence[Attempt]) -> float | None:
     """What the GPUs of a stage used in all its attempts; none unless each attempt counted it."""
-    told = [attempt.last.get("joules") for attempt in attempts]
+    told = [attempt.last.joules for attempt in attempts]
     known = [joules for joules in told if joules is not None]
     return sum(known) / JOULES_PER_KWH if known and len(known) == len(told) else None
 
 
 def peak_memory_bytes(attempts: Sequence[Attempt]) -> int | None:
     """The most memory that the processes of an attempt at a stage held; none where no attempt told."""
-    return max((attempt.last[PEAK_MEMORY] for attempt in attempts if PEAK_MEMORY in attempt.last), default=None)
+    peaks = [attempt.last.peak_memory_bytes for attempt in attempts]
+    return max((peak for peak in peaks if peak is not None), default=None)
 
 
 class Paid(Protocol):

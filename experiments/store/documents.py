@@ -7,13 +7,12 @@ No advice deletes anything: what is damaged is renamed, or written again by the 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from experiments.config.scale import PEBIBYTE_GB
-from experiments.store.failures import POLICIES
 from smaug_core.errors import SmaugError
 from smaug_core.files import (
     ANY_NUMBER,
@@ -30,8 +29,10 @@ from smaug_core.files import (
     Number,
     Pattern,
     Some,
+    StoredDocument,
     Words,
     check,
+    key,
     parse,
     write_whole,
 )
@@ -47,21 +48,30 @@ class StoreError(SmaugError):
         self.what, self.advice = what, advice
 
 
+D = TypeVar("D")
+
+
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What a document must hold."""
+class Shape(Generic[D]):
+    """The form of a document, and how it is read."""
 
     form: Form
     advice: str
     """What to do about a damaged one, so that nothing is lost; `{path}` and `{folder}` stand for where it is."""
+    of: Callable[[dict[str, Any]], D]
 
     def fault(self, path: Path, what: object) -> StoreError:
         """The error that names the file, what is wrong, and what to do."""
         return StoreError(f"{path}: {what}", self.advice.format(path=path, folder=path.parent))
 
 
-def read_document(path: Path, shape: Shape) -> dict[str, Any] | None:
-    """What a document holds; none if there is no such file.
+def plain(form: Form, advice: str) -> Shape[dict[str, Any]]:
+    """Shape of a document that is read as a dict."""
+    return Shape(form, advice, dict)
+
+
+def read_document(path: Path, shape: Shape[D]) -> D | None:
+    """Read a document; None if there is no such file.
 
     Raises:
         StoreError: it cannot be read, or holds something else; the message says where and what to do.
@@ -74,23 +84,7 @@ def read_document(path: Path, shape: Shape) -> dict[str, Any] | None:
     except (OSError, DocumentError) as error:
         what = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
         raise shape.fault(path, what) from error
-    assert isinstance(value, dict), shape
-    return value
-
-
-def read_point(line: bytes, path: Path) -> dict[str, Any]:
-    """A point of a curve, `time`, `step` and `values`, from a line of `path`.
-
-    Raises:
-        StoreError: the line holds something else.
-    """
-    try:
-        point = parse(line)
-        check(point, POINT)
-    except DocumentError as error:
-        raise StoreError(f"{path}: a line holds no step of a training ({error})", "remove that line") from error
-    assert isinstance(point, dict)
-    return point
+    return shape.of(value)
 
 
 def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
@@ -120,59 +114,74 @@ def unwritable(path: Path, error: OSError) -> StoreError:
 
 RENAME = "restore it from a backup, or rename it to {path.name}.damaged; "
 
-ANY = Shape(dict, f"{RENAME}nothing else is lost")
+ANY = plain(dict, f"{RENAME}nothing else is lost")
 """An object, whatever it holds."""
 
-STAGE_FORM: Mapping[str, Form] = {
-    "name": NAME,
-    "kind": Words(KINDS),
-    "task": Maybe(str),
-    "version": COUNT,
-    "settings": Map(dict),
-    "inputs": Map(Maybe(str)),
-    "parents": [DIGEST],
-    "seed": Maybe(Number(-(2**63), 2**63, whole=True)),
-    "resources": {
-        "cpus": COUNT,
-        "gpus": COUNT,
-        "accelerator?": Maybe(str),
-        "memory_gb?": Number(0, PEBIBYTE_GB),
-        "nodes?": Maybe(POSITIVE),
-    },
-    "entry": Pattern(r"\w+(\.\w+)*:\w+", "module:function"),
-    "fingerprint": DIGEST,
-}
-STAGE = Shape(STAGE_FORM, f"{RENAME}the next run of its sweep writes it again and keeps results and checkpoints")
-"""stage.json."""
 
-RESULT_FORM: Mapping[str, Form] = {
-    "fingerprint": DIGEST,
-    "metrics": Map(ANY_NUMBER),
-    "useful_s": SECONDS,
-    "files": Map(DIGEST),
-    "sizes?": Map(COUNT),
-    "notes": {"unreadable?": Map(str), "n_unreadable?": COUNT},
-    "code": Map(str),
-    "device": str,
-    "device_name": str,
-    "unit": str,
-    "cpus": COUNT,
-    "gpus": COUNT,
-    "versions": Map(str),
-    "recompute_layers?": bool,
-    "nodes?": POSITIVE,
-    "processes?": POSITIVE,
-    "commit": Maybe({"id": str, "changed": bool}),
-    "threads": COUNT,
-    "attempt": POSITIVE,
-    "time": TIME,
-}
-RESULT = Shape(
-    RESULT_FORM, f"{RENAME}the next run then does the stage again; to keep its weights too, copy {{folder}} first"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageDocument(StoredDocument):
+    """stage.json: all that a worker needs."""
+
+    name: str = key(NAME)
+    kind: str = key(Words(KINDS))
+    task: str | None = key(Maybe(str))
+    version: int = key(COUNT)
+    settings: dict[str, dict[str, Any]] = key(Map(dict))
+    inputs: dict[str, str | None] = key(Map(Maybe(str)))
+    parents: list[str] = key([DIGEST])
+    seed: int | None = key(Maybe(Number(-(2**63), 2**63, whole=True)))
+    resources: dict[str, Any] = key(
+        {
+            "cpus": COUNT,
+            "gpus": COUNT,
+            "accelerator?": Maybe(str),
+            "memory_gb?": Number(0, PEBIBYTE_GB),
+            "nodes?": Maybe(POSITIVE),
+        }
+    )
+    entry: str = key(Pattern(r"\w+(\.\w+)*:\w+", "module:function"))
+    fingerprint: str = key(DIGEST)
+
+
+STAGE = Shape(
+    StageDocument.form(),
+    f"{RENAME}the next run of its sweep writes it again and keeps results and checkpoints",
+    StageDocument.of,
 )
-"""result.json."""
 
-EVALUATED: Mapping[str, Form] = {
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result(StoredDocument):
+    """result.json: written last; the stage is done."""
+
+    fingerprint: str = key(DIGEST)
+    metrics: dict[str, float] = key(Map(ANY_NUMBER))
+    useful_s: float = key(SECONDS)
+    files: dict[str, str] = key(Map(DIGEST))
+    sizes: dict[str, int] | None = key(Map(COUNT), absent=None)
+    notes: dict[str, Any] = key({"unreadable?": Map(str), "n_unreadable?": COUNT})
+    code: dict[str, str] = key(Map(str))
+    device: str = key(str)
+    device_name: str = key(str)
+    unit: str = key(str)
+    cpus: int = key(COUNT)
+    gpus: int = key(COUNT)
+    versions: dict[str, str] = key(Map(str))
+    recompute_layers: bool = key(bool, absent=False)
+    nodes: int = key(POSITIVE, absent=1)
+    processes: int = key(POSITIVE, absent=1)
+    commit: dict[str, Any] | None = key(Maybe({"id": str, "changed": bool}))
+    threads: int = key(COUNT)
+    attempt: int = key(POSITIVE)
+    time: float = key(TIME)
+
+
+RESULT = Shape(
+    Result.form(),
+    f"{RENAME}the next run then does the stage again; to keep its weights too, copy {{folder}} first",
+    Result.of,
+)
+EVALUATED = {
     "dataset": str,
     "split": str,
     "n_queries": COUNT,
@@ -182,151 +191,121 @@ EVALUATED: Mapping[str, Form] = {
 }
 """Notes in the result of an evaluation."""
 
-EVALUATION = Shape({**RESULT_FORM, "notes": EVALUATED}, RESULT.advice)
+EVALUATION = Shape({**RESULT.form, "notes": EVALUATED}, RESULT.advice, Result.of)
 """result.json of an evaluation."""
 
-PROCESS: Mapping[str, Form] = {
-    "host": str,
-    "boot": str,
-    "pid": POSITIVE,
-    "process_started": SECONDS,
-    "start_ticks?": COUNT,
-}
-MACHINE: Mapping[str, Form] = {
-    "host": str,
-    "started": TIME,
-    "unit": str,
-    "cpus": COUNT,
-    "gpus": COUNT,
-    "device": str,
-    "device_name": str,
-    "versions": Map(str),
-    "nodes?": POSITIVE,
-    "recompute_layers?": bool,
-    "slurm?": {"job": str, "restart": COUNT},
-}
-OWNER = Shape(
-    {**PROCESS, **MACHINE, "oom_kills?": Map(COUNT)},
-    "restore it from a backup; or, if no process works at the stage, rename {folder} to {folder.name}.damaged:"
-    " checkpoints stay, but the hours of that attempt are no longer counted",
-)
-"""owner.json of an attempt."""
 
-SPENT: Mapping[str, Form] = {
-    "time": TIME,
-    "spent_s": SECONDS,
-    "wall_s": SECONDS,
-    "cpu_s": SECONDS,
-    "useful_s": SECONDS,
-    "train_s": SECONDS,
-    "step": COUNT,
-    "total": COUNT,
-    "values": Map(ANY_NUMBER),
-    "joules?": SECONDS,
-    "peak_memory_bytes?": COUNT,
-}
-PROGRESS = Shape(SPENT, "the attempt's hours are estimated from its curve; its checkpoints are not touched")
-"""progress.json of an attempt: replaced every second, so what a power failure leaves may be empty."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction(StoredDocument):
+    """prediction.json of a stage: its hours as they were predicted before it began."""
 
-CLASS = Words(tuple(POLICIES))
-"""Class of a failure."""
+    hours: float = key(SECONDS)
+    unit: str = key(str)
+    source: str = key(str)
+    time: float = key(TIME)
 
-END = Shape(
-    {
-        **SPENT,
-        "class": Words(("done", "failed", "diverged", "interrupted", "cancelled")),
-        "message": str,
-        "traceback": str,
-        "failure?": CLASS,
-    },
-    f"{RENAME}the attempt then counts as one that died, up to its last heartbeat; checkpoints and results stay",
-)
-"""end.json of an attempt."""
 
-FAILED = Shape({"class": CLASS, "seen": str, "done": str, "time": TIME}, f"{RENAME}it only says why an attempt ended")
-"""failure.json of an attempt or a stage."""
+PREDICTION = "prediction.json"
+PREDICTED = Shape(Prediction.form(), f"{RENAME}it only says what the stage was expected to take", Prediction.of)
 
-ACCOUNTED = Shape(
-    {"start": TIME, "end": TIME, "state": str, "cpu_s": Maybe(SECONDS)},
-    f"{RENAME}`smaug sync` asks Slurm again",
-)
-"""accounting.json of an attempt."""
-
-PREDICTED = Shape(
-    {"hours": SECONDS, "unit": str, "source": str, "time": TIME},
-    f"{RENAME}it only says what the stage was expected to take",
-)
-"""prediction.json of a stage."""
-
-RANKS = Shape(
+RANKS = plain(
     {"t2v": Map(COUNT), "v2t": Map(COUNT)},
     "restore it from a backup; or rename result.json beside it: the next run then does the evaluation again",
 )
 """ranks.json of an evaluation."""
 
-KEPT = Shape({"sha256": Map(DIGEST)}, "the stage goes on from the checkpoint before")
+
+KEPT = plain({"sha256": Map(DIGEST)}, "the stage goes on from the checkpoint before")
 """state.json of a checkpoint: digests of its files."""
 
-POINT: Mapping[str, Form] = {"time": TIME, "step": COUNT, "values": Map(ANY_NUMBER)}
-"""A line of metrics.jsonl."""
 
-TRIAL_FORM: Mapping[str, Form] = {
-    "sweep": NAME,
-    "title": str,
-    "table": Maybe(str),
-    "report": {"row": str, "columns": [str]},
-    "scale": NAME,
-    "variant": NAME,
-    "position": COUNT,
-    "baseline": str,
-    "seed": NAME,
-    "params": dict,
-    "stages": Some({"name": NAME, "kind": Words(KINDS), "task": Maybe(str), "fingerprint": DIGEST}),
-    "fingerprint": DIGEST,
-    "marks": [str],
-    "time": TIME,
-}
-TRIAL = Shape(
-    TRIAL_FORM,
-    "give the command of its sweep again, which writes the file again (before `smaug gc`: without the file the stages"
-    " seem unused)",
-)
-"""A file of the folder `trials`."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurvePoint(StoredDocument):
+    """A line of metrics.jsonl."""
 
-DRIVER = Shape(
-    {"owner": PROCESS, "time": TIME, "fingerprints": [str]},
-    f"{RENAME}a driver that lives writes it again within 15 s",
-)
-"""A file of the folder `drivers`."""
+    time: float = key(TIME)
+    step: int = key(COUNT)
+    values: dict[str, float] = key(Map(ANY_NUMBER))
 
-RATE = Shape(
+
+RATE = plain(
     {"macs_per_hour": Number(1e-9, 1e30), "unit": str}, f"{RENAME}the next `smaug run` that needs it times steps again"
 )
 """rate.json of a probe."""
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommandDocument(StoredDocument):
+    """stage.json in the folder of a single command."""
+
+    stage: StageDocument = key(StageDocument.form(), document=StageDocument)
+    start: str | None = key(Maybe(str), name="from")
+
+
 ALONE = Shape(
-    {"stage": STAGE_FORM, "from": Maybe(str)},
+    CommandDocument.form(),
     f"{RENAME}the same command then writes it again and goes on from its checkpoint",
+    CommandDocument.of,
 )
-"""stage.json in the folder of a single command."""
-METRICS = Shape(Map(ANY_NUMBER), f"{RENAME}the same command then trains the last steps again")
+METRICS = plain(Map(ANY_NUMBER), f"{RENAME}the same command then trains the last steps again")
 """metrics.json in the folder of a single command."""
 
-RECORDED: Mapping[str, Form] = {
-    "document": STAGE_FORM,
-    "attempts": Some(
-        {
-            "number": POSITIVE,
-            "owner": MACHINE,
-            "progress": SPENT,
-            "end": Maybe(END.form),
-            "failure?": Maybe(FAILED.form),
-            "accounting?": Maybe(ACCOUNTED.form),
-        }
-    ),
-    "result": Maybe(RESULT_FORM),
-    "prediction": Maybe(PREDICTED.form),
-    "curve": {"points": [POINT]},
-    "ranks": Maybe(RANKS.form),
-}
-"""The portable record of a stage."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialStage(StoredDocument):
+    """A stage of a trial."""
+
+    name: str = key(NAME)
+    kind: str = key(Words(KINDS))
+    task: str | None = key(Maybe(str))
+    fingerprint: str = key(DIGEST)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableLayout(StoredDocument):
+    """The columns of a sweep's table, and the title of its first one."""
+
+    row: str = key(str)
+    columns: list[str] = key([str])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialDocument(StoredDocument):
+    """A file of the folder `trials`: a row of a table, and the stages that it needs."""
+
+    sweep: str = key(NAME)
+    title: str = key(str)
+    table: str | None = key(Maybe(str))
+    report: TableLayout = key(TableLayout.form(), document=TableLayout)
+    scale: str = key(NAME)
+    variant: str = key(NAME)
+    position: int = key(COUNT)
+    baseline: str = key(str)
+    seed: str = key(NAME)
+    params: dict[str, Any] = key(dict)
+    stages: tuple[TrialStage, ...] = key(Some(TrialStage.form()), document=TrialStage)
+    fingerprint: str = key(DIGEST)
+    marks: list[str] = key([str])
+    time: float = key(TIME)
+
+
+TRIAL = Shape(
+    TrialDocument.form(),
+    "give the command of its sweep again, which writes the file again (before `smaug gc`: without the file the stages"
+    " seem unused)",
+    TrialDocument.of,
+)
+
+
+def read_point(line: bytes, path: Path) -> CurvePoint:
+    """Read a point of a curve from a line of `path`.
+
+    Raises:
+        StoreError: the line holds something else.
+    """
+    try:
+        point = parse(line)
+        check(point, CurvePoint.form())
+    except DocumentError as error:
+        raise StoreError(f"{path}: a line holds no step of a training ({error})", "remove that line") from error
+    return CurvePoint.of(point)

@@ -10,10 +10,22 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from experiments.store.attempt import HEARTBEAT_S, StoreError, is_alive, this_process, unwritable, write_json
-from experiments.store.documents import DRIVER, read_document
+from experiments.store.documents import RENAME, Shape, StoreError, read_document, unwritable, write_json
+from experiments.store.process import HEARTBEAT_S, ProcessIdentity, is_alive, this_process
+from smaug_core.files import TIME, StoredDocument, key
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriverDocument(StoredDocument):
+    """A file of the folder `drivers`: an active driver and its stages."""
+
+    owner: ProcessIdentity = key(ProcessIdentity.form(), document=ProcessIdentity)
+    time: float = key(TIME)
+    fingerprints: list[str] = key([str])
+
+
+DRIVER = Shape(DriverDocument.form(), f"{RENAME}a driver that lives writes it again within 15 s", DriverDocument.of)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,8 +33,7 @@ class Driver:
     """A process that runs sweeps."""
 
     path: Path
-    owner: dict[str, Any]
-    """The process, as `attempt.this_process` tells it."""
+    owner: ProcessIdentity
     started: float
     """Seconds since 1970."""
     fingerprints: frozenset[str]
@@ -37,9 +48,9 @@ def driver_at_work(home: Path, fingerprints: Iterable[str] = ()) -> Iterator[Non
         StoreError: it cannot be written.
     """
     # The last part keeps a file from being taken for that of an earlier process with the same number.
-    owner, name = this_process(), f"{socket.gethostname()}-{this_process()['pid']}-{uuid.uuid4().hex[:6]}.json"
+    owner, name = this_process(), f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}.json"
     path = home / "drivers" / name
-    document = {"owner": owner, "time": time.time(), "fingerprints": sorted(set(fingerprints))}
+    document = {"owner": owner.raw, "time": time.time(), "fingerprints": sorted(set(fingerprints))}
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT_S):
@@ -67,18 +78,15 @@ def driver_at_work(home: Path, fingerprints: Iterable[str] = ()) -> Iterator[Non
             path.unlink()
 
 
-WHO = ("host", "boot", "pid")
-"""What tells processes apart that live at the same time."""
-
-
 def abandoned(home: Path, names: Collection[str]) -> list[str]:
     """Those of some stages that no living driver but this process looks after.
 
     Raises:
         StoreError: a driver's file holds something else.
     """
-    me = [this_process()[key] for key in WHO]
-    others = [driver for driver in living(home) if [driver.owner[key] for key in WHO] != me]
+    here = this_process()
+    me = (here.host, here.boot, here.pid)
+    others = [driver for driver in living(home) if (driver.owner.host, driver.owner.boot, driver.owner.pid) != me]
     return [name for name in names if not any(name in driver.fingerprints for driver in others)]
 
 
@@ -97,9 +105,9 @@ def living(home: Path) -> list[Driver]:
             continue  # it has just ended
         if document is None:
             continue
-        owner, fingerprints = document["owner"], frozenset(document["fingerprints"])
-        if is_alive(owner, last_sign):
-            found.append(Driver(path=path, owner=owner, started=document["time"], fingerprints=fingerprints))
+        if is_alive(document.owner, last_sign):
+            fingerprints = frozenset(document.fingerprints)
+            found.append(Driver(path=path, owner=document.owner, started=document.time, fingerprints=fingerprints))
         else:
             with suppress(OSError):  # a folder that may only be read is no fault of the question
                 path.unlink(missing_ok=True)
@@ -117,7 +125,7 @@ def request_cancel(home: Path, fingerprints: Iterable[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from error
-    who = {"user": _user(), "time": time.time(), **this_process()}
+    who = {"user": _user(), "time": time.time(), **this_process().raw}
     for fingerprint in fingerprints:
         write_json(folder / fingerprint, who)
 

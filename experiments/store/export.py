@@ -1,63 +1,94 @@
-"""Portable records: a folder with all that MLflow is told of some trials, small enough to be committed.
+"""Portable records: a folder with all that MLflow records of some trials, small enough to be committed.
 
-`trials/<sweep>/<name>.json` is as in the home folder; `stages/<kind>/<first 12 digits>.json` holds what a stage is,
-every attempt at it, its result, its curve in at most a hundred points, its ranks, and its example pictures. No weights,
-no logs, and nothing that only says where on which machine it was.
+`trials/<sweep>/<name>.json` is as in the home folder; `stages/<kind>/<first 12 digits>.json` holds the document of a
+stage, every attempt at it, its result, its curve in at most a hundred points, its ranks, and its example pictures. It
+holds no weights, no logs, and no names or folders of machines.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from experiments.stages.stage import digest
 from experiments.store.attempt import Attempt, AttemptState
-from experiments.store.documents import RECORDED
+from experiments.store.attempt_files import Accounting, End, FailureNote, Heartbeat, Owner
+from experiments.store.documents import (
+    RANKS,
+    TRIAL,
+    CurvePoint,
+    Prediction,
+    Result,
+    StageDocument,
+    TrialDocument,
+)
 from experiments.store.examples import Gallery, GalleryError, from_record, to_record
-from experiments.store.facts import StageFacts, TrialFacts
-from experiments.store.store import StageState
-from experiments.store.trials import stage_facts, trial_documents, trial_file, valid_documents
+from experiments.store.records import StageRecord, StageState, TrialRecord
+from experiments.store.store import stage_record
+from experiments.store.trials import trial_documents, trial_file, valid_documents
 from smaug_core.errors import SmaugError
-from smaug_core.files import DocumentError, check, write_whole
+from smaug_core.files import POSITIVE, DocumentError, Maybe, Some, StoredDocument, check, key, write_whole
 
 FORMAT = "smaug stage 1"
-"""What a stage's record says of itself; another number where it is to be read in another way."""
+"""Format of a stage's record; a later one would have another number."""
 POINTS = 100
-"""Of a longer curve so many are kept."""
+"""Number of points that are kept of a longer curve."""
 OF_THE_MACHINE = ("boot", "pid", "process_started", "start_ticks", "oom_kills")
-"""What an attempt's owner holds only to tell whether it lives, and why it may have died."""
+"""Keys of an owner that only serve to find out whether it lives, and why it may have died."""
 FOLDERS = re.compile(r"(?:file:/{2,3}|(?<![\w./])(?<!:/)~?/)(?:[^\s/:;,'\"()\[\]{}]+/)+")
 """The folders of an absolute path, in any text; addresses like https://host/page are none."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedAttempt(StoredDocument):
+    """An attempt in a portable record."""
+
+    number: int = key(POSITIVE)
+    owner: Owner = key(Owner.form(without=OF_THE_MACHINE), document=Owner)
+    progress: Heartbeat = key(Heartbeat.form(), document=Heartbeat)
+    end: End | None = key(Maybe(End.form()), document=End)
+    failure: FailureNote | None = key(Maybe(FailureNote.form()), absent=None, document=FailureNote)
+    accounting: Accounting | None = key(Maybe(Accounting.form()), absent=None, document=Accounting)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedStage(StoredDocument):
+    """The portable record of a stage."""
+
+    document: StageDocument = key(StageDocument.form(), document=StageDocument)
+    attempts: tuple[RecordedAttempt, ...] = key(Some(RecordedAttempt.form()), document=RecordedAttempt)
+    result: Result | None = key(Maybe(Result.form()), document=Result)
+    prediction: Prediction | None = key(Maybe(Prediction.form()), document=Prediction)
+    curve: dict[str, Any] = key({"points": [CurvePoint.form()]})
+    ranks: dict[str, dict[str, int]] | None = key(Maybe(RANKS.form))
+
+
 class RecordError(SmaugError):
-    """A folder of records cannot be written, or holds what is no record."""
+    """A folder of records cannot be written, or holds something else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What a folder of records tells."""
+    """Content of a folder of records."""
 
-    stages: dict[str, StageFacts]
+    stages: dict[str, StageRecord]
     """By fingerprint, parents and children in no particular order."""
-    documents: list[dict[str, Any]]
+    documents: list[TrialDocument]
     """Every trial, the newest last."""
 
-    def trial(self, document: dict[str, Any]) -> TrialFacts:
-        """What the stages of a trial did."""
-        stages = ((told, self.stages.get(told["fingerprint"])) for told in document["stages"])
-        return TrialFacts(document=document, stages=tuple(stages))
+    def trial(self, document: TrialDocument) -> TrialRecord:
+        """Return the record of a trial."""
+        stages = ((stage, self.stages.get(stage.fingerprint)) for stage in document.stages)
+        return TrialRecord(document=document, stages=tuple(stages))
 
 
 def write_records(home: Path, out: Path) -> tuple[int, int]:
-    """Write the valid trials of a home folder, and the stages they need; gives the numbers of stages and of trials.
+    """Write the valid trials of a home folder and the stages they need; return the numbers of stages and of trials.
 
-    The same facts give the same bytes. Each file is replaced whole; records of what is no longer needed are removed,
+    The same store gives the same bytes. Each file is replaced whole; records of what is no longer needed are removed,
     other files are left alone.
 
     Raises:
@@ -67,16 +98,17 @@ def write_records(home: Path, out: Path) -> tuple[int, int]:
     documents = valid_documents(trial_documents(home))
     if not documents:
         raise RecordError(f"{home}: holds no trial, so there is nothing to record; run a sweep first")
-    asked = {(told["kind"], told["fingerprint"]): None for document in documents for told in document["stages"]}
+    needed = {(stage.kind, stage.fingerprint): None for document in documents for stage in document.stages}
     places = _Places(home)
     texts: dict[Path, str] = {}
-    for kind, fingerprint in asked:
-        if (facts := stage_facts(home, kind, fingerprint)) is not None:
-            texts[_stage_file(kind, fingerprint)] = _stage_text(places.left_out(_stage_body(facts)))
+    for kind, fingerprint in needed:
+        if (record := stage_record(home, kind, fingerprint)) is not None:
+            body = places.left_out(_stage_body(record))
+            texts[_stage_file(kind, fingerprint)] = json.dumps(body, sort_keys=True, separators=(",", ":")) + "\n"
     num_stages = len(texts)
-    for document in map(places.left_out, documents):
-        there = [t["fingerprint"] for t in document["stages"] if _stage_file(t["kind"], t["fingerprint"]) in texts]
-        texts[trial_file(document)] = json.dumps(_signed(document | {"recorded": there}), indent=1)
+    for document in documents:
+        recorded = [s.fingerprint for s in document.stages if _stage_file(s.kind, s.fingerprint) in texts]
+        texts[trial_file(document)] = json.dumps(places.left_out(document.raw) | {"recorded": recorded}, indent=1)
     for path, text in texts.items():
         _write(out / path, text)
     for path in record_files(out):
@@ -89,69 +121,33 @@ def read_records(folder: Path) -> Records:
     """Read a folder that `write_records` has written.
 
     Raises:
-        RecordError: it holds no records, or one is missing, truncated, was changed, or is none; the first is named.
+        RecordError: it holds no records, or one is missing or damaged; the first is named.
     """
-    stages: dict[str, StageFacts] = {}
+    stages: dict[str, StageRecord] = {}
     documents = []
     for path in record_files(folder):
         if path.relative_to(folder).parts[0] == "trials":
-            documents.append(_read_trial(path, folder))
+            documents.append(_read_trial(path))
         else:
-            facts = _read_stage(path, folder)
-            stages[facts.fingerprint] = facts
+            record = _read_stage(path)
+            stages[record.fingerprint] = record
     if not documents:
-        raise RecordError(f"{folder}: holds no records (trials/*/*.json); expected a folder of `sync --to`")
-    for facts in stages.values():
-        for parent in facts.document["parents"]:
-            if facts.result is not None and parent not in stages:
-                path = folder / _stage_file(facts.document["kind"], facts.fingerprint)
+        raise RecordError(f"{folder}: expected a folder that `smaug sync --to` wrote, got no trials/*/*.json in it")
+    for record in stages.values():
+        for parent in record.document.parents:
+            if record.result is not None and parent not in stages:
+                path = folder / _stage_file(record.document.kind, record.fingerprint)
                 raise RecordError(f"{path}: the stage it builds on, {parent[:12]}, is not in {folder / 'stages'}")
     for document in documents:
-        for told in document["stages"]:
-            if told["fingerprint"] in document["recorded"] and told["fingerprint"] not in stages:
-                path = folder / _stage_file(told["kind"], told["fingerprint"])
+        for stage in document.stages:
+            if stage.fingerprint in document.raw["recorded"] and stage.fingerprint not in stages:
+                path = folder / _stage_file(stage.kind, stage.fingerprint)
                 raise RecordError(f"{path}: is missing; {trial_file(document)} was recorded with it")
-    return Records(stages, sorted(documents, key=lambda document: float(document["time"])))
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _ReportOfTrial(_Model):
-    row: str
-    columns: list[str]
-
-
-class _StageOfTrial(_Model):
-    name: str
-    kind: str
-    task: str | None
-    fingerprint: str
-
-
-class _Trial(_Model):
-    """What the document of a trial must hold."""
-
-    sweep: str
-    title: str
-    table: str | None
-    report: _ReportOfTrial
-    scale: str
-    variant: str
-    position: int
-    baseline: str
-    seed: str
-    params: dict[str, Any]
-    stages: list[_StageOfTrial]
-    fingerprint: str
-    marks: list[str]
-    time: float
-    recorded: list[str]
+    return Records(stages, sorted(documents, key=lambda document: document.time))
 
 
 class _Recorded(Attempt):
-    """An attempt as a record tells it: whoever was at it, nobody here is."""
+    """An attempt of a portable record: no process works on it, whatever its heartbeat."""
 
     @property
     def state(self) -> AttemptState:
@@ -160,32 +156,32 @@ class _Recorded(Attempt):
 
 @dataclass(frozen=True, slots=True)
 class _RecordedDetails:
-    """Curve, ranks and pictures that a record holds."""
+    """Prediction, curve, ranks and pictures of a portable record."""
 
-    body: dict[str, Any]
+    recorded: RecordedStage
     pictures: Gallery | None
 
-    def curve(self) -> list[dict[str, Any]]:
-        """Thinned, if it was long."""
-        return list(self.body["curve"]["points"])
+    def prediction(self) -> Prediction | None:
+        return self.recorded.prediction
 
-    def ranks(self) -> dict[str, Any] | None:
-        """As the evaluation wrote them."""
-        return self.body["ranks"]
+    def curve(self) -> list[CurvePoint]:
+        return [CurvePoint.of(point) for point in self.recorded.curve["points"]]
+
+    def ranks(self) -> dict[str, dict[str, int]] | None:
+        return self.recorded.ranks
 
     def gallery(self) -> Gallery | None:
-        """As the worker left it."""
         return self.pictures
 
 
 class _Places:
-    """Takes out of what is recorded where on which machine it was."""
+    """Removes the folders of this machine from records."""
 
     def __init__(self, home: Path) -> None:
         self._folders = [f"{folder}/" for folder in (home.resolve(), home.absolute(), Path.home()) if folder.parts[1:]]
 
     def left_out(self, value: Any) -> Any:
-        """The same with `.../` for the folders of absolute paths, in all texts; other text is not changed."""
+        """Replace the folders of absolute paths by `.../` in all texts; other text is not changed."""
         if isinstance(value, dict):
             return {self.left_out(key): self.left_out(held) for key, held in value.items()}
         if isinstance(value, list):
@@ -199,48 +195,44 @@ class _Places:
         return value
 
 
-def _stage_body(facts: StageFacts) -> dict[str, Any]:
-    points, gallery = facts.details.curve(), facts.gallery
+def _stage_body(record: StageRecord) -> dict[str, Any]:
+    points, gallery, prediction = record.details.curve(), record.gallery, record.details.prediction()
     kept = _thinned(points)
     body = {
         "format": FORMAT,
-        "document": facts.document,
-        "attempts": [_attempt_body(attempt) for attempt in facts.attempts],
-        "result": facts.result,
-        "prediction": facts.prediction,
-        "curve": {"points": kept, "reported": len(points), "thinned": len(kept) < len(points)},
-        "ranks": facts.details.ranks(),
+        "document": record.document.raw,
+        "attempts": [_attempt_body(attempt) for attempt in record.attempts],
+        "result": None if record.result is None else record.result.raw,
+        "prediction": None if prediction is None else prediction.raw,
+        "curve": {
+            "points": [point.raw for point in kept],
+            "reported": len(points),
+            "thinned": len(kept) < len(points),
+        },
+        "ranks": record.details.ranks(),
     }
     return body if gallery is None else body | {"examples": to_record(gallery)}
 
 
 def _attempt_body(attempt: Attempt) -> dict[str, Any]:
-    owner = {key: value for key, value in attempt.owner.items() if key not in OF_THE_MACHINE}
-    owner["host"] = _host_told(owner["host"])
-    end = None if attempt.end is None else attempt.end | {"traceback": ""}
-    body = {"number": attempt.number, "owner": owner, "progress": attempt.progress, "end": end}
+    owner = {key: value for key, value in attempt.owner.raw.items() if key not in OF_THE_MACHINE}
+    owner["host"] = _pseudonym(attempt.owner.host)
+    end = None if attempt.end is None else attempt.end.raw | {"traceback": ""}
+    body = {"number": attempt.number, "owner": owner, "progress": attempt.progress.raw, "end": end}
     more = {"failure": attempt.failure, "accounting": attempt.accounting}
-    return body | {name: told for name, told in more.items() if told is not None}
+    return body | {name: document.raw for name, document in more.items() if document is not None}
 
 
-def _host_told(host: str) -> str:
-    """Equal for attempts on one machine, without its name."""
+def _pseudonym(host: str) -> str:
+    """Pseudonym of a machine: equal for attempts on one machine."""
     return f"host-{hashlib.sha256(host.encode()).hexdigest()[:8]}"
 
 
-def _thinned(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most `POINTS` of a curve, evenly spread; the first and the last are kept."""
+def _thinned(points: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """Return at most `POINTS` of a curve, evenly spread, with the first and the last."""
     if len(points) <= POINTS:
         return list(points)
     return [points[round(place * (len(points) - 1) / (POINTS - 1))] for place in range(POINTS)]
-
-
-def _stage_text(body: Mapping[str, Any]) -> str:
-    return _compact({**body, "sha256": hashlib.sha256(_compact(body).encode()).hexdigest()}) + "\n"
-
-
-def _compact(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _stage_file(kind: str, fingerprint: str) -> Path:
@@ -248,76 +240,67 @@ def _stage_file(kind: str, fingerprint: str) -> Path:
 
 
 def record_files(folder: Path) -> Iterator[Path]:
-    """Every file of a folder of records that is a record by its place."""
+    """List the files of a folder of records."""
     for part in ("stages", "trials"):
         yield from sorted(folder.glob(f"{part}/*/*.json"))
 
 
 def _is_record(path: Path, folder: Path) -> bool:
     try:
-        (_read_trial if path.relative_to(folder).parts[0] == "trials" else _read_stage)(path, folder)
+        (_read_trial if path.relative_to(folder).parts[0] == "trials" else _read_stage)(path)
     except RecordError:
         return False
     return True
 
 
-def _read_stage(path: Path, folder: Path) -> StageFacts:
+def _read_stage(path: Path) -> StageRecord:
     body = _read(path)
     if body.get("format") != FORMAT:
         raise RecordError(f"{path}: is no record of a stage (format {body.get('format')!r}, not {FORMAT!r}); remove it")
-    stated = body.pop("sha256", None)
-    if hashlib.sha256(_compact(body).encode()).hexdigest() != stated:
-        raise RecordError(f"{path}: was changed or damaged after it was written; take it from its source again")
     try:
-        check(body, RECORDED)
-    except DocumentError as error:
-        raise RecordError(f"{path}: is no record of a stage ({error}); take it from its source again") from error
-    document, result = body["document"], body["result"]
-    _check_place(path, folder, _stage_file(document["kind"], document["fingerprint"]))
-    attempts = [_Recorded(directory=path, **attempt) for attempt in body["attempts"]]
-    try:
+        check(body, RecordedStage.form())
         gallery = from_record(body["examples"]) if "examples" in body else None
-    except GalleryError as error:
-        raise RecordError(f"{path}: {error}; take it from its source again") from error
-    return StageFacts(
-        document=document,
-        state=_state(attempts[-1], result),
+    except (DocumentError, GalleryError) as error:
+        raise RecordError(f"{path}: is no record of a stage ({error}); take it from its source again") from error
+    recorded = RecordedStage.of(body)
+    attempts = [
+        _Recorded(
+            number=attempt.number,
+            directory=path,
+            owner=attempt.owner,
+            progress=attempt.progress,
+            end=attempt.end,
+            failure=attempt.failure,
+            accounting=attempt.accounting,
+        )
+        for attempt in recorded.attempts
+    ]
+    return StageRecord(
+        directory=path,
+        document=recorded.document,
+        state=_state(attempts[-1], recorded.result),
         attempts=attempts,
-        result=result,
-        prediction=body["prediction"],
-        details=_RecordedDetails(body, gallery),
+        result=recorded.result,
+        details=_RecordedDetails(recorded, gallery),
     )
 
 
-def _state(newest: Attempt, result: dict[str, Any] | None) -> StageState:
+def _state(newest: Attempt, result: Result | None) -> StageState:
     if result is not None:
-        return "done"
-    return "failed" if newest.state in ("failed", "diverged") else "new"
+        return StageState.DONE
+    return StageState.FAILED if newest.state in ("failed", "diverged") else StageState.NEW
 
 
-def _read_trial(path: Path, folder: Path) -> dict[str, Any]:
+def _read_trial(path: Path) -> TrialDocument:
     document = _read(path)
     try:
-        told = _Trial.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RecordError(f"{path}: is no record of a trial ({where}: {first['msg']}); remove it") from error
-    if told.fingerprint != digest([stage.fingerprint for stage in told.stages]):
+        check(document, {**TRIAL.form, "recorded": [str]})
+    except DocumentError as error:
+        raise RecordError(f"{path}: is no record of a trial ({error}); remove it") from error
+    trial = TRIAL.of(document)
+    if trial.fingerprint != digest([stage.fingerprint for stage in trial.stages]):
         raise RecordError(f"{path}: was changed or damaged: its stages are those of another trial")
-    _check_place(path, folder, trial_file(document))
-    if document != _signed({key: value for key, value in document.items() if key != "sha256"}):
-        raise RecordError(f"{path}: was changed or damaged: its digest is that of something else")
-    return document
-
-
-def _signed(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {**document, "sha256": digest(document)}
-
-
-def _check_place(path: Path, folder: Path, expected: Path) -> None:
-    if path != folder / expected:
-        raise RecordError(f"{path}: holds what belongs in {expected}; take it from its source again")
+    return trial
 
 
 def _read(path: Path) -> dict[str, Any]:

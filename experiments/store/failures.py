@@ -3,9 +3,8 @@
 import re
 import signal
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 FailureClass = Literal[
     "gpu_memory",
@@ -174,11 +173,6 @@ def signature(message: str, traceback: str) -> str:
     """
     frames = re.findall(r'^ +File ".*", line \d+, in .*$', traceback, re.MULTILINE)
     return "\n".join([*frames, message.partition(":")[0]]) if frames else _OF_ONE_JOB.sub("#", message)
-
-
-def in_words(failure: Mapping[str, Any]) -> str:
-    """A failure as a driver wrote it down, in a line: its class, what was seen, what was done."""
-    return f"{POLICIES[failure['class']].words}: {failure['seen']}; {failure['done']}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

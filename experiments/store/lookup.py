@@ -1,14 +1,14 @@
-"""What the stages of a home folder are called, and which one is meant by what a person types."""
+"""Names of the stages of a home folder, and the stages that a typed name means."""
 
 import difflib
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from experiments.store.store import read_stage
-from experiments.store.trials import superseded, trial_documents
+from experiments.store.documents import TrialDocument
+from experiments.store.store import is_stage_folder, read_stage, stage_folder
+from experiments.store.trials import identity, superseded, trial_documents
 from smaug_core.errors import SmaugError
 
 LEAST_DIGITS = 4
@@ -19,7 +19,7 @@ NEAR_TOLD = 3
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A stage as it is known here, begun or not."""
+    """A stage of a trial, begun or not."""
 
     fingerprint: str
     kind: str
@@ -28,7 +28,7 @@ class Named:
 
 
 class Catalog:
-    """The stages that valid trials of a home folder ask for, by every name they go by."""
+    """The stages of the valid trials of a home folder, by every name they have."""
 
     def __init__(self, home: Path) -> None:
         """Read the trials; a later change is not seen.
@@ -36,7 +36,7 @@ class Catalog:
         Raises:
             StoreError: a trial's document cannot be read.
         """
-        self._store = home / "store"
+        self._home = home
         documents = trial_documents(home)
         outdated = {id(old) for old, _ in superseded(documents)}
         self.documents = [document for document in documents if id(document) not in outdated]
@@ -44,13 +44,13 @@ class Catalog:
         self.stages: dict[str, Named] = {}
         """By fingerprint, in the order of the trials, parents before children."""
         for document in self.documents:
-            for told in document["stages"]:
-                named = Named(told["fingerprint"], told["kind"], told["name"])
+            for stage in document.stages:
+                named = Named(stage.fingerprint, stage.kind, stage.name)
                 self.stages.setdefault(named.fingerprint, named)
 
     def directory(self, named: Named) -> Path:
-        """Where the stage is kept once it is begun."""
-        return self._store / named.kind / named.fingerprint[:12]
+        """Return the folder of the stage, which is there once it has begun."""
+        return stage_folder(self._home, named.kind, named.fingerprint)
 
     @cached_property
     def _by_name(self) -> dict[str, set[str]]:
@@ -58,9 +58,9 @@ class Catalog:
         found: dict[str, set[str]] = {}
         for document in self.documents:
             for row in _row_names(document):
-                for told in document["stages"]:
-                    found.setdefault(row, set()).add(told["fingerprint"])
-                    found.setdefault(f"{row}/{told['name']}", set()).add(told["fingerprint"])
+                for stage in document.stages:
+                    found.setdefault(row, set()).add(stage.fingerprint)
+                    found.setdefault(f"{row}/{stage.name}", set()).add(stage.fingerprint)
         return found
 
     @cached_property
@@ -69,10 +69,10 @@ class Catalog:
         found: dict[str, list[str]] = {}
         for document in self.documents:
             rows = _row_names(document)[:WITH_SWEEP]
-            for told in document["stages"]:
-                names = [f"{row}/{told['name']}" for row in rows]
+            for stage in document.stages:
+                names = [f"{row}/{stage.name}" for row in rows]
                 sure = next((name for name in names if len(self._by_name[name]) == 1), names[-1])
-                found.setdefault(told["fingerprint"], []).append(sure)
+                found.setdefault(stage.fingerprint, []).append(sure)
         return {fingerprint: list(dict.fromkeys(names)) for fingerprint, names in found.items()}
 
     def label(self, named: Named, most: int = 4) -> str:
@@ -110,19 +110,17 @@ class Catalog:
         raise SmaugError(f"{what}: means {len(found)} stages; give more of one's name:{''.join(lines)}{more}")
 
     def _by_sweep(self, what: str) -> set[str]:
-        documents = [d for d in self.documents if what in (d["sweep"], f"{d['sweep']}/{d['scale']}")]
-        return {told["fingerprint"] for document in documents for told in document["stages"]}
+        documents = [d for d in self.documents if what in (d.sweep, f"{d.sweep}/{d.scale}")]
+        return {stage.fingerprint for document in documents for stage in document.stages}
 
     def _by_digits(self, digits: str) -> list[Named]:
         if len(digits) < LEAST_DIGITS:
             raise SmaugError(f"{digits}: is too short for a fingerprint; expected {LEAST_DIGITS} digits or more")
         found = {f: named for f, named in self.stages.items() if f.startswith(digits)}
-        for path in sorted(self._store.glob(f"*/{digits[:12]}*/stage.json")):
-            document = read_stage(path.parent) if re.fullmatch(r"[0-9a-f]{12}", path.parent.name) else None
-            if document is not None and document["fingerprint"].startswith(digits):
-                found.setdefault(
-                    document["fingerprint"], Named(document["fingerprint"], document["kind"], document["name"])
-                )
+        for path in sorted((self._home / "store").glob(f"*/{digits[:12]}*/stage.json")):
+            document = read_stage(path.parent) if is_stage_folder(path.parent) else None
+            if document is not None and document.fingerprint.startswith(digits):
+                found.setdefault(document.fingerprint, Named(document.fingerprint, document.kind, document.name))
         return list(found.values())
 
     def _advice(self, what: str) -> str:
@@ -133,7 +131,7 @@ class Catalog:
             near.setdefault(frozenset(self._by_name[name]), name)
         if near:
             return f"did you mean {' or '.join(map(repr, list(near.values())[:NEAR_TOLD]))}?"
-        sweeps = sorted({document["sweep"] for document in self.documents})
+        sweeps = sorted({document.sweep for document in self.documents})
         more = f" and {len(sweeps) - CANDIDATES_TOLD} more" if len(sweeps) > CANDIDATES_TOLD else ""
         example = next(address for addresses in self._addresses.values() for address in addresses)
         return (
@@ -145,8 +143,8 @@ class Catalog:
 WITH_SWEEP = 4
 
 
-def _row_names(document: dict[str, Any]) -> list[str]:
-    """The names of a trial's row, those with the sweep first: `masking_ratio/50%` to `tiny/50%/seed 0`."""
-    sweep, scale, variant, seed = (document[key] for key in ("sweep", "scale", "variant", "seed"))
+def _row_names(document: TrialDocument) -> list[str]:
+    """Return the names of a trial's row, those with the sweep first: `masking_ratio/50%` to `tiny/50%/seed 0`."""
+    sweep, scale, variant, seed = identity(document)
     short = [variant, f"{scale}/{variant}", f"{variant}/seed {seed}", f"{scale}/{variant}/seed {seed}"]
     return [f"{sweep}/{name}" for name in short] + short

@@ -12,9 +12,9 @@ from pathlib import Path
 from experiments.engines.slurm.accounting import Sacct, by_job, run_at
 from experiments.scheduler.events import Event
 from experiments.stages.stage import Stage
-from experiments.store.attempt import ACCOUNTING, Attempt, StoreError, read_attempts, write_json
-from experiments.store.store import Store
-from experiments.store.trials import all_stages
+from experiments.store.attempt import ACCOUNTING, Attempt, read_attempts
+from experiments.store.documents import StoreError, write_json
+from experiments.store.store import Store, all_stages
 
 PATIENCE_S = 15.0
 """Time that the end of a run waits for what Slurm's database does not know yet."""
@@ -35,9 +35,9 @@ def unaccounted(attempts: Iterable[Attempt]) -> list[Attempt]:
     return [
         attempt
         for attempt in attempts
-        if "slurm" in attempt.owner
+        if attempt.owner.slurm is not None
         and attempt.accounting is None
-        and (attempt.owner["gpus"] or attempt.end is None)
+        and (attempt.owner.gpus or attempt.end is None)
         and attempt.state != "running"
     ]
 
@@ -48,10 +48,10 @@ def account(attempts: Sequence[Attempt], sacct: Sacct) -> list[Attempt]:
     Raises:
         StoreError: an answer cannot be written.
     """
-    runs, accounted = by_job(sacct.query({attempt.owner["slurm"]["job"] for attempt in attempts})), []
-    for attempt in attempts:
-        slurm = attempt.owner["slurm"]
-        run = run_at(runs.get(slurm["job"], ()), float(attempt.owner["started"]), slurm["restart"])
+    jobs = [(attempt, attempt.owner.slurm) for attempt in attempts if attempt.owner.slurm is not None]
+    runs, accounted = by_job(sacct.query({slurm.job for _, slurm in jobs})), []
+    for attempt, slurm in jobs:
+        run = run_at(runs.get(slurm.job, ()), attempt.owner.started, slurm.restart)
         if run is not None and run.end is not None:
             answer = {"source": "sacct", "state": run.state, "start": run.start, "end": run.end, "cpu_s": run.cpu_s}
             write_json(attempt.directory / ACCOUNTING, answer | {"time": time.time()})
@@ -107,7 +107,7 @@ class Accountant:
         answered = {attempt.directory for attempt in self._account([attempt for _, attempt in queried])}
         since = time.time() - KNOWN_WITHIN_S
         unknown = [(name, attempt) for name, attempt in queried if attempt.directory not in answered]
-        later = {name for name, attempt in unknown if attempt.last["time"] > since}
+        later = {name for name, attempt in unknown if attempt.last.time > since}
         running = {name for name, each in attempts.items() if each and each[-1].state == "running"}
         with self._lock:
             self._due = {name: due[name] for name in later | running} | self._due

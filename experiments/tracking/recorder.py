@@ -4,14 +4,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from experiments.planning.plan import distinct_stages
 from experiments.scheduler.events import Event
 from experiments.stages.stage import Stage
 from experiments.stages.trial import Trial
-from experiments.store.store import Store
-from experiments.store.trials import stage_facts, trial_documents, trial_facts, valid_documents
+from experiments.store.documents import TrialDocument
+from experiments.store.store import Store, stage_record
+from experiments.store.trials import trial_documents, trial_record, valid_documents
 from experiments.tracking.accounting import Accountant
 from experiments.tracking.database import LATER, redacted
 from experiments.tracking.location import tracking_uri
@@ -192,7 +193,7 @@ class Recorder:
             self._touched.clear()
         for name, due in news:
             stage, is_last = due
-            facts = stage_facts(self._home, stage.kind, stage.fingerprint)
+            facts = stage_record(self._home, stage.kind, stage.fingerprint)
             if facts is not None:
                 tracker.record_stage(facts)
             with self._changed:
@@ -204,8 +205,8 @@ class Recorder:
     def _record_trials(self, tracker: "Tracker", *, driven: bool) -> None:
         for index in list(self._trials.due):
             document = self._trials.documents[index]
-            facts = trial_facts(self._home, document)
-            ours = (document["fingerprint"], document["variant"]) in self._ours
+            facts = trial_record(self._home, document)
+            ours = (document.fingerprint, document.variant) in self._ours
             tracker.record_trial(facts, driven=driven and ours, valid=index in self._trials.valid)
             self._trials.due.pop(index)
             self._progressed()
@@ -230,7 +231,7 @@ class _Trials:
 
     def __init__(self, home: Path, sweeps: Sequence[str]) -> None:
         self._home, self._sweeps = home, sweeps
-        self.documents: list[dict[str, Any]] = []
+        self.documents: list[TrialDocument] = []
         self.valid: set[int] = set()
         """Indices of the valid documents."""
         self.due: dict[int, None] = {}
@@ -243,8 +244,8 @@ class _Trials:
         self.valid = {index for index, document in enumerate(self.documents) if id(document) in valid}
         self.due, self._by_stage = dict.fromkeys(range(len(self.documents))), {}
         for index in self.valid:
-            for stage in self.documents[index]["stages"]:
-                self._by_stage.setdefault(stage["fingerprint"], []).append(index)
+            for stage in self.documents[index].stages:
+                self._by_stage.setdefault(stage.fingerprint, []).append(index)
 
     def touch(self, stages: set[str]) -> None:
         """Note that these stages changed their state."""

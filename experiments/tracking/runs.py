@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.store.attempt_files import Owner
+from experiments.store.documents import CurvePoint
 from experiments.store.examples import FOLDER as EXAMPLES
 from experiments.store.examples import LIST, Example
-from experiments.store.facts import RunStatus, StageFacts, TrialFacts
+from experiments.store.records import RunStatus, StageRecord, TrialRecord
 from experiments.tracking.rows import ENERGY, HOURS, StageRow, TrialRow, encode, sorted_json, tags_of
 from experiments.tracking.ui_views import COLOR, NOTE, color, per_hour, trial_note
 
@@ -51,7 +53,7 @@ class RunContent:
     """Tags that people may change in MLflow: written only where they are missing."""
     examples: Sequence[Example]
     """Pictures; `files` changes with them, since it holds their list."""
-    curve: Callable[[], list[dict[str, Any]]]
+    curve: Callable[[], list[CurvePoint]]
     """`time`, `step`, `values` of every report; it never changes without `files` changing too."""
 
     @property
@@ -100,13 +102,13 @@ def key_of(experiment: str, tags: Mapping[str, str], started: int) -> tuple[str,
     return experiment, *(tags.get(name, "") for name in (*names, FINGERPRINT))
 
 
-def new_points(curve: Sequence[Mapping[str, Any]], recorded: int) -> list[Point]:
+def new_points(curve: Sequence[CurvePoint], recorded: int) -> list[Point]:
     """Return the points of a curve beyond the recorded step: a step that was repeated is recorded once."""
     return [
-        (name, value, milliseconds(point["time"]), point["step"])
+        (name, value, milliseconds(point.time), point.step)
         for point in curve
-        for name, value in point["values"].items()
-        if point["step"] > recorded
+        for name, value in point.values.items()
+        if point.step > recorded
     ]
 
 
@@ -130,7 +132,7 @@ def ranks_file(task: str) -> str:
     return f"ranks/{task}.json"
 
 
-def run_of_stage(facts: StageFacts) -> RunContent:
+def run_of_stage(facts: StageRecord) -> RunContent:
     """Return the content of a stage's run."""
     hours, gallery = facts.hours, facts.gallery
     spent = {"useful": hours.useful, "lost": hours.lost, "overhead": hours.overhead, "billed": hours.billed}
@@ -139,13 +141,13 @@ def run_of_stage(facts: StageFacts) -> RunContent:
         metrics[ENERGY] = (facts.energy_kwh, facts.last_sign)
     if facts.peak_memory_bytes is not None:
         metrics[MEMORY] = (float(facts.peak_memory_bytes), facts.last_sign)
-    if facts.prediction is not None:
-        metrics[f"{HOURS}predicted"] = (facts.prediction["hours"], facts.prediction["time"])
+    if (prediction := facts.details.prediction()) is not None:
+        metrics[f"{HOURS}predicted"] = (prediction.hours, prediction.time)
     return RunContent(
         experiment=STAGES,
         claim={FINGERPRINT: facts.fingerprint},
         own={},
-        name=f"{facts.document['name']} {facts.fingerprint[:12]}",
+        name=f"{facts.document.name} {facts.fingerprint[:12]}",
         started=facts.started,
         valid=True,
         status=facts.status,
@@ -153,7 +155,7 @@ def run_of_stage(facts: StageFacts) -> RunContent:
         metrics=metrics,
         params={},
         tags=_stage_tags(facts),
-        files={"attempts.json": {"attempts": facts.account()} | ({"failure": facts.early} if facts.early else {})}
+        files={"attempts.json": {"attempts": facts.account()} | ({"failure": facts.early.raw} if facts.early else {})}
         | ({} if gallery is None else {f"{EXAMPLES}/{LIST}": gallery.listing()}),
         defaults={},
         examples=() if gallery is None else gallery.examples,
@@ -162,21 +164,21 @@ def run_of_stage(facts: StageFacts) -> RunContent:
 
 
 def run_of_trial(
-    facts: TrialFacts, stage_runs: dict[str, str], stages: str, *, driven: bool, valid: bool
+    facts: TrialRecord, stage_runs: dict[str, str], stages: str, *, driven: bool, valid: bool
 ) -> RunContent:
     """Return the content of a trial's run; `stages` is the id of the experiment that holds its `stage_runs`."""
     document, metrics = facts.document, facts.metrics()
     return RunContent(
-        experiment=experiment_of(document["sweep"]),
-        claim=encode(TrialRow, {field: document[field] for field in IDENTITY}),
-        own={FINGERPRINT: document["fingerprint"]},
-        name=f"{document['variant']} seed {document['seed']} {document['scale']}",
+        experiment=experiment_of(document.sweep),
+        claim=encode(TrialRow, {field: document.raw[field] for field in IDENTITY}),
+        own={FINGERPRINT: document.fingerprint},
+        name=f"{document.variant} seed {document.seed} {document.scale}",
         started=facts.started,
         valid=valid,
         status=facts.status(driven=driven and valid),
         ended=facts.last_sign,
         metrics=metrics | per_hour(metrics),
-        params={key: str(value) for key, value in document["params"].items()},
+        params={key: str(value) for key, value in document.params.items()},
         tags=_trial_tags(facts, stage_runs) | {NOTE: trial_note(document, stage_runs, stages, facts.early)},
         files={ranks_file(task): ranks for task, ranks in facts.ranks().items()},
         defaults={COLOR: color(document)},
@@ -185,43 +187,43 @@ def run_of_trial(
     )
 
 
-def _device(host: dict[str, Any]) -> str:
-    count = host["gpus"] or host["cpus"]
-    nodes = f" on {host['nodes']} nodes" if host.get("nodes", 1) > 1 else ""
-    return f"{host['device_name']} x {count}{nodes}" if count > 1 else str(host["device_name"])
+def _device(host: Owner) -> str:
+    count = host.gpus or host.cpus
+    nodes = f" on {host.nodes} nodes" if host.nodes > 1 else ""
+    return f"{host.device_name} x {count}{nodes}" if count > 1 else host.device_name
 
 
-def _stage_tags(facts: StageFacts) -> dict[str, str]:
-    host, commit, gallery = facts.host, None if facts.result is None else facts.result["commit"], facts.gallery
+def _stage_tags(facts: StageRecord) -> dict[str, str]:
+    host, commit, gallery = facts.host, None if facts.result is None else facts.result.commit, facts.gallery
     values = {
-        "kind": facts.document["kind"],
-        "unit": host["unit"],
+        "kind": facts.document.kind,
+        "unit": host.unit,
         "device": _device(host),
-        "versions": host["versions"],
+        "versions": host.versions,
         "attempts": len(facts.attempts),
         "estimated": facts.hours.estimated,
         "corrected": facts.num_corrected,
         "no_energy": facts.no_energy,
-        "settings": sorted_json(facts.document["settings"]),
+        "settings": sorted_json(facts.document.settings),
     }
     values |= {"commit": sorted_json(commit)} if commit else {}
     values |= {} if gallery is None else {"examples": gallery.summary}
-    return encode(StageRow, values) | {"smaug.host": host["host"]}
+    return encode(StageRow, values) | {"smaug.host": host.host}
 
 
-def _trial_tags(facts: TrialFacts, stage_runs: dict[str, str]) -> dict[str, str]:
+def _trial_tags(facts: TrialRecord, stage_runs: dict[str, str]) -> dict[str, str]:
     document, evaluations, trained = facts.document, facts.evaluations(), facts.pretrained_on
     unreadable = facts.unreadable()
     values = {
-        "title": document["title"],
-        "table": document["table"],
-        "row_label": document["report"]["row"],
-        "columns": document["report"]["columns"],
-        "position": document["position"],
-        "baseline": document["baseline"],
+        "title": document.title,
+        "table": document.table,
+        "row_label": document.report.row,
+        "columns": document.report.columns,
+        "position": document.position,
+        "baseline": document.baseline,
         "stage_runs": stage_runs,
         "device": "" if trained is None else _device(trained.host),
-        "unit": "" if trained is None else trained.host["unit"],
+        "unit": "" if trained is None else trained.host.unit,
         "evaluations": evaluations,
         "code": facts.code,
         "marks": facts.marks,

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from experiments.store.attempt_files import FailureNote
 from experiments.store.device_hours import PARTS, Total
-from experiments.store.failures import in_words
+from experiments.store.documents import TrialDocument
 
 NOTE = "mlflow.note.content"
 """Tag of a run or an experiment that MLflow shows as its description."""
@@ -56,7 +57,7 @@ def spent_tag(scale: str, totals: Iterable[Total]) -> dict[str, str]:
     return {SPENT + scale: json.dumps(by_unit)}
 
 
-def sweep_note(document: Mapping[str, Any], spent: Mapping[str, Sequence[Total]] | None = None) -> str:
+def sweep_note(document: TrialDocument, spent: Mapping[str, Sequence[Total]] | None = None) -> str:
     """Return the description of the experiment of a trial's sweep, with what its distinct stages took by scale."""
     slots = [_code(f"{slot}.t2v.r1{PER_HOUR}") for slot in slots_of(document)]
     answer = (
@@ -69,8 +70,8 @@ metric, and in the chart view add a scatter of `{HOURS}` against R@1. {", ".join
         if slots
         else ""
     )
-    note = f"""**{_title(document)}.** Each run is a row ({_plain(document["report"]["row"])}) with one
-seed at one scale; its parameters are all settings that any row sets. The baseline is {_code(document["baseline"])}.
+    note = f"""**{_title(document)}.** Each run is a row ({_plain(document.report.row)}) with one
+seed at one scale; its parameters are all settings that any row sets. The baseline is {_code(document.baseline)}.
 
 {answer}`row_hours.*` are what a row would cost if it were trained alone; `row_spent.*` are what all attempts at its
 stages took, once all are done: `billed` = `useful` + `lost` + `overhead`, and `kwh` where the GPUs counted it in every
@@ -92,31 +93,31 @@ def _in_words(total: Total) -> str:
 
 
 def trial_note(
-    document: Mapping[str, Any],
+    document: TrialDocument,
     stage_runs: Mapping[str, str],
     stages: str,
-    early: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    early: Mapping[str, FailureNote] = MappingProxyType({}),
 ) -> str:
     """Return the description of a trial's run.
 
     `stages` is the id of the experiment that holds its stages' runs; `early` has the failures of stages whose latest
     jobs ended before they made an attempt.
     """
-    settings = [_code(f"{key} = {value}") for key, value in document["params"].items()]
+    settings = [_code(f"{key} = {value}") for key, value in document.params.items()]
     links = [f"[{_plain(name)}](#/experiments/{stages}/runs/{run_id})" for name, run_id in stage_runs.items()]
     ended = [f"\n\n{_plain(name)}: its job ended before it made an attempt: {_quoted(early[name])}" for name in early]
-    baseline, scale = document["baseline"], _plain(document["scale"])
-    beside = "the baseline" if document["variant"] == baseline else f"to be compared with {_code(baseline)}"
-    note = f"""{_code(document["variant"])}, {beside}: a row of {_title(document)}.
-Seed {document["seed"]}, scale {scale}. Stages: {", ".join(links) or "none has begun"}.{"".join(ended)}
+    baseline, scale = document.baseline, _plain(document.scale)
+    beside = "the baseline" if document.variant == baseline else f"to be compared with {_code(baseline)}"
+    note = f"""{_code(document.variant)}, {beside}: a row of {_title(document)}.
+Seed {document.seed}, scale {scale}. Stages: {", ".join(links) or "none has begun"}.{"".join(ended)}
 
 Settings: {", ".join(settings) or "those of the scale"}."""
     return note[:LONGEST]
 
 
-def _quoted(failure: Mapping[str, Any]) -> str:
+def _quoted(failure: FailureNote) -> str:
     """Return a failure as a line without markup."""
-    words = " ".join(in_words(failure).replace("`", "'").split())
+    words = " ".join(failure.words.replace("`", "'").split())
     return _code(words if len(words) <= FAILURE_LENGTH else words[:FAILURE_LENGTH] + " ...")
 
 
@@ -134,17 +135,17 @@ def _code(text: str) -> str:
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
-def color(document: Mapping[str, Any]) -> str:
+def color(document: TrialDocument) -> str:
     """Return a trial's colour in MLflow's charts: the same for all seeds and scales of a variant."""
-    return COLORS[document["position"] % len(COLORS)]
+    return COLORS[document.position % len(COLORS)]
 
 
-def sweep_view(document: Mapping[str, Any]) -> dict[str, str]:
+def sweep_view(document: TrialDocument) -> dict[str, str]:
     """Return the tag of the view *Best per hour* of a sweep at the trial's scale; empty without R@1 in its table."""
     accuracies = [f"{slot}.t2v.r1" for slot in slots_of(document)[:SLOTS_SHOWN]]
     if not accuracies:
         return {}
-    scale, params = document["scale"], list(document["params"])[:PARAMS_SHOWN]
+    scale, params = document.scale, list(document.params)[:PARAMS_SHOWN]
     numbers = [name for r1 in accuracies for name in (r1 + PER_HOUR, r1)]
     charts = []
     for r1 in accuracies:
@@ -184,10 +185,10 @@ def per_hour(metrics: Mapping[str, tuple[float, float]]) -> dict[str, tuple[floa
     return {name + PER_HOUR: (value / hours, max(at, recorded)) for name, (value, at) in accuracies.items()}
 
 
-def slots_of(document: Mapping[str, Any]) -> list[str]:
+def slots_of(document: TrialDocument) -> list[str]:
     """Return the slots whose R@1 the sweep's table shows, in its order."""
     suffix = ".t2v.r1"
-    return [column.removesuffix(suffix) for column in document["report"]["columns"] if column.endswith(suffix)]
+    return [column.removesuffix(suffix) for column in document.report.columns if column.endswith(suffix)]
 
 
 def missing(tags: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
@@ -195,9 +196,9 @@ def missing(tags: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, s
     return {key: value for key, value in defaults.items() if not tags.get(key)}
 
 
-def _title(document: Mapping[str, Any]) -> str:
-    table = f"Table {_plain(document['table'])}: " if document["table"] else ""
-    return table + _plain(document["title"])
+def _title(document: TrialDocument) -> str:
+    table = f"Table {_plain(document.table)}: " if document.table else ""
+    return table + _plain(document.title)
 
 
 def _view(key: str, name: str, *, search: str, sort: str, columns: list[str], charts: list[Any]) -> dict[str, str]:

@@ -7,14 +7,15 @@ flat run for each trial. A run is identified by its fingerprint, so that recordi
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from experiments.console import complain
+from experiments.store.documents import TrialDocument
 from experiments.store.drivers import living
 from experiments.store.examples import FOLDER as EXAMPLES
 from experiments.store.export import Records, read_records
-from experiments.store.facts import StageFacts, TrialFacts
-from experiments.store.trials import all_stages, identity, superseded, trial_documents, trial_facts
+from experiments.store.records import StageRecord, TrialRecord
+from experiments.store.store import all_stages
+from experiments.store.trials import identity, superseded, trial_documents, trial_record
 from experiments.tracking.client import (
     Experiment,
     MlflowClient,
@@ -81,7 +82,7 @@ class Tracker:
         """
         self._home, self.uri, self._on_response = home.resolve(), tracking_uri(home), on_response
         self._experiments: dict[str, Experiment] = {}
-        self._documents: dict[str, dict[str, Any]] = {}
+        self._documents: dict[str, TrialDocument] = {}
         """A valid trial of each sweep that was recorded."""
         self._has_news = False
         """Whether something was written, so that the recorded spending of sweeps may be outdated."""
@@ -116,7 +117,7 @@ class Tracker:
                     if name == STAGES and not is_superseded:
                         self._stages[tags.get(FINGERPRINT, "")] = info.run_id
 
-    def record_stage(self, facts: StageFacts) -> str:
+    def record_stage(self, facts: StageRecord) -> str:
         """Record a stage as it is now; return its run's id."""
         with translate_errors(self.uri):
             self._stages[facts.fingerprint] = self._record(run_of_stage(facts))
@@ -133,7 +134,7 @@ class Tracker:
         """
         with translate_errors(self.uri):
             for document in self._documents.values() if self._has_news else ():
-                name = experiment_of(document["sweep"])
+                name = experiment_of(document.sweep)
                 stages = self._experiment(STAGES).experiment_id
                 spent = sweep_spending(self.client, self._experiment(name).experiment_id, stages)
                 for scale, totals in spent.items():
@@ -141,7 +142,7 @@ class Tracker:
                 self._show(name, {NOTE: sweep_note(document, spent)})
         self._has_news = False
 
-    def record_trial(self, facts: TrialFacts, *, driven: bool = False, valid: bool = True) -> str:
+    def record_trial(self, facts: TrialRecord, *, driven: bool = False, valid: bool = True) -> str:
         """Record a trial as it is now; return its run's id.
 
         Args:
@@ -158,10 +159,10 @@ class Tracker:
                 self._describe(content.experiment, document)
             return run_id
 
-    def _describe(self, name: str, document: dict[str, Any]) -> None:
+    def _describe(self, name: str, document: TrialDocument) -> None:
         """Add what the page of a sweep's experiment lacks; its description is updated with its spending."""
-        tags, scale = self._experiment(name).tags, document["scale"]
-        self._documents[document["sweep"]] = document
+        tags, scale = self._experiment(name).tags, document.scale
+        self._documents[document.sweep] = document
         self._has_news |= not (tags.get(NOTE) and tags.get(SPENT + scale))
         if (name, scale) not in self._views:
             self._show(name, missing(tags, KIND | {NOTE: sweep_note(document)} | sweep_view(document)))
@@ -265,7 +266,7 @@ class Tracker:
         points = new_points(curve, int(data.tags.get(CURVE_STEP, -1))) + content.changed_metrics(data.metrics)
         params = {key: value for key, value in content.params.items() if key not in data.params}
         tags = content.tags | {FILES: files, CONTENT: content.digest}
-        tags |= {CURVE_STEP: str(curve[-1]["step"])} if curve else {}
+        tags |= {CURVE_STEP: str(curve[-1].step)} if curve else {}
         changed = {key: value for key, value in tags.items() if data.tags.get(key) != value}
         changed |= missing(data.tags, content.defaults)
         write(self.client, run_id, [metric(*point) for point in points], params, changed)
@@ -278,18 +279,18 @@ class Tracker:
         elif (run.info.status, run.info.end_time) != (content.status, ended):
             self.client.set_terminated(run_id, content.status, ended)
 
-    def _stage_runs(self, facts: TrialFacts) -> dict[str, str]:
+    def _stage_runs(self, facts: TrialRecord) -> dict[str, str]:
         """Return the run ids of the trial's stages that are recorded, by name."""
         ids = {}
         for stage, record in facts.stages:
-            fingerprint = stage["fingerprint"]
+            fingerprint = stage.fingerprint
             if record is not None and fingerprint not in self._stages:
                 experiment_id = self._experiment(STAGES).experiment_id
                 for run in runs_where(self.client, [experiment_id], tagged({FINGERPRINT: fingerprint})):
                     if SUPERSEDED not in run.data.tags:
                         self._stages[fingerprint] = run.info.run_id
             if fingerprint in self._stages:
-                ids[stage["name"]] = self._stages[fingerprint]
+                ids[stage.name] = self._stages[fingerprint]
         return ids
 
 
@@ -309,14 +310,14 @@ def sync(home: Path, *, records: Path | None = None) -> tuple[int, int]:
     documents, tracker = trial_documents(home), Tracker(home)
     requested = {identity(document) for document in documents}
     more = [document for document in given.documents if identity(document) not in requested]
-    tracker.read_ahead(STAGES, *(experiment_of(sweep) for sweep in {d["sweep"] for d in (*documents, *more)}))
+    tracker.read_ahead(STAGES, *(experiment_of(sweep) for sweep in {d.sweep for d in (*documents, *more)}))
     begun = {facts.fingerprint for facts in all_stages(home) if tracker.record_stage(facts)}
     others = [facts for fingerprint, facts in given.stages.items() if fingerprint not in begun]
     for facts in others:
         tracker.record_stage(facts)
     outdated = [id(old) for old, _ in superseded(documents)]
     for document in documents:
-        valid, trial = id(document) not in outdated, trial_facts(home, document)
+        valid, trial = id(document) not in outdated, trial_record(home, document)
         if valid or all(stage is not None for _, stage in trial.stages):  # else `gc` removed some: keep its record
             tracker.record_trial(trial, valid=valid)
     for document in more:
@@ -337,9 +338,7 @@ def rebuild(home: Path, *, records: Path | None = None) -> tuple[Path | None, in
         raise TrackingError(f"MLFLOW_TRACKING_URI is {redacted(uri)}: expected an SQLite file to archive")
     if drivers := living(home):
         owner = drivers[0].owner
-        raise TrackingError(
-            f"{file}: process {owner['pid']} on {owner['host']} writes to it; wait for its end, or end it"
-        )
+        raise TrackingError(f"{file}: process {owner.pid} on {owner.host} writes to it; wait for its end, or end it")
     with lock(home.resolve()):
         archived = archive(file)
     return archived, *sync(home, records=records)

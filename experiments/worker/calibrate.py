@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.stages.workload import step_macs, training_of
-from experiments.store.attempt import write_json
-from experiments.store.documents import STAGE, read_document
+from experiments.store.documents import STAGE, read_document, write_json
 from experiments.worker.device import DeviceClock, describe_device
 from experiments.worker.outcome import set_threads
 from experiments.worker.signals import StopFlag
@@ -68,11 +67,11 @@ def time_steps(directory: Path, *, data_root: Path, device: str, stop: StopFlag)
     stage = read_document(directory / "stage.json", STAGE)
     if stage is None:
         raise SmaugError(f"{directory}: nothing to be timed was prepared here (stage.json is missing)")
-    watch, out = _StopWatch(DeviceClock(stage["resources"]["gpus"]), stop), directory / "out"
+    watch, out = _StopWatch(DeviceClock(stage.resources["gpus"]), stop), directory / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    kind, settings = stage["kind"], stage["settings"]
-    set_threads(stage["resources"]["cpus"])
+    kind, settings = stage.kind, stage.settings
+    set_threads(stage.resources["cpus"])
     try:
         run(kind, settings, seed=0, parents=[], out=out, data_root=data_root, device=device, watch=watch)
     except Interrupted:
@@ -80,7 +79,7 @@ def time_steps(directory: Path, *, data_root: Path, device: str, stop: StopFlag)
     finally:
         shutil.rmtree(out, ignore_errors=True)
     if not watch.steps:
-        raise SmaugError(f"{stage['name']}: ended before a step could be timed")
+        raise SmaugError(f"{stage.name}: ended before a step could be timed")
     macs = watch.steps * training_of(kind, settings).batch_size * step_macs(kind, settings)
     told = {
         "macs_per_hour": macs / (watch.seconds / 3600),

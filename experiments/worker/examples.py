@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.stages.kinds import PRETRAININGS
 from experiments.stages.stage import ENTRY
-from experiments.store.attempt import unwritable, write_json
-from experiments.store.documents import ALONE, ANY, STAGE, read_document
+from experiments.store.documents import ALONE, ANY, STAGE, StageDocument, read_document, unwritable, write_json
 from experiments.store.examples import FOLDER, LIST, Example, Gallery, Kind
 from smaug_core.config import DataConfig
 from smaug_core.errors import ClipError, SmaugError
@@ -129,13 +128,13 @@ class Trained:
         return f"a {split} {what} of {self.source}, “{item.caption}”"
 
 
-def leave_pictures(stage: Mapping[str, Any], directory: Path, *, data_root: Path, device: str) -> None:
+def leave_pictures(stage: StageDocument, directory: Path, *, data_root: Path, device: str) -> None:
     """Put pictures of what a stage has learnt in the folder `examples` of its directory, before it is published.
 
     A stage is never lost for its pictures: what goes wrong is told in `examples/examples.json`, and on stderr, which
     is the log. Stages of other kinds, and stand-ins for stages, have none.
     """
-    if stage["entry"] != ENTRY or stage["kind"] not in PRETRAININGS:
+    if stage.entry != ENTRY or stage.kind not in PRETRAININGS:
         return
     try:
         gallery = _whatever_can_be_made(stage, directory, data_root, device)
@@ -149,7 +148,7 @@ def leave_pictures(stage: Mapping[str, Any], directory: Path, *, data_root: Path
         _say(f"example pictures: cannot be kept: {error}")
 
 
-def _whatever_can_be_made(stage: Mapping[str, Any], directory: Path, data_root: Path, device: str) -> Gallery | None:
+def _whatever_can_be_made(stage: StageDocument, directory: Path, data_root: Path, device: str) -> Gallery | None:
     """The pictures, or why there are none; nothing if the model neither hides patches nor selects frames."""
     try:
         trained = read_trained(directory, stage, data_root=data_root, device=device)
@@ -181,10 +180,12 @@ def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device
     written = read_document(folder / "stage.json", ANY)
     if written is None:
         raise SmaugError(f"--from {folder}: holds no stage.json; expected the folder of a finished training")
-    alone = read_document(folder / "stage.json", ALONE if "stage" in written else STAGE) or {}
-    stage = alone.get("stage", alone)
-    if kind == "reconstruction" and stage["kind"] not in PRETRAININGS:
-        raise SmaugError(f"--from {folder}: is {stage['name']}, in which no patch is hidden; expected a pre-training")
+    command = read_document(folder / "stage.json", ALONE) if "stage" in written else None
+    stage = read_document(folder / "stage.json", STAGE) if command is None else command.stage
+    if stage is None:
+        raise SmaugError(f"--from {folder}: holds no stage.json any more; expected the folder of a finished training")
+    if kind == "reconstruction" and stage.kind not in PRETRAININGS:
+        raise SmaugError(f"--from {folder}: is {stage.name}, in which no patch is hidden; expected a pre-training")
     if not (folder / "model" / "config.json").exists():
         raise SmaugError(f"--from {folder}: holds no model; expected the folder of a finished training")
     from experiments.worker.device import check_device
@@ -206,9 +207,7 @@ def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device
     return gallery
 
 
-def read_trained(
-    folder: Path, stage: Mapping[str, Any], *, data_root: Path, device: str, render: bool = False
-) -> Trained:
+def read_trained(folder: Path, stage: StageDocument, *, data_root: Path, device: str, render: bool = False) -> Trained:
     """The model in a folder, with items of the data that it was trained on: held out, if there is such a split.
 
     Of embedded data those are spread evenly over the test clips, else the first of the corpus.
@@ -228,7 +227,7 @@ def read_trained(
     from smaug_core.retriever import Retriever
     from smaug_core.visualization.examples import spread
 
-    kind, settings = stage["kind"], stage["settings"]
+    kind, settings = stage.kind, stage.settings
     own = settings[kind]
     corpus = own["corpus"] if kind in PRETRAININGS else [own["dataset"]]
     source = next((name for name in corpus if "test" in SPLITS.get(name, ())), corpus[0])

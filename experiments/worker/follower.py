@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.stages.memory import PEAK_MEMORY
-from experiments.store.attempt import StoreError, read_attempts, write_json
+from experiments.store.attempt import read_attempts
+from experiments.store.documents import StoreError, write_json
 from experiments.worker.device import DeviceClock
 from experiments.worker.launcher import ALONE_S, LOOK_S, OVER, Crew, start_torchrun
 
@@ -54,7 +55,7 @@ class Follower:
     def _attempt(self) -> tuple[Path, Crew] | None:
         """Folder and crew of this job's attempt; none before there is one."""
         for attempt in reversed(read_attempts(self._directory)):
-            if all(attempt.owner.get(key) == value for key, value in self._job.items()):
+            if all(attempt.owner.raw.get(key) == value for key, value in self._job.items()):
                 crew = Crew.read(attempt.directory)
                 return None if crew is None else (attempt.directory, crew)
         return None

@@ -19,9 +19,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from experiments.stages.memory import PEAK_MEMORY
-from experiments.store.attempt import HEARTBEAT_S, NOTHING_SPENT, Lease, write_json
-from experiments.store.documents import CLASS, OWNER, PROGRESS, Shape, read_document
+from experiments.store.attempt import NOTHING_SPENT, Lease
+from experiments.store.attempt_files import CLASS, OWNER, PROGRESS
+from experiments.store.documents import plain, read_document, write_json
 from experiments.store.failures import FailureClass
+from experiments.store.process import HEARTBEAT_S
 from experiments.worker.device import DeviceClock, Start, oom_kills_since
 from experiments.worker.import_path import import_environment
 from experiments.worker.outcome import DONE, INTERRUPTED, EndedError, Ending
@@ -42,7 +44,7 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platf
 """Where all ranks are on this machine, nobody else is to reach them."""
 
 _STOP_AND_REPEAT = "stop the attempt and give the same command again; it goes on from its checkpoint"
-CREW = Shape(
+CREW = plain(
     {
         "processes": POSITIVE,
         "gpus": COUNT,
@@ -73,7 +75,7 @@ _ENDING: Mapping[str, Form] = {
     "details": str,
     "failure": Maybe(CLASS),
 }
-RANK = Shape(
+RANK = plain(
     {
         "pid": POSITIVE,
         "node": COUNT,
@@ -84,7 +86,7 @@ RANK = Shape(
 )
 """What a process that shares an attempt leaves in `ranks`."""
 
-NODE = Shape(
+NODE = plain(
     {"cpu_s": SECONDS, "joules?": SECONDS, "peak_memory_bytes?": COUNT, "ended?": Number(-255, 255, whole=True)},
     _STOP_AND_REPEAT,
 )
@@ -199,8 +201,9 @@ class RankProcesses:
         notes = [read_document(folder / "ranks" / f"{rank}.json", RANK) or {} for rank in range(self._crew.processes)]
         if (outcome := notes[0].get("outcome")) is not None:
             return Outcome(**outcome)
-        owner = read_document(folder / "owner.json", OWNER) or {}
-        raise EndedError(ended_as(notes, code, oom_kills_since(owner.get("oom_kills", {}))))
+        owner = read_document(folder / "owner.json", OWNER)
+        before = None if owner is None else owner.oom_kills
+        raise EndedError(ended_as(notes, code, oom_kills_since(before or {})))
 
     def _run_torchrun(self, torchrun: "subprocess.Popen[bytes]") -> int:
         """Look after the processes of this machine until they have ended; gives torchrun's exit code."""
@@ -253,7 +256,7 @@ class RankProcesses:
     def account(self) -> dict[str, Any]:
         """The first rank's last account, and the time until now."""
         progress = read_document(self._lease.directory / "progress.json", PROGRESS)
-        told: dict[str, Any] = progress or dict(NOTHING_SPENT)
+        told: dict[str, Any] = NOTHING_SPENT if progress is None else progress.raw
         account = self._clock.account()
         peak = max(account[PEAK_MEMORY], told.get(PEAK_MEMORY, 0))  # the ranks may have ended
         return {key: told[key] for key in NOTHING_SPENT} | account | {PEAK_MEMORY: int(peak)}

@@ -20,14 +20,8 @@ from typing import Any, Protocol
 
 from experiments.stages.code_version import code_digest
 from experiments.stages.memory import forget_peak
-from experiments.store.attempt import (
-    NOTHING_SPENT,
-    HeldError,
-    Lease,
-    StoreError,
-    claim,
-    write_json,
-)
+from experiments.store.attempt import NOTHING_SPENT, HeldError, Lease, claim
+from experiments.store.documents import StageDocument, StoreError, write_json
 from experiments.store.store import read_stage
 from experiments.worker.device import (
     DeviceClock,
@@ -92,7 +86,7 @@ def run_stage(
         raise StoreError(f"{directory}: no stage was prepared here (stage.json is missing)")
     if (directory / "result.json").exists():
         return DONE
-    cpus, gpus = stage["resources"]["cpus"], stage["resources"]["gpus"]
+    cpus, gpus = stage.resources["cpus"], stage.resources["gpus"]
     host = describe_device(device) | {"cpus": cpus, "gpus": gpus, "versions": library_versions()}
     host |= {"recompute_layers": True} if recompute_layers else {}
     host |= {"nodes": nodes} if nodes > 1 else {}
@@ -156,7 +150,7 @@ class _Signs(Protocol):
 class _Publication:
     """What becomes of a stage's work."""
 
-    stage: dict[str, Any]
+    stage: StageDocument
     lease: Lease
     host: dict[str, Any]
     leave_pictures: Callable[[], None]
@@ -165,13 +159,13 @@ class _Publication:
     def make(self, work: Callable[[], Outcome], signs: _Signs) -> None:
         """Do the work and publish its result."""
         directory = self.lease.stage_directory
-        code = code_digest(self.stage["kind"])  # before the work: the files may change while it runs
+        code = code_digest(self.stage.kind)  # before the work: the files may change while it runs
         commit = source_commit()
         outcome = work()
         signs.write()
         self.leave_pictures()
         result = {
-            "fingerprint": self.stage["fingerprint"],
+            "fingerprint": self.stage.fingerprint,
             "metrics": outcome.metrics,
             "useful_s": outcome.useful_s,
             "files": _digests(directory, outcome.files),

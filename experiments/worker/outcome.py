@@ -5,12 +5,12 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from experiments.store.attempt import AttemptState, StoreError, SupersededError
+from experiments.store.attempt import AttemptState, SupersededError
+from experiments.store.documents import StageDocument, StoreError
 from experiments.store.failures import DIVERGED_CODE, STOPPED_CODE, FailureClass, Seen, classify
 from smaug_core.errors import DivergedError, SmaugError
 from smaug_core.stage_protocol import Interrupted, Outcome, Watch
@@ -70,7 +70,7 @@ def ending_of(work: Callable[[], object]) -> Ending:
 
 
 def call_entry(
-    stage: Mapping[str, Any],
+    stage: StageDocument,
     directory: Path,
     *,
     data_root: Path,
@@ -84,13 +84,13 @@ def call_entry(
         StoreError: a stage that it builds on is not done.
         Exception: whatever the stage's function raises.
     """
-    module, _, function = stage["entry"].partition(":")
+    module, _, function = stage.entry.partition(":")
     entry: Callable[..., Outcome] = getattr(importlib.import_module(module), function)
     return entry(
-        stage["kind"],
-        stage["settings"],
-        seed=stage["seed"],
-        parents=_finished_parents(directory, stage["parents"]),
+        stage.kind,
+        stage.settings,
+        seed=stage.seed,
+        parents=_finished_parents(directory, stage.parents),
         out=directory,
         data_root=data_root,
         device=device,

@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
-from experiments.store.attempt import Lease, StoreError, write_json
-from experiments.store.documents import read_document
+from experiments.store.attempt import Lease
+from experiments.store.documents import StoreError, read_document, write_json
 from experiments.store.store import read_stage
 from experiments.worker.device import DeviceClock
 from experiments.worker.launcher import LOOK_S, RANK, Crew, CrewClock, told_by_nodes

@@ -8,7 +8,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from experiments.store.attempt import HEARTBEAT_S, NOTHING_SPENT, Lease, StoreError, unwritable
+from experiments.store.attempt import NOTHING_SPENT, Lease
+from experiments.store.documents import StoreError, unwritable
+from experiments.store.process import HEARTBEAT_S
 from experiments.worker.device import DeviceClock
 from experiments.worker.signals import StopFlag
 

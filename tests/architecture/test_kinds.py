@@ -10,7 +10,7 @@ SPELLED_IN = {
     "smaug_core.config": "names the settings in its messages",
     "experiments.planning.plan": "keys of --json",
     "experiments.cli.answers": "the same keys, printed",
-    "experiments.store.facts": "the metric row_hours.pretrain",
+    "experiments.store.records": "the metric row_hours.pretrain",
 }
 """Modules that hold the literals, and why."""
 

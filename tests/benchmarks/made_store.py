@@ -9,7 +9,8 @@ from experiments.planning.plan import distinct_stages
 from experiments.planning.request import Request
 from experiments.stages.code_version import code_digest
 from experiments.stages.stage import Stage
-from experiments.store.attempt import NOTHING_SPENT, claim, write_json
+from experiments.store.attempt import NOTHING_SPENT, claim
+from experiments.store.documents import write_json
 from experiments.store.store import Store
 from experiments.worker.device import describe_device, library_versions
 

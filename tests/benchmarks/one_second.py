@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engines.command import worker_job
-from experiments.store.attempt import read_attempts, read_json
+from experiments.store.attempt import read_attempts
 from experiments.store.store import Store
+from tests.documents import read_json
 from tests.quick_driver import make_stages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +60,7 @@ def run_block(way: str, home: Path, num_stages: int) -> Block:
     results = [read_json(store.directory(stage) / "result.json") for stage in stages]
     if ran.returncode or None in results:
         raise RuntimeError(f"{way}: {results.count(None)} of {num_stages} stages have no result; {ran.stderr[-2000:]}")
-    started = min(read_attempts(store.directory(stage))[0].owner["started"] for stage in stages)
+    started = min(read_attempts(store.directory(stage))[0].owner.started for stage in stages)
     return Block(wall_s, max(result["time"] for result in results if result) - started)
 
 

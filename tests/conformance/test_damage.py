@@ -75,7 +75,7 @@ def test_a_full_disk_under_the_checkpoints_is_told_and_the_same_command_continue
         (store.directory(stage) / "checkpoints").symlink_to(disk.folder)
 
         def fill(event: Event) -> None:
-            if event.attempt and event.attempt.progress["step"] and trail(store, stage) == [1, 2, 3]:
+            if event.attempt and event.attempt.progress.step and trail(store, stage) == [1, 2, 3]:
                 disk.fill()
                 (store.directory(stage) / "go").touch()
 

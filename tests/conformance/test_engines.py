@@ -32,7 +32,7 @@ INLINE, PROCESS, RAY = (Site(name=name, environment={}, cpus=local_cpus()) for n
 
 def assert_every_attempt_is_billed_once(store: Store, stage: Stage) -> None:
     record = store.record(stage)
-    spent = sum(attempt.last["spent_s"] for attempt in record.attempts)
+    spent = sum(attempt.last.spent_s for attempt in record.attempts)
     assert record.hours.billed * 3600 == pytest.approx(max(spent, record.hours.useful * 3600))
     parts = record.hours.useful + record.hours.lost + record.hours.overhead
     assert record.hours.billed == pytest.approx(parts)
@@ -107,7 +107,7 @@ def test_independent_stages_run_at_once(store: Store, engine: Driver) -> None:
 
     assert len(engine.run(store, *pair, on_event=release_together).done) == 2
     attempts = [read_attempts(store.directory(stage))[0] for stage in pair]
-    assert max(attempt.owner["started"] for attempt in attempts) < min(attempt.last["time"] for attempt in attempts)
+    assert max(attempt.owner.started for attempt in attempts) < min(attempt.last.time for attempt in attempts)
 
 
 @every_engine_elsewhere
@@ -115,7 +115,7 @@ def test_a_killed_worker_is_tried_again_from_its_checkpoint(store: Store, engine
     stage = quick_stage(steps=5, checkpoint_every=2, kill_at=4)
     assert engine.run(store, stage).done == [stage]
     assert trail(store, stage) == [1, 2, 3, 3, 4, 5]
-    assert [point["step"] for point in read_curve(store.directory(stage))] == [1, 2, 3, 4, 5]
+    assert [point.step for point in read_curve(store.directory(stage))] == [1, 2, 3, 4, 5]
     assert states(store, stage) == ["dead", "done"]
     assert_every_attempt_is_billed_once(store, stage)
 
@@ -184,7 +184,7 @@ def test_a_stopped_driver_and_a_killed_one_are_continued(store: Store, drive: An
     driver = drive(site, chains)
     driver.wait_until(lambda: trail(store, second) == [1, 2, 3])
     assert trail(store, first) == [1, 2, 3, 4]
-    worker = read_attempts(store.directory(second))[0].owner["pid"]
+    worker = read_attempts(store.directory(second))[0].owner.pid
     driver.process.kill()
     driver.process.wait()
     if not site.outlives:
@@ -200,7 +200,7 @@ def test_a_stopped_driver_and_a_killed_one_are_continued(store: Store, drive: An
     done_again = [3] if site == INLINE else []
     assert trail(store, second) == [1, 2, 3, *done_again, 4, 5]
     for stage, steps in ((first, 4), (second, 5)):
-        assert [point["step"] for point in read_curve(store.directory(stage))] == list(range(1, steps + 1))
+        assert [point.step for point in read_curve(store.directory(stage))] == list(range(1, steps + 1))
         assert_every_attempt_is_billed_once(store, stage)
 
 

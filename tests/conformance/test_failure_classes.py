@@ -103,7 +103,7 @@ def check(store: Store, engine: Driver, case: Case, act: Callable[[Told], None] 
 
 def written(store: Store, stage: Stage) -> list[tuple[str, str, str] | None]:
     failures = [attempt.failure for attempt in read_attempts(store.directory(stage))]
-    return [None if told is None else (told["class"], told["seen"], told["done"]) for told in failures]
+    return [None if told is None else (told.kind, told.seen, told.done) for told in failures]
 
 
 @every_engine
@@ -189,7 +189,7 @@ def test_out_of_time_without_getting_on(whole: OneMachine, drive: Start, store: 
     driver, jobs = drive(whole.site, chains), []
     for number in (1, 2, 3):
         driver.wait_until(lambda number=number: is_stuck(store, stage, number))
-        jobs.append(read_attempts(store.directory(stage))[-1].owner["slurm"]["job"])
+        jobs.append(read_attempts(store.directory(stage))[-1].owner.slurm.job)
         whole.ask("scancel", "--signal=USR2", jobs[-1])
     ended = driver.finish()
     first, seen = f"the time limit of job {jobs[0]} came near", "stopped after step 2 of 4"

@@ -85,37 +85,37 @@ def content(store: Store, stage: Stage) -> tuple[Any, ...]:
     result, directory = store.result(stage), store.directory(stage)
     assert result is not None
     texts = {}
-    for name, digest in result["files"].items():
+    for name, digest in result.files.items():
         assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == digest
         texts[name] = (directory / name).read_text().replace(str(store.home), "HOME")
-    return result["fingerprint"], result["metrics"], result["notes"], texts
+    return result.fingerprint, result.metrics, result.notes, texts
 
 
 def assert_attempts_are_one_history(siege: Siege, stage: Stage) -> None:
     """One attempt published, those before it were killed or stopped, those after it saw that and did nothing."""
     record = siege.store.record(stage)
     assert record.result is not None
-    maker = record.result["attempt"]
+    maker = record.result.attempt
     assert [attempt.number for attempt in record.attempts] == list(range(1, len(record.attempts) + 1))
     for attempt in record.attempts:
         allowed = ["dead", "interrupted"] if attempt.number < maker else ["dead", "done"]
         assert attempt.state in (allowed if attempt.number <= maker else ["dead", "cancelled"])
-        assert attempt.number <= maker or (attempt.last["spent_s"], reported(attempt)) == (0.0, [])
-        assert all(point["time"] <= record.result["time"] for point in reported(attempt))
-    assert [point["step"] for point in read_curve(record.directory)] == list(range(1, steps_of(stage) + 1))
+        assert attempt.number <= maker or (attempt.last.spent_s, reported(attempt)) == (0.0, [])
+        assert all(point["time"] <= record.result.time for point in reported(attempt))
+    assert [point.step for point in read_curve(record.directory)] == list(range(1, steps_of(stage) + 1))
 
 
 def assert_every_attempt_is_billed_once(siege: Siege, stage: Stage) -> None:
     record = siege.store.record(stage)
-    spent_s = sum(attempt.last["spent_s"] for attempt in record.attempts)
+    spent_s = sum(attempt.last.spent_s for attempt in record.attempts)
     # Work that was saved right before a kill, after the last sign of life, was paid for.
     assert record.hours.billed * 3600 == pytest.approx(max(spent_s, record.hours.useful * 3600))
     assert record.hours.billed == pytest.approx(record.hours.useful + record.hours.lost + record.hours.overhead)
     for attempt in record.attempts:
         if attempt.state == "dead":
-            assert attempt.last["spent_s"] <= siege.used_s[attempt.owner["pid"]] + TICKS_S
+            assert attempt.last.spent_s <= siege.used_s[attempt.owner.pid] + TICKS_S
         else:
-            assert 0.0 <= attempt.last["spent_s"] <= attempt.last["cpu_s"]
+            assert 0.0 <= attempt.last.spent_s <= attempt.last.cpu_s
 
 
 def assert_resumed_from_the_last_checkpoint(store: Store, stage: Stage) -> None:

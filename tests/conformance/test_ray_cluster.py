@@ -98,10 +98,10 @@ def test_a_stage_whose_node_is_killed_goes_on_at_another(store: Store, engine: D
     assert states(store, before) == ["done"], "what was finished is not lost"
     record = store.record(stage)
     assert [attempt.state for attempt in record.attempts][1:] == ["done"]
-    assert [point["step"] for point in read_curve(store.directory(stage))] == [1, 2, 3, 4]
-    spent = sum(attempt.last["spent_s"] for attempt in record.attempts)
+    assert [point.step for point in read_curve(store.directory(stage))] == [1, 2, 3, 4]
+    spent = sum(attempt.last.spent_s for attempt in record.attempts)
     assert record.hours.billed * 3600 == pytest.approx(max(spent, record.hours.useful * 3600))
-    assert all(attempt.last["spent_s"] > 0 for attempt in record.attempts)
+    assert all(attempt.last.spent_s > 0 for attempt in record.attempts)
 
 
 @pytest.mark.slow
@@ -120,20 +120,20 @@ def test_a_stage_is_kept_away_from_the_machine_it_was_lost_on(
     driver = drive(site, chains)
     driver.wait_until(lambda: all(trail(store, stage) == [1, 2] for stage in stages))
     owners = {stage.seed: read_attempts(store.directory(stage))[0].owner for stage in stages}
-    assert sorted(owner["host"] for owner in owners.values()) == ["lost", "lost", "other"]
-    first, second, third = sorted(stages, key=lambda stage: owners[stage.seed]["host"])
+    assert sorted(owner.host for owner in owners.values()) == ["lost", "lost", "other"]
+    first, second, third = sorted(stages, key=lambda stage: owners[stage.seed].host)
     for stage in (second, third):  # room for it on its own host, and on the other
         (store.directory(stage) / "go").touch()
     driver.wait_until(lambda: all(store.result(stage) for stage in (second, third)))
-    os.kill(raylet_of(owners[first.seed]["pid"]), signal.SIGKILL)
+    os.kill(raylet_of(owners[first.seed].pid), signal.SIGKILL)
     driver.wait_until(lambda: len(read_attempts(store.directory(first))) == 2)
     (store.directory(first) / "go").touch()
     ended = driver.finish()
     assert (len(ended["done"]), ended["failed"]) == (3, [])
     before, last = read_attempts(store.directory(first))
-    assert (before.owner["host"], last.owner["host"]) == ("lost", "other")
+    assert (before.owner.host, last.owner.host) == ("lost", "other")
     assert before.failure is not None
-    assert before.failure["done"] == "tried again, away from lost where the engine can"
+    assert before.failure.done == "tried again, away from lost where the engine can"
 
 
 def test_nodes_are_avoided_only_where_another_has_what_is_asked_for(

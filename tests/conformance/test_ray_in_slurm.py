@@ -147,7 +147,7 @@ def test_at_the_end_stages_save_and_nothing_is_left(
         assert job.wait_for_end().split()[0] == state
         assert_nothing_is_left(job, address)
     assert states(store, stage) == ["interrupted"]
-    assert store.record(stage).attempts[0].last["step"] == 2, "it saved"
+    assert store.record(stage).attempts[0].last.step == 2, "it saved"
 
 
 @pytest.mark.nightly

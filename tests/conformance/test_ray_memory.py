@@ -8,7 +8,7 @@ from experiments.engines.base import local_inventory
 from experiments.engines.ray.engine import RayEngine
 from experiments.planning.cost_model import Prices
 from experiments.scheduler.scheduler import Scheduler
-from experiments.stages.memory import GIB, PEAK_MEMORY, bytes_to_ask
+from experiments.stages.memory import GIB, bytes_to_ask
 from experiments.stages.stage import Stage
 from experiments.store.attempt import read_attempts
 from experiments.store.store import Store
@@ -28,7 +28,7 @@ def run_all(store: Store, engine: RayEngine, stages: list[Stage]) -> list[tuple[
     )
     assert len(scheduler.run().done) == len(stages)
     attempts = [read_attempts(store.directory(stage))[-1] for stage in stages]
-    return sorted((attempt.owner["started"], attempt.last["time"]) for attempt in attempts)
+    return sorted((attempt.owner.started, attempt.last.time) for attempt in attempts)
 
 
 def at_once(spans: list[tuple[float, float]]) -> bool:
@@ -45,7 +45,7 @@ def test_stages_that_together_exceed_the_memory_run_one_after_the_other(
     with RayEngine(tmp_path) as engine:
         unknown = [quick_stage(seed=seed, **own) for seed in (0, 1)]
         assert at_once(run_all(store, engine, unknown)), "nothing is known of them, and they ask for none"
-        peak = max(read_attempts(store.directory(stage))[-1].last[PEAK_MEMORY] for stage in unknown)
+        peak = max(read_attempts(store.directory(stage))[-1].last.peak_memory_bytes for stage in unknown)
         assert MEMORY / 2 < bytes_to_ask(peak) <= MEMORY
         assert not at_once(run_all(store, engine, [quick_stage(seed=seed, **own) for seed in (2, 3)]))
         said = [quick_stage(seed=seed, memory_gb=0.5, step_s=0.7) for seed in (4, 5)]

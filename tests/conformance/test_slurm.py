@@ -218,7 +218,7 @@ def test_gpus_that_are_all_busy_are_waited_for_and_each_is_given_once(
         let_go(store, stage)
     assert len(driver.finish()["done"]) == 9
     assert given.count("GRES=gpu:a6000:1(IDX:") == 8
-    assert {read_attempts(store.directory(stage))[0].owner["gpus"] for stage in stages} == {1}
+    assert {read_attempts(store.directory(stage))[0].owner.gpus for stage in stages} == {1}
 
 
 def test_a_partition_that_is_down_is_told_and_waited_for(whole: OneMachine, drive: Start, store: Store) -> None:

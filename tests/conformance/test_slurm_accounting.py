@@ -48,9 +48,9 @@ def keeping_accounts(emptied: OneMachine) -> OneMachine:
 
 def kill_whole_job(attempt: Attempt) -> float:
     """Kill the worker and all else that Slurm started for its job, without a word; gives when."""
-    at, job = time.time(), attempt.owner["slurm"]["job"]
+    at, job = time.time(), attempt.owner.slurm.job
     doomed = [process for process in psutil.process_iter() if _job_of(process) == job]
-    assert attempt.owner["pid"] in {process.pid for process in doomed}
+    assert attempt.owner.pid in {process.pid for process in doomed}
     for process in doomed:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -80,7 +80,7 @@ def finish(driver: Driver, store: Store, stage: Stage) -> list[Attempt]:
 
 def held_s(attempt: Attempt) -> float:
     assert attempt.accounting is not None
-    return float(attempt.accounting["end"] - attempt.accounting["start"])
+    return float(attempt.accounting.end - attempt.accounting.start)
 
 
 def test_a_job_that_was_killed_whole_is_billed_until_slurm_saw_its_end(
@@ -95,8 +95,8 @@ def test_a_job_that_was_killed_whole_is_billed_until_slurm_saw_its_end(
     assert before.estimated
     killed, done = finish(driver, store, stage)
     assert (killed.state, done.state) == ("dead", "done")
-    assert killed.accounting is not None and killed.accounting["end"] == pytest.approx(killed_at, abs=3)
-    seen_s, hours = killed.last["wall_s"], store.record(stage).hours
+    assert killed.accounting is not None and killed.accounting.end == pytest.approx(killed_at, abs=3)
+    seen_s, hours = killed.last.wall_s, store.record(stage).hours
     assert held_s(killed) > seen_s + 4, "the heartbeat knew less"
     assert hours.billed * 3600 == pytest.approx(held_s(killed) + held_s(done), abs=2 * ROUNDED_S)
     assert not hours.estimated
@@ -118,12 +118,12 @@ def test_the_two_runs_of_a_job_that_was_queued_again_are_billed_once_each(
     accountant(Event(kind="done", stage=stage))
     assert {one.fingerprint for one in accountant.finish()} == {stage.fingerprint}
     first, second = read_attempts(store.directory(stage))
-    assert [a.owner["slurm"] for a in (first, second)] == [{"job": job, "restart": n} for n in (0, 1)]
+    assert [a.owner.slurm for a in (first, second)] == [{"job": job, "restart": n} for n in (0, 1)]
     assert first.accounting is not None and second.accounting is not None
-    assert first.accounting["state"] == "REQUEUED" and second.accounting["state"] == "COMPLETED"
-    assert first.accounting["end"] <= second.accounting["start"]
+    assert first.accounting.state == "REQUEUED" and second.accounting.state == "COMPLETED"
+    assert first.accounting.end <= second.accounting.start
     for one in (first, second):
-        assert one.accounting["start"] <= one.owner["started"] <= one.accounting["end"] + ROUNDED_S
+        assert one.accounting.start <= one.owner.started <= one.accounting.end + ROUNDED_S
     billed = store.record(stage).hours.billed * 3600
     assert billed == pytest.approx(2 * (held_s(first) + held_s(second)), abs=4 * ROUNDED_S)
 
@@ -135,9 +135,9 @@ def test_processor_time_is_corrected_only_upwards(keeping_accounts: OneMachine, 
     wait_until(lambda: states(store, stage)[0] == "dead")
     killed, done = finish(driver, store, stage)
     assert killed.accounting is not None and done.accounting is None
-    told, hours = killed.accounting["cpu_s"] or 0.0, store.record(stage).hours
-    assert hours.estimated is (told <= killed.last["cpu_s"])
-    expected = max(told, killed.last["spent_s"]) + done.last["spent_s"]
+    told, hours = killed.accounting.cpu_s or 0.0, store.record(stage).hours
+    assert hours.estimated is (told <= killed.last.cpu_s)
+    expected = max(told, killed.last.spent_s) + done.last.spent_s
     assert hours.billed * 3600 == pytest.approx(expected)
 
 

@@ -104,7 +104,7 @@ def inherited(whole: OneMachine, drive: Start, store: Store) -> tuple[Driver, St
 def failure_of(store: Store, stage: Stage) -> tuple[str, str]:
     told = read_attempts(store.directory(stage))[0].failure
     assert told is not None
-    return told["class"], told["done"]
+    return told.kind, told.done
 
 
 def test_scancel_of_a_job_of_an_earlier_driver_cancels_it(
@@ -122,7 +122,7 @@ def test_a_job_of_an_earlier_driver_that_is_killed_is_tried_again_and_told(
     inherited: tuple[Driver, Stage, list[Any]], store: Store
 ) -> None:
     driver, stage, _ = inherited
-    worker = psutil.Process(read_attempts(store.directory(stage))[0].owner["pid"])
+    worker = psutil.Process(read_attempts(store.directory(stage))[0].owner.pid)
     supervisor = worker.parent()
     assert supervisor is not None
     worker.suspend()  # it would save once its supervisor is gone

@@ -37,7 +37,7 @@ def test_one_stage_on_two_nodes(whole: OneMachine, drive: Start, store: Store) -
     assert driver.finish()["done"] == [stage.fingerprint]
     assert sorted((store.directory(stage) / "ranks.txt").read_text().splitlines()) == [f"{n} of 4" for n in (1, 2, 3)]
     (attempt,) = read_attempts(store.directory(stage))
-    assert attempt.last["spent_s"] == pytest.approx(4 * attempt.last["wall_s"], abs=0.1)  # two looks at the clock
+    assert attempt.last.spent_s == pytest.approx(4 * attempt.last.wall_s, abs=0.1)  # two looks at the clock
     hosts = {json.loads(path.read_text())["node"] for path in (attempt.directory / "ranks").iterdir()}
     assert hosts == {0, 1}
 
@@ -87,7 +87,7 @@ def test_a_real_training_on_two_nodes_gives_what_one_process_gives(
         engine.submit(shared)
         wait_until(lambda: engine.poll()[job.name].ended)
     result = apart.result(stage)
-    assert result is not None and (result["processes"], result["nodes"]) == (4, 2)
+    assert result is not None and (result.processes, result.nodes) == (4, 2)
     one, four = (load_file(each.directory(stage) / "model" / "model.safetensors") for each in (alone, apart))
     for name, tensor in one.items():
         assert (tensor - four[name]).abs().max() < 1e-3, name

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.engines.base import local_cpus
 from experiments.store.attempt import read_attempts
-from experiments.store.facts import RECOMPUTED
+from experiments.store.records import RECOMPUTED
 from tests.conformance.drivers import ROOT, wait_until
 from tests.experiments.scheduler.test_notify import heard, script  # noqa: F401
 from tests.experiments.smoke import SCALE, Smoke

@@ -6,7 +6,8 @@ from typing import Any
 
 from experiments.stages.code_version import code_digest
 from experiments.stages.stage import Stage
-from experiments.store.attempt import NOTHING_SPENT, claim, write_json
+from experiments.store.attempt import NOTHING_SPENT, claim
+from experiments.store.documents import write_json
 from experiments.store.store import Store
 from tests.quick_stage import NOTES
 

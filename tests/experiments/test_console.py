@@ -23,13 +23,15 @@ from experiments.planning.plan import labels, make_plan
 from experiments.run import Drive
 from experiments.scheduler.events import Event, Summary
 from experiments.stages.trial import Trial
-from experiments.store.attempt import read_attempts, read_json, write_json
+from experiments.store.attempt import read_attempts
+from experiments.store.documents import write_json
 from experiments.store.drivers import driver_at_work
 from experiments.store.store import Store
 from experiments.store.trials import write_trial
 from reports.analysis.build_tables import build_tables
 from reports.paper.tables import load_published
 from reports.render.terminal import to_terminal
+from tests.documents import read_json
 from tests.experiments.made_trials import execute, trial
 from tests.experiments.smoke import ROOT, SWEEP
 from tests.reports.rows import made_ranks, row

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from experiments.store.store import Store
-from experiments.store.trials import all_stages, write_trial
+from experiments.store.store import Store, all_stages
+from experiments.store.trials import write_trial
 from experiments.tracking.reader import MlflowReader, read_trials
 from experiments.tracking.runs import STAGES
 from experiments.tracking.writer import sync

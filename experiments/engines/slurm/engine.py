@@ -25,8 +25,8 @@ from experiments.engines.slurm.profile import Cluster
 from experiments.engines.slurm.queue import QueueSnapshot, SlurmQueue, status_of
 from experiments.engines.slurm.submissions import PLACED, SUBMISSION, is_final, new_folder
 from experiments.engines.slurm.submit import SubmissionError, checked_text, request_in_words, share_of, submit_array
-from experiments.store.attempt import Attempt, StoreError, write_json
-from experiments.store.documents import read_document
+from experiments.store.attempt import Attempt
+from experiments.store.documents import StoreError, read_document, write_json
 from experiments.worker.outcome import BAD_INPUT, INTERRUPTED
 from smaug_core.errors import SmaugError
 

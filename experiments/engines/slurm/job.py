@@ -14,8 +14,9 @@ from types import FrameType
 
 from experiments.engines.slurm.commands import CommandError, output_of
 from experiments.engines.supervisor import run_worker
-from experiments.store.attempt import StoreError, checkpoint_step, read_attempts, write_down, write_json
-from experiments.store.documents import CLASS, RENAME, Shape, read_document
+from experiments.store.attempt import checkpoint_step, read_attempts, record_failure
+from experiments.store.attempt_files import CLASS
+from experiments.store.documents import RENAME, StoreError, plain, read_document, write_json
 from experiments.store.failures import Failure, FailureClass
 from experiments.worker.device import SLURM_JOB, SLURM_RESTART
 from experiments.worker.follower import Follower
@@ -28,14 +29,14 @@ REQUEUE_LIMIT_S = 30.0
 """The job ends by itself soon: without an answer by then its driver takes over."""
 
 SUBMITTED_ADVICE = "restore it from a backup, or keep {folder} until `squeue` shows no job of it"
-JOB = Shape({"name": NAME, "command": [str], "env": Map(str)}, SUBMITTED_ADVICE)
+JOB = plain({"name": NAME, "command": [str], "env": Map(str)}, SUBMITTED_ADVICE)
 """The command of a job."""
-EXIT_RECORD = Shape(
+EXIT_RECORD = plain(
     {"exit_code": Number(-255, 255, whole=True), "reason?": Maybe(CLASS), "time?": TIME, "restart?": COUNT},
     f"{RENAME}the end of the job is then read from Slurm",
 )
 """How a job ended."""
-SAVED = Shape({"step": COUNT}, f"{RENAME}the job continues from its newest checkpoint")
+SAVED = plain({"step": COUNT}, f"{RENAME}the job continues from its newest checkpoint")
 """Step that a job had saved when it queued itself again."""
 
 
@@ -130,9 +131,9 @@ class _Supervisor:
         if last is None or last.failure is not None or last.slurm_job != self._job:
             return
         kind: FailureClass = "node_lost" if last.end is None else "preempted"
-        seen = "it left no word" if last.end is None else last.end["message"]
+        seen = "it left no word" if last.end is None else last.end.message
         failure = Failure(kind=kind, cause=f"{seen}; Slurm queued job {self._job} again")
-        write_down(last.directory, failure, "resumed by the same job")
+        record_failure(last.directory, failure, "resumed by the same job")
 
     def _queue_again(self, saved: int) -> None:
         """Give this job back to the queue and end; where Slurm refuses, the driver tries again.
@@ -144,11 +145,11 @@ class _Supervisor:
             write_json(self._saved, {"step": saved})
         near = Failure(kind="timeout", cause=f"the time limit of job {self._job} came near")
         attempt = read_attempts(self._directory)[-1]
-        write_down(attempt.directory, near, "queued again, to be resumed by the same job")
+        record_failure(attempt.directory, near, "queued again, to be resumed by the same job")
         try:
             output_of("scontrol", "requeue", self._job, limit_s=REQUEUE_LIMIT_S)
         except CommandError as error:
             sys.stderr.write(f"not queued again: {error}\n")
-            write_down(attempt.directory, near, f"left to the driver, for Slurm did not queue it again ({error})")
+            record_failure(attempt.directory, near, f"left to the driver, for Slurm did not queue it again ({error})")
             return
         os._exit(INTERRUPTED)

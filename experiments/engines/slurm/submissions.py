@@ -17,17 +17,16 @@ from typing import Any
 from experiments.engines.slurm.commands import CommandError, output_of
 from experiments.engines.slurm.job import EXIT_RECORD, JOB, SUBMITTED_ADVICE, file_name
 from experiments.engines.slurm.queue import QueueStatus, query, status_of
-from experiments.store.attempt import StoreError, write_json
-from experiments.store.documents import Shape, read_document
+from experiments.store.documents import StoreError, plain, read_document, write_json
 from experiments.store.drivers import Driver
 from experiments.worker.outcome import INTERRUPTED
 from smaug_core.files import NAME, Map
 
 SUBMISSION = re.compile(r"[a-z0-9_]+-\d{8}-\d{6}-[0-9a-f]{8}")
 """Names of such folders: the profile, the time, and random digits."""
-PLACED = Shape(Map(NAME), SUBMITTED_ADVICE)
+PLACED = plain(Map(NAME), SUBMITTED_ADVICE)
 """Ids of jobs by the stages' fingerprints: a `placed-*.json`."""
-_SLURM = Shape({"slurm?": str, "jobs?": str}, SUBMITTED_ADVICE)
+_SLURM = plain({"slurm?": str, "jobs?": str}, SUBMITTED_ADVICE)
 """slurm.json of a submission."""
 CONFIG_LIMIT_S = 10.0
 STATUS_LIMIT_S = 5.0
@@ -200,7 +199,7 @@ class Submissions:
         submission = read_submission(folder)
         for driver in drivers:
             if not submission.names or submission.names & driver.fingerprints:
-                return f"process {driver.owner['pid']} on {driver.owner['host']} may use its jobs"
+                return f"process {driver.owner.pid} on {driver.owner.host} may use its jobs"
         if not submission.names:
             return None if now - folder.stat().st_mtime > SETTLED_S else "was made just now"
         unknown = list(_unsettled(folder, submission, now))

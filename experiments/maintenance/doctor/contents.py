@@ -7,8 +7,8 @@ from pathlib import Path
 
 from experiments.maintenance.doctor.finding import Finding, fault, fine
 from experiments.stages.stage import digest
-from experiments.store.attempt import StoreError, read_attempts
-from experiments.store.documents import KEPT, RANKS, read_document
+from experiments.store.attempt import read_attempts
+from experiments.store.documents import KEPT, RANKS, StoreError, read_document
 from experiments.store.store import do_again, read_curve, read_result
 from experiments.store.trials import trial_documents
 
@@ -38,7 +38,7 @@ def _files(folder: Path) -> Iterator[tuple[Callable[[Path], str | None], Path, s
         result = read_result(folder)
     except StoreError:
         return
-    for name, recorded in ({} if result is None else result["files"]).items():
+    for name, recorded in ({} if result is None else result.files).items():
         yield _Digest(recorded), folder / name, do_again(folder)
     for state in sorted(folder.glob("checkpoints/step-*/state.json")):
         older = f"rename {state.parent} to {state.parent.name}.damaged; the next run goes on from the one before"
@@ -112,7 +112,7 @@ def _trial_findings(home: Path) -> Iterator[Finding]:
     except StoreError:
         return  # told by `doctor` in any case
     for document in documents:
-        if digest([stage["fingerprint"] for stage in document["stages"]]) != document["fingerprint"]:
-            name = f"{document['sweep']}, {document['variant']}, seed {document['seed']}"
+        if digest([stage.fingerprint for stage in document.stages]) != document.fingerprint:
+            name = f"{document.sweep}, {document.variant}, seed {document.seed}"
             what = "was changed: its stages are those of another trial"
             yield fault(f"contents trial {name}", what, "give the command of its sweep again, which writes it again")

@@ -14,13 +14,13 @@ from experiments.planning.disk_space import existing, in_words, room_needed
 from experiments.planning.inputs import HUB_FILES, MissingInput, missing_inputs, read_splits, scale_stages
 from experiments.stages.graph import cut_stages, resolved
 from experiments.stages.stage import Stage
-from experiments.store.attempt import StoreError, read_attempts
+from experiments.store.attempt import read_attempts
+from experiments.store.documents import StoreError
 from experiments.store.drivers import living
-from experiments.store.filesystem import FileSystem, file_system_of, read_mounts
 from experiments.store.lookup import Catalog
 from experiments.store.store import do_again, read_result, read_stage
 from experiments.tracking.database import REBUILD, TrackingError, damage_of, database_file, redacted, settle
-from experiments.tracking.location import tracking_problem, tracking_uri
+from experiments.tracking.location import FileSystem, file_system_of, read_mounts, tracking_problem, tracking_uri
 from smaug_core.config import DataConfig
 from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.data.datasets import EMBEDDED, read_source
@@ -230,7 +230,7 @@ def _stage_findings(folder: Path) -> Iterator[Finding]:
     except StoreError as error:
         yield fault(check, error.what, error.advice)
         return
-    missing = [name for name in (result or {}).get("files", {}) if not (folder / name).exists()]
+    missing = [name for name in ({} if result is None else result.files) if not (folder / name).exists()]
     if missing:
         yield fault(check, f"{folder} is done, but lacks {', '.join(missing)}", do_again(folder))
     for attempt in attempts:
@@ -238,5 +238,5 @@ def _stage_findings(folder: Path) -> Iterator[Finding]:
             yield warning(check, attempt.fault, "nothing: the next run goes on from the newest checkpoint")
     if result is None and attempts and attempts[-1].state == "dead":
         attempt = attempts[-1]
-        died = f"attempt {attempt.number} died without a word (process {attempt.owner['pid']} on"
-        yield warning(check, f"{document['name']}: {died} {attempt.owner['host']})", "the next run continues it")
+        died = f"attempt {attempt.number} died without a word (process {attempt.owner.pid} on"
+        yield warning(check, f"{document.name}: {died} {attempt.owner.host})", "the next run continues it")

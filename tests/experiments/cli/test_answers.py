@@ -3,10 +3,12 @@
 import dataclasses
 
 from experiments.cli.answers import unknown_words
-from experiments.store.facts import TrialFacts
-from experiments.store.store import Store
-from experiments.store.trials import stage_facts
+from experiments.store.documents import TrialDocument, TrialStage
+from experiments.store.records import TrialRecord
+from experiments.store.store import Store, stage_record
+from experiments.store.trials import write_trial
 from smaug_core.data.unknown_words import UnknownWords
+from tests.documents import read_json
 from tests.experiments.made_trials import execute, stage, trial
 
 HIGH = UnknownWords(captions=2, tokens=10, unknown=7, most_frequent={"dog": 4, "walks": 2})
@@ -21,10 +23,11 @@ def test_unknown_words_of_a_data_set_are_told_once_and_stay_out_of_mlflow(tmp_pa
         stages.append(dataclasses.replace(one, settings=one.settings | {"model": {"tokenizer": "moving_shapes"}}))
     assert execute(tmp_path, dataclasses.replace(trial(), stages=tuple(stages))) == [0, 0]
     store = Store(tmp_path)
-    assert store.record(stages[0]).result["notes"]["unknown_words"] == counts
+    assert store.record(stages[0]).result.notes["unknown_words"] == counts
     assert unknown_words(stages, store) == [HIGH.message("msrvtt test", "moving_shapes")]
-    told = {"name": "evaluate.msrvtt", "task": "msrvtt", "kind": "evaluate"}
-    facts = stage_facts(tmp_path, "evaluate", stages[0].fingerprint)
+    named = {"name": "evaluate.msrvtt", "task": "msrvtt", "kind": "evaluate", "fingerprint": stages[0].fingerprint}
+    document = TrialDocument.of(read_json(write_trial(tmp_path, trial())))
+    facts = stage_record(tmp_path, "evaluate", stages[0].fingerprint)
     assert facts is not None
-    (notes,) = TrialFacts(document={}, stages=((told, facts),), early={}).evaluations().values()
+    (notes,) = TrialRecord(document=document, stages=((TrialStage.of(named), facts),)).evaluations().values()
     assert notes["n_queries"] == 200 and "unknown_words" not in notes

@@ -16,8 +16,9 @@ from experiments.maintenance.gc import Garbage, find_garbage
 from experiments.maintenance.removal import remove
 from experiments.stages.trial import Trial
 from experiments.store.drivers import cancel_requests, driver_at_work, request_cancel
-from experiments.store.store import Store
-from experiments.store.trials import StageFacts, all_stages, write_trial
+from experiments.store.records import StageRecord
+from experiments.store.store import Store, all_stages
+from experiments.store.trials import write_trial
 from smaug_core.errors import SmaugError
 from tests.experiments.made_trials import execute, trial
 from tests.experiments.maintenance.test_status import working
@@ -31,7 +32,7 @@ class Ledger:
         self.recorded: list[str] = []
         self._fault = fault
 
-    def __call__(self, facts: StageFacts) -> None:
+    def __call__(self, facts: StageRecord) -> None:
         if self._fault:
             raise SmaugError(self._fault)
         assert facts.details.directory.exists()
@@ -43,7 +44,7 @@ def paths(home: Path, **options) -> dict[str, str]:
     return {os.path.relpath(g.path, home): g.kind for g in find_garbage(home, **options).garbage}
 
 
-def collect(home: Path, record: Callable[[StageFacts], None] | None = None) -> tuple[list[str], list[str]]:
+def collect(home: Path, record: Callable[[StageRecord], None] | None = None) -> tuple[list[str], list[str]]:
     """Delete what there is; gives the paths of what went, and why the rest did not."""
     removed = remove(home, find_garbage(home).garbage, record or Ledger())
     return [os.path.relpath(g.path, home) for g in removed.deleted], [why for _, why in removed.left]
@@ -336,7 +337,7 @@ def test_a_kill_in_the_middle_leaves_no_half_stage_and_the_next_gc_ends_it(tmp_p
     assert ran.returncode == -signal.SIGKILL
     assert not folder(tmp_path, old, 2).exists()
     assert {facts.fingerprint for facts in all_stages(tmp_path)} == {stage.fingerprint for stage in new.stages}
-    assert [record.directory for _, record in Store(tmp_path).done("evaluate")] == [folder(tmp_path, new, 2)]
+    assert [record.directory for record in Store(tmp_path).done("evaluate")] == [folder(tmp_path, new, 2)]
     ((path, kind),) = paths(tmp_path).items()
     assert kind == "trash" and path.startswith("store/.gc-")
     assert collect(tmp_path) == ([path], [])

@@ -52,7 +52,7 @@ def test_where_no_log_was_written_the_record_of_the_end_is_told(tmp_path):
 def test_a_killed_attempt_is_told_to_have_died(tmp_path):
     log = read_log(work(tmp_path, quick_stage(kill_at=2)))
     assert log.attempt is not None
-    assert log.ending() == f"died without a word (process {log.attempt.owner['pid']})\n"
+    assert log.ending() == f"died without a word (process {log.attempt.owner.pid})\n"
 
 
 def test_each_attempt_has_its_own_log_and_the_newest_comes_first(tmp_path):
@@ -86,7 +86,7 @@ def test_following_tells_all_attempts_from_the_newest_on_and_each_piece_once(tmp
         """One letter in two pieces, then a kill, then another worker."""
         time.sleep(0.02)
         first = next(iter(read_attempts(directory)), None)
-        if first is None or first.progress["step"] == 0 or len(workers) == 2:
+        if first is None or first.progress.step == 0 or len(workers) == 2:
             return
         if first.state == "dead":
             (directory / "go").touch()

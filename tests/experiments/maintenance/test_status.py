@@ -16,10 +16,12 @@ import pytest
 from experiments.cli import status_view as overview
 from experiments.console import Console
 from experiments.maintenance.status import HomeStatus, Observer, recent_rate
-from experiments.store.attempt import read_attempts, read_json, write_json
+from experiments.store.attempt import read_attempts
+from experiments.store.documents import write_json
 from experiments.store.drivers import driver_at_work, request_cancel
 from experiments.store.store import Store
 from experiments.store.trials import write_trial
+from tests.documents import read_json
 from tests.experiments.made_trials import execute, trial
 from tests.experiments.smoke import ROOT
 
@@ -31,7 +33,7 @@ def working(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         until = time.monotonic() + 120
-        while not any(attempt.progress["step"] for attempt in read_attempts(directory)):
+        while not any(attempt.progress.step for attempt in read_attempts(directory)):
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.02)
         yield process

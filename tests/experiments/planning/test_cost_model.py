@@ -11,7 +11,7 @@ from experiments.planning.cost_model import Prices, Rate, rate_file, told
 from experiments.stages.stage import Stage
 from experiments.stages.trial import Trial, expand
 from experiments.stages.workload import stage_macs
-from experiments.store.attempt import write_json
+from experiments.store.documents import StageDocument, write_json
 from experiments.store.store import Store
 from smaug_core.cost.flops import evaluation_macs
 from tests.experiments.finished import finish
@@ -89,7 +89,7 @@ def test_the_kinds_own_rate_goes_before_that_of_others(store, masking):
 
 def test_a_probes_rate_is_taken_where_nothing_finished(store, masking):
     stage = masking["50%"].stages[0]
-    path = rate_file(store, stage.document())
+    path = rate_file(store, StageDocument.of(stage.document()))
     path.parent.mkdir(parents=True)
     write_json(path, {"macs_per_hour": macs(stage) / 3.0, "unit": "CPU h"})
     price = Prices(store).of(stage)

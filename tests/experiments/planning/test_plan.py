@@ -14,7 +14,8 @@ from experiments.planning.plan import Plan, distinct_stages, make_plan, resource
 from experiments.stages.code_version import code_digest
 from experiments.stages.stage import Stage
 from experiments.stages.trial import Trial, expand
-from experiments.store.attempt import NOTHING_SPENT, claim, write_json
+from experiments.store.attempt import NOTHING_SPENT, claim
+from experiments.store.documents import write_json
 from experiments.store.store import Store
 from tests.experiments.finished import HOST, finish, made_result
 from tests.quick_stage import quick_stage

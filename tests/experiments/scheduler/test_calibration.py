@@ -17,6 +17,7 @@ from experiments.planning.cost_model import rate_file
 from experiments.scheduler.calibration import ProbeStopped, find_rate
 from experiments.stages.stage import Stage
 from experiments.stages.trial import expand
+from experiments.store.documents import StageDocument
 from experiments.store.store import Store
 from smaug_core.errors import SmaugError
 from tests.experiments.smoke import ROOT, SWEEP
@@ -66,7 +67,7 @@ class Ending(ProcessEngine):
 def test_a_probe_that_fails_says_what_its_engine_or_its_worker_said(
     store: Store, stage: Stage, state: JobState, said: str | None, told: str
 ) -> None:
-    folder = rate_file(store, stage.document()).parent
+    folder = rate_file(store, StageDocument.of(stage.document())).parent
     folder.mkdir(parents=True)
     (folder / "launch.txt").write_text("of an earlier probe\n")
     with pytest.raises(SmaugError) as failed:

@@ -74,7 +74,7 @@ def start_elsewhere(store: Store) -> tuple[Stage, subprocess.Popen[bytes]]:
 
 def at_work(event: Event) -> bool:
     """Whether a stage has done its first step."""
-    return event.attempt is not None and event.attempt.progress["step"] == 1
+    return event.attempt is not None and event.attempt.progress.step == 1
 
 
 def trail(store: Store, stage: Stage) -> list[int]:
@@ -105,11 +105,11 @@ def test_progress_tells_step_total_and_values(store: Store, engine: ProcessEngin
     def release(event: Event) -> None:
         if event.kind in ("started", "progress") and event.attempt is not None:
             seen.append(event.attempt.progress)
-            if event.attempt.progress["step"] == 1:
+            if event.attempt.progress.step == 1:
                 (store.directory(event.stage) / "go").touch()
 
     schedule(store, engine, quick_stage(steps=2, hold_at=1), on_event=release)
-    assert [(p["total"], p["values"]) for p in seen if p["step"] == 1] == [(2, {"loss": 1.0})]
+    assert [(p.total, p.values) for p in seen if p.step == 1] == [(2, {"loss": 1.0})]
 
 
 def test_a_parent_that_is_shared_runs_once(store: Store, engine: ProcessEngine) -> None:
@@ -164,11 +164,11 @@ def test_a_killed_worker_is_tried_again_and_continues(store: Store, engine: Proc
     assert summary.done == [stage]
     assert ("retry", "pretrain", "killed by SIGKILL") in told
     assert trail(store, stage) == [1, 2, 3, 3, 4, 5]
-    assert [point["step"] for point in read_curve(store.directory(stage))] == [1, 2, 3, 4, 5]
+    assert [point.step for point in read_curve(store.directory(stage))] == [1, 2, 3, 4, 5]
     record = store.record(stage)
     assert [attempt.state for attempt in record.attempts] == ["dead", "done"]
     assert record.hours.estimated
-    assert record.hours.billed * 3600 >= sum(a.last["spent_s"] for a in record.attempts) - 1e-6
+    assert record.hours.billed * 3600 >= sum(a.last.spent_s for a in record.attempts) - 1e-6
 
 
 def test_a_worker_that_is_killed_without_getting_further_is_given_up(store: Store, engine: ProcessEngine) -> None:

@@ -13,8 +13,8 @@ from experiments.engines.ray.engine import memory_of
 from experiments.maintenance.status import Observer
 from experiments.stages.memory import PEAK_MEMORY, bytes_for_jobs, peak_bytes_of_tree
 from experiments.store.attempt import read_attempts
-from experiments.store.store import Store
-from experiments.store.trials import all_stages, write_trial
+from experiments.store.store import Store, all_stages
+from experiments.store.trials import write_trial
 from experiments.tracking.runs import run_of_stage
 from experiments.worker.outcome import DONE
 from tests.conformance.drivers import wait_until
@@ -35,7 +35,7 @@ subprocess.run([sys.executable, "-c", child])
 
 def peak_of(attempt_of: Path) -> int:
     (attempt,) = read_attempts(attempt_of)
-    return int(attempt.last[PEAK_MEMORY])
+    return int(attempt.last.peak_memory_bytes)
 
 
 def test_a_peak_that_is_over_counts_and_so_do_children() -> None:
@@ -57,7 +57,7 @@ def test_the_peak_of_a_worker_is_in_its_end_and_of_one_that_was_killed_in_its_pr
     assert worker.returncode == DONE
     assert 200 * MIB < peak_of(store.directory(done)) < 400 * MIB
     killed = start(store.prepare(held))
-    wait_until(lambda: store.has_attempt(held, 1) and read_attempts(store.directory(held))[0].last["step"])
+    wait_until(lambda: store.has_attempt(held, 1) and read_attempts(store.directory(held))[0].last.step)
     killed.kill()
     killed.communicate()
     assert 200 * MIB < peak_of(store.directory(held)) < 400 * MIB
@@ -78,7 +78,7 @@ def test_it_is_told_in_mlflow_and_by_status_and_missing_in_what_was_recorded_bef
     for path in (tmp_path / "store").glob("evaluate/*/attempts/*/*.json"):
         old = json.loads(path.read_text())
         path.write_text(json.dumps({name: value for name, value in old.items() if name != PEAK_MEMORY}))
-    told = {facts.document["kind"]: (facts, run_of_stage(facts).metrics) for facts in all_stages(tmp_path)}
+    told = {facts.document.kind: (facts, run_of_stage(facts).metrics) for facts in all_stages(tmp_path)}
     facts, metrics = told["pretrain"]
     assert metrics["memory.peak_bytes"] == (facts.peak_memory_bytes, facts.last_sign)
     assert facts.peak_memory_bytes is not None and facts.peak_memory_bytes > 10 * MIB

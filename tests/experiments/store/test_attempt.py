@@ -10,22 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from experiments.store.attempt import (
-    NOTHING_SPENT,
-    SILENT_S,
-    HeldError,
-    Lease,
-    StoreError,
-    SupersededError,
-    claim,
-    is_alive,
-    read_attempts,
-    read_json,
-    this_process,
-    write_json,
-)
+from experiments.store.attempt import NOTHING_SPENT, HeldError, Lease, SupersededError, claim, read_attempts
+from experiments.store.documents import RESULT, StoreError, read_document, write_json
 from experiments.store.drivers import driver_at_work, living
-from experiments.store.process import start_ticks
+from experiments.store.process import SILENT_S, ProcessIdentity, is_alive, start_ticks, this_process
+from tests.documents import changed, read_json
 from tests.experiments.finished import HOST
 from tests.faults import full_disk, read_only_disk
 
@@ -36,13 +25,13 @@ GONE = {"pid": 2**22 + 1}
 
 
 def test_this_process_is_alive_however_long_it_is_silent() -> None:
-    assert is_alive(this_process(), last_sign=0.0)
+    assert is_alive(this_process(), heartbeat=0.0)
 
 
 def test_a_process_that_ended_is_dead_though_it_spoke_just_now() -> None:
     child = subprocess.Popen(["sleep", "60"])
-    owner = this_process() | {"pid": child.pid, "start_ticks": start_ticks(child.pid)}
-    assert is_alive(owner, last_sign=0.0)
+    owner = changed(this_process(), {"pid": child.pid, "start_ticks": start_ticks(child.pid)})
+    assert is_alive(owner, heartbeat=0.0)
     child.kill()
     while Path(f"/proc/{child.pid}/stat").read_text().split()[2] != "Z":
         time.sleep(0.01)
@@ -53,7 +42,7 @@ def test_a_process_that_ended_is_dead_though_it_spoke_just_now() -> None:
 
 def test_another_process_with_the_same_id_is_not_the_owner() -> None:
     owner = this_process()
-    assert not is_alive(owner | {"start_ticks": owner["start_ticks"] - 1}, time.time())
+    assert not is_alive(changed(owner, {"start_ticks": owner.start_ticks - 1}), time.time())
 
 
 def test_a_clock_that_was_set_makes_no_process_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,21 +53,21 @@ def test_a_clock_that_was_set_makes_no_process_dead(tmp_path: Path, monkeypatch:
         moved = psutil.boot_time() + 3600.0
         monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: moved)
         assert psutil.Process().create_time() == pytest.approx(before + 3600.0, abs=1.0)
-        assert is_alive(owner, last_sign=0.0)
+        assert is_alive(owner, heartbeat=0.0)
         (attempt,) = read_attempts(lease.stage_directory)
         assert attempt.state == "running"
-        assert [driver.owner["pid"] for driver in living(tmp_path)] == [os.getpid()]
+        assert [driver.owner.pid for driver in living(tmp_path)] == [os.getpid()]
 
 
 @pytest.mark.parametrize("without_proc", [False, True], ids=["an earlier version", "no /proc"])
 def test_an_owner_without_ticks_is_known_by_its_start_time(without_proc: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if without_proc:  # as on macOS
         monkeypatch.setattr("experiments.store.process.PROC", Path("/nowhere"))
-    owner = {name: value for name, value in this_process().items() if name != "start_ticks"}
+    owner = ProcessIdentity.of({name: value for name, value in this_process().raw.items() if name != "start_ticks"})
     assert without_proc == (owner == this_process())
-    assert is_alive(owner, last_sign=0.0)
-    assert not is_alive(owner | {"process_started": owner["process_started"] - 3600}, time.time())
-    assert not is_alive(owner | GONE, time.time())
+    assert is_alive(owner, heartbeat=0.0)
+    assert not is_alive(changed(owner, {"process_started": owner.process_started - 3600}), time.time())
+    assert not is_alive(changed(owner, GONE), time.time())
 
 
 def test_ticks_are_read_behind_a_name_with_spaces_and_brackets(tmp_path: Path) -> None:
@@ -97,22 +86,22 @@ def test_ticks_are_read_behind_a_name_with_spaces_and_brackets(tmp_path: Path) -
 
 @pytest.mark.parametrize("elsewhere", [{"host": "node-7"}, {"boot": "another start of this machine"}])
 def test_on_another_machine_the_last_sign_decides(elsewhere: dict[str, str]) -> None:
-    owner = this_process() | GONE | elsewhere
-    assert is_alive(owner, last_sign=1000.0, now=1000.0 + SILENT_S)
-    assert not is_alive(owner, last_sign=1000.0, now=1001.0 + SILENT_S)
+    owner = changed(this_process(), GONE | elsewhere)
+    assert is_alive(owner, heartbeat=1000.0, now=1000.0 + SILENT_S)
+    assert not is_alive(owner, heartbeat=1000.0, now=1001.0 + SILENT_S)
 
 
 def test_a_claim_says_who_and_has_spent_nothing(tmp_path: Path) -> None:
     lease = claim(tmp_path, OWNER)
     (only,) = read_attempts(tmp_path)
     assert (only.number, only.state, lease.directory) == (1, "running", tmp_path / "attempts" / "0001")
-    assert only.owner.items() >= (this_process() | OWNER).items()
-    assert only.last.items() >= NOTHING_SPENT.items()
+    assert only.owner.raw.items() >= (this_process().raw | OWNER).items()
+    assert only.last.raw.items() >= NOTHING_SPENT.items()
 
 
 def test_a_living_attempt_keeps_its_stage(tmp_path: Path) -> None:
     claim(tmp_path, OWNER)
-    with pytest.raises(HeldError, match=rf"0001: process {this_process()['pid']} on .* is working on this stage"):
+    with pytest.raises(HeldError, match=rf"0001: process {this_process().pid} on .* is working on this stage"):
         claim(tmp_path, OWNER)
     assert [a.number for a in read_attempts(tmp_path)] == [1]
 
@@ -120,7 +109,7 @@ def test_a_living_attempt_keeps_its_stage(tmp_path: Path) -> None:
 def test_an_attempt_that_ended_gives_way_to_the_next(tmp_path: Path) -> None:
     claim(tmp_path, OWNER).end("interrupted", NOTHING_SPENT | {"step": 7}, "asked to")
     assert claim(tmp_path, OWNER).number == 2
-    assert [(a.state, a.last["step"]) for a in read_attempts(tmp_path)] == [("interrupted", 7), ("running", 0)]
+    assert [(a.state, a.last.step) for a in read_attempts(tmp_path)] == [("interrupted", 7), ("running", 0)]
 
 
 def make_dead(lease: Lease) -> None:
@@ -144,8 +133,8 @@ def test_heartbeats_tell_time_and_step(tmp_path: Path) -> None:
     before = time.time()
     lease.heartbeat(NOTHING_SPENT | {"step": 3})
     (only,) = read_attempts(tmp_path)
-    assert only.progress["step"] == 3
-    assert before <= only.progress["time"] <= time.time()
+    assert only.progress.step == 3
+    assert before <= only.progress.time <= time.time()
 
 
 CONTENDER = """
@@ -194,7 +183,7 @@ def test_json_is_replaced_whole_and_leaves_nothing_else_behind(tmp_path: Path) -
 
 
 def test_no_file_is_no_object(tmp_path: Path) -> None:
-    assert read_json(tmp_path / "result.json") is None
+    assert read_document(tmp_path / "result.json", RESULT) is None
 
 
 @pytest.mark.parametrize("content", ["", '{"metrics": {"t2v', "[1, 2]", "\xff"])
@@ -202,7 +191,7 @@ def test_damaged_json_is_named_with_what_to_do(tmp_path: Path, content: str) -> 
     path = tmp_path / "result.json"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(StoreError, match=r"result\.json: .*rename it to result"):
-        read_json(path)
+        read_document(path, RESULT)
 
 
 def test_an_attempt_without_its_files_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from experiments.store.attempt import StoreError
+from experiments.store.documents import StoreError
 from experiments.store.drivers import cancel_requests, request_cancel, settle_cancel
 from tests.faults import read_only_disk
 

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.store.attempt import NOTHING_SPENT, Attempt, this_process
+from experiments.store.attempt import NOTHING_SPENT, Attempt
+from experiments.store.attempt_files import Accounting, End, Heartbeat, Owner
 from experiments.store.device_hours import billed_s, energy_kwh, is_corrected, stage_hours
+from experiments.store.process import this_process
+from tests.experiments.finished import HOST
 
 GONE = {"pid": 2**22 + 1}
 """No process has an id beyond the largest that Linux gives."""
@@ -24,14 +27,15 @@ def attempt(
     **account: float,
 ) -> Attempt:
     """An attempt that died without a word unless it `ended`; `slurm`: start, end and cpu_s by Slurm's accounting."""
-    told = {"time": 0.0, **NOTHING_SPENT, **account}
+    last = {"time": 0.0, **NOTHING_SPENT, **account}
+    owner = this_process().raw | HOST | GONE | {"unit": "h", "cpus": 1, "gpus": gpus, "started": started}
     return Attempt(
         number=number,
         directory=Path(f"{number:04d}"),
-        owner=this_process() | GONE | {"unit": "h", "cpus": 1, "gpus": gpus, "started": started},
-        progress=told,
-        end=None if ended is None else told | {"class": ended, "message": ""},
-        accounting=None if slurm is None else {"state": "FAILED", "cpu_s": None} | slurm,
+        owner=Owner.of(owner),
+        progress=Heartbeat.of(last),
+        end=None if ended is None else End.of(last | {"class": ended, "message": "", "traceback": ""}),
+        accounting=None if slurm is None else Accounting.of({"state": "FAILED", "cpu_s": None} | slurm),
     )
 
 
@@ -165,7 +169,7 @@ def attempts(draw: st.DrawFn) -> list[Attempt]:
 def test_the_bill_is_its_parts_whatever_slurm_says_and_never_less_than_what_was_seen(held: list[Attempt]) -> None:
     hours = stage_hours(held, useful_s=None)
     assert hours.billed == pytest.approx(hours.useful + hours.lost + hours.overhead)
-    assert all(billed >= a.last["spent_s"] for billed, a in zip(billed_s(held), held, strict=True))
+    assert all(billed >= a.last.spent_s for billed, a in zip(billed_s(held), held, strict=True))
     assert hours.estimated == any(a.end is None and not is_corrected(a) for a in held)
 
 

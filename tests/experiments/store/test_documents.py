@@ -24,20 +24,13 @@ from experiments.maintenance.status import Observer
 from experiments.planning.cost_model import read_rate
 from experiments.planning.plan import make_plan
 from experiments.stages.trial import Trial
-from experiments.store.attempt import (
-    ACCOUNTING,
-    Lease,
-    claim,
-    read_attempts,
-    write_down,
-    write_json,
-)
-from experiments.store.documents import read_document
+from experiments.store.attempt import ACCOUNTING, Lease, claim, read_attempts, record_failure
+from experiments.store.documents import StageDocument, read_document, write_json
 from experiments.store.drivers import driver_at_work, living
 from experiments.store.failures import Failure
 from experiments.store.lookup import Catalog
-from experiments.store.store import Store
-from experiments.store.trials import all_stages, trial_documents, trial_facts, write_trial
+from experiments.store.store import Store, all_stages
+from experiments.store.trials import trial_documents, trial_record, write_trial
 from experiments.tracking.runs import run_of_stage, run_of_trial
 from experiments.worker.device import DeviceClock
 from experiments.worker.launcher import RANK, Crew, told_by_nodes
@@ -83,15 +76,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     stopped.set()
     directory = made.store.prepare(made.trials[1].stages[0])
     run_stage(directory, data_root=folder / "data", device="cpu", stop=stopped)
-    write_down(directory / "attempts" / "0001", Failure(kind="preempted", cause="the node went"), "resumed")
+    record_failure(directory / "attempts" / "0001", Failure(kind="preempted", cause="the node went"), "resumed")
     told = {"source": "sacct", "state": "FAILED", "start": 1.0, "end": 2.0, "cpu_s": 1.0, "time": 2.0}
     write_json(directory / "attempts" / "0001" / ACCOUNTING, told)
     write_json(directory / "prediction.json", {"hours": 1.0, "unit": "CPU h", "source": "probe", "time": 1.0})
     made.store.prepare(made.trials[1].stages[1])
-    write_down(made.stage(1, 1), Failure(kind="user_error", cause="no Python there"), "not tried again")
+    record_failure(made.stage(1, 1), Failure(kind="user_error", cause="no Python there"), "not tried again")
     _running(made)
     _slurm(folder, made.trials[2].stages[0].fingerprint)
-    probed = made.trials[2].stages[0].document()
+    probed = StageDocument.of(made.trials[2].stages[0].document())
     rate = folder / "probes" / "cpu-widthNone" / "rate.json"
     rate.parent.mkdir(parents=True)
     write_json(rate, {"macs_per_hour": 1e12, "steps": 20, "seconds": 1.0, "time": 1.0} | HOST)
@@ -147,7 +140,7 @@ def readers(home: Home) -> dict[str, Callable[[], object]]:
         ]
 
     def facts() -> object:
-        trials = [trial_facts(folder, document) for document in trial_documents(folder)]
+        trials = [trial_record(folder, document) for document in trial_documents(folder)]
         told = [run_of_trial(each, {}, "1", driven=False, valid=True) for each in trials]
         told += [run_of_stage(each) for each in all_stages(folder)]
         return [(each.digest, each.curve()) for each in told]
@@ -172,7 +165,7 @@ def readers(home: Home) -> dict[str, Callable[[], object]]:
         "ledger": facts,
         "slurm": slurm,
         "attempts": attempts,
-        "rate": lambda: read_rate(store, home.trials[2].stages[0].document()),
+        "rate": lambda: read_rate(store, StageDocument.of(home.trials[2].stages[0].document())),
     }
 
 
@@ -333,8 +326,8 @@ def test_an_attempt_without_its_progress_is_estimated_from_its_curve_and_goes_on
         progress.unlink() if damage is None else progress.write_bytes(damage)
         (attempt,) = read_attempts(directory)
         assert attempt.state == "dead" and str(progress) in attempt.fault
-        assert attempt.progress["step"] == 3 and attempt.progress["spent_s"] > 0.0
-        assert attempt.progress["wall_s"] <= known.progress["wall_s"] + 1.0
+        assert attempt.progress.step == 3 and attempt.progress.spent_s > 0.0
+        assert attempt.progress.wall_s <= known.progress.wall_s + 1.0
         assert store.record(stage).hours.estimated and store.record(stage).state == "resume"
         assert any(str(progress) in finding.found for finding in check_stages(tmp_path))
     assert run_stage(directory, data_root=tmp_path, device="cpu", stop=StopFlag()) == 0

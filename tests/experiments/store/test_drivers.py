@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.store import drivers
-from experiments.store.attempt import StoreError
+from experiments.store.documents import StoreError
 from experiments.store.drivers import abandoned, driver_at_work, living
 from tests.experiments.smoke import ROOT
 from tests.faults import read_only_disk
@@ -31,7 +31,7 @@ def test_a_driver_is_told_while_it_lasts(tmp_path):
     with driver_at_work(tmp_path, ["a" * 64, "b" * 64, "a" * 64]):
         (driver,) = living(tmp_path)
         assert driver.fingerprints == {"a" * 64, "b" * 64}
-        assert driver.owner["pid"] == os.getpid() and time.time() - driver.started < 60
+        assert driver.owner.pid == os.getpid() and time.time() - driver.started < 60
         with driver_at_work(tmp_path, ["c" * 64]):
             assert len(living(tmp_path)) == 2
         assert living(tmp_path) == [driver]
@@ -48,7 +48,7 @@ def test_a_killed_driver_does_not_count_and_its_file_goes(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"at work\n"
     (driver,) = living(tmp_path)
-    assert driver.owner["pid"] == process.pid
+    assert driver.owner.pid == process.pid
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert driver.path.exists()

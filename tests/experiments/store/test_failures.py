@@ -29,17 +29,21 @@ from experiments.scheduler.retry import examine, largest_batch
 from experiments.scheduler.scheduler import Scheduler
 from experiments.stages.graph import cut_stages
 from experiments.stages.stage import Stage
-from experiments.store.attempt import Attempt, checkpoint_step, claim, read_attempts, write_json
-from experiments.store.facts import RECOMPUTED
+from experiments.store.attempt import NOTHING_SPENT, Attempt, checkpoint_step, claim, read_attempts
+from experiments.store.attempt_files import Heartbeat, Owner
+from experiments.store.documents import TrialDocument, write_json
 from experiments.store.failures import POLICIES, FailureClass, Seen, Tries, classify, signature
-from experiments.store.store import Store
-from experiments.store.trials import stage_facts, trial_facts, write_trial
+from experiments.store.process import this_process
+from experiments.store.records import RECOMPUTED
+from experiments.store.store import Store, stage_record
+from experiments.store.trials import trial_record, write_trial
 from experiments.worker.device import oom_kills, oom_kills_since
 from experiments.worker.launcher import ended_as
 from experiments.worker.main import DONE, run_stage
 from experiments.worker.outcome import INTERRUPTED
 from experiments.worker.signals import StopFlag
 from tests.conformance.drivers import wait_until
+from tests.documents import read_json
 from tests.experiments.finished import HOST
 from tests.experiments.made_trials import trial
 from tests.experiments.smoke import SCALE
@@ -85,13 +89,14 @@ def run(
 def failures(store: Store, stage: Stage) -> list[tuple[str, str] | None]:
     """Class of each attempt's failure, and what was done."""
     attempts = read_attempts(store.directory(stage))
-    return [None if a.failure is None else (a.failure["class"], a.failure["done"]) for a in attempts]
+    return [None if a.failure is None else (a.failure.kind, a.failure.done) for a in attempts]
 
 
 @pytest.mark.parametrize(("nodes", "host"), [({}, "a"), ({"nodes": 2}, "")])
 def test_of_several_machines_nobody_knows_which_was_lost(store: Store, nodes: dict[str, int], host: str) -> None:
-    owner = {"host": "a", "boot": "b"} | nodes
-    attempt = Attempt(number=1, directory=store.home, owner=owner, progress={}, end=None)
+    owner = Owner.of(this_process().raw | HOST | {"host": "a", "boot": "b", "started": 0.0} | nodes)
+    heartbeat = Heartbeat.of(NOTHING_SPENT | {"time": 0.0})
+    attempt = Attempt(number=1, directory=store.home, owner=owner, progress=heartbeat, end=None)
     lost = JobState(True, None, "Slurm ended job 7: NODE_FAIL", "node_lost")
     failure = examine(lost, store.record(quick_stage()), attempt)
     assert (failure.kind, failure.host) == ("node_lost", host)
@@ -217,11 +222,11 @@ def test_without_gpu_memory_a_stage_is_tried_once_more_with_layers_recomputed(st
     assert told == [("retry", f"GPU out of memory: {cause}; {done}")]
     assert failures(store, stage) == [("gpu_memory", done), None]
     first, second = read_attempts(store.directory(stage))
-    assert first.end is not None and (first.state, first.end["failure"]) == ("failed", "gpu_memory")
-    assert "recompute_layers" not in first.owner and second.owner["recompute_layers"]
+    assert first.end is not None and (first.state, first.end.failure) == ("failed", "gpu_memory")
+    assert not first.owner.recompute_layers and second.owner.recompute_layers
     result = store.result(stage)
-    assert result is not None and result["recompute_layers"]
-    assert store.record(stage).hours.billed * 3600 == pytest.approx(sum(a.last["spent_s"] for a in (first, second)))
+    assert result is not None and result.recompute_layers
+    assert store.record(stage).hours.billed * 3600 == pytest.approx(sum(a.last.spent_s for a in (first, second)))
 
 
 def test_without_gpu_memory_for_recomputed_layers_it_fails_and_names_the_batch(store: Store, engine: Engine) -> None:
@@ -375,7 +380,7 @@ def test_a_failure_is_told_by_status_logs_and_the_attempts_account(store: Store,
     log = read_log(store.directory(first))
     assert log.ending().endswith(f")\n{line}\n")
     assert log.to_json()["failure"]["class"] == "killed"
-    facts = stage_facts(store.home, first.kind, first.fingerprint)
+    facts = stage_record(store.home, first.kind, first.fingerprint)
     assert facts is not None
     told = [account["failure"] for account in facts.account()]
     assert [(each["class"], each["done"]) for each in told] == [
@@ -430,9 +435,9 @@ def test_a_job_that_ended_before_it_made_an_attempt_leaves_why(store: Store, att
 
 def test_a_row_with_recomputed_layers_is_marked(store: Store) -> None:
     made = trial(pretrain={"no_gpu_memory_at": 2, "until_recomputed": True})
-    document = json.loads(write_trial(store.home, made).read_text())
+    document = TrialDocument.of(read_json(write_trial(store.home, made)))
     assert run(store, InlineEngine(), *made.stages)[0].complete
-    assert trial_facts(store.home, document).marks == [RECOMPUTED]
+    assert trial_record(store.home, document).marks == [RECOMPUTED]
 
 
 def test_a_process_of_several_that_lacks_gpu_memory_is_told_and_recomputes_in_the_next_try(store: Store) -> None:
@@ -468,8 +473,8 @@ def test_sigterm_to_a_worker_is_a_preemption(store: Store, processes: ProcessEng
     sent: list[int] = []
 
     def terminate_once(event: Event) -> None:
-        if event.attempt is not None and event.attempt.progress["step"] == 1 and not sent:
-            sent.append(event.attempt.owner["pid"])
+        if event.attempt is not None and event.attempt.progress.step == 1 and not sent:
+            sent.append(event.attempt.owner.pid)
             os.kill(sent[0], signal.SIGTERM)
 
     summary, told = run(store, processes, stage, on_event=terminate_once)
@@ -567,7 +572,7 @@ class Losing(InlineEngine):
         self.jobs.append(job)
         if self._reasons:
             lease = claim(job.directory, HOST | {"host": "node1", "boot": "other", "pid": 1})
-            write_json(lease.directory / "progress.json", read_attempts(job.directory)[-1].progress | {"time": 0.0})
+            write_json(lease.directory / "progress.json", read_attempts(job.directory)[-1].progress.raw | {"time": 0.0})
             self._states[job.name] = JobState(True, None, "as the engine says", self._reasons.pop(0))
         else:
             super().submit(job)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from experiments.stages.stage import Stage
-from experiments.store.attempt import NOTHING_SPENT, StoreError, claim, write_json
+from experiments.store.attempt import NOTHING_SPENT, claim
+from experiments.store.documents import StoreError, write_json
 from experiments.store.store import Store, read_curve
 from tests.experiments.finished import HOST, made_result
 from tests.faults import full_disk, read_only_disk
@@ -93,8 +94,8 @@ def test_done_gives_the_finished_stages_of_a_kind(store: Store) -> None:
     finish(store, quick_stage("finetune"))
     store.prepare(quick_stage(seed=3))
     found = list(store.done("pretrain"))
-    assert sorted(document["seed"] for document, _ in found) == [1, 2]
-    assert {record.state for _, record in found} == {"done"}
+    assert sorted(record.document.seed for record in found) == [1, 2]
+    assert {record.state for record in found} == {"done"}
     assert list(store.done("evaluate")) == []
 
 
@@ -183,7 +184,7 @@ def test_a_curve_takes_the_newest_account_of_each_step_and_skips_a_torn_line(sto
     report(directory, 1, 2, 3, loss=1.0, torn=True)
     claim(directory, OWNER).end("cancelled", NOTHING_SPENT, "ended before its first report")
     report(directory, 3, 4, loss=2.0)
-    told = [(point["step"], point["values"]["loss"]) for point in read_curve(directory)]
+    told = [(point.step, point.values["loss"]) for point in read_curve(directory)]
     assert told == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
 
 
@@ -193,6 +194,6 @@ def test_a_damaged_result_teaches_nothing_and_hides_no_other(store: Store) -> No
         finish(store, stage)
     (store.directory(stages[0]) / "result.json").write_text('{"finger')
     next((store.directory(stages[1]) / "attempts").glob("0*/owner.json")).write_text("")
-    assert [document["seed"] for document, _ in store.done("pretrain")] == [3]
+    assert [record.document.seed for record in store.done("pretrain")] == [3]
     with pytest.raises(StoreError, match="cannot be read"):
         store.record(stages[0])

@@ -4,17 +4,11 @@ import dataclasses
 
 import pytest
 
-from experiments.store.attempt import StoreError, read_json, write_json
-from experiments.store.facts import NO_GPUS
-from experiments.store.trials import (
-    all_stages,
-    stage_facts,
-    superseded,
-    trial_documents,
-    trial_facts,
-    write_trial,
-    write_trials,
-)
+from experiments.store.documents import StoreError, write_json
+from experiments.store.records import NO_GPUS
+from experiments.store.store import all_stages, stage_record
+from experiments.store.trials import superseded, trial_documents, trial_record, write_trial, write_trials
+from tests.documents import changed, read_json
 from tests.experiments.made_trials import execute, ranks_of, trial
 
 
@@ -23,12 +17,12 @@ def test_a_trial_is_told_completely_by_its_document(tmp_path):
     path = write_trial(tmp_path, made, marks=["stale code accepted"])
     assert path.parent == tmp_path / "trials" / "masking_ratio" and path.name.startswith(made.fingerprint[:12])
     (document,) = trial_documents(tmp_path)
-    assert (document["table"], document["scale"], document["variant"], document["position"]) == ("4", "tiny", "50%", 2)
-    assert (document["seed"], document["baseline"], document["params"]) == ("0", "50%", {"pretrain.mask_ratio": 0.5})
-    assert document["report"]["columns"][0] == "pretrain.hours"
-    assert [told["fingerprint"] for told in document["stages"]] == [s.fingerprint for s in made.stages]
-    assert [told["task"] for told in document["stages"]] == [None, "msrvtt", "msrvtt"]
-    assert document["marks"] == ["stale code accepted"]
+    assert (document.table, document.scale, document.variant, document.position) == ("4", "tiny", "50%", 2)
+    assert (document.seed, document.baseline, document.params) == ("0", "50%", {"pretrain.mask_ratio": 0.5})
+    assert document.report.columns[0] == "pretrain.hours"
+    assert [told.fingerprint for told in document.stages] == [s.fingerprint for s in made.stages]
+    assert [told.task for told in document.stages] == [None, "msrvtt", "msrvtt"]
+    assert document.marks == ["stale code accepted"]
 
 
 def test_asking_again_for_the_same_trial_changes_nothing(tmp_path):
@@ -43,23 +37,22 @@ def test_the_trial_asked_for_last_is_valid_also_when_it_is_an_old_one(tmp_path):
     write_trial(tmp_path, old)
     write_trial(tmp_path, new)
     ((outdated, valid),) = superseded(trial_documents(tmp_path))
-    assert (outdated["fingerprint"], valid["fingerprint"]) == (old.fingerprint, new.fingerprint)
+    assert (outdated.fingerprint, valid.fingerprint) == (old.fingerprint, new.fingerprint)
     write_trial(tmp_path, old)
     ((outdated, valid),) = superseded(trial_documents(tmp_path))
-    assert (outdated["fingerprint"], valid["fingerprint"]) == (new.fingerprint, old.fingerprint)
+    assert (outdated.fingerprint, valid.fingerprint) == (new.fingerprint, old.fingerprint)
 
 
 def test_the_sweep_file_that_ran_last_sets_baseline_and_row_order_of_every_row(tmp_path):
     original = [trial(variant) for variant in ("10%", "50%")]
-    sweep = dataclasses.replace(
-        original[0].sweep, variants={"new": {}, "50%": {}, "10%": {}}, baseline="new", title="A copy"
-    )
+    changes = {"variants": {"new": {}, "50%": {}, "10%": {}}, "baseline": "new", "title": "A copy"}
+    sweep = original[0].sweep.model_copy(update=changes)
     copied = [dataclasses.replace(original[1], sweep=sweep, variant=variant) for variant in ("new", "50%")]
 
     def rows():
-        found = sorted(trial_documents(tmp_path), key=lambda document: document["position"])
-        assert len({(document["baseline"], document["title"]) for document in found}) == 1
-        return found[0]["baseline"], [document["variant"] for document in found]
+        found = sorted(trial_documents(tmp_path), key=lambda document: document.position)
+        assert len({(document.baseline, document.title) for document in found}) == 1
+        return found[0].baseline, [document.variant for document in found]
 
     for _ in range(2):
         write_trials(tmp_path, [(one, []) for one in original])
@@ -74,7 +67,7 @@ def test_a_finished_trial_gives_its_results_and_the_hours_of_its_whole_lineage(t
     made = trial(r1=25.0)
     assert execute(tmp_path, made) == [0, 0, 0]
     write_trial(tmp_path, made)
-    facts = trial_facts(tmp_path, trial_documents(tmp_path)[0])
+    facts = trial_record(tmp_path, trial_documents(tmp_path)[0])
     assert facts.status(driven=False) == "FINISHED"
     metrics = {name: value for name, (value, _) in facts.metrics().items()}
     results = [read_json(path) for path in sorted((tmp_path / "store").glob("*/*/result.json"))]
@@ -99,9 +92,10 @@ def test_what_a_row_took_counts_every_attempt_and_each_stage_once(tmp_path):
     execute(tmp_path, made)
     write_trial(tmp_path, made)
     document = trial_documents(tmp_path)[0]
-    document["stages"].append(document["stages"][1] | {"name": "finetune.other", "task": "other"})
-    before = spent_by(trial_facts(tmp_path, document))
-    assert trial_facts(tmp_path, document).metrics()["row_hours.total"][0] == pytest.approx(before["useful"])
+    shared = changed(document.stages[1], {"name": "finetune.other", "task": "other"})
+    document = dataclasses.replace(document, stages=(*document.stages, shared))
+    before = spent_by(trial_record(tmp_path, document))
+    assert trial_record(tmp_path, document).metrics()["row_hours.total"][0] == pytest.approx(before["useful"])
     hours = [facts.hours for facts in all_stages(tmp_path)]
     assert len(hours) == 3 and before.keys() == {"useful", "lost", "overhead", "billed"}
     assert before["billed"] == pytest.approx(sum(one.billed for one in hours))
@@ -115,7 +109,7 @@ def test_what_a_row_took_counts_every_attempt_and_each_stage_once(tmp_path):
     write_json(result, read_json(result) | {"attempt": 2})
     owner = read_json(attempts / "0001" / "owner.json")
     write_json(attempts / "0001" / "owner.json", owner | {"pid": 2**22 + 1})
-    after = spent_by(trial_facts(tmp_path, document))
+    after = spent_by(trial_record(tmp_path, document))
     assert {name: after[name] - before[name] for name in after} == pytest.approx(
         {"useful": 0, "lost": 1, "overhead": 1, "billed": 2}, abs=1e-4
     )
@@ -127,9 +121,9 @@ def test_energy_of_a_row_is_known_if_every_attempt_at_every_stage_counted_it(tmp
     write_trial(tmp_path, made)
     ends = sorted((tmp_path / "store").glob("*/*/attempts/0001/end.json"))
     for place, end in enumerate(ends):
-        assert "kwh" not in spent_by(trial_facts(tmp_path, trial_documents(tmp_path)[0]))
+        assert "kwh" not in spent_by(trial_record(tmp_path, trial_documents(tmp_path)[0]))
         write_json(end, read_json(end) | {"joules": 3.6e6 * (place + 1)})
-    assert spent_by(trial_facts(tmp_path, trial_documents(tmp_path)[0]))["kwh"] == pytest.approx(6.0)
+    assert spent_by(trial_record(tmp_path, trial_documents(tmp_path)[0]))["kwh"] == pytest.approx(6.0)
     told = [(facts.energy_kwh, facts.no_energy) for facts in all_stages(tmp_path)]
     assert sorted(told) == [(1.0, ""), (2.0, ""), (3.0, "")]
 
@@ -148,10 +142,10 @@ def test_an_unfinished_trial_runs_only_while_somebody_is_at_it(tmp_path):
     made = trial()
     write_trial(tmp_path, made)
     document = trial_documents(tmp_path)[0]
-    assert trial_facts(tmp_path, document).status(driven=True) == "RUNNING"
-    assert trial_facts(tmp_path, document).status(driven=False) == "KILLED"
+    assert trial_record(tmp_path, document).status(driven=True) == "RUNNING"
+    assert trial_record(tmp_path, document).status(driven=False) == "KILLED"
     execute(tmp_path, made, stages=1)
-    facts = trial_facts(tmp_path, document)
+    facts = trial_record(tmp_path, document)
     assert facts.status(driven=False) == "KILLED"
     assert set(facts.metrics()) == {"row_hours.pretrain"}
 
@@ -160,7 +154,7 @@ def test_a_failed_stage_fails_the_trial(tmp_path):
     made = trial(pretrain={"fail_at": 2})
     execute(tmp_path, made, stages=1)
     write_trial(tmp_path, made)
-    assert trial_facts(tmp_path, trial_documents(tmp_path)[0]).status(driven=True) == "FAILED"
+    assert trial_record(tmp_path, trial_documents(tmp_path)[0]).status(driven=True) == "FAILED"
 
 
 def test_stages_that_were_set_aside_or_never_begun_are_no_facts(tmp_path):
@@ -169,7 +163,7 @@ def test_stages_that_were_set_aside_or_never_begun_are_no_facts(tmp_path):
     directory = tmp_path / "store" / "finetune" / made.stages[1].fingerprint[:12]
     directory.rename(directory.with_name(directory.name + ".aside-1"))
     assert [facts.fingerprint for facts in all_stages(tmp_path)] == [made.stages[0].fingerprint]
-    assert stage_facts(tmp_path, "evaluate", made.stages[2].fingerprint) is None
+    assert stage_record(tmp_path, "evaluate", made.stages[2].fingerprint) is None
 
 
 def test_another_stage_in_the_folder_is_an_error_that_names_both(tmp_path):
@@ -178,7 +172,7 @@ def test_another_stage_in_the_folder_is_an_error_that_names_both(tmp_path):
     fingerprint = made.stages[0].fingerprint
     other = fingerprint[:12] + "0" * 52
     with pytest.raises(StoreError, match=f"holds the stage {fingerprint}, not {other}"):
-        stage_facts(tmp_path, "pretrain", other)
+        stage_record(tmp_path, "pretrain", other)
 
 
 def test_hours_of_different_devices_are_never_added_up(tmp_path):
@@ -187,7 +181,7 @@ def test_hours_of_different_devices_are_never_added_up(tmp_path):
     write_trial(tmp_path, made)
     owner = tmp_path / "store" / "finetune" / made.stages[1].fingerprint[:12] / "attempts" / "0001" / "owner.json"
     write_json(owner, read_json(owner) | {"unit": "H200 GPU h"})
-    metrics = trial_facts(tmp_path, trial_documents(tmp_path)[0]).metrics()
+    metrics = trial_record(tmp_path, trial_documents(tmp_path)[0]).metrics()
     assert "row_hours.pretrain" in metrics and "row_hours.total" not in metrics
     assert not any(name.startswith("row_spent.") for name in metrics)
 
@@ -199,4 +193,4 @@ def test_a_damaged_trial_file_is_named_and_is_written_again(tmp_path):
     with pytest.raises(StoreError, match=rf"{path.name}: cannot be read .*give the command of its sweep again"):
         trial_documents(tmp_path)
     assert write_trial(tmp_path, made) == path
-    assert trial_documents(tmp_path)[0]["fingerprint"] == made.fingerprint
+    assert trial_documents(tmp_path)[0].fingerprint == made.fingerprint

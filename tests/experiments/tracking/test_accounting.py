@@ -11,13 +11,16 @@ from mlflow.tracking import MlflowClient
 
 from experiments.scheduler.events import Event
 from experiments.stages.stage import Stage
-from experiments.store.attempt import ACCOUNTING, NOTHING_SPENT, read_attempts, read_json, this_process, write_json
-from experiments.store.store import Store
-from experiments.store.trials import stage_facts, write_trial
+from experiments.store.attempt import ACCOUNTING, NOTHING_SPENT, read_attempts
+from experiments.store.documents import write_json
+from experiments.store.process import this_process
+from experiments.store.store import Store, stage_record
+from experiments.store.trials import write_trial
 from experiments.tracking.accounting import Accountant, account_all, unaccounted
 from experiments.tracking.recorder import Recorder
 from experiments.tracking.runs import STAGES
 from tests.conformance.drivers import wait_until
+from tests.documents import read_json
 from tests.experiments.engines.slurm.test_accounting import answers
 from tests.experiments.finished import HOST
 from tests.experiments.made_trials import trial
@@ -107,7 +110,7 @@ def test_sync_corrects_what_a_driver_left_behind(store: Store, sacct: Callable[[
     hours = store.record(stage).hours
     assert (hours.billed * 3600, hours.estimated) == (pytest.approx(600.0), False)
     assert store.record(other).hours.estimated
-    facts = stage_facts(store.home, stage.kind, stage.fingerprint)
+    facts = stage_record(store.home, stage.kind, stage.fingerprint)
     assert facts is not None and facts.account()[0]["accounting"] == told
     assert account_all(store.home) == 0
     assert (tmp_path / "asked").read_text().count("--jobs=8 ") == 1, "what is known is not asked about again"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.scheduler.scheduler import Event
-from experiments.store.trials import trial_facts, write_trials
+from experiments.store.trials import trial_record, write_trials
 from experiments.tracking import client as connection
 from experiments.tracking import recorder as mirror
 from experiments.tracking.client import TrackingError
@@ -34,10 +34,10 @@ def looked_at(monkeypatch) -> list[str]:
     variants: list[str] = []
 
     def counted(home, document):
-        variants.append(document["variant"])
-        return trial_facts(home, document)
+        variants.append(document.variant)
+        return trial_record(home, document)
 
-    monkeypatch.setattr(mirror, "trial_facts", counted)
+    monkeypatch.setattr(mirror, "trial_record", counted)
     return variants
 
 
@@ -96,7 +96,7 @@ def test_what_is_missing_at_the_end_is_counted(home, monkeypatch):
     made, real = trial(), Tracker.record_stage
 
     def record_stage(self, facts):
-        if facts.document["kind"] == "evaluate":
+        if facts.document.kind == "evaluate":
             raise TrackingError(f"MLflow at x: gone; {LATER}")
         return real(self, facts)
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.store.trials import all_stages, trial_documents, trial_facts, write_trial
+from experiments.store.store import all_stages
+from experiments.store.trials import trial_documents, trial_record, write_trial
 from experiments.tracking.rows import (
     EVALUATION,
     RowError,
@@ -68,17 +69,17 @@ def test_records_read_back_from_the_content_of_their_runs(home):
         content = run_of_stage(facts)
         metrics = {name: value for name, (value, _) in content.metrics.items()}
         row = stage_row(run_with(content.claim | content.tags, metrics=metrics))
-        assert (row.kind, row.fingerprint, row.attempts) == (facts.document["kind"], facts.fingerprint, 1)
-        assert (row.versions, row.no_energy) == (facts.host["versions"], facts.no_energy)
-        assert json.loads(row.settings) == facts.document["settings"]
+        assert (row.kind, row.fingerprint, row.attempts) == (facts.document.kind, facts.fingerprint, 1)
+        assert (row.versions, row.no_energy) == (facts.host.versions, facts.no_energy)
+        assert json.loads(row.settings) == facts.document.settings
         assert (row.hours["billed"], row.estimated) == (facts.hours.billed, facts.hours.estimated)
-    facts = trial_facts(home, trial_documents(home)[0])
+    facts = trial_record(home, trial_documents(home)[0])
     content = run_of_trial(facts, {"pretrain": "abc"}, "1", driven=False, valid=True)
     row = trial_row(run_with(content.claim | content.own | content.tags))
     document = facts.document
     for name in ("sweep", "title", "table", "scale", "variant", "position", "baseline", "seed"):
-        assert getattr(row, name) == document[name]
-    assert (row.row_label, row.columns) == (document["report"]["row"], tuple(document["report"]["columns"]))
+        assert getattr(row, name) == document.raw[name]
+    assert (row.row_label, row.columns) == (document.report.row, tuple(document.report.columns))
     assert (row.evaluations, row.marks, row.code) == (facts.evaluations(), tuple(facts.marks), facts.code)
     assert (row.stage_runs, row.unreadable) == ({"pretrain": "abc"}, {})
 

@@ -10,7 +10,9 @@ from mlflow.tracking import MlflowClient
 
 from experiments.config.scale import load_scale
 from experiments.config.sweep import load_sweep
+from experiments.store.attempt_files import FailureNote
 from experiments.store.device_hours import Total
+from experiments.store.documents import TrialDocument
 from experiments.store.trials import write_trial
 from experiments.tracking.runs import STAGES
 from experiments.tracking.ui_views import (
@@ -27,21 +29,28 @@ from experiments.tracking.ui_views import (
     trial_note,
 )
 from experiments.tracking.writer import sync
+from tests.documents import changed
 from tests.experiments.made_trials import execute, stage, trial
 
 SWEEPS = sorted((Path(__file__).resolve().parents[3] / "sweeps").glob("*.yaml"))
-DOCUMENT = {
-    "sweep": "masking_ratio",
-    "title": "Masking ratios",
-    "table": "4",
-    "report": {"row": "Masking Ratio", "columns": ["pretrain.hours", "msrvtt.t2v.r1", "msrvtt.t2v.r5"]},
-    "scale": "tiny",
-    "variant": "65%",
-    "baseline": "50%",
-    "position": 3,
-    "seed": "0",
-    "params": {"pretrain.mask_ratio": 0.65},
-}
+DOCUMENT = TrialDocument.of(
+    {
+        "sweep": "masking_ratio",
+        "title": "Masking ratios",
+        "table": "4",
+        "report": {"row": "Masking Ratio", "columns": ["pretrain.hours", "msrvtt.t2v.r1", "msrvtt.t2v.r5"]},
+        "scale": "tiny",
+        "variant": "65%",
+        "baseline": "50%",
+        "position": 3,
+        "seed": "0",
+        "params": {"pretrain.mask_ratio": 0.65},
+        "stages": [{"name": "pretrain", "kind": "pretrain", "task": None, "fingerprint": "0" * 64}],
+        "fingerprint": "1" * 64,
+        "marks": [],
+        "time": 1.0,
+    }
+)
 
 
 @pytest.fixture
@@ -82,12 +91,12 @@ def test_a_row_tells_its_settings_and_links_to_its_stages():
     note = trial_note(DOCUMENT, {"pretrain": "abc"}, "1")
     assert "`65%`, to be compared with `50%`: a row of Table 4: Masking ratios." in note
     assert "`pretrain.mask_ratio = 0.65`" in note and "[pretrain](#/experiments/1/runs/abc)" in note
-    assert "`50%`, the baseline" in trial_note(DOCUMENT | {"variant": "50%"}, {}, "1")
+    assert "`50%`, the baseline" in trial_note(changed(DOCUMENT, {"variant": "50%"}), {}, "1")
 
 
 def test_a_row_tells_in_a_line_without_markup_why_a_job_ended_before_it_made_an_attempt():
     seen = "no `module`\n* " + "x" * 9999
-    failure = {"class": "user_error", "seen": seen, "done": "not tried again"}
+    failure = FailureNote.of({"class": "user_error", "seen": seen, "done": "not tried again", "time": 1.0})
     note = trial_note(DOCUMENT, {}, "1", {"pretrain": failure})
     start = "Stages: none has begun.\n\npretrain: its job ended before it made an attempt: `error: no 'module' * xxx"
     assert start in note and "xxx ...`\n\nSettings: " in note and len(note) < 1000
@@ -113,9 +122,9 @@ def shown(note: str) -> tuple[str, set[str]]:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_what_comes_from_a_sweep_file_is_no_markup_in_a_description(text):
-    report = DOCUMENT["report"] | {"row": text}
+    report = DOCUMENT.report.raw | {"row": text}
     names = {"title": text, "table": text, "variant": text, "baseline": text, "scale": text, "params": {text: text}}
-    hostile, once = DOCUMENT | names | {"report": report}, " ".join(text.split())
+    hostile, once = changed(DOCUMENT, names | {"report": report}), " ".join(text.split())
     hours = {"num_estimated": 0, "useful": 1.0, "lost": 0.0, "overhead": 0.0, "billed": 1.0, "kwh": None}
     spent = [Total(unit="CPU h", num_stages=1, no_energy=(text,), **hours)]
     told, kinds = shown(sweep_note(hostile, {text: spent}))
@@ -130,7 +139,7 @@ def test_what_comes_from_a_sweep_file_is_no_markup_in_a_description(text):
 
 def test_the_rows_of_every_table_have_colors_of_their_own():
     most = max(len(load_sweep(path, load_scale("tiny")).variants) for path in SWEEPS)
-    assert len({color(DOCUMENT | {"position": place}) for place in range(most)}) == most
+    assert len({color(changed(DOCUMENT, {"position": place})) for place in range(most)}) == most
 
 
 def test_processor_hours_are_never_called_gpu_hours():
@@ -153,9 +162,9 @@ def test_a_view_that_was_saved_in_mlflow_stays(told, client, saved):
 
 
 def test_each_scale_has_a_view_of_its_own():
-    tiny, paper = sweep_view(DOCUMENT), sweep_view(DOCUMENT | {"scale": "paper"})
+    tiny, paper = sweep_view(DOCUMENT), sweep_view(changed(DOCUMENT, {"scale": "paper"}))
     assert tiny.keys().isdisjoint(paper) and "`smaug.scale` = 'paper'" in json.loads(*paper.values())["state"]
-    assert sweep_view(DOCUMENT | {"report": {"row": "r", "columns": ["pretrain.hours"]}}) == {}
+    assert sweep_view(changed(DOCUMENT, {"report": {"row": "r", "columns": ["pretrain.hours"]}})) == {}
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -163,8 +172,8 @@ def test_mlflow_takes_the_tags_of_every_sweep(path):
     sweep = load_sweep(path, load_scale("tiny"))
     params = {key: None for variant in sweep.variants.values() for key in variant}
     columns = list(sweep.report.columns)
-    document = DOCUMENT | {"report": {"row": sweep.report.row, "columns": columns}, "params": params}
-    long = document | {"title": "t" * 9000, "params": {f"pretrain_video.an_option_{n}": n for n in range(60)}}
+    document = changed(DOCUMENT, {"report": {"row": sweep.report.row, "columns": columns}, "params": params})
+    long = changed(document, {"title": "t" * 9000, "params": {f"pretrain_video.an_option_{n}": n for n in range(60)}})
     for tags in (sweep_view(document), sweep_view(long), stages_view()):
         assert all(len(value) < 5000 for value in tags.values()) and tags
     assert len(sweep_note(long)) < 5000

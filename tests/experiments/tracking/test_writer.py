@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from experiments.store.attempt import FAILURE, read_json, write_down
+from experiments.store.attempt import FAILURE, record_failure
 from experiments.store.failures import Failure
-from experiments.store.store import Store
-from experiments.store.trials import all_stages, stage_facts, trial_documents, trial_facts, write_trial, write_trials
+from experiments.store.store import Store, all_stages, stage_record
+from experiments.store.trials import trial_documents, trial_record, write_trial, write_trials
 from experiments.tracking import client as connection
 from experiments.tracking import database
 from experiments.tracking.client import TrackingError
@@ -29,6 +29,7 @@ from experiments.tracking.runs import STAGES
 from experiments.tracking.ui_views import NOTE
 from experiments.tracking.writer import Tracker, sync
 from reports.report import read_report
+from tests.documents import read_json
 from tests.experiments.made_trials import DATASET, execute, ranks_of, trial
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,8 +60,8 @@ def snapshot(client, experiment):
 
 
 def facts_of(home, made):
-    document = next(d for d in trial_documents(home) if d["fingerprint"] == made.fingerprint)
-    return trial_facts(home, document)
+    document = next(d for d in trial_documents(home) if d.fingerprint == made.fingerprint)
+    return trial_record(home, document)
 
 
 def test_a_sweep_is_laid_out_as_flat_trials_and_stages_that_own_their_hours(home, client):
@@ -125,7 +126,7 @@ def test_a_curve_of_many_points_arrives_in_several_calls(home, client):
     (reported,) = (home / "store" / "pretrain").glob("*/attempts/0001/metrics.jsonl")
     lines = [json.dumps({"time": 1.0 * s, "step": s, "values": {"loss": 1.0 / s}}) + "\n" for s in range(1, 1001)]
     reported.write_text("".join(lines))
-    run_id = Tracker(home).record_stage(stage_facts(home, "pretrain", made.stages[0].fingerprint))
+    run_id = Tracker(home).record_stage(stage_record(home, "pretrain", made.stages[0].fingerprint))
     points = {m.step: m.value for m in client.get_metric_history(run_id, "loss")}
     assert points == {step: 1.0 / step for step in range(1, 1001)}
 
@@ -179,7 +180,7 @@ def test_a_row_whose_job_failed_before_its_attempt_has_failed_and_says_why(home,
     directory = Store(home).prepare(made.stages[0])
     for _ in range(attempts):
         assert subprocess.run([sys.executable, "-m", "experiments.worker", directory], cwd=ROOT).returncode == -9
-    write_down(directory, SET_UP, "not tried again")
+    record_failure(directory, SET_UP, "not tried again")
     sync(home)
     (row,), stages = runs(client, "smaug/masking_ratio"), runs(client, STAGES)
     assert f"{WORDS}; not tried again`" in row.data.tags[NOTE]
@@ -188,7 +189,9 @@ def test_a_row_whose_job_failed_before_its_attempt_has_failed_and_says_why(home,
     for run in stages:
         told = json.loads(Path(client.download_artifacts(run.info.run_id, "attempts.json")).read_text())
         assert told["failure"].items() >= {"class": "user_error", "seen": SET_UP.cause}.items()
-    write_down(directory, Failure(kind="cancelled", cause="Slurm ended job 7: CANCELLED"), "the same command continues")
+    record_failure(
+        directory, Failure(kind="cancelled", cause="Slurm ended job 7: CANCELLED"), "the same command continues"
+    )
     sync(home)
     found = [*runs(client, "smaug/masking_ratio"), *runs(client, STAGES)]
     assert [run.info.status for run in found] == ["KILLED"] * (1 + attempts)
@@ -203,10 +206,10 @@ def test_after_a_killed_driver_the_same_command_leaves_one_finished_run(home, cl
     write_trial(home, made)
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from experiments.store.trials import trial_documents, trial_facts\n"
+        "from experiments.store.trials import trial_documents, trial_record\n"
         "from experiments.tracking.writer import Tracker\n"
         "home = Path(sys.argv[1])\n"
-        "Tracker(home).record_trial(trial_facts(home, trial_documents(home)[0]), driven=True)\n"
+        "Tracker(home).record_trial(trial_record(home, trial_documents(home)[0]), driven=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(home)], cwd=ROOT, check=False)
@@ -232,10 +235,10 @@ def test_steps_done_again_after_a_kill_are_told_once(home, client):
     metrics = directory / "attempts" / "0001" / "metrics.jsonl"
     lines = [json.dumps({"time": 1000.0 + s, "step": s, "values": {"loss": 1.0 / s}}) + "\n" for s in (1, 2, 3)]
     metrics.write_text("".join(lines))
-    run_id = tracker.record_stage(stage_facts(home, "pretrain", made.stages[0].fingerprint))
+    run_id = tracker.record_stage(stage_record(home, "pretrain", made.stages[0].fingerprint))
     assert client.get_run(run_id).info.status == "KILLED"
     assert subprocess.run(worker, cwd=ROOT, check=False).returncode == 0
-    assert tracker.record_stage(stage_facts(home, "pretrain", made.stages[0].fingerprint)) == run_id
+    assert tracker.record_stage(stage_record(home, "pretrain", made.stages[0].fingerprint)) == run_id
     run = client.get_run(run_id)
     assert [m.step for m in client.get_metric_history(run_id, "loss")] == [1, 2, 3, 4]
     assert (run.info.status, run.data.tags["smaug.attempts"]) == ("FINISHED", "2")
@@ -362,7 +365,7 @@ def test_a_metric_name_that_mlflow_would_refuse_is_told_by_name(home):
     execute(home, made)
     write_trial(home, made)
     facts = facts_of(home, made)
-    facts.stages[2][1].result["metrics"]["t2v.R@1"] = 1.0
+    facts.stages[2][1].result.metrics["t2v.R@1"] = 1.0
     with pytest.raises(TrackingError, match="metric 'msrvtt.t2v.R@1': MLflow allows"):
         Tracker(home).record_trial(facts)
 

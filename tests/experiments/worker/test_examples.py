@@ -15,10 +15,10 @@ from experiments.config.sweep import load_sweep
 from experiments.maintenance.gc import find_garbage
 from experiments.stages.code_version import code_digest
 from experiments.stages.trial import expand
-from experiments.store.attempt import read_json, write_json
+from experiments.store.documents import StageDocument, write_json
 from experiments.store.examples import FOLDER, LIST, stored_gallery
-from experiments.store.store import Store
-from experiments.store.trials import stage_facts, write_trial
+from experiments.store.store import Store, stage_record
+from experiments.store.trials import write_trial
 from experiments.worker import examples as pictures
 from experiments.worker import main as worker
 from experiments.worker.examples import leave_pictures, make_by_hand
@@ -29,6 +29,7 @@ from smaug_core.data.prepare.rendering import prepare
 from smaug_core.errors import SmaugError
 from smaug_core.settings import from_settings
 from smaug_core.stage_protocol import KINDS
+from tests.documents import read_json
 from tests.experiments.smoke import ROOT, Smoke
 from tests.quick_stage import quick_stage
 
@@ -77,7 +78,7 @@ def clips_of(home: Path) -> tuple[Path, list[dict]]:
 
 
 def again(home: Path, folder: Path) -> None:
-    leave_pictures(read_json(folder / "stage.json"), folder, data_root=home / "data", device="cpu")
+    leave_pictures(StageDocument.of(read_json(folder / "stage.json")), folder, data_root=home / "data", device="cpu")
 
 
 def test_a_pretraining_leaves_pictures_of_held_out_clips(trained):
@@ -116,7 +117,7 @@ def test_pictures_are_no_part_of_the_result_and_other_stages_leave_none(trained)
     assert not (folders["finetune"] / FOLDER).exists()
     result = read_json(folders["pretrain"] / "result.json")
     assert set(result["files"]) == {"model/model.safetensors", "model/config.json"}
-    facts = stage_facts(smoke.home, "pretrain", trial.stages[0].fingerprint)
+    facts = stage_record(smoke.home, "pretrain", trial.stages[0].fingerprint)
     assert len(facts.gallery.examples) == 6 and facts.gallery.failed == ""
     directory = run(smoke.folder / "quick", quick_stage())
     assert not (directory / FOLDER).exists()
@@ -168,7 +169,7 @@ def test_a_result_is_published_and_tells_why_there_are_no_pictures(copied, capfd
     assert listed(folder / FOLDER)["examples"] == []
     assert "test is damaged" in listed(folder / FOLDER)["failed"]
     assert f"example pictures: 0 pictures; SmaugError: {data}: test is damaged" in capfd.readouterr().err
-    assert "test is damaged" in stage_facts(home, "pretrain", trial.stages[0].fingerprint).gallery.summary
+    assert "test is damaged" in stage_record(home, "pretrain", trial.stages[0].fingerprint).gallery.summary
 
 
 def test_a_clip_that_cannot_be_read_is_told_and_no_other_takes_its_place(copied):

@@ -80,12 +80,12 @@ def test_two_machines_share_one_stage(store: Store, machines: Machines) -> None:
     assert other.wait(60) == 0
     assert ranks(directory) == ["1 of 4", "2 of 4", "3 of 4"]
     result = store.result(stage)
-    assert result is not None and (result["processes"], result["nodes"], result["threads"]) == (4, 2, 1)
+    assert result is not None and (result.processes, result.nodes, result.threads) == (4, 2, 1)
     (attempt,) = read_attempts(directory)
     told = json.loads((attempt.directory / "nodes" / "1.json").read_text())
     assert told["ended"] == 0
     # Either machine starts three interpreters, two of which load torch.
-    assert attempt.last["spent_s"] > told["cpu_s"] + 0.4 > 0.8
+    assert attempt.last.spent_s > told["cpu_s"] + 0.4 > 0.8
 
 
 def test_a_stop_reaches_both_machines(store: Store, machines: Machines) -> None:
@@ -133,7 +133,7 @@ def test_a_mistake_on_the_other_machine_is_the_stages_end(store: Store, machines
     first, other = machines.first(directory), machines.other(directory)
     assert (first.wait(180), other.wait(60)) == (FAILED, 0)
     end = read_attempts(directory)[-1].end
-    assert end is not None and end["message"] == "RuntimeError: told to fail at step 2"
+    assert end is not None and end.message == "RuntimeError: told to fail at step 2"
 
 
 def test_a_follower_takes_no_other_jobs_attempt_and_leaves_when_the_first_part_has_ended(

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from experiments.stages.stage import Stage
-from experiments.store.attempt import StoreError, SupersededError, claim, read_attempts, read_json, write_json
+from experiments.store.attempt import SupersededError, claim, read_attempts
+from experiments.store.documents import StoreError, write_json
 from experiments.store.process import start_ticks
 from experiments.store.store import Store, read_curve
 from experiments.worker import reporter as watch_module
@@ -23,6 +24,7 @@ from experiments.worker.main import BAD_INPUT, DIVERGED, DONE, FAILED, HELD, INT
 from experiments.worker.reporter import StageWatch
 from experiments.worker.signals import StopFlag
 from smaug_core.stage_protocol import Outcome
+from tests.documents import read_json
 from tests.experiments.finished import HOST
 from tests.faults import full_disk
 from tests.quick_stage import QuickStage, quick_stage
@@ -64,9 +66,9 @@ def trail(directory: Path) -> list[int]:
 def assert_result_is_whole(store: Store, stage: Stage) -> dict[str, Any]:
     result = store.result(stage)
     assert result is not None
-    for name, digest in result["files"].items():
+    for name, digest in result.files.items():
         assert hashlib.sha256((store.directory(stage) / name).read_bytes()).hexdigest() == digest
-    assert set(result["files"]) == {"weights.json"}
+    assert set(result.files) == {"weights.json"}
     return result
 
 
@@ -82,13 +84,14 @@ def test_a_worker_publishes_what_its_stage_made_and_how(store: Store) -> None:
         assert run(store.prepare(each)) == DONE
     result = assert_result_is_whole(store, stage)
     assert json.loads((store.directory(stage) / "weights.json").read_text()) == [5, [str(store.directory(parent))]]
-    assert result["metrics"] == {"train.loss": pytest.approx(1 / 3)}
+    assert result.metrics == {"train.loss": pytest.approx(1 / 3)}
     assert (
-        result.items() >= {"device": "cpu", "unit": "CPU h", "cpus": 1, "gpus": 0, "threads": 1, "attempt": 1}.items()
+        result.raw.items()
+        >= {"device": "cpu", "unit": "CPU h", "cpus": 1, "gpus": 0, "threads": 1, "attempt": 1}.items()
     )
-    assert set(result["code"]) >= {"smaug_core/stages.py", "smaug_core/training/train.py"}
-    assert set(result["versions"]) >= {"python", "torch", "timm", "transformers"}
-    assert [(p["step"], p["values"]) for p in read_curve(store.directory(stage))] == [
+    assert set(result.code) >= {"smaug_core/stages.py", "smaug_core/training/train.py"}
+    assert set(result.versions) >= {"python", "torch", "timm", "transformers"}
+    assert [(p.step, p.values) for p in read_curve(store.directory(stage))] == [
         (1, {"loss": 1.0}),
         (2, {"loss": 1 / 2}),
         (3, {"loss": 1 / 3}),
@@ -118,8 +121,8 @@ def test_how_a_stage_failed_is_written_down(store: Store, fault: str, code: int,
     stage = quick_stage(**{fault: 2})
     directory = store.prepare(stage)
     assert run(directory) == code
-    assert last_end(directory).items() >= {"class": ended, "message": message, "step": 1}.items()
-    assert ("Traceback" in last_end(directory)["traceback"]) == (fault == "fail_at")
+    assert last_end(directory).raw.items() >= {"class": ended, "message": message, "step": 1}.items()
+    assert ("Traceback" in last_end(directory).traceback) == (fault == "fail_at")
     assert store.record(stage).state == "failed"
 
 
@@ -154,7 +157,7 @@ def test_a_stage_whose_parent_is_not_done_names_it_and_may_be_tried_again(store:
     stage = quick_stage("finetune", parents=(parent,))
     directory = store.prepare(stage)
     assert run(directory) == BAD_INPUT
-    assert f"the stage it builds on, {parent.fingerprint[:12]}, is not done" in last_end(directory)["message"]
+    assert f"the stage it builds on, {parent.fingerprint[:12]}, is not done" in last_end(directory).message
     run(store.prepare(parent))
     assert store.record(stage).state == "new"
     assert run(directory) == DONE
@@ -185,7 +188,7 @@ def test_a_stage_that_did_not_write_what_it_says_is_not_done(store: Store) -> No
     stage = Forgetful(**OTHER)
     directory = store.prepare(stage)
     assert run(directory) == BAD_INPUT
-    assert "the stage says it wrote this file" in last_end(directory)["message"]
+    assert "the stage says it wrote this file" in last_end(directory).message
     assert store.result(stage) is None
 
 
@@ -196,7 +199,7 @@ def test_a_worker_asked_to_stop_saves_and_the_next_one_continues(store: Store) -
     wait_until(lambda: store.has_attempt(stage, 1) and trail(directory) == [1, 2])
     worker.terminate()
     assert worker.wait(PATIENCE_S) == INTERRUPTED
-    assert last_end(directory).items() >= {"class": "interrupted", "step": 2, "total": 4}.items()
+    assert last_end(directory).raw.items() >= {"class": "interrupted", "step": 2, "total": 4}.items()
     assert store.record(stage).state == "resume"
     assert run(directory) == DONE
     assert trail(directory) == [1, 2, 3, 4]
@@ -256,11 +259,11 @@ def test_killed_at_any_write_a_worker_leaves_a_whole_result_or_none(tmp_path: Pa
             assert killed
         assert run(directory) == DONE
         assert_result_is_whole(store, stage)
-        assert [point["step"] for point in read_curve(directory)] == [1, 2, 3, 4]
+        assert [point.step for point in read_curve(directory)] == [1, 2, 3, 4]
         after = store.record(stage)
         assert len(after.attempts) == len(before.attempts) + (state != "done")
         assert after.hours.billed == pytest.approx(
-            max(sum(a.last["spent_s"] for a in after.attempts) / 3600, after.hours.useful)
+            max(sum(a.last.spent_s for a in after.attempts) / 3600, after.hours.useful)
         )
         if state == "resume":
             assert trail(directory).count(1) == 1, "steps before the checkpoint are not done again"
@@ -289,7 +292,7 @@ def test_a_stage_finished_between_look_and_claim_is_not_run_again(store: Store) 
     directory = store.prepare(stage)
     assert subprocess.run([sys.executable, "-c", FINISHED_MEANWHILE, str(directory)], cwd=ROOT).returncode == DONE
     assert trail(directory) == [1, 2, 3]
-    assert assert_result_is_whole(store, stage)["attempt"] == 1
+    assert assert_result_is_whole(store, stage).attempt == 1
     assert [a.state for a in read_attempts(directory)] == ["done", "cancelled"]
 
 
@@ -313,7 +316,7 @@ def test_a_worker_that_was_overtaken_publishes_nothing(store: Store) -> None:
     first, second = read_attempts(directory)
     assert (first.state, second.state, second.number) == ("cancelled", "running", successor.number)
     assert first.end is not None
-    assert "another worker took over this stage" in first.end["message"]
+    assert "another worker took over this stage" in first.end.message
 
 
 def test_the_heart_beats_while_a_stage_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +324,7 @@ def test_the_heart_beats_while_a_stage_is_silent(tmp_path: Path, monkeypatch: py
     lease = claim(tmp_path, OWNER)
     signs = set()
     with StageWatch(lease, DeviceClock(0), StopFlag()):
-        wait_until(lambda: signs.add(read_attempts(tmp_path)[0].progress["time"]) or len(signs) > 3)
+        wait_until(lambda: signs.add(read_attempts(tmp_path)[0].progress.time) or len(signs) > 3)
 
 
 def test_a_silent_stage_learns_from_its_heart_that_it_was_overtaken(
@@ -352,8 +355,8 @@ def test_the_account_tells_training_from_start_up(tmp_path: Path) -> None:
     assert account["spent_s"] >= before + account["train_s"] >= before + 2 * 0.05
     assert account["spent_s"] == pytest.approx(2 * account["wall_s"], rel=0.01)
     assert account["useful_s"] <= account["train_s"] + 1e-6
-    assert account["step"] == read_attempts(tmp_path)[0].progress["step"] == 1
-    assert [p["step"] for p in read_curve(tmp_path)] == [1]
+    assert account["step"] == read_attempts(tmp_path)[0].progress.step == 1
+    assert [p.step for p in read_curve(tmp_path)] == [1]
 
 
 def test_cpu_time_counts_finished_and_running_children() -> None:
@@ -385,7 +388,7 @@ def test_a_worker_saves_and_ends_when_its_parent_is_killed(store: Store) -> None
     parent.kill()
     parent.wait()
     wait_until(lambda: store.record(stage).state == "resume")
-    assert last_end(directory)["class"] == "interrupted"
+    assert last_end(directory).outcome == "interrupted"
 
 
 def test_a_full_disk_at_the_start_is_told_and_nothing_counts() -> None:
@@ -438,8 +441,8 @@ def test_a_stage_that_finds_another_disk_full_did_not_fail_for_good(store: Store
         disk.fill()
         tell = {"data_root": disk.folder, "device": "cpu", "stop": StopFlag()}
         assert run_stage(directory, **tell) == BAD_INPUT
-        assert last_end(directory)["class"] == "cancelled"
-        assert "No space left on device; free some space" in last_end(directory)["message"]
+        assert last_end(directory).outcome == "cancelled"
+        assert "No space left on device; free some space" in last_end(directory).message
         assert store.record(stage).state == "new", "the same command tries again"
         disk.free()
         assert run_stage(directory, **tell) == DONE

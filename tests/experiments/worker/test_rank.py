@@ -67,7 +67,7 @@ def ranks_of(directory: Path) -> list[psutil.Process]:
 
 def assert_billed_once(store: Store, stage: Stage) -> None:
     record = store.record(stage)
-    spent_s = sum(attempt.last["spent_s"] for attempt in record.attempts)
+    spent_s = sum(attempt.last.spent_s for attempt in record.attempts)
     assert record.hours.billed * 3600 == pytest.approx(max(spent_s, record.hours.useful * 3600))
     assert spent_s > 0
 
@@ -78,15 +78,15 @@ def test_two_processes_publish_one_result(store: Store) -> None:
     assert run(directory) == DONE, last_end(directory)
     result = store.result(stage)
     assert result is not None
-    assert result.items() >= {"processes": 2, "threads": 1, "attempt": 1, "metrics": {"train.loss": 1 / 3}}.items()
+    assert result.raw.items() >= {"processes": 2, "threads": 1, "attempt": 1, "metrics": {"train.loss": 1 / 3}}.items()
     assert lines(directory / "trail.txt") == ["1", "2", "3"]
     assert lines(directory / "ranks.txt") == ["1 of 2"]
-    assert [point["step"] for point in read_curve(directory)] == [1, 2, 3]
+    assert [point.step for point in read_curve(directory)] == [1, 2, 3]
     (attempt,) = read_attempts(directory)
-    assert (attempt.state, attempt.last["step"], attempt.last["total"]) == ("done", 3, 3)
+    assert (attempt.state, attempt.last.step, attempt.last.total) == ("done", 3, 3)
     # Two interpreters that load torch take seconds of CPU time, the worker alone takes none.
-    assert attempt.last["spent_s"] > 0.4
-    assert attempt.last["peak_memory_bytes"] > 2 * 300 * 2**20, "the ranks have ended, and still count"
+    assert attempt.last.spent_s > 0.4
+    assert attempt.last.peak_memory_bytes > 2 * 300 * 2**20, "the ranks have ended, and still count"
     assert_billed_once(store, stage)
     assert run(directory) == DONE
     assert len(read_attempts(directory)) == 1
@@ -107,8 +107,8 @@ def test_a_process_that_fails_fails_the_stage_as_one_alone_would(
     directory = store.prepare(quick_stage(**own))
     assert run(directory) == code
     end = last_end(directory)
-    assert (end["class"], end["message"]) == (ended, message)
-    assert ("Traceback" in end["traceback"]) == (code == FAILED)
+    assert (end.outcome, end.message) == (ended, message)
+    assert ("Traceback" in end.traceback) == (code == FAILED)
 
 
 def test_a_stop_reaches_every_process_and_the_next_one_continues(store: Store) -> None:
@@ -124,7 +124,7 @@ def test_a_stop_reaches_every_process_and_the_next_one_continues(store: Store) -
     assert worker.returncode == INTERRUPTED
     assert time.monotonic() - asked_at < 25, "torchrun was not asked to kill them"
     assert not any(process.is_running() for process in family)
-    assert last_end(directory).items() >= {"class": "interrupted", "step": 2, "total": 4}.items()
+    assert last_end(directory).raw.items() >= {"class": "interrupted", "step": 2, "total": 4}.items()
     assert store.record(stage).state == "resume"
     assert run(directory, 1) == DONE
     assert lines(directory / "trail.txt") == ["1", "2", "3", "4"]
@@ -155,13 +155,13 @@ def test_a_kill_leaves_no_process_and_another_try_goes_on(store: Store, victim: 
     else:
         assert (worker.returncode, attempt.state) == (INTERRUPTED, "interrupted")
         if victim != "torchrun":
-            assert f"killed without a word: process {'01'[victim == 'other']}" in last_end(directory)["message"]
-        assert last_end(directory)["spent_s"] > 0.4
+            assert f"killed without a word: process {'01'[victim == 'other']}" in last_end(directory).message
+        assert last_end(directory).spent_s > 0.4
     assert store.record(stage).state == "resume"
     (directory / "go").touch()
     assert run(directory) == DONE
     assert lines(directory / "trail.txt")[-2:] == ["4", "5"]
-    assert [point["step"] for point in read_curve(directory)] == [1, 2, 3, 4, 5]
+    assert [point.step for point in read_curve(directory)] == [1, 2, 3, 4, 5]
     assert_billed_once(store, stage)
 
 

@@ -17,7 +17,8 @@ from experiments.engines.slurm.engine import SlurmEngine
 from experiments.engines.slurm.profile import load_cluster
 from experiments.engines.slurm.queue import QueueSnapshot, QueueStatus
 from experiments.engines.slurm.submit import SubmissionError
-from experiments.store.attempt import StoreError, claim, write_json
+from experiments.store.attempt import claim
+from experiments.store.documents import StoreError, write_json
 from experiments.store.failures import FailureClass
 from experiments.worker.outcome import BAD_INPUT, DONE, INTERRUPTED
 from smaug_core.errors import SmaugError

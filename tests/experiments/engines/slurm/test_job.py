@@ -15,7 +15,8 @@ import pytest
 from experiments.engines.command import worker_job
 from experiments.engines.slurm.job import FOLDER, slurm_id
 from experiments.stages.stage import Stage
-from experiments.store.attempt import read_attempts, write_json
+from experiments.store.attempt import read_attempts
+from experiments.store.documents import write_json
 from experiments.store.store import Store
 from experiments.worker.outcome import DONE, FAILED, INTERRUPTED
 from tests.conformance.drivers import states, trail, wait_until
@@ -64,7 +65,7 @@ def ended(store: Store, stage: Stage) -> Any:
 def failures(store: Store, stage: Stage) -> list[tuple[str, str, str] | None]:
     """What is written down of each attempt: class, what was seen, what was done."""
     told = [attempt.failure for attempt in read_attempts(store.directory(stage))]
-    return [each and (each["class"], each["seen"], each["done"]) for each in told]
+    return [each and (each.kind, each.seen, each.done) for each in told]
 
 
 def asked(store: Store) -> str:
@@ -168,9 +169,9 @@ def test_a_stage_that_gets_on_is_queued_again_though_an_attempt_that_was_killed_
     job = begin(stage)
     wait_until(lambda: trail(store, stage) == [1, 2, 3])
     (attempt,) = read_attempts(store.directory(stage))
-    os.kill(attempt.owner["pid"], signal.SIGKILL)
+    os.kill(attempt.owner.pid, signal.SIGKILL)
     assert job.wait(60) == 128 + signal.SIGKILL
-    write_json(attempt.directory / "progress.json", attempt.progress | {"step": 3})  # its last sign of life
+    write_json(attempt.directory / "progress.json", attempt.progress.raw | {"step": 3})  # its last sign of life
     job = begin(stage)
     wait_until(lambda: trail(store, stage) == [1, 2, 3, 3])
     job.send_signal(signal.SIGUSR2)

@@ -10,7 +10,7 @@ from experiments.cli import status_view as overview
 from experiments.console import Console
 from experiments.engines.slurm.submissions import exit_file
 from experiments.maintenance.status import HomeStatus, Observer
-from experiments.store.attempt import write_json
+from experiments.store.documents import write_json
 from experiments.store.drivers import driver_at_work
 from experiments.store.trials import write_trial
 from tests.experiments.made_trials import trial

@@ -10,7 +10,7 @@ import pytest
 from experiments.engines.slurm.submissions import SUBMISSION, exit_file, new_folder
 from experiments.maintenance.gc import Garbage, find_garbage
 from experiments.maintenance.removal import remove
-from experiments.store.attempt import write_json
+from experiments.store.documents import write_json
 from experiments.store.drivers import driver_at_work
 from tests.experiments.engines.slurm.test_engine import Commands
 

@@ -19,9 +19,9 @@ from experiments.maintenance.doctor.finding import Finding, fault, fine, probe, 
 from experiments.planning.inputs import scale_stages
 from experiments.planning.request import Request
 from experiments.stages.trial import with_settings
-from experiments.store.filesystem import FileSystem
 from experiments.store.store import Store
 from experiments.store.trials import write_trial
+from experiments.tracking.location import FileSystem
 from smaug_core.data.moving_shapes.dataset import SAMPLE
 from smaug_core.data.prepare.rendering import render
 from tests.experiments.made_trials import execute, trial

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.store.filesystem import file_system_of, parse_mounts, read_mounts
-from experiments.tracking.location import tracking_problem
+from experiments.tracking.location import file_system_of, parse_mounts, read_mounts, tracking_problem
 
 MOUNTS = parse_mounts(
     r"""/dev/vda / ext4 rw,relatime 0 0
