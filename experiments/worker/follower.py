@@ -55,7 +55,7 @@ class Follower:
     def _attempt(self) -> tuple[Path, Crew] | None:
         """Folder and crew of this job's attempt; none before there is one."""
         for attempt in reversed(read_attempts(self._directory)):
-            if all(attempt.owner.raw.get(key) == value for key, value in self._job.items()):
+            if self._job.items() <= attempt.owner.raw.items():
                 crew = Crew.read(attempt.directory)
                 return None if crew is None else (attempt.directory, crew)
         return None

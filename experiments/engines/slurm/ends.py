@@ -3,10 +3,9 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from experiments.engines.base import Job, JobState
-from experiments.engines.slurm.job import EXIT_RECORD, file_name
+from experiments.engines.slurm.job import EXIT_RECORD, ExitRecord, file_name
 from experiments.engines.slurm.queue import QueueSnapshot, status_of
 from experiments.engines.slurm.submissions import exit_file, is_final
 from experiments.store.attempt import read_attempts
@@ -55,15 +54,15 @@ class SubmittedJob:
         """Name of its files in the folders `cancel` and `ended`."""
         return file_name(self.id, self.job.name)
 
-    def exit_record(self) -> dict[str, Any] | None:
+    def exit_record(self) -> ExitRecord | None:
         """Its supervisor's record of its end; None before that."""
         return read_document(exit_file(self.folder, self.id, self.job.name), EXIT_RECORD)
 
 
-def end_of(submitted: SubmittedJob, record: dict[str, Any] | None, snapshot: QueueSnapshot) -> JobState | None:
+def end_of(submitted: SubmittedJob, record: ExitRecord | None, snapshot: QueueSnapshot) -> JobState | None:
     """The end of a job, by its supervisor's exit record and Slurm's queue; None while it has not ended."""
-    code = None if record is None else int(record["exit_code"])
-    reason = None if record is None else record.get("reason")
+    code = None if record is None else record.exit_code
+    reason = None if record is None else record.reason
     if is_final(record):
         return JobState(True, code)
     status = status_of(snapshot.jobs, submitted.id) if snapshot.queried > submitted.since else None

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -16,12 +17,12 @@ from experiments.engines.slurm.commands import CommandError, output_of
 from experiments.engines.supervisor import run_worker
 from experiments.store.attempt import checkpoint_step, read_attempts, record_failure
 from experiments.store.attempt_files import CLASS
-from experiments.store.documents import RENAME, StoreError, plain, read_document, write_json
+from experiments.store.documents import RENAME, Shape, StoreError, read_document, write_json
 from experiments.store.failures import Failure, FailureClass
 from experiments.worker.device import SLURM_JOB, SLURM_RESTART
 from experiments.worker.follower import Follower
 from experiments.worker.outcome import INTERRUPTED
-from smaug_core.files import COUNT, NAME, TIME, Map, Maybe, Number
+from smaug_core.files import COUNT, NAME, TIME, Map, Maybe, Number, StoredDocument, key
 
 FOLDER = "SMAUG_SLURM_FOLDER"
 """Variable with the folder of the jobs that were submitted together."""
@@ -29,15 +30,38 @@ REQUEUE_LIMIT_S = 30.0
 """The job ends by itself soon: without an answer by then its driver takes over."""
 
 SUBMITTED_ADVICE = "restore it from a backup, or keep {folder} until `squeue` shows no job of it"
-JOB = plain({"name": NAME, "command": [str], "env": Map(str)}, SUBMITTED_ADVICE)
-"""The command of a job."""
-EXIT_RECORD = plain(
-    {"exit_code": Number(-255, 255, whole=True), "reason?": Maybe(CLASS), "time?": TIME, "restart?": COUNT},
-    f"{RENAME}the end of the job is then read from Slurm",
-)
-"""How a job ended."""
-SAVED = plain({"step": COUNT}, f"{RENAME}the job continues from its newest checkpoint")
-"""Step that a job had saved when it queued itself again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobDocument(StoredDocument):
+    """A file of the folder `jobs`: the command of a job."""
+
+    name: str = key(NAME)
+    """Fingerprint of its stage."""
+    command: list[str] = key([str])
+    env: dict[str, str] = key(Map(str))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExitRecord(StoredDocument):
+    """A file of the folder `ended`: the end of a job, recorded by its supervisor."""
+
+    exit_code: int = key(Number(-255, 255, whole=True))
+    reason: FailureClass | None = key(Maybe(CLASS), absent=None)
+    time: float | None = key(TIME, absent=None)
+    restart: int | None = key(COUNT, absent=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedStep(StoredDocument):
+    """A file of the folder `saved`: the step of the checkpoint with which a job queued itself again."""
+
+    step: int = key(COUNT)
+
+
+JOB = Shape(JobDocument.form(), SUBMITTED_ADVICE, JobDocument.of)
+EXIT_RECORD = Shape(ExitRecord.form(), f"{RENAME}the end of the job is then read from Slurm", ExitRecord.of)
+SAVED = Shape(SavedStep.form(), f"{RENAME}the job continues from its newest checkpoint", SavedStep.of)
 
 
 def run(directory: str) -> None:
@@ -77,14 +101,15 @@ class _Supervisor:
         description = read_document(folder / "jobs" / f"{directory.name}.json", JOB)
         if description is None:
             raise StoreError(f"{folder}: has no job for {directory.name}; it must stay while its jobs run")
-        self._description, name = description, file_name(self._job, description["name"])
+        self._description, name = description, file_name(self._job, description.name)
         self._cancel, self._ended, self._saved = (folder / kind / name for kind in ("cancel", "ended", "saved"))
         self._near_limit = False
         self._signalled = False
 
     def run(self) -> int:
         self._ended.unlink(missing_ok=True)  # of a run of this job before it was queued again
-        before = max(checkpoint_step(self._directory), (read_document(self._saved, SAVED) or {}).get("step", 0))
+        requeued = read_document(self._saved, SAVED)
+        before = max(checkpoint_step(self._directory), 0 if requeued is None else requeued.step)
         self._record_requeue()
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
@@ -102,14 +127,14 @@ class _Supervisor:
         """Share the work of the worker on the job's first node, which forwards requests to stop."""
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, lambda *_: None)
-        os.environ.update(self._description["env"])
+        os.environ.update(self._description.env)
         job = {"slurm": {"job": self._job, "restart": int(self._restarts)}}
         Follower(self._directory, node, job, self._has_ended).run()
 
     def _has_ended(self) -> bool:
         """Whether the first node's part has ended since the job was queued last."""
         record = read_document(self._ended, EXIT_RECORD)
-        return record is not None and record.get("restart") == int(self._restarts)
+        return record is not None and record.restart == int(self._restarts)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
@@ -117,9 +142,9 @@ class _Supervisor:
 
     def _run_worker(self) -> int:
         return run_worker(
-            self._description["command"],
+            self._description.command,
             self._directory,
-            os.environ | self._description["env"] | {SLURM_JOB: self._job, SLURM_RESTART: self._restarts},
+            os.environ | self._description.env | {SLURM_JOB: self._job, SLURM_RESTART: self._restarts},
             is_stopping=lambda: self._signalled or self._cancel.exists(),
             may_kill=lambda: not self._near_limit,
         )

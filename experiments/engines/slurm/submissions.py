@@ -12,22 +12,19 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from experiments.engines.slurm.commands import CommandError, output_of
-from experiments.engines.slurm.job import EXIT_RECORD, JOB, SUBMITTED_ADVICE, file_name
+from experiments.engines.slurm.job import EXIT_RECORD, JOB, SUBMITTED_ADVICE, ExitRecord, file_name
 from experiments.engines.slurm.queue import QueueStatus, query, status_of
-from experiments.store.documents import StoreError, plain, read_document, write_json
+from experiments.store.documents import Shape, StoreError, plain, read_document, write_json
 from experiments.store.drivers import Driver
 from experiments.worker.outcome import INTERRUPTED
-from smaug_core.files import NAME, Map
+from smaug_core.files import NAME, Map, StoredDocument, key
 
 SUBMISSION = re.compile(r"[a-z0-9_]+-\d{8}-\d{6}-[0-9a-f]{8}")
 """Names of such folders: the profile, the time, and random digits."""
 PLACED = plain(Map(NAME), SUBMITTED_ADVICE)
 """Ids of jobs by the stages' fingerprints: a `placed-*.json`."""
-_SLURM = plain({"slurm?": str, "jobs?": str}, SUBMITTED_ADVICE)
-"""slurm.json of a submission."""
 CONFIG_LIMIT_S = 10.0
 STATUS_LIMIT_S = 5.0
 """Limit of a query for `smaug status`, which waits for it."""
@@ -37,6 +34,17 @@ SETTLED_S = 3600.0
 """Age after which a job with a final exit record is certainly over, whether Slurm can be queried or not."""
 LISTED_AFTER_S = 60.0
 """Age after which Slurm lists a job, or has forgotten it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubmissionDocument(StoredDocument):
+    """slurm.json of a submission: the Slurm it was sent to, and the name of its jobs."""
+
+    slurm: str = key(str, absent="")
+    jobs: str = key(str, absent="")
+
+
+SUBMITTED = Shape(SubmissionDocument.form(), SUBMITTED_ADVICE, SubmissionDocument.of)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,12 +79,12 @@ def read_submission(folder: Path) -> Submission:
         StoreError: a file of it holds something else.
     """
     jobs = (read_document(path, JOB) for path in (folder / "jobs").glob("[!.]*.json"))
-    wanted = frozenset(str(document["name"]) for document in jobs if document is not None)
+    wanted = frozenset(document.name for document in jobs if document is not None)
     files = [(path, read_document(path, PLACED) or {}) for path in sorted(folder.glob("placed-*.json"))]
-    known = read_document(folder / "slurm.json", _SLURM) or {}
+    sent = read_document(folder / "slurm.json", SUBMITTED) or SubmissionDocument(raw={})
     placed = tuple((name, str(job), path) for path, ids in files for name, job in ids.items())
     names = wanted | {name for name, _, _ in placed}
-    return Submission(names=names, placed=placed, slurm=known.get("slurm", ""), jobs=known.get("jobs", ""))
+    return Submission(names=names, placed=placed, slurm=sent.slurm, jobs=sent.jobs)
 
 
 def exit_file(folder: Path, job: str, name: str) -> Path:
@@ -84,12 +92,12 @@ def exit_file(folder: Path, job: str, name: str) -> Path:
     return folder / "ended" / file_name(job, name)
 
 
-def is_final(record: dict[str, Any] | None) -> bool:
+def is_final(record: ExitRecord | None) -> bool:
     """Whether an exit record is the end of its job.
 
     A job whose worker was interrupted or killed may be in the queue again, and Slurm may know the reason.
     """
-    return record is not None and record["exit_code"] >= 0 and record["exit_code"] != INTERRUPTED
+    return record is not None and record.exit_code >= 0 and record.exit_code != INTERRUPTED
 
 
 def slurm_name() -> str:

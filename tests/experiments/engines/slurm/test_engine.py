@@ -7,13 +7,13 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from experiments.engines.base import Job, JobState
 from experiments.engines.slurm.ends import SHOWN_WITHIN_S, SubmittedJob, end_of
 from experiments.engines.slurm.engine import SlurmEngine
+from experiments.engines.slurm.job import ExitRecord
 from experiments.engines.slurm.profile import load_cluster
 from experiments.engines.slurm.queue import QueueSnapshot, QueueStatus
 from experiments.engines.slurm.submit import SubmissionError
@@ -34,8 +34,8 @@ def placed(tmp_path: Path) -> SubmittedJob:
     return SubmittedJob(job, "7_1", tmp_path, since=100.0)
 
 
-def told(code: int, reason: str | None = None) -> dict[str, Any]:
-    return {"exit_code": code, "reason": reason}
+def told(code: int, reason: str | None = None) -> ExitRecord:
+    return ExitRecord.of({"exit_code": code, "reason": reason})
 
 
 def look(state: str, asked: float = 101.0) -> QueueSnapshot:
