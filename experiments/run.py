@@ -36,7 +36,7 @@ class Drive:
     summary: Summary
     seconds: float
     """From the first look at the data to the last record."""
-    told: bool
+    recorded: bool
     """Whether MLflow took everything."""
     spent: float
     """Device hours billed to the attempts that this run started."""
@@ -126,7 +126,7 @@ def drive(
     return Drive(
         summary=summary,
         seconds=time.monotonic() - started,
-        told=recorder.error is None,
+        recorded=recorder.error is None,
         spent=budget.spent,
         comparison=budget.compared(),
     )

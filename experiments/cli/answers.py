@@ -70,7 +70,7 @@ def complain_of(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> N
         complain(f"{names[stage.fingerprint]} cancelled {message}")
     for stage, message in summary.held:
         complain(f"{names[stage.fingerprint]} not started: {message}")
-    if not outcome.told:
+    if not outcome.recorded:
         complain("no table: tables are made from MLflow; fix the error above, then run `make tables`")
     if summary.paused and summary.interrupted and not summary.failed:  # the engine was lost
         complain(f"stopped: {summary.paused}; the same command continues")
@@ -131,7 +131,7 @@ def end_document(outcome: "Drive", store: "Store", names: Mapping[str, str]) -> 
         "blocked": with_reason(summary.blocked),
         "paused": summary.paused,
         "interrupted": summary.interrupted,
-        "recorded": outcome.told,
+        "recorded": outcome.recorded,
         "seconds": outcome.seconds,
         "hours": {
             "spent": outcome.spent,

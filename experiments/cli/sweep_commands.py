@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -46,9 +46,13 @@ if TYPE_CHECKING:
     from experiments.planning.model_summary import PublishedHours
     from experiments.planning.plan import Plan
     from experiments.planning.request import Request
+    from experiments.run import Drive
     from experiments.store.store import Store
 
 sweeping = typer.Typer(rich_markup_mode=None)
+
+Stale = Literal["refuse", "accept", "rerun"]
+"""Use of results of older code."""
 
 Probe = Annotated[
     bool, typer.Option("--probe", help="Time some steps on the device first if the hours are not known otherwise.")
@@ -80,8 +84,7 @@ def run(
     if plan_:
         return plan(files, scale, set_, only, engine, address, cluster, max_hours, None, False, home, json_)
     from experiments.cli.progress import ProgressDisplay
-    from experiments.planning.plan import labels
-    from experiments.run import Terms, drive, set_aside_stale
+    from experiments.run import Terms, drive
     from experiments.scheduler.notify import command_of, user_settings
     from experiments.store.store import Store
 
@@ -93,35 +96,14 @@ def run(
     request, console = _request(files, scale, set_, only, home, max_hours), Console(to_stderr=json_)
     make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
     inventory = _inventory(make_engine, address, cluster)
-    made, limit = _planned(request, inventory)
-    _refuse_problems(made, request.home)
-    if not all(planned.is_done for planned in made.stages):
-        make_engine().close()  # an engine that cannot run here fails before data are rendered
-    if not (accept_stale or rerun_stale):
-        _refuse_stale(made)
-    if limit is not None and made.to_spend() is None:
-        _refuse_over_budget(made, limit, None)
-        _probe(made, store, make_engine, console, f"a limit of {limit:g} hours was given")
-        made, limit = _planned(request, inventory)
-    _refuse_over_budget(made, limit, made.to_spend_anew() if rerun_stale else made.to_spend())
-    if rerun_stale and made.in_state("stale"):
-        complain(f"{set_aside_stale(made, store)} stages archived")
-        made, _ = _planned(request, inventory)
+    stale: Stale = "accept" if accept_stale else "rerun" if rerun_stale else "refuse"
+    made, limit = _checked_plan(request, inventory, make_engine, store, console, stale)
     show_plan(made, console)
     if limit is not None and made.to_spend() is None:
         complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
     terms = Terms(limit=limit, retry_failed=retry_failed, notify=command, published=_published_rate)
     outcome = drive(made, store, make_engine, lambda names: ProgressDisplay(console, names), console, terms)
-    names = labels(made.trials)
-    complain_of(outcome, store, names)
-    if json_:
-        print_json(end_document(outcome, store, names))
-    else:
-        if outcome.told:
-            show_tables(made, store.home, console)
-        show_end(outcome, console)
-    held_only = outcome.summary.held and not (outcome.summary.failed or outcome.summary.paused)
-    raise typer.Exit(DONE if outcome.summary.complete else OVER_BUDGET if held_only else FAILED)
+    _finish(outcome, made, store, console, json_)
 
 
 @sweeping.command(rich_help_panel="Run")
@@ -166,6 +148,50 @@ def plan(
         for problem in made.problems:
             complain(f"problem: {problem}")
     _refuse_over_budget(made, limit, made.to_spend())
+
+
+def _checked_plan(
+    request: "Request",
+    inventory: "Inventory",
+    make_engine: Callable[[], "Engine"],
+    store: "Store",
+    console: Console,
+    stale: Stale,
+) -> tuple["Plan", float | None]:
+    """Return a plan that may run, and its limit in hours; time steps and archive stale stages if they are to be."""
+    from experiments.run import set_aside_stale
+
+    made, limit = _planned(request, inventory)
+    _refuse_problems(made, request.home)
+    if not all(planned.is_done for planned in made.stages):
+        make_engine().close()  # an engine that cannot run here fails before data are rendered
+    if stale == "refuse":
+        _refuse_stale(made)
+    if limit is not None and made.to_spend() is None:
+        _refuse_over_budget(made, limit, None)
+        _probe(made, store, make_engine, console, f"a limit of {limit:g} hours was given")
+        made, limit = _planned(request, inventory)
+    _refuse_over_budget(made, limit, made.to_spend_anew() if stale == "rerun" else made.to_spend())
+    if stale == "rerun" and made.in_state("stale"):
+        complain(f"{set_aside_stale(made, store)} stages archived")
+        made, _ = _planned(request, inventory)
+    return made, limit
+
+
+def _finish(outcome: "Drive", made: "Plan", store: "Store", console: Console, as_json: bool) -> None:
+    """Print the end of a run and exit with its code."""
+    from experiments.planning.plan import labels
+
+    names = labels(made.trials)
+    complain_of(outcome, store, names)
+    if as_json:
+        print_json(end_document(outcome, store, names))
+    else:
+        if outcome.recorded:
+            show_tables(made, store.home, console)
+        show_end(outcome, console)
+    held_only = outcome.summary.held and not (outcome.summary.failed or outcome.summary.paused)
+    raise typer.Exit(DONE if outcome.summary.complete else OVER_BUDGET if held_only else FAILED)
 
 
 def _request(

@@ -12,7 +12,6 @@ LINES_IN_A_FILE = 350
 LINES_IN_A_FUNCTION = 50
 TO_CUT = {
     "experiments.scheduler.scheduler",
-    "experiments.cli.sweep_commands.run",
     "experiments.run.drive",
     "experiments.standalone.run_alone",
     "experiments.worker.main.run_stage",

@@ -93,7 +93,7 @@ def test_a_plan_and_an_end_show_hostile_names(tmp_path, capsys):
     summary = Summary(failed=[(first, HOSTILE)], cancelled=[(second, HOSTILE)], held=[(third, HOSTILE)], paused=HOSTILE)
     summary.interrupted = True
     comparison = PriceComparison(stages=1, predicted=1.0, actual=1.0, unit=HOSTILE)
-    outcome = Drive(summary=summary, seconds=1.0, told=True, spent=0.0, comparison=comparison)
+    outcome = Drive(summary=summary, seconds=1.0, recorded=True, spent=0.0, comparison=comparison)
     answers.complain_of(outcome, store, names)
     assert capsys.readouterr().err.count(SHOWN) == 7
     assert SHOWN in printed(lambda console: answers.show_end(outcome, console))
