@@ -15,6 +15,7 @@ import pytest
 from tests.architecture.source_tree import ROOT, Module, modules
 
 PACKAGES = (
+    "experiments.cli",
     "experiments.config",
     "experiments.console",
     "experiments.stages",
@@ -61,6 +62,16 @@ def chosen() -> list[Module]:
 
 def test_no_text_holds_a_word_of_the_old_voice():
     found = [fault for module in chosen() for fault in old_words(module)]
+    assert not found, "use record, report, fix, again or status:\n" + "\n".join(found)
+
+
+def test_no_page_holds_a_word_of_the_old_voice():
+    found = []
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+            for exception in EXCEPTIONS:
+                line = line.replace(exception, "")
+            found += [f"{page.relative_to(ROOT)}:{number}: {word[0]!r}" for word in WORDS.finditer(line)]
     assert not found, "use record, report, fix, again or status:\n" + "\n".join(found)
 
 
