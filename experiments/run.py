@@ -55,7 +55,7 @@ class Terms:
     notify: tuple[str, ...] = ()
     """Command to run at the end, at a pause and when most of the limit is spent; empty runs none."""
     published: Callable[[], Rate] | None = None
-    """Gives the rate that the paper's hours imply, for work that nothing else tells the price of."""
+    """Gives the rate that the paper's hours imply, for work without any other price."""
 
 
 def drive(
@@ -73,7 +73,7 @@ def drive(
         store: where results are kept.
         make_engine: called when there is something to run; the engine is closed at the end.
         make_display: called with the labels of stages by fingerprint; shows every event while stages run.
-        console: told what happens.
+        console: prints the events.
         terms: what it may cost, and the like.
 
     Raises:
@@ -101,7 +101,7 @@ def drive(
             prepare_data([trial.config for trial in plan.trials], store.home / "data", console)
             with closing(make_engine()) as engine, make_display(labels(plan.trials)) as display:
 
-                def tell(event: Event) -> None:
+                def report(event: Event) -> None:
                     display(event)
                     recorder(event)
                     notifier(event)
@@ -112,7 +112,7 @@ def drive(
                     store,
                     engine,
                     data_root=store.home / "data",
-                    on_event=tell,
+                    on_event=report,
                     retry_failed=terms.retry_failed,
                     budget=budget,
                     room_problem=lambda stage: room_problem(stage, store.directory(stage)),
@@ -120,7 +120,7 @@ def drive(
                     cancellations=lambda: cancel_requests(store.home),
                     abandoned=lambda names: abandoned(store.home, names),
                 ).run()
-        notifier.tell("end", end_of(summary), complete=summary.complete, counts=_counts(summary))
+        notifier.send("end", end_of(summary), complete=summary.complete, counts=_counts(summary))
     if recorder.error is not None:
         console.print(("not recorded:", "yellow"), f" {recorder.error}")
     return Drive(
@@ -144,7 +144,7 @@ def _counts(summary: Summary) -> dict[str, int]:
 
 
 def end_of(summary: Summary) -> str:
-    """A run's end in a line, as a notification tells it."""
+    """Describe a run's end in a line, for a notification."""
     counts = ", ".join(f"{count} {name}" for name, count in _counts(summary).items() if count)
     how = "complete" if summary.complete else "paused" if summary.paused else "not complete"
     ended = "was stopped; the same command continues" if summary.interrupted else f"ended, {how}"

@@ -50,7 +50,7 @@ def run_alone(
         seed: of the random draws.
         data_root: where the media are; embedded data is rendered there.
         device: `cpu` or `cuda`.
-        console: told what happens.
+        console: prints progress and results.
         recompute_layers: spend time to save memory in training.
 
     Raises:
@@ -108,9 +108,9 @@ def run_alone(
 
 def _tell(notes: Mapping[str, Any], console: Console) -> None:
     """What is worth knowing beside the metrics, e.g. which parts of the model were new."""
-    for name, told in notes.items():
-        if told and name != "unknown_words":  # logged when the data was read
-            console.print(f"{name}: {told}")
+    for name, note in notes.items():
+        if note and name != "unknown_words":  # logged when the data was read
+            console.print(f"{name}: {note}")
 
 
 def is_first_process() -> bool:

@@ -1,4 +1,4 @@
-"""What a run has spent and promised, against what it may: looked at before every stage starts."""
+"""Budget of a run: hours spent and promised against the limit, checked before every stage starts."""
 
 import time
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class PriceComparison:
 class Budget:
     """Keeps a run's account: actual hours of what ended, predicted hours of what runs.
 
-    Prices are taken anew for each stage, so that what finished meanwhile corrects them.
+    Prices are computed again for each stage, so that stages that finished meanwhile correct them.
     """
 
     def __init__(self, store: Store, prices: Prices, limit: float | None = None) -> None:
@@ -72,8 +72,8 @@ class Budget:
         record = self._store.record(stage)
         self._billed_before[stage.fingerprint] = record.hours.billed
         if price.hours is not None and record.details.prediction() is None:
-            told = {"hours": price.hours, "unit": price.unit, "source": price.basis, "time": time.time()}
-            write_json(record.directory / PREDICTION, told)
+            prediction = {"hours": price.hours, "unit": price.unit, "source": price.basis, "time": time.time()}
+            write_json(record.directory / PREDICTION, prediction)
         return None
 
     def withdraw(self, stage: Stage) -> None:

@@ -1,4 +1,4 @@
-"""Why a stage has no result to be taken over: what differs from the nearest one that is finished."""
+"""Cache misses: the differences of a stage from the nearest finished one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from experiments.store.store import Store, read_stage
 LEAST_DIGITS = 4
 """Of a fingerprint's beginning."""
 SECTIONS = ("model", *STAGE_KINDS)
-"""Sections of settings in the order in which differences are told; what decides inputs only comes after them."""
+"""Sections of settings in the order in which differences are listed; those that only decide inputs come last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,17 +42,17 @@ class Explanation:
     def lines(self) -> list[str]:
         """For people."""
         planned, stage = self.planned, self.planned.stage
-        told = [f"{stage.name} {stage.fingerprint[:12]}: {planned.state}"]
+        lines = [f"{stage.name} {stage.fingerprint[:12]}: {planned.state}"]
         if planned.state == "cached":
-            return [*told, "finished, by the code that is here"]
+            return [*lines, "finished, by the code that is here"]
         if planned.state == "stale":
-            return [*told, f"finished, by other code; differing: {', '.join(planned.changed)}"]
+            return [*lines, f"finished, by other code; differing: {', '.join(planned.changed)}"]
         if self.nearest is None:
-            return [*told, f"no {stage.kind} is finished in this store"]
-        told.append(f"nearest finished: {self.nearest}")
+            return [*lines, f"no {stage.kind} is finished in this store"]
+        lines.append(f"nearest finished: {self.nearest}")
         first, *others = self.differences
-        told.append(f"first difference: {first.name}: {first.there!r} there, {first.here!r} here")
-        return told + [f"and {other.name}: {other.there!r} there, {other.here!r} here" for other in others]
+        lines.append(f"first difference: {first.name}: {first.there!r} there, {first.here!r} here")
+        return lines + [f"and {other.name}: {other.there!r} there, {other.here!r} here" for other in others]
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -113,20 +113,20 @@ def _facts(lineage: Sequence[StageDocument], names: Mapping[str, str]) -> dict[s
     settings: dict[str, dict[str, Any]] = {}
     for document in lineage:
         settings |= {section: values for section, values in document.settings.items() if values}
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     only_names: dict[str, Any] = {}
     for section in (*SECTIONS, *(settings.keys() - set(SECTIONS))):
         for name, value in settings.get(section, {}).items():
             if name in CONSTANT or is_old_behaviour(section, name, value):
                 continue
             only_named = section == "data" or f"{section}.{name}" in NAMES_OF_INPUTS
-            (only_names if only_named else told)[f"{names.get(section, section)}.{name}"] = value
+            (only_names if only_named else facts)[f"{names.get(section, section)}.{name}"] = value
     for document in lineage:
-        told |= {f"seed of {document.kind}": document.seed, f"version of {document.kind}": document.version}
-    told |= only_names
+        facts |= {f"seed of {document.kind}": document.seed, f"version of {document.kind}": document.version}
+    facts |= only_names
     for document in lineage:
-        told |= {f"{document.kind}'s input {name}": digest for name, digest in document.inputs.items()}
-    return told
+        facts |= {f"{document.kind}'s input {name}": digest for name, digest in document.inputs.items()}
+    return facts
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:

@@ -1,4 +1,4 @@
-"""What a stage costs or is likely to cost, in hours of its device, and how that is known."""
+"""Measured or predicted cost of a stage, in hours of its device, and the source of that number."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from smaug_core.errors import SmaugError
 Basis = Literal["measured", "earlier", "rate", "probe", "published", "unknown"]
 """How a price is known, the surest first."""
 
-TELL: dict[Basis, str] = {
+WORDS_OF_BASIS: dict[Basis, str] = {
     "measured": "measured",
     "earlier": "median of earlier stages of the same shape",
     "rate": "closed form at the rate of earlier stages",
@@ -69,11 +69,11 @@ class _Past:
     size: str
     """Equal for stages that take about the same memory."""
     peak_bytes: int | None
-    """The most memory that an attempt at it held; none where none told."""
+    """Largest memory that an attempt at it held; None where it was not measured."""
 
 
 class Prices:
-    """Tells prices from what a store holds; a stage that finishes meanwhile is learned from.
+    """Prices of stages by the finished stages of a store, and by those that finish meanwhile.
 
     A stage that is not done is priced by the first of these that there is: finished stages of its shape; its closed
     form at the rate of finished stages of its kind, else of trainings, of the same width; its closed form at the rate
@@ -110,8 +110,8 @@ class Prices:
         """
         document = StageDocument.of(stage.document())
         alike = self._past(stage.kind).get(_shape(document, _macs_of(stage)), [])
-        told = (past.peak_bytes for past in alike if past.size == _size(document))
-        return max((peak for peak in told if peak is not None), default=None)
+        peaks = (past.peak_bytes for past in alike if past.size == _size(document))
+        return max((peak for peak in peaks if peak is not None), default=None)
 
     def learn(self, stage: Stage, record: StageRecord) -> None:
         """Take a stage into account that has finished since this was made."""
@@ -182,10 +182,10 @@ def rate_file(store: Store, document: StageDocument) -> Path:
     return store.home / "probes" / f"{'gpu' if gpus else 'cpu'}-width{width}" / "rate.json"
 
 
-def told(prices: Mapping[str, Price]) -> str:
-    """Where prices come from, in words; `prices` by the stage's name and fingerprint, e.g. `pretrain 1f3a`."""
+def sources_of(prices: Mapping[str, Price]) -> str:
+    """Describe the sources of prices; `prices` by the stage's name and fingerprint, e.g. `pretrain 1f3a`."""
     parts = []
-    for basis, words in TELL.items():
+    for basis, words in WORDS_OF_BASIS.items():
         names: dict[str, int] = {}
         for key, price in prices.items():
             if price.basis == basis:

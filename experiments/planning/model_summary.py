@@ -1,4 +1,4 @@
-"""What a scale's model consists of, what a training step costs, and what the paper's rows would take."""
+"""Summary of a scale's model: its parts, the cost of a training step, and the hours of the paper's rows."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -67,13 +67,13 @@ def describe(scale: Scale, overrides: Mapping[str, Any]) -> dict[str, Any]:
     shape = step_of(stage, vocabulary_size(config.model.tokenizer))
     parts = step_cost(config.model, shape)
     counts = parameter_counts(config.model, shape.vocab_size, shape.clip)
-    told = {name: _told(parts.get(name), count) for name, count in counts.items()}
+    summary = {name: _part(parts.get(name), count) for name, count in counts.items()}
     return {
         "scale": scale.name,
         "title": scale.title,
         "clip": asdict(shape.clip),
         "vocabulary": shape.vocab_size,
-        "parts": told,
+        "parts": summary,
         "total": {"parameters": sum(counts.values()), "gmac": total_macs(parts) / 1e9},
         "encoder_tokens_by_layer": [leaving for _, leaving in token_schedule(config.model, shape.mask_ratio)],
         "rows": [],
@@ -92,7 +92,7 @@ def pretraining_step(scale: Scale) -> dict[str, Part]:
     return step_cost(config.model, step_of(config.pretrain, vocabulary_size(config.model.tokenizer)))
 
 
-def with_rows(told: dict[str, Any], scale: Scale, published: PublishedHours) -> dict[str, Any]:
+def with_rows(summary: dict[str, Any], scale: Scale, published: PublishedHours) -> dict[str, Any]:
     """The same description with every row of the paper's tables of hours, and the rate they are predicted at."""
     table, row = published.default
     macs_per_hour = paper_rate(scale, published).macs_per_hour
@@ -101,7 +101,7 @@ def with_rows(told: dict[str, Any], scale: Scale, published: PublishedHours) -> 
     fails = [
         f"table {r.table}, row {r.row}" for r in rows if abs(r.predicted_hours / r.published_hours - 1) > TOLERANCE
     ]
-    return told | {"rows": [asdict(row) for row in rows], "rows_left_out": "", "rate": rate, "fails": fails}
+    return summary | {"rows": [asdict(row) for row in rows], "rows_left_out": "", "rate": rate, "fails": fails}
 
 
 def paper_rate(scale: Scale, published: PublishedHours) -> Rate:
@@ -143,35 +143,35 @@ def captions(corpus: tuple[str, ...]) -> int:
     return sum(published_size(source) for source in corpus)
 
 
-def show(told: dict[str, Any], console: Console) -> None:
+def show(summary: dict[str, Any], console: Console) -> None:
     """Print a description."""
-    clip = told["clip"]
+    clip = summary["clip"]
     frames = f"{clip['frames']} frames" if clip["frames"] > 1 else "single frames"
     if clip["selected"] < clip["frames"]:
         frames += f", {clip['selected']} selected"
-    console.print(f"{told['scale']}: {told['title']}")
+    console.print(f"{summary['scale']}: {summary['title']}")
     parts = [
         (name, f"{part['parameters']:,}", str(part["tokens"]), f"{part['gmac']:.3f}")
-        for name, part in told["parts"].items()
+        for name, part in summary["parts"].items()
     ]
-    parts.append(("all", f"{told['total']['parameters']:,}", "", f"{told['total']['gmac']:.3f}"))
+    parts.append(("all", f"{summary['total']['parameters']:,}", "", f"{summary['total']['gmac']:.3f}"))
     console.print_table(f"Pre-training on {frames}", ("part", "parameters", "tokens", "GMAC"), parts, total=True)
-    tokens = " ".join(map(str, told["encoder_tokens_by_layer"]))
+    tokens = " ".join(map(str, summary["encoder_tokens_by_layer"]))
     console.print(f"patch tokens after each layer of the encoder: {tokens}")
     console.print(f"parts: {ACCOUNTING['parts']}")
-    if not told["rows"]:
-        console.print(f"no hours: {told['rows_left_out']}")
+    if not summary["rows"]:
+        console.print(f"no hours: {summary['rows_left_out']}")
         return
     rows = []
-    for row in told["rows"]:
+    for row in summary["rows"]:
         published, predicted = row["published_hours"], row["predicted_hours"]
         hours = [f"{row['gmac']:.2f}", f"{published:.1f}", f"{predicted:.1f}", f"{predicted / published - 1:+.1%}"]
         rows.append([row["table"], row["row"], *hours])
     columns = ("table", "row", "GMAC", "published", "predicted", "off by")
     console.print_table("Hours of pre-training", columns, rows, names=2)
-    rate = told["rate"]
+    rate = summary["rate"]
     console.print(f"rows: {ACCOUNTING['rows']}")
-    worst = ", ".join(told["fails"])
+    worst = ", ".join(summary["fails"])
     console.print(f"fails (off by more than {TOLERANCE:.0%}): {worst}; docs/model.md says why")
     console.print(f"rate: {rate['tflops']:.1f} TFLOP/s on one A6000, from {rate['from']}")
 
@@ -181,7 +181,7 @@ def _published_macs(config: Config, stage: PretrainConfig | PretrainVideoConfig)
     return total_macs(step_cost(*published_accounting(config.model, shape)))
 
 
-def _told(part: Part | None, parameters: int) -> dict[str, Any]:
+def _part(part: Part | None, parameters: int) -> dict[str, Any]:
     """A part without cost is one that the stage does not run."""
     tokens, macs = (0, 0) if part is None else (part.tokens, part.macs)
     return {"parameters": parameters, "gmac": macs / 1e9, "tokens": tokens}

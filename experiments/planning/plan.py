@@ -1,4 +1,4 @@
-"""What a run would do and what it would cost, told from the store without starting anything."""
+"""Plan of a run: its stages, their states and their cost, read from the store without starting anything."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.config.seeds import Pair
 from experiments.engines.base import Inventory, Node
-from experiments.planning.cost_model import Price, Prices, Rate, told
+from experiments.planning.cost_model import Price, Prices, Rate, sources_of
 from experiments.planning.inputs import missing_inputs
 from experiments.stages.code_version import code_digest, differing
 from experiments.stages.kinds import PRETRAININGS
@@ -82,7 +82,7 @@ class Plan:
     @property
     def source(self) -> str:
         """Where the hours come from."""
-        return told({f"{p.stage.name} {p.stage.fingerprint}": p.price for p in self.stages})
+        return sources_of({f"{p.stage.name} {p.stage.fingerprint}": p.price for p in self.stages})
 
     def in_state(self, *states: PlanState) -> list[PlannedStage]:
         """The stages that are in one of these states."""
@@ -154,7 +154,7 @@ def make_plan(
         trials: expanded from some sweeps.
         store: where results are kept.
         inventory: what the engine has; a stage that is not done and asks for more is a problem.
-        published: gives the rate that the paper's hours imply, for work on GPUs that nothing else tells the price of.
+        published: gives the rate that the paper's hours imply, for work on GPUs without any other price.
 
     Raises:
         StoreError: the rate of a probe is damaged.
@@ -227,7 +227,7 @@ def resource_problems(
     Args:
         stages: that are to run.
         inventory: what there is.
-        peak_bytes: tells what stages like one held of memory; counts on this driver's own machine only, and where the
+        peak_bytes: gives the peak memory of stages like one; counts on this driver's own machine only, and where the
             scale does not say how much a stage needs.
     """
     found = (problem for stage in stages for problem in _misfits(stage, inventory, peak_bytes))

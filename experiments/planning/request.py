@@ -1,4 +1,4 @@
-"""What a command asks to be run: sweep files at a scale, changed or cut down on the command line."""
+"""Request of a run or plan: sweep files at a scale, changed or cut down on the command line."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Request:
 
         Raises:
             SweepError: every fault of the files and the options.
-            SmaugError: a source that nobody knows, or the store contradicts itself.
+            SmaugError: a source is unknown, or the store contradicts itself.
         """
         scale, sweeps = self.read()
         store = Store(self.home)
@@ -77,7 +77,7 @@ class Request:
 
         Raises:
             SweepError: an override or a row's name that does not fit.
-            SmaugError: a source that nobody knows.
+            SmaugError: a source is unknown.
         """
         overrides, rows = parse_overrides(self.set_), {row for sweep in sweeps for row in sweep.variants}
         trials: list[Trial] = []

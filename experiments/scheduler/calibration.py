@@ -1,4 +1,4 @@
-"""A few steps of a training, timed on the device that would run it: a rate where nothing finished tells one."""
+"""Calibration: a few steps of a training, timed on its device, where no finished stage gives a rate."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ class ProbeStopped(Exception):
 
 
 def unpriced(plan: Plan) -> Stage | None:
-    """The first training of a plan that nothing tells the price of, and that can be timed."""
+    """Return the first training of a plan without a price that can be timed."""
     unknown = ("unknown", "published")
     wanted = [p.stage for p in plan.stages if not p.is_done and p.price.basis in unknown and not p.stage.parents]
     return next((stage for stage in wanted if "model" in stage.settings and not stage.unseen), None)

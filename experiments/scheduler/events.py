@@ -1,4 +1,4 @@
-"""What a run of stages tells while it goes on, and how it ended."""
+"""Events and summary of a run of stages."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -50,7 +50,7 @@ class Summary:
     blocked: list[tuple[Stage, str]] = field(default_factory=list)
     """Not started, because a stage they build on was not finished; with its name."""
     paused: str = ""
-    """Why nothing new was started any more, though nobody asked to stop; empty if that was not so."""
+    """Reason why the run paused by itself and started nothing more; empty if it did not."""
     interrupted: bool = False
     """A stop was requested; the same command continues."""
 

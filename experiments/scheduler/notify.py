@@ -1,4 +1,4 @@
-"""Tells somebody of the moments of a run: one command of the user's own, with JSON on its standard input.
+"""Notifications of a run: one command of the user's own, with JSON on its standard input.
 
 The command comes from the user's settings or the command line, never from a sweep file, which may be another's.
 """
@@ -23,12 +23,12 @@ from experiments.worker.import_path import without_safe_path
 from smaug_core.errors import SmaugError
 
 TIMEOUT_S = 30.0
-"""A command that takes longer is ended; one that waited for the moment before to be told has less, but `LEAST_S`."""
+"""A command that takes longer is killed; one that waited for the notification before it has less, but `LEAST_S`."""
 LEAST_S = 5.0
 UNTOLD_S = 2.0
 """The end of a run waits so long without saying what for."""
 BUDGET_SHARE = 0.8
-"""Of a budget; told once when it is spent."""
+"""Share of a budget; its user is notified once when it is spent."""
 
 
 class _SettingsForm(Form):
@@ -57,10 +57,10 @@ def command_of(option: str | None, settings: Path) -> tuple[str, ...]:
         return ()
     if faults := form_faults(document, _SettingsForm):
         raise SweepError(faults)
-    told: str | list[str] | None = document.value.get("notify")
-    if told is None:
+    command: str | list[str] | None = document.value.get("notify")
+    if command is None:
         return ()
-    return _split(told, f"{settings}: notify") if isinstance(told, str) else tuple(told)
+    return _split(command, f"{settings}: notify") if isinstance(command, str) else tuple(command)
 
 
 def _split(command: str, where: str) -> tuple[str, ...]:
@@ -71,12 +71,12 @@ def _split(command: str, where: str) -> tuple[str, ...]:
 
 
 class Notifier:
-    """Runs the command for each moment, beside the run; what is wrong with it is told and harms nothing else.
+    """Run the command for each notification beside the run; its errors are reported and harm nothing else.
 
     Args:
         command: program and arguments, given to no shell; empty runs nothing.
         about: goes into each message, e.g. the sweeps' names.
-        complain: told what is wrong with the command.
+        complain: receives errors of the command.
         timeout_s: a command that takes longer is ended.
     """
 
@@ -104,36 +104,36 @@ class Notifier:
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, KeyboardInterrupt):
-            self.tell("end", "the run was stopped, and did not wait for what runs", complete=False)
+            self.send("end", "the run was stopped, and did not wait for what runs", complete=False)
         elif error is not None:
-            self.tell("end", f"the run ended with an error: {str(error) or type(error).__name__}", complete=False)
+            self.send("end", f"the run ended with an error: {str(error) or type(error).__name__}", complete=False)
         if self._last is not None:
             self._wait_for(self._last)
 
     def __call__(self, event: Event) -> None:
-        """Tell of an event of the run that is worth it."""
+        """Notify of an event of the run that is worth it."""
         if event.kind == "paused":
-            self.tell("paused", event.message)
+            self.send("paused", event.message)
 
-    def tell(self, event: str, message: str, **more: Any) -> None:
+    def send(self, event: str, message: str, **more: Any) -> None:
         """Run the command with `event` (`end`, `paused` or `budget`), a line for people, and details for programs."""
         if not self._command:
             return
         host = socket.gethostname()
-        told = {"event": event, "message": message, "time": time.time(), "host": host} | self._about | more
-        arguments = [json.dumps(told) + "\n", self._last, time.monotonic()]
+        payload = {"event": event, "message": message, "time": time.time(), "host": host} | self._about | more
+        arguments = [json.dumps(payload) + "\n", self._last, time.monotonic()]
         self._last = threading.Thread(target=self._run, args=arguments, name="notify", daemon=True)
         self._last.start()
 
     def budget(self, spent: float, limit: float | None) -> None:
-        """Tell once that most of a budget is spent."""
+        """Notify once that most of a budget is spent."""
         if limit is not None and not self._budget_told and spent >= BUDGET_SHARE * limit:
             self._budget_told = True
             message = f"{spent:.3g} of {limit:g} device hours are spent"
-            self.tell("budget", message, spent_hours=spent, limit_hours=limit)
+            self.send("budget", message, spent_hours=spent, limit_hours=limit)
 
     def _wait_for(self, last: threading.Thread) -> None:
-        """Wait until all is told, which has its limit; Ctrl-C gives it up instead, and the run comes to its end."""
+        """Wait for all notifications, each with its limit; Ctrl-C drops them instead, and the run ends."""
         try:
             last.join(UNTOLD_S)
             if last.is_alive():
@@ -145,16 +145,16 @@ class Notifier:
                 _end(self._ran)
             self._complain(f"{self._name}: was ended, as asked")
 
-    def _run(self, told: str, told_before: threading.Thread | None, asked: float) -> None:
-        """Run the command, once the one of the moment before has ended: moments are told in their order."""
-        if told_before is not None:
-            told_before.join()
+    def _run(self, payload: str, previous: threading.Thread | None, asked: float) -> None:
+        """Run the command once the one before it has ended, so that notifications keep their order."""
+        if previous is not None:
+            previous.join()
         if self._given_up:
             return
         limit_s = max(asked + self._timeout_s - time.monotonic(), min(LEAST_S, self._timeout_s))
         try:
             with TemporaryFile() as said:
-                fault = self._fault_of(told, said, limit_s)
+                fault = self._fault_of(payload, said, limit_s)
         except OSError as error:
             fault = f"cannot be run ({error.strerror})"
         except ValueError as error:  # a NUL in an argument
@@ -162,7 +162,7 @@ class Notifier:
         if fault is not None and not self._given_up:
             self._complain(f"{self._name}: {fault}")
 
-    def _fault_of(self, told: str, said: IO[bytes], limit_s: float) -> str | None:
+    def _fault_of(self, payload: str, said: IO[bytes], limit_s: float) -> str | None:
         """Run the command once; what is wrong with how it ended.
 
         It may leave processes behind that have its standard error, so that is a file.
@@ -178,7 +178,7 @@ class Notifier:
             start_new_session=True,
         )
         try:
-            ran.communicate(told, timeout=limit_s)
+            ran.communicate(payload, timeout=limit_s)
         except subprocess.TimeoutExpired:
             if _end(ran):
                 return f"was ended after {limit_s:.2g} s"

@@ -1,4 +1,4 @@
-"""What became of a job that ended without a result: looks at all there is to see, and writes down what was done."""
+"""Failures: the cause of a job's end without a result, and whether its stage is tried again."""
 
 import re
 import shutil
@@ -37,12 +37,12 @@ NO_MEMORY |= {"negatives_group", "corpus", "dataset"}
 def examine(job: JobState, record: StageRecord, newest: Attempt | None) -> Failure:
     """What became of a job; `newest`: its attempt, none if it ended before it could claim the stage."""
     end = None if newest is None else newest.end
-    told = None if end is None else end.failure or OF_ENDS.get(end.outcome)
+    recorded = None if end is None else end.failure or OF_ENDS.get(end.outcome)
     kills = 0 if newest is None or end is not None else _oom_kills_during(newest)
-    kind = classify(Seen(exit_code=job.exit_code, engine=job.reason, told=told, oom_kills=kills))
+    kind = classify(Seen(exit_code=job.exit_code, engine=job.reason, told=recorded, oom_kills=kills))
     host = "" if newest is None or newest.owner.nodes > 1 else newest.owner.host
     if end is not None:
-        cause = end.message if kind == told or not job.message else f"{job.message}; {end.message}"
+        cause = end.message if kind == recorded or not job.message else f"{job.message}; {end.message}"
         return Failure(kind=kind, cause=cause, traceback=end.traceback, host=host, blameless=job.blameless)
     if kind == "user_error":
         return Failure(kind=kind, cause=last_words(record.directory, job), host=host)
@@ -81,13 +81,14 @@ def last_words(directory: Path, job: JobState) -> str:
 
 
 def pause_of(first: Stage, second: Stage, failure: Failure) -> str:
-    """Why a sweep pauses in which two stages failed of the same, and how it goes on."""
+    """Describe why a sweep pauses: two stages failed with the same error; and how it continues."""
     frames = re.findall(r'^ +(File ".*", line \d+, in .*)$', failure.traceback, re.MULTILINE)
     where = f" ({frames[-1]})" if frames else ""
     named = [f"{stage.name} {stage.fingerprint[:12]}" for stage in (first, second)]
     return (
-        f"{' and '.join(named)} failed of the same: {failure.cause}{where}; nothing new is started, what runs goes on."
-        " Mend it, then the same command with --retry-failed; without that, it goes on with the other"
+        f"{' and '.join(named)} failed with the same error: {failure.cause}{where}; nothing new is started,"
+        " what runs goes on."
+        " Fix it, then give the same command with --retry-failed; without that, it goes on with the other"
         " stages, and with those that failed before they began"
     )
 

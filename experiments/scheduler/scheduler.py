@@ -47,11 +47,11 @@ class Scheduler:
         store: where they are kept.
         engine: where they run; the caller closes it.
         data_root: where the media are.
-        on_event: is told what happens, in the thread of `run`.
+        on_event: receives the events, in the thread of `run`.
         retry_failed: try stages again that failed in an earlier run.
         budget: asked before a stage starts; what it refuses is held back.
         room_problem: says why a stage has no room on the disk, if it has none; then it fails without a record.
-        cancellations: fingerprints of stages that somebody wants to end; asked now and then, in another thread.
+        cancellations: gives the fingerprints of stages to cancel; polled in another thread.
         peak_bytes: says what stages like one held of memory at most, where that is known.
         abandoned: says which of some stages that run elsewhere no other driver looks after; a stop ends these too.
     """
@@ -81,7 +81,7 @@ class Scheduler:
         self._unwanted: frozenset[str] = frozenset()
         self._slow_look = 0.0
         self._errors: dict[str, QueuedStage] = {}
-        """By what tells errors apart, the first stage that met it."""
+        """The first stage with each error, by the error's signature."""
 
     def stop(self) -> None:
         """Ask for an end: running stages save their state, nothing new starts. For any thread or signal."""
@@ -259,7 +259,7 @@ class Scheduler:
         item.sign = attempt.progress.time
 
     def _look_at_ended(self, item: QueuedStage, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
-        """The job ended without a result: somebody else has the stage, or it failed, or was killed."""
+        """The job ended without a result: another driver has the stage, or it failed, or was killed."""
         item.sign = 0.0
         if self._budget is not None and job.exit_code == HELD:
             self._budget.withdraw(item.stage)
@@ -282,7 +282,7 @@ class Scheduler:
             self._treat(item, record, newest, failure, folder)
 
     def _note_end(self, attempt: Attempt | None, failure: Failure, done: str) -> None:
-        """Write down that a stage was ended as somebody here asked, unless it had not begun."""
+        """Record that a stage was cancelled here, unless it had not begun."""
         if attempt is not None:
             record_failure(attempt.directory, replace(failure, kind="cancelled"), done)
 
@@ -339,7 +339,7 @@ class Scheduler:
         self._agenda.leave(item)
         newest = record.attempts[-1] if record.attempts else None
         if newest is not None and newest.failure is not None and item.tries.total:
-            return  # what our engine lost, and `retry` was told of, still saves its state
+            return  # the attempt that our engine lost, and that is retried, still saves its state
         pid, host = ("?", "?") if newest is None else (newest.owner.pid, newest.owner.host)
         message = f"process {pid} on {host} is working on it"
         self._tell(Event(kind="waiting", stage=item.stage, message=message))

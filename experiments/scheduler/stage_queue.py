@@ -34,15 +34,15 @@ class QueuedStage:
     lost_on: tuple[str, ...] = ()
     """Machines that were lost under it."""
     sign: float = 0.0
-    """Time of the last progress that was told."""
+    """Time of the last progress that was reported."""
 
 
 class Agenda:
-    """Every stage of a run in the phase it is in; what ends is told and summed up.
+    """Every stage of a run with its phase; the ends of stages are reported and counted.
 
     Args:
         stages: distinct stages, parents before children.
-        on_event: is told of what ends, and of what waits for something.
+        on_event: receives the ends of stages, and what they wait for.
     """
 
     def __init__(self, stages: Iterable[Stage], on_event: Callable[[Event], None]) -> None:
@@ -147,7 +147,7 @@ class Agenda:
         self._block_children(item)
 
     def cancel(self, item: QueuedStage, why: str = "as asked") -> None:
-        """Somebody ended it."""
+        """It was cancelled."""
         item.phase, item.message = "cancelled", f"{why}; the same command continues"
         self.summary.cancelled.append((item.stage, item.message))
         self._tell(Event(kind="cancelled", stage=item.stage, message=item.message))

@@ -81,10 +81,10 @@ def time_steps(directory: Path, *, data_root: Path, device: str, stop: StopFlag)
     if not watch.steps:
         raise SmaugError(f"{stage.name}: ended before a step could be timed")
     macs = watch.steps * training_of(kind, settings).batch_size * step_macs(kind, settings)
-    told = {
+    rate = {
         "macs_per_hour": macs / (watch.seconds / 3600),
         "steps": watch.steps,
         "seconds": watch.seconds,
         "time": time.time(),
     }
-    write_json(directory / "rate.json", told | describe_device(device))
+    write_json(directory / "rate.json", rate | describe_device(device))

@@ -1,4 +1,4 @@
-"""What runs a stage: its device, the time used on it, and the versions of what it runs."""
+"""Device of a stage: its description, the time used on it, and the versions of the libraries."""
 
 import os
 import resource
@@ -74,9 +74,9 @@ class DeviceClock:
         joules = joules_since(self.start.energy_from) if self.start.energy_from else None
         # Kept, since a process that ended meanwhile does not count any more.
         self._peak_bytes = max(self._peak_bytes, peak_bytes_of_tree(self.start.pid))
-        told = {"spent_s": self.spent_s(), "wall_s": self.wall_s(), "cpu_s": self.cpu_s()}
-        told[PEAK_MEMORY] = self._peak_bytes
-        return told if joules is None else told | {"joules": joules}
+        account = {"spent_s": self.spent_s(), "wall_s": self.wall_s(), "cpu_s": self.cpu_s()}
+        account[PEAK_MEMORY] = self._peak_bytes
+        return account if joules is None else account | {"joules": joules}
 
 
 def _cpu_seconds_of_tree(pid: int) -> float:
@@ -100,7 +100,7 @@ def _cpu_seconds_of(process: psutil.Process) -> float:
 
 
 def oom_kills() -> dict[str, int]:
-    """How many processes the kernel has killed for want of memory, by the file that tells; empty where none does.
+    """How many processes the kernel has killed for want of memory, by the file that counts them; empty without one.
 
     The own control group's count where there is one, else that of the whole machine.
     """
@@ -147,15 +147,15 @@ def _cpu_name() -> str:
 
 
 def _gpu_name() -> str:
-    """Name of the first GPU this process may use; `unknown` where the driver's tool does not tell."""
+    """Name of the first GPU this process may use; `unknown` where the driver's tool does not name it."""
     # The driver's own tool rather than torch: torch is not loaded yet, and must see its environment first.
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", f"--id={first}"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return told.stdout.strip().splitlines()[0]
+    return answer.stdout.strip().splitlines()[0]
 
 
 def slurm_job() -> dict[str, Any]:

@@ -12,12 +12,12 @@ from typing import Any
 
 def visible_gpus(count: int) -> list[str]:
     """The first `count` GPUs that this process may use: numbers or UUIDs."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (list(map(str, range(count))) if told is None else told.split(","))[:count]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (list(map(str, range(count))) if visible is None else visible.split(","))[:count]
 
 
 def energy_mj(gpus: Iterable[str]) -> dict[str, int]:
-    """Millijoules that each GPU has used since its driver was loaded; empty if one of them does not tell."""
+    """Return the millijoules of each GPU since its driver was loaded; empty if one of them does not count them."""
     nvml = _nvml()
     if nvml is None:
         return {}
@@ -30,7 +30,7 @@ def energy_mj(gpus: Iterable[str]) -> dict[str, int]:
 def joules_since(before: Mapping[str, int]) -> float | None:
     """What the GPUs in `before` have used since it was read; none if that is not known."""
     now = energy_mj(before)
-    if not now or any(now[gpu] < before[gpu] for gpu in before):  # the driver was loaded anew
+    if not now or any(now[gpu] < before[gpu] for gpu in before):  # the driver was loaded again
         return None
     return sum(now[gpu] - before[gpu] for gpu in before) / 1000
 

@@ -131,8 +131,8 @@ class Trained:
 def leave_pictures(stage: StageDocument, directory: Path, *, data_root: Path, device: str) -> None:
     """Put pictures of what a stage has learnt in the folder `examples` of its directory, before it is published.
 
-    A stage is never lost for its pictures: what goes wrong is told in `examples/examples.json`, and on stderr, which
-    is the log. Stages of other kinds, and stand-ins for stages, have none.
+    A stage is never lost for its pictures: errors are recorded in `examples/examples.json`, and printed to stderr,
+    which is the log. Stages of other kinds, and stand-ins for stages, have none.
     """
     if stage.entry != ENTRY or stage.kind not in PRETRAININGS:
         return
@@ -252,7 +252,7 @@ def make_gallery(
 ) -> Gallery:
     """Pictures of each kind of the first `num` items, in the order of kinds and items.
 
-    An item that cannot be read is told and has no picture. After `limit_s` no further one is begun, and the gallery
+    An item that cannot be read is listed and has no picture. After `limit_s` no further one is begun, and the gallery
     says which are missing.
     """
     began, examples, unreadable, failed = time.monotonic(), [], {}, ""

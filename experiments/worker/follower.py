@@ -1,6 +1,6 @@
-"""What runs on the other machines of a stage: waits for the attempt that the first one makes, and shares its work.
+"""Follower on the other machines of a stage: waits for the attempt of the first machine, and shares its work.
 
-It tells what it has used, and how torchrun ended here, in `nodes/` of the attempt's folder.
+It reports the time used and the exit code of torchrun here, in `nodes/` of the attempt's folder.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ from experiments.store.documents import StoreError, write_json
 from experiments.worker.device import DeviceClock
 from experiments.worker.launcher import ALONE_S, LOOK_S, OVER, Crew, start_torchrun
 
-TELL_EVERY_S = 5.0
+REPORT_EVERY_S = 5.0
 
 
 class Follower:
@@ -50,7 +50,7 @@ class Follower:
             self._look_after(torchrun, folder, clock)
         finally:
             torchrun.kill()
-            self._tell(folder, clock, ended=torchrun.wait())
+            self._report(folder, clock, ended=torchrun.wait())
 
     def _attempt(self) -> tuple[Path, Crew] | None:
         """Folder and crew of this job's attempt; none before there is one."""
@@ -61,17 +61,17 @@ class Follower:
         return None
 
     def _look_after(self, torchrun: "subprocess.Popen[bytes]", folder: Path, clock: DeviceClock) -> None:
-        told_at, deadline = 0.0, float("inf")
+        reported_at, deadline = 0.0, float("inf")
         while torchrun.poll() is None and time.monotonic() < deadline and not self._is_over():
             if (folder / "nodes" / OVER).exists():
                 deadline = min(deadline, time.monotonic() + ALONE_S)
-            if time.monotonic() - told_at > TELL_EVERY_S:
-                told_at = time.monotonic()
+            if time.monotonic() - reported_at > REPORT_EVERY_S:
+                reported_at = time.monotonic()
                 with suppress(StoreError):  # a disk that is full is met by the first machine too, which says so
-                    self._tell(folder, clock)
+                    self._report(folder, clock)
             time.sleep(LOOK_S)
 
-    def _tell(self, folder: Path, clock: DeviceClock, **more: int) -> None:
+    def _report(self, folder: Path, clock: DeviceClock, **more: int) -> None:
         account = clock.account()
         used = {name: account[name] for name in ("cpu_s", PEAK_MEMORY, "joules") if name in account}
         write_json(folder / "nodes" / f"{self._node}.json", used | more)

@@ -1,4 +1,4 @@
-"""Where the Python processes that we start import from: never the folder that they, or their user, are in."""
+"""Import path of the Python processes that we start: never the folder that they, or their user, are in."""
 
 import os
 import sys

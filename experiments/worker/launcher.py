@@ -1,7 +1,7 @@
 """Several processes that share the work of one stage, as its worker sees them: torchrun starts one per GPU.
 
 Each leaves a note how it ended in `ranks/`, since torchrun ends with 1 whatever its processes end with. On a stage's
-other machines a follower starts them (`experiments.worker.follower`); what it tells is in `nodes/`.
+other machines a follower starts them (`experiments.worker.follower`); its reports are in `nodes/`.
 """
 
 import math
@@ -34,14 +34,14 @@ from smaug_core.stage_protocol import Outcome
 LOOK_S = 0.1
 """Time between two looks of the worker at torchrun, and of a rank at whether to stop."""
 ALONE_S = 10.0
-"""Time before processes are ended that wait for nobody: NCCL and torchrun would wait minutes for who is gone."""
+"""Grace period before ranks whose peers are gone are killed: NCCL and torchrun would wait minutes for them."""
 OVER = "over"
 """In the attempt's folder `nodes`, once the processes of the first machine have ended."""
 LAST_WORD_S = 10.0
-"""After its own processes the worker waits so long for what other machines have to tell."""
+"""Time that the worker waits for the last reports of other machines, after its own processes have ended."""
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-"""Where all ranks are on this machine, nobody else is to reach them."""
+"""Where all ranks are on this machine, no other machine is to reach them."""
 
 _STOP_AND_REPEAT = "stop the attempt and give the same command again; it goes on from its checkpoint"
 CREW = plain(
@@ -95,7 +95,7 @@ NODE = plain(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Crew:
-    """What the ranks of an attempt must know; crew.json in its folder."""
+    """Launch parameters shared by all ranks of an attempt; crew.json in its folder."""
 
     processes: int
     """On all machines."""
@@ -116,9 +116,9 @@ class Crew:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """Of the attempt in `folder`; none as long as its worker has not told."""
-        told = read_document(folder / "crew.json", CREW)
-        return None if told is None else cls(**told | {"start": Start(**told["start"])})
+        """Read the parameters of the attempt in `folder`; None as long as its worker has not written them."""
+        report = read_document(folder / "crew.json", CREW)
+        return None if report is None else cls(**report | {"start": Start(**report["start"])})
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def rendezvous(nodes: int) -> Iterator[tuple[str, int]]:
 
 
 class CrewClock(DeviceClock):
-    """The clock of an attempt, with what its other machines tell of theirs."""
+    """Clock of an attempt, with the time that its other machines report."""
 
     def __init__(self, crew: Crew, folder: Path) -> None:
         super().__init__(crew.gpus, crew.start)
@@ -144,27 +144,27 @@ class CrewClock(DeviceClock):
 
     def cpu_s(self) -> float:
         """User and system seconds of the processes on all machines."""
-        return super().cpu_s() + sum(told["cpu_s"] for told in told_by_nodes(self._folder))
+        return super().cpu_s() + sum(report["cpu_s"] for report in node_reports(self._folder))
 
     def account(self) -> dict[str, float]:
         """As of one machine, the memory of all together; `joules` only where all machines know theirs."""
         account = super().account()
-        account[PEAK_MEMORY] += sum(told.get(PEAK_MEMORY, 0) for told in told_by_nodes(self._folder))
-        joules = [told["joules"] for told in told_by_nodes(self._folder) if "joules" in told]
+        account[PEAK_MEMORY] += sum(report.get(PEAK_MEMORY, 0) for report in node_reports(self._folder))
+        joules = [report["joules"] for report in node_reports(self._folder) if "joules" in report]
         if "joules" in account and len(joules) == self._others:
             return account | {"joules": account["joules"] + sum(joules)}
         return {name: value for name, value in account.items() if name != "joules"}
 
 
-def told_by_nodes(folder: Path) -> Iterator[dict[str, Any]]:
-    """What the followers of an attempt told last: `cpu_s`, the peak memory, maybe `joules`, torchrun's code `ended`."""
+def node_reports(folder: Path) -> Iterator[dict[str, Any]]:
+    """Read the last reports of an attempt's followers: `cpu_s`, peak memory, maybe `joules`, torchrun's exit code."""
     for path in (folder / "nodes").glob("[0-9]*.json"):
-        if (told := read_document(path, NODE)) is not None:
-            yield told
+        if (report := read_document(path, NODE)) is not None:
+            yield report
 
 
 class RankProcesses:
-    """The worker's side: starts torchrun, passes a stop on, and tells how it ended."""
+    """The worker's side: starts torchrun, forwards a stop request, and reports its end."""
 
     def __init__(self, lease: Lease, crew: Crew, stop: StopFlag) -> None:
         self._lease, self._crew, self._stop = lease, crew, stop
@@ -229,16 +229,16 @@ class RankProcesses:
         if self._crew.nodes == 1:
             return False
         notes = (read_document(folder / "ranks" / f"{rank}.json", RANK) or {} for rank in range(here))
-        return any(told.get("ended") for told in told_by_nodes(folder)) or all("end" in note for note in notes)
+        return any(report.get("ended") for report in node_reports(folder)) or all("end" in note for note in notes)
 
     def _wait_for_others(self) -> None:
-        """Until the other machines have told their last, for some time at most."""
+        """Wait for the last reports of the other machines, for some time at most."""
         if self._crew.nodes == 1:
             return
         (self._lease.directory / "nodes" / OVER).touch()
         deadline = time.monotonic() + LAST_WORD_S
         while time.monotonic() < deadline:
-            if sum("ended" in told for told in told_by_nodes(self._lease.directory)) == self._crew.nodes - 1:
+            if sum("ended" in report for report in node_reports(self._lease.directory)) == self._crew.nodes - 1:
                 return
             time.sleep(LOOK_S)
 
@@ -250,16 +250,16 @@ class RankProcesses:
                 self._torchrun.terminate()
 
     def write(self) -> None:
-        """Give a sign of life."""
+        """Write a heartbeat."""
         self._lease.heartbeat(self.account())
 
     def account(self) -> dict[str, Any]:
         """The first rank's last account, and the time until now."""
         progress = read_document(self._lease.directory / "progress.json", PROGRESS)
-        told: dict[str, Any] = NOTHING_SPENT if progress is None else progress.raw
+        report: dict[str, Any] = NOTHING_SPENT if progress is None else progress.raw
         account = self._clock.account()
-        peak = max(account[PEAK_MEMORY], told.get(PEAK_MEMORY, 0))  # the ranks may have ended
-        return {key: told[key] for key in NOTHING_SPENT} | account | {PEAK_MEMORY: int(peak)}
+        peak = max(account[PEAK_MEMORY], report.get(PEAK_MEMORY, 0))  # the ranks may have ended
+        return {key: report[key] for key in NOTHING_SPENT} | account | {PEAK_MEMORY: int(peak)}
 
 
 def start_torchrun(folder: Path, node: int, environment: dict[str, str], **output: Any) -> "subprocess.Popen[bytes]":

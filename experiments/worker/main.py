@@ -78,7 +78,7 @@ def run_stage(
         log: send everything that is printed from now on to the attempt's log.txt.
 
     Raises:
-        HeldError: somebody else is working on the stage.
+        HeldError: another process is working on the stage.
         StoreError: there is no stage here, or the store cannot be written.
     """
     stage = read_stage(directory)
@@ -143,7 +143,7 @@ ORPHAN_S = 600.0
 
 class _Signs(Protocol):
     def write(self) -> None:
-        """Give a sign of life; raises if a newer attempt has begun."""
+        """Write a heartbeat; raises if a newer attempt has begun."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,11 +41,11 @@ class EndedError(Exception):
 
 
 def ending_of(work: Callable[[], object]) -> Ending:
-    """Do the work; tell how it went."""
+    """Do the work; return its ending."""
     try:
         work()
-    except EndedError as told:
-        return told.ending
+    except EndedError as ended:
+        return ended.ending
     except Interrupted as stopped:
         return Ending(INTERRUPTED, "interrupted", str(stopped), failure="preempted")
     except KeyboardInterrupt:  # only where a stage runs in the process of a person who does not want to wait
@@ -78,7 +78,7 @@ def call_entry(
     watch: Watch,
     recompute_layers: bool = False,
 ) -> Outcome:
-    """Do the work that a prepared stage's document tells, in its folder.
+    """Call the function of a prepared stage, in its folder.
 
     Raises:
         StoreError: a stage that it builds on is not done.

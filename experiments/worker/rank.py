@@ -3,7 +3,7 @@
 `python -m experiments.worker.rank ATTEMPT_DIR` is torchrun if the worker starts it, and one of the processes (a rank)
 if torchrun does. The first rank reports and writes heartbeats; each leaves a note how it ended in `ranks/`, since
 torchrun ends with 1 whatever its processes end with. The kernel kills torchrun with the worker, and the ranks with
-torchrun: no GPU is held by a process that nobody waits for.
+torchrun: no GPU is held by a process that no other waits for.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from experiments.store.attempt import Lease
 from experiments.store.documents import StoreError, read_document, write_json
 from experiments.store.store import read_stage
 from experiments.worker.device import DeviceClock
-from experiments.worker.launcher import LOOK_S, RANK, Crew, CrewClock, told_by_nodes
+from experiments.worker.launcher import LOOK_S, RANK, Crew, CrewClock, node_reports
 from experiments.worker.outcome import DONE, FAILED, INTERRUPTED, call_entry, ending_of, set_threads
 from experiments.worker.reporter import StageWatch
 from experiments.worker.signals import StopFlag, end_with
@@ -35,13 +35,13 @@ PEER_DEATH_S = 2.0
 
 
 class RankWatch:
-    """What a rank but the first reports to: nobody; implements `smaug_core.stage_protocol.Watch`."""
+    """Watch of every rank but the first: it drops reports; implements `smaug_core.stage_protocol.Watch`."""
 
     def __init__(self, share: DeviceClock, stop: StopFlag) -> None:
         self._share, self._stop = share, stop
 
     def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
-        """The first rank tells."""
+        """Do nothing: the first rank reports."""
 
     def useful(self, seconds: float) -> None:
         """The first rank notes it."""
@@ -128,7 +128,7 @@ class Rank:
                 other = (note["pid"], note["node"]) != (os.getpid(), self._node)
                 if other and ("end" in note or (note["node"] == self._node and not _lives(note["pid"]))):
                     return True
-            if self._node == 0 and any("ended" in told for told in told_by_nodes(self._folder)):
+            if self._node == 0 and any("ended" in report for report in node_reports(self._folder)):
                 return True
             time.sleep(LOOK_S)
         return False

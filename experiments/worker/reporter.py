@@ -1,4 +1,4 @@
-"""The worker's ear: takes a running stage's reports, keeps its account of time, gives signs of life."""
+"""Progress reports, time accounting and heartbeats of a running stage."""
 
 import json
 import threading
@@ -109,7 +109,7 @@ class StageWatch:
             raise self._fault
 
     def write(self) -> None:
-        """Give a sign of life, with the account so far.
+        """Write a heartbeat, with the time spent so far.
 
         Raises:
             SupersededError: a newer attempt has begun.

@@ -16,6 +16,11 @@ from tests.architecture.source_tree import ROOT, Module, modules
 
 PACKAGES = (
     "experiments.cli",
+    "experiments.planning",
+    "experiments.run",
+    "experiments.scheduler",
+    "experiments.standalone",
+    "experiments.worker",
     "experiments.config",
     "experiments.console",
     "experiments.stages",

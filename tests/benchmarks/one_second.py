@@ -61,7 +61,7 @@ def run_block(way: str, home: Path, num_stages: int) -> Block:
     if ran.returncode or None in results:
         raise RuntimeError(f"{way}: {results.count(None)} of {num_stages} stages have no result; {ran.stderr[-2000:]}")
     started = min(read_attempts(store.directory(stage))[0].owner.started for stage in stages)
-    return Block(wall_s, max(result["time"] for result in results if result) - started)
+    return Block(wall_s, max(result.time for result in results if result) - started)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def test_a_stage_lands_on_a_node_that_has_what_it_asks_for(
     }
     result = store.result(both)
     assert result is not None
-    assert result.items() >= {"gpus": 2, "processes": 2}.items()
+    assert result.raw.items() >= {"gpus": 2, "processes": 2}.items()
     assert (store.directory(both) / "ranks.txt").read_text() == "1 of 2\n"
 
 

@@ -77,9 +77,9 @@ def test_the_same_error_in_two_rows_pauses_the_run_and_it_goes_on_when_it_is_men
     assert code == 1
     said = re.search(r"paused: (.*)", complaints)
     assert said is not None
-    assert re.match(r"pretrain [0-9a-f]{12} and pretrain [0-9a-f]{12} failed of the same: KeyError: ", said[1])
+    assert re.match(r"pretrain [0-9a-f]{12} and pretrain [0-9a-f]{12} failed with the same error: KeyError: ", said[1])
     assert 'sitecustomize.py", line' in said[1], "where in the code"
-    assert "Mend it, then the same command with --retry-failed; without that, it goes on with the other" in said[1]
+    assert "Fix it, then give the same command with --retry-failed; without that, it goes on with the other" in said[1]
     attempts = whole_run.attempts()
     failed = [("failed", "not tried again")]
     assert attempts.count(failed) == 2

@@ -150,5 +150,5 @@ def test_a_command_of_the_users_own_imports_what_lies_beside_it(
     (tmp_path / "mail.py").write_text("import beside")
     complaints: list[str] = []
     with Notifier([sys.executable, str(tmp_path / "mail.py")], {}, complaints.append) as notifier:
-        notifier.tell("end", "it ended")
+        notifier.send("end", "it ended")
     assert complaints == []

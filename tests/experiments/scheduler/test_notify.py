@@ -51,7 +51,7 @@ def test_a_command_gets_arguments_and_json_and_no_shell(
     monkeypatch.chdir(tmp_path)
     complaints: list[str] = []
     with Notifier(script, {"sweeps": ["a"], "scale": "tiny"}, complaints.append) as notifier:
-        notifier.tell("end", "the run ended", complete=True)
+        notifier.send("end", "the run ended", complete=True)
     (told,) = heard(tmp_path)
     assert told.items() >= {"event": "end", "message": "the run ended", "complete": True, "sweeps": ["a"]}.items()
     assert told["arguments"] == ["$(touch shell); *"] and not (tmp_path / "shell").exists()
@@ -113,7 +113,7 @@ def test_a_command_that_fails_is_told_and_harms_nothing(command: list[str], told
     complaints: list[str] = []
     started = time.monotonic()
     with Notifier(command, {"much": "x" * 200_000}, complaints.append, timeout_s=0.5) as notifier:
-        notifier.tell("end", "the run ended")
+        notifier.send("end", "the run ended")
     assert time.monotonic() - started < 30
     assert len(complaints) == (told is not None) and all(text.endswith(told or "") for text in complaints)
 
@@ -121,8 +121,8 @@ def test_a_command_that_fails_is_told_and_harms_nothing(command: list[str], told
 def test_moments_are_told_in_their_order(tmp_path: Path) -> None:
     command = ["sh", "-c", f"read told; case $told in *paused*) sleep 1;; esac; echo \"$told\" >> '{tmp_path}/heard'"]
     with Notifier(command, {}, print) as notifier:
-        notifier.tell("paused", "which takes longer to be told")
-        notifier.tell("end", "the run ended")
+        notifier.send("paused", "which takes longer to be told")
+        notifier.send("end", "the run ended")
     assert [told["event"] for told in heard(tmp_path)] == ["paused", "end"]
 
 
@@ -130,8 +130,8 @@ def test_what_hangs_holds_the_runs_end_but_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("experiments.scheduler.notify.LEAST_S", 0.2)
     complaints: list[str] = []
     with Notifier(["sleep", "60"], {}, complaints.append, timeout_s=1.0) as notifier:
-        notifier.tell("paused", "which hangs")
-        notifier.tell("end", "the run ended")
+        notifier.send("paused", "which hangs")
+        notifier.send("end", "the run ended")
     assert complaints == [f"notify: sleep 60: was ended after {seconds} s" for seconds in (1, 0.2)]
 
 
@@ -139,8 +139,8 @@ def test_ctrl_c_gives_up_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("experiments.scheduler.notify.UNTOLD_S", 0.1)
     complaints: list[str] = []
     with Notifier(["sleep", "60"], {}, complaints.append) as notifier:
-        notifier.tell("paused", "which hangs")
-        notifier.tell("end", "the run ended, and nobody is to wait for this either")
+        notifier.send("paused", "which hangs")
+        notifier.send("end", "the run ended, and nobody is to wait for this either")
         threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
     assert complaints == [
         f"notify: sleep 60: {how}" for how in ("is waited for; Ctrl-C ends it", "was ended, as asked")
@@ -157,7 +157,7 @@ def test_what_may_not_be_ended_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "killpg", refuse)
     complaints: list[str] = []
     with Notifier(["sleep", "60"], {}, complaints.append, timeout_s=0.5) as notifier:
-        notifier.tell("end", "the run ended")
+        notifier.send("end", "the run ended")
     assert complaints == ["notify: sleep 60: still runs after 0.5 s, and may not be ended by this user"]
     (left,) = [child for child in psutil.Process().children() if child.name() == "sleep"]
     left.kill()
@@ -167,7 +167,7 @@ def test_what_a_command_leaves_behind_does_not_hold_the_runs_end(tmp_path: Path)
     command = ["sh", "-c", f"sleep 60 & echo $! > '{tmp_path}/pid'; echo no mail >&2; exit 3"]
     complaints: list[str] = []
     with Notifier(command, {}, complaints.append) as notifier:
-        notifier.tell("end", "the run ended")
+        notifier.send("end", "the run ended")
     left = psutil.Process(int((tmp_path / "pid").read_text()))
     assert complaints[0].endswith("ended with 3 (no mail)"), "it was not ended for taking too long"
     left.kill()
@@ -176,7 +176,7 @@ def test_what_a_command_leaves_behind_does_not_hold_the_runs_end(tmp_path: Path)
 def test_a_command_that_is_ended_leaves_no_process(tmp_path: Path) -> None:
     command = ["sh", "-c", f"sleep 60 & echo $! > '{tmp_path}/pid'; wait"]
     with Notifier(command, {}, print, timeout_s=1.0) as notifier:
-        notifier.tell("end", "the run ended")
+        notifier.send("end", "the run ended")
     pid = int((tmp_path / "pid").read_text())
     until = time.monotonic() + 30
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:

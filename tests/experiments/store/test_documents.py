@@ -33,7 +33,7 @@ from experiments.store.store import Store, all_stages
 from experiments.store.trials import trial_documents, trial_record, write_trial
 from experiments.tracking.runs import run_of_stage, run_of_trial
 from experiments.worker.device import DeviceClock
-from experiments.worker.launcher import RANK, Crew, told_by_nodes
+from experiments.worker.launcher import RANK, Crew, node_reports
 from experiments.worker.main import run_stage
 from experiments.worker.outcome import Ending
 from experiments.worker.reporter import StageWatch
@@ -154,7 +154,7 @@ def readers(home: Home) -> dict[str, Callable[[], object]]:
         notes = [read_document(path, RANK) for path in (lease / "ranks").iterdir()]
         saved = [read_document(path, SAVED) for path in (folder / "slurm").glob("*/saved/*.json")]
         words = [read_document(path, EXIT_RECORD) for path in (folder / "slurm").glob("*/ended/*.json")]
-        return [Crew.read(lease), *told_by_nodes(lease), notes, saved, words]
+        return [Crew.read(lease), *node_reports(lease), notes, saved, words]
 
     return {
         "status": look,

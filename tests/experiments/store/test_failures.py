@@ -495,7 +495,7 @@ def test_the_same_error_in_two_stages_pauses_and_what_runs_goes_on(store: Store,
     assert {stage.seed for stage, _ in summary.failed} == {1, 2}
     assert summary.done == [running] and not store.directory(never).exists()
     assert not summary.complete and not summary.interrupted
-    assert "failed of the same: RuntimeError: told to fail at step 2 (File " in summary.paused
+    assert "failed with the same error: RuntimeError: told to fail at step 2 (File " in summary.paused
     assert "quick_stage.py" in summary.paused and "--retry-failed" in summary.paused
     assert [kind for kind, _ in told].count("paused") == 1
     again, _ = run(store, processes, first, second, running, never)

@@ -57,7 +57,7 @@ def attempted(
     stage = stage or quick_stage(gpus=gpus, seed=seed)
     store.prepare(stage)
     told = {**NOTHING_SPENT, "time": began + 110, "spent_s": 100.0 * (gpus or 1), "cpu_s": 100.0}
-    owner = this_process() | GONE | HOST | {"gpus": gpus, "started": began + 10, "unit": "h"}
+    owner = this_process().raw | GONE | HOST | {"gpus": gpus, "started": began + 10, "unit": "h"}
     slurm = {} if job is None else {"slurm": {"job": job, "restart": 0}}
     folder = store.directory(stage) / "attempts" / "0001"
     folder.mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_an_attempt_that_runs_is_not_asked_about(store: Store) -> None:
     directory = store.directory(attempted(store))
     owner = read_json(directory / "attempts" / "0001" / "owner.json")
     assert owner is not None
-    write_json(directory / "attempts" / "0001" / "owner.json", owner | this_process())
+    write_json(directory / "attempts" / "0001" / "owner.json", owner | this_process().raw)
     assert not unaccounted(read_attempts(directory))
 
 

@@ -66,8 +66,10 @@ def test_an_id_that_was_given_twice() -> None:
 
 
 def answers(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    (folder / "sacct").write_text(f'#!/bin/sh\necho "$SLURM_TIME_FORMAT $*" >>{folder}/asked\n{script}\n')
-    (folder / "sacct").chmod(0o755)
+    written = folder / "sacct.new"
+    written.write_text(f'#!/bin/sh\necho "$SLURM_TIME_FORMAT $*" >>{folder}/asked\n{script}\n')
+    written.chmod(0o755)
+    written.rename(folder / "sacct")  # a query may run at this moment
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 

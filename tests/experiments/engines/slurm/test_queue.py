@@ -10,8 +10,10 @@ from tests.conformance.drivers import wait_until
 
 
 def answers(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    (folder / "squeue").write_text(f"#!/bin/sh\necho . >>{folder}/asked\n{script}\n")
-    (folder / "squeue").chmod(0o755)
+    written = folder / "squeue.new"
+    written.write_text(f"#!/bin/sh\necho . >>{folder}/asked\n{script}\n")
+    written.chmod(0o755)
+    written.rename(folder / "squeue")  # a query may run at this moment
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
