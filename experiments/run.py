@@ -16,6 +16,7 @@ from experiments.planning.plan import Plan, distinct_stages, labels
 from experiments.scheduler.events import Event, Summary
 from experiments.scheduler.notify import Notifier
 from experiments.scheduler.scheduler import Scheduler
+from experiments.stages.stage import Stage
 from experiments.stages.trial import Trial
 from experiments.store.drivers import abandoned, cancel_requests, driver_at_work, settle_cancel
 from experiments.store.store import Store
@@ -69,12 +70,10 @@ def drive(
     """Run what a plan has not done yet, and record it.
 
     Args:
-        plan: its stages, and which of them are done; stale ones count as done, and mark their trials.
-        store: where results are kept.
+        plan: stale stages count as done, and mark their trials.
         make_engine: called when there is something to run; the engine is closed at the end.
         make_display: called with the labels of stages by fingerprint; shows every event while stages run.
-        console: prints the events.
-        terms: what it may cost, and the like.
+        console: prints what is not an event.
 
     Raises:
         SmaugError: the data or the store cannot be written, or a stage asks for more than there is.
@@ -96,30 +95,10 @@ def drive(
         if all(planned.is_done for planned in plan.stages):
             summary.cached = stages
         else:
-            for stage in stages:
-                settle_cancel(store.home, stage.fingerprint)  # the same command continues what was cancelled
             prepare_data([trial.config for trial in plan.trials], store.home / "data", console)
             with closing(make_engine()) as engine, make_display(labels(plan.trials)) as display:
-
-                def report(event: Event) -> None:
-                    display(event)
-                    recorder(event)
-                    notifier(event)
-                    notifier.budget(budget.used, terms.limit)
-
-                summary = Scheduler(
-                    stages,
-                    store,
-                    engine,
-                    data_root=store.home / "data",
-                    on_event=report,
-                    retry_failed=terms.retry_failed,
-                    budget=budget,
-                    room_problem=lambda stage: room_problem(stage, store.directory(stage)),
-                    peak_bytes=prices.peak_bytes,
-                    cancellations=lambda: cancel_requests(store.home),
-                    abandoned=lambda names: abandoned(store.home, names),
-                ).run()
+                listeners = (display, recorder, notifier, lambda _: notifier.budget(budget.used, terms.limit))
+                summary = _run_stages(stages, store, engine, listeners, terms, budget, prices)
         notifier.send("end", end_of(summary), complete=summary.complete, counts=_counts(summary))
     if recorder.error is not None:
         console.print(("not recorded:", "yellow"), f" {recorder.error}")
@@ -130,6 +109,37 @@ def drive(
         spent=budget.spent,
         comparison=budget.compared(),
     )
+
+
+def _run_stages(
+    stages: list[Stage],
+    store: Store,
+    engine: Engine,
+    listeners: Sequence[Callable[[Event], None]],
+    terms: Terms,
+    budget: Budget,
+    prices: Prices,
+) -> Summary:
+    for stage in stages:
+        settle_cancel(store.home, stage.fingerprint)  # the same command continues what was cancelled
+
+    def report(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return Scheduler(
+        stages,
+        store,
+        engine,
+        data_root=store.home / "data",
+        on_event=report,
+        retry_failed=terms.retry_failed,
+        budget=budget,
+        room_problem=lambda stage: room_problem(stage, store.directory(stage)),
+        peak_bytes=prices.peak_bytes,
+        cancellations=lambda: cancel_requests(store.home),
+        abandoned=lambda names: abandoned(store.home, names),
+    ).run()
 
 
 def _about(plan: Plan, store: Store) -> dict[str, Any]:

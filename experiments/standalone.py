@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from experiments.worker.device import DeviceClock, check_device
 from experiments.worker.signals import StopFlag, end_with
 from smaug_core.config import Config
 from smaug_core.errors import SmaugError
-from smaug_core.stage_protocol import PRETRAIN_VIDEO
+from smaug_core.stage_protocol import PRETRAIN_VIDEO, Outcome
 
 
 def run_alone(
@@ -36,22 +37,15 @@ def run_alone(
     console: Console,
     recompute_layers: bool = False,
 ) -> dict[str, float]:
-    """Run one stage in `out`, from its newest checkpoint if it was interrupted, and give its metrics.
+    """Run one stage in `out`, from its newest checkpoint if it was interrupted, and return its metrics.
 
-    Under torchrun every process calls this; the first one alone claims `out`, renders, writes, and has metrics to give.
+    Under torchrun every process calls this; only the first claims `out`, renders, writes, and returns metrics.
 
     Args:
-        kind: `pretrain`, `pretrain_video`, `finetune` or `evaluate`.
-        scale: gives all settings that `overrides` do not.
-        overrides: settings by dotted name.
-        task: slot to fine-tune or evaluate for; none for pre-training.
+        scale: gives all settings that `overrides`, by dotted names, do not.
+        task: slot to fine-tune or evaluate for; None for pre-training.
         parent: folder of the training it starts from.
-        out: folder to write to.
-        seed: of the random draws.
-        data_root: where the media are; embedded data is rendered there.
-        device: `cpu` or `cuda`.
-        console: prints progress and results.
-        recompute_layers: spend time to save memory in training.
+        data_root: folder of the media; embedded data is rendered there.
 
     Raises:
         SmaugError: a setting, the data or the parent is not right, or `out` holds another stage's work.
@@ -64,50 +58,45 @@ def run_alone(
     if "WORLD_SIZE" in os.environ:
         end_with(os.getppid())  # torchrun's, or the processes of a torchrun that was killed would train on
     config = config_of(scale, overrides)
-    stage = _stage(config, scale, kind, task, seed, data_root)
-    if parent is not None and not (parent / "model" / "config.json").exists():
-        raise SmaugError(f"--from {parent}: holds no model; expected the --out folder of a finished training")
-
-    def begin() -> dict[str, float] | None:
-        _claim(out, stage, parent)
-        finished: dict[str, float] | None = read_document(out / "metrics.json", METRICS)
-        if finished is None:
-            prepare_data([config], data_root, console)
-        else:
-            console.print(f"{out}: was done before")
-        return finished
-
-    first = is_first_process()
+    stage = _stage(config, scale, kind, task, seed, data_root, parent)
+    first, begin = is_first_process(), partial(_begin, stage, config, parent, out, data_root, console)
     if (finished := first_does("begin", begin)) is not None:
         return finished if first else {}
-    with _TerminalWatch(console, stage.name, 0 if device == "cpu" else 1) as watch, _ended_by_signals(watch.stop):
+    options: dict[str, Any] = {"data_root": data_root, "device": device, "recompute_layers": recompute_layers}
+    options["parents"] = [] if parent is None else [parent]
+    with _TerminalWatch(console, stage.name, int(device != "cpu")) as watch, _ended_by_signals(watch.stop):
         try:
-            outcome = stages.run(
-                kind,
-                stage.settings,
-                seed=stage.seed,
-                parents=[] if parent is None else [parent],
-                out=out,
-                data_root=data_root,
-                device=device,
-                watch=watch,
-                recompute_layers=recompute_layers,
-            )
+            outcome = stages.run(kind, stage.settings, seed=stage.seed, out=out, watch=watch, **options)
         except SmaugError:
             if first:
                 _give_back(out)
             raise
-    if not first:
-        return {}
-    _tell(outcome.notes, console)
+    return _publish(out, outcome, console) if first else {}
+
+
+def _publish(out: Path, outcome: Outcome, console: Console) -> dict[str, float]:
+    _print_notes(outcome.notes, console)
     write_json(out / "metrics.json", outcome.metrics | {"useful_s": outcome.useful_s})
     for name in outcome.scratch:
         shutil.rmtree(out / name, ignore_errors=True)
     return outcome.metrics
 
 
-def _tell(notes: Mapping[str, Any], console: Console) -> None:
-    """What is worth knowing beside the metrics, e.g. which parts of the model were new."""
+def _begin(
+    stage: Stage, config: Config, parent: Path | None, out: Path, data_root: Path, console: Console
+) -> dict[str, float] | None:
+    """Claim `out` and render the data; return the metrics of a stage that is done."""
+    _claim(out, stage, parent)
+    finished = read_document(out / "metrics.json", METRICS)
+    if finished is None:
+        prepare_data([config], data_root, console)
+    else:
+        console.print(f"{out}: was done before")
+    return finished
+
+
+def _print_notes(notes: Mapping[str, Any], console: Console) -> None:
+    """Print what is worth knowing beside the metrics, e.g. which parts of the model were new."""
     for name, note in notes.items():
         if note and name != "unknown_words":  # logged when the data was read
             console.print(f"{name}: {note}")
@@ -118,12 +107,16 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _stage(config: Config, scale: Scale, kind: str, task: str | None, seed: int, data_root: Path) -> Stage:
+def _stage(
+    config: Config, scale: Scale, kind: str, task: str | None, seed: int, data_root: Path, parent: Path | None
+) -> Stage:
     if task is not None and task not in scale.datasets:
         raise SmaugError(f"--task {task}: scale {scale.name} has {', '.join(scale.datasets)}")
     if kind == PRETRAIN_VIDEO and config.pretrain_video is None:
         raise SmaugError("--from: trains on several frames; say how many, e.g. --set pretrain_video.frames=4")
     chain = cut_stages(config, scale.resources, seed, seed, data_root)
+    if parent is not None and not (parent / "model" / "config.json").exists():
+        raise SmaugError(f"--from {parent}: holds no model; expected the --out folder of a finished training")
     return next(stage for stage in chain if (stage.kind, stage.task) == (kind, task))
 
 

@@ -5,17 +5,16 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from experiments.engines.base import JobState
 from experiments.stages.kinds import STAGE_KINDS
 from experiments.stages.stage import Stage
-from experiments.store.attempt import Attempt
+from experiments.store.attempt import Attempt, record_failure
 from experiments.store.failures import POLICIES, Failure, FailureClass, Policy, Seen, classify
 from experiments.store.process import this_process
 from experiments.store.records import StageRecord
-from experiments.store.store import Store
 from experiments.worker.device import oom_kills_since
 
 ROOM_FOR_WORDS = 2**16
@@ -28,10 +27,6 @@ OF_ENDS: Mapping[str, FailureClass] = {
     "interrupted": "preempted",
 }
 """What an attempt's end means that names no class: an older worker's."""
-
-NO_MEMORY = {"batch_size", "epochs", "lr", "min_lr", "warmup_epochs", "beta2", "weight_decay", "max_unreadable"}
-NO_MEMORY |= {"negatives_group", "corpus", "dataset"}
-"""Settings of a training in which two may differ and still need the same memory for a sample."""
 
 
 def examine(job: JobState, record: StageRecord, newest: Attempt | None) -> Failure:
@@ -126,38 +121,19 @@ def next_try(failure: Failure) -> str:
     return ""
 
 
-def given_up(failure: Failure, store: Store, stage: Stage, newest: Attempt | None, *, tries: int, saved: int) -> str:
-    """Why a stage is not tried again: after so many tries of this run, with a checkpoint of step `saved`."""
+def given_up(failure: Failure, stage: Stage, newest: Attempt | None, *, tries: int, saved: int) -> str:
+    """Describe why a stage is not tried again: after so many tries of this run, with a checkpoint of step `saved`."""
     policy = POLICIES[failure.kind]
     if policy.resumable:
         times = f"{tries} time{'s' if tries > 1 else ''}"
         return f"stopped {times}, no further than step {saved}: {failure.words}"
     if policy.recompute and helps(policy, stage) and newest is not None:
-        return f"{failure.words}; {largest_batch(store, stage, newest)}"
+        name, batch_size = f"{stage.kind}.batch_size", stage.settings[stage.kind].get("batch_size")
+        return f"{failure.words}; {name} {batch_size} does not fit on {newest.owner.gpus} x {newest.owner.device_name}"
     return failure.words
 
 
-def largest_batch(store: Store, stage: Stage, attempt: Attempt) -> str:
-    """The largest batch that is known to fit where an attempt ran: with which the like was trained there."""
-    ours, owner = stage.document()["settings"], attempt.owner
-    where = f"{owner.gpus} x {owner.device_name}"
-    own = ours[stage.kind]
-    fitting = [
-        there[stage.kind]["batch_size"]
-        for record in store.done(stage.kind)
-        if record.result is not None
-        and (record.result.device_name, record.result.gpus) == (owner.device_name, owner.gpus)
-        and _alike_in_memory(there := record.document.settings, ours, stage.kind)
-        and there[stage.kind]["batch_size"] < own["batch_size"]
-    ]
-    name = f"{stage.kind}.batch_size"
-    known = f"the largest known to fit is {max(fitting)}" if fitting else "no smaller one is known to fit"
-    return f"{name} {own['batch_size']} does not fit on {where}; {known}"
-
-
-def _alike_in_memory(there: Mapping[str, Any], ours: Mapping[str, Any], kind: str) -> bool:
-    def of_a_sample(settings: Mapping[str, Any]) -> dict[str, Any]:
-        own = {key: value for key, value in settings[kind].items() if key not in NO_MEMORY}
-        return {"model": settings.get("model"), "own": own}
-
-    return "batch_size" in there[kind] and of_a_sample(there) == of_a_sample(ours)
+def record_cancelled(attempt: Attempt | None, failure: Failure, done: str) -> None:
+    """Record that an attempt was cancelled here, if there is one."""
+    if attempt is not None:
+        record_failure(attempt.directory, replace(failure, kind="cancelled"), done)

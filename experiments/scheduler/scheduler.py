@@ -1,12 +1,10 @@
-"""Decides what runs next: hands stages whose parents are done to an engine, and watches them in the store."""
+"""Scheduler: submits stages whose parents are done to an engine, and follows them in the store."""
 
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from experiments.background import BackgroundThread
 from experiments.engines.base import Engine, Job, JobState
 from experiments.engines.command import worker_job
 from experiments.planning.budget import Budget
@@ -20,6 +18,7 @@ from experiments.scheduler.retry import (
     is_owed_a_try,
     next_try,
     pause_of,
+    record_cancelled,
 )
 from experiments.scheduler.stage_queue import Agenda, QueuedStage
 from experiments.stages.stage import Stage
@@ -32,28 +31,27 @@ from experiments.worker.signals import StopFlag, signals_call
 from smaug_core.errors import SmaugError
 
 TICK_S = 0.1
-"""Time between two looks at the store and the engine."""
+"""Time between two polls of the store and the engine."""
 SLOW_TICK_S = 1.0
-"""Time between two looks at what other drivers run, and at what people want cancelled."""
+"""Time between two polls of the stages of other drivers, and of cancel requests."""
 SUBMITTED_AT_ONCE = 512
-"""So many jobs at most are in the hands of the engine: what it can run, and some to go on with."""
+"""Maximum number of jobs submitted at once: those that the engine can run, and some to continue with."""
 
 
 class Scheduler:
-    """Runs stages in the order their parents allow, each once, whatever else uses the store.
+    """Run stages in the order their parents allow, each once, whatever else uses the store.
 
     Args:
         stages: distinct stages, parents before children.
-        store: where they are kept.
-        engine: where they run; the caller closes it.
-        data_root: where the media are.
+        engine: is closed by the caller.
+        data_root: folder of the media.
         on_event: receives the events, in the thread of `run`.
         retry_failed: try stages again that failed in an earlier run.
-        budget: asked before a stage starts; what it refuses is held back.
-        room_problem: says why a stage has no room on the disk, if it has none; then it fails without a record.
-        cancellations: gives the fingerprints of stages to cancel; polled in another thread.
-        peak_bytes: says what stages like one held of memory at most, where that is known.
-        abandoned: says which of some stages that run elsewhere no other driver looks after; a stop ends these too.
+        budget: is asked before a stage starts; stages that it refuses are held back.
+        room_problem: returns why a stage has no room on the disk, if it has none; then it fails without a record.
+        cancellations: returns the fingerprints of stages to cancel; polled in another thread.
+        peak_bytes: returns the largest memory of stages like one, where that is known.
+        abandoned: returns the stages among some that run elsewhere and have no other driver; a stop ends these too.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class Scheduler:
         """The first stage with each error, by the error's signature."""
 
     def stop(self) -> None:
-        """Ask for an end: running stages save their state, nothing new starts. For any thread or signal."""
+        """Request a stop: running stages save their state, nothing new starts. For any thread or signal."""
         self._stop.set()
 
     def run(self) -> Summary:
@@ -97,7 +95,7 @@ class Scheduler:
         """
         self._agenda.settle(lambda stage: self._store.result(stage) is not None)
         self._check_resources()
-        with signals_call(self.stop), self._ears():
+        with signals_call(self.stop), self._watch_cancellations():
             while self._step():
                 time.sleep(TICK_S)
         self._agenda.give_up_held()
@@ -113,30 +111,22 @@ class Scheduler:
         if problems:
             raise SmaugError("; ".join(problems) + "; nothing was started")
 
-    @contextmanager
-    def _ears(self) -> Iterator[None]:
-        """Hear of cancellations while the engine keeps this thread, as `inline` does."""
-        ended = threading.Event()
-        passed_on: set[str] = set()
+    def _watch_cancellations(self) -> BackgroundThread:
+        """Forward cancel requests while the engine blocks this thread, as `inline` does."""
+        forwarded: set[str] = set()
 
-        def listen() -> None:
-            while not ended.wait(SLOW_TICK_S):
-                self._unwanted = frozenset(self._cancellations())
-                for name in self._unwanted:
-                    if (name in self._agenda.submitted or name in self._agenda.elsewhere) and name not in passed_on:
-                        passed_on.add(name)
-                        self._engine.cancel(name)
+        def poll() -> bool:
+            self._unwanted = frozenset(self._cancellations())
+            for name in self._unwanted - forwarded:
+                if name in self._agenda.submitted or name in self._agenda.elsewhere:
+                    forwarded.add(name)
+                    self._engine.cancel(name)
+            return True
 
-        ears = threading.Thread(target=listen, name="ears", daemon=True)
-        ears.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            ears.join()
+        return BackgroundThread(poll, SLOW_TICK_S, "cancellations")
 
     def _step(self) -> bool:
-        """Look once at everything; gives whether to go on."""
+        """Poll everything once; return whether to continue."""
         agenda, jobs = self._agenda, self._engine.poll()
         if (fault := self._engine.fault) and not self._summary.paused:
             self._summary.paused = fault
@@ -273,18 +263,13 @@ class Scheduler:
             record_failure(folder, failure, "the same command continues")
             self._agenda.cancel(item, failure.cause)
         elif resumable and item.stage.fingerprint in self._unwanted:
-            self._note_end(newest, failure, "cancelled, as asked; the same command continues")
+            record_cancelled(newest, failure, "cancelled, as asked; the same command continues")
             self._agenda.cancel(item)
         elif resumable and (self._stop.is_set() or item.withdrawn):
-            self._note_end(newest, failure, "stopped with the run; the same command continues")
+            record_cancelled(newest, failure, "stopped with the run; the same command continues")
             self._agenda.make_ready(item)
         else:
             self._treat(item, record, newest, failure, folder)
-
-    def _note_end(self, attempt: Attempt | None, failure: Failure, done: str) -> None:
-        """Record that a stage was cancelled here, unless it had not begun."""
-        if attempt is not None:
-            record_failure(attempt.directory, replace(failure, kind="cancelled"), done)
 
     def _treat(
         self, item: QueuedStage, record: StageRecord, newest: Attempt | None, failure: Failure, folder: Path
@@ -303,7 +288,7 @@ class Scheduler:
             self._agenda.make_ready(item)
             return
         record_failure(folder, failure, "not tried again")
-        self._fail(item, given_up(failure, self._store, item.stage, newest, tries=item.tries.total, saved=saved))
+        self._fail(item, given_up(failure, item.stage, newest, tries=item.tries.total, saved=saved))
         if policy.pauses:
             self._note_error(item, failure)
 
@@ -340,9 +325,8 @@ class Scheduler:
         newest = record.attempts[-1] if record.attempts else None
         if newest is not None and newest.failure is not None and item.tries.total:
             return  # the attempt that our engine lost, and that is retried, still saves its state
-        pid, host = ("?", "?") if newest is None else (newest.owner.pid, newest.owner.host)
-        message = f"process {pid} on {host} is working on it"
-        self._tell(Event(kind="waiting", stage=item.stage, message=message))
+        who = "a process" if newest is None else f"process {newest.owner.pid} on {newest.owner.host}"
+        self._tell(Event(kind="waiting", stage=item.stage, message=f"{who} is working on it"))
 
     def _finish(self, item: QueuedStage) -> None:
         self._release(item)
@@ -353,7 +337,7 @@ class Scheduler:
         self._agenda.fail(item, message)
 
     def _release(self, item: QueuedStage) -> None:
-        """Note that neither our engine nor another driver is at a stage any more; what was held may fit now."""
+        """Note that no driver runs a stage any more; stages that were held may fit into the budget now."""
         if self._agenda.release(item) and self._budget is not None:
             self._budget.settle(item.stage)
             self._agenda.let_go()

@@ -3,7 +3,6 @@
 import getpass
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.background import BackgroundThread
 from experiments.store.documents import RENAME, Shape, StoreError, read_document, unwritable, write_json
 from experiments.store.process import HEARTBEAT_S, ProcessIdentity, is_alive, this_process
 from smaug_core.files import TIME, StoredDocument, key
@@ -42,7 +42,7 @@ class Driver:
 
 @contextmanager
 def driver_at_work(home: Path, fingerprints: Iterable[str] = ()) -> Iterator[None]:
-    """Say, while it lasts, that this process drives these stages; a thread gives signs of life for other hosts.
+    """List this process as the driver of these stages while the context lasts; a thread writes heartbeats.
 
     Raises:
         StoreError: it cannot be written.
@@ -52,34 +52,30 @@ def driver_at_work(home: Path, fingerprints: Iterable[str] = ()) -> Iterator[Non
     path = home / "drivers" / name
     document = {"owner": owner.raw, "time": time.time(), "fingerprints": sorted(set(fingerprints))}
 
-    def beat() -> None:
-        while not ended.wait(HEARTBEAT_S):
-            # A disk that is full or away must not end a driver; the next sign may be given again.
-            with suppress(OSError, StoreError):
-                if path.exists():
-                    os.utime(path)
-                else:  # another host, which had no sign of us, took us for dead
-                    write_json(path, document)
+    def beat() -> bool:
+        # A disk that is full or away must not end a driver; the next heartbeat may be written again.
+        with suppress(OSError, StoreError):
+            if path.exists():
+                os.utime(path)
+            else:  # another host, which saw no heartbeat, considered this driver dead
+                write_json(path, document)
+        return True
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(path, error) from error
     write_json(path, document)
-    ended = threading.Event()
-    heart = threading.Thread(target=beat, name="driver's heartbeat", daemon=True)
-    heart.start()
     try:
-        yield
+        with BackgroundThread(beat, HEARTBEAT_S, "driver's heartbeat"):
+            yield
     finally:
-        ended.set()
-        heart.join()
-        with suppress(OSError):  # as if it had been killed: the file tells of a process that is gone
+        with suppress(OSError):  # as if it had been killed: the file is that of a process that is gone
             path.unlink()
 
 
 def abandoned(home: Path, names: Collection[str]) -> list[str]:
-    """Those of some stages that no living driver but this process looks after.
+    """Return the stages among some that no active driver but this process looks after.
 
     Raises:
         StoreError: a driver's file holds something else.
@@ -91,7 +87,7 @@ def abandoned(home: Path, names: Collection[str]) -> list[str]:
 
 
 def living(home: Path) -> list[Driver]:
-    """The drivers at work on a home folder; what dead ones left is removed.
+    """Return the active drivers of a home folder; files of dead ones are removed.
 
     Raises:
         StoreError: a driver's file holds something else.

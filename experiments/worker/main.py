@@ -40,6 +40,7 @@ from experiments.worker.outcome import (
     FAILED,
     HELD,
     INTERRUPTED,
+    Ending,
     call_entry,
     ending_of,
     set_threads,
@@ -64,17 +65,14 @@ def run_stage(
     recompute_layers: bool = False,
     log: bool = False,
 ) -> int:
-    """Run the stage prepared in `directory` to its end unless it is done already, and give the exit code.
+    """Run the stage prepared in `directory` to its end unless it is done already, and return the exit code.
 
     Args:
-        directory: folder of the stage in the store; holds its stage.json.
-        data_root: where the media are.
-        device: as torch names it, `cpu` or `cuda`.
-        stop: set from outside to ask for a checkpoint and an early end.
-        processes: that share the work; more than one are started by torchrun, with a GPU each if there are any.
-        nodes: machines that the processes are on, equally many on each; the others than this one follow
-            (`experiments.worker.follower`).
-        recompute_layers: spend time to save memory in training; the same numbers.
+        data_root: folder of the media.
+        stop: set from outside to request a checkpoint and an early end.
+        processes: share the work; more than one are started by torchrun, with a GPU each if there are any.
+        nodes: number of machines of the processes; the others follow this one (`experiments.worker.follower`).
+        recompute_layers: activation checkpointing in training; the same numbers.
         log: send everything that is printed from now on to the attempt's log.txt.
 
     Raises:
@@ -86,55 +84,68 @@ def run_stage(
         raise StoreError(f"{directory}: no stage was prepared here (stage.json is missing)")
     if (directory / "result.json").exists():
         return DONE
-    cpus, gpus = stage.resources["cpus"], stage.resources["gpus"]
-    host = describe_device(device) | {"cpus": cpus, "gpus": gpus, "versions": library_versions()}
-    host |= {"recompute_layers": True} if recompute_layers else {}
-    host |= {"nodes": nodes} if nodes > 1 else {}
+    gpus = stage.resources["gpus"]
+    options: dict[str, Any] = {"device": device, "recompute_layers": recompute_layers}
+    host = _describe_host(stage, device, nodes, recompute_layers=recompute_layers)
     forget_peak()  # of the driver that this process may be, and of the stages before
     clock = DeviceClock(gpus, nodes=nodes)
     lease = claim(directory, host | slurm_job() | {"oom_kills": oom_kills()})
-    if (directory / "result.json").exists():  # published by an attempt that ended between our look and our claim
+    if (directory / "result.json").exists():  # published by an attempt that ended between our check and our claim
         lease.end("cancelled", NOTHING_SPENT, "another worker finished the stage meanwhile")
         return DONE
     if log:
         _send_output_to(lease.directory / "log.txt")
-    set_threads(max(1, cpus // processes))
+    set_threads(max(1, stage.resources["cpus"] // processes))
     pictures = partial(leave_pictures, stage, directory, data_root=data_root, device=device)
     publication = _Publication(stage, lease, host | {"processes": processes}, pictures)
-    if processes == 1:
-        with StageWatch(lease, clock, stop) as watch:
-            call = partial(
-                call_entry,
-                stage,
-                directory,
-                data_root=data_root,
-                device=device,
-                watch=watch,
-                recompute_layers=recompute_layers,
-            )
-            ending = ending_of(lambda: publication.make(call, watch))
-            account = watch.account
-    else:
-        with rendezvous(nodes) as (address, port):
-            crew = Crew(
-                processes=processes,
-                gpus=gpus,
-                nodes=nodes,
-                threads=threads(),
-                host=address,
-                port=port,
-                data_root=str(data_root),
-                device=device,
-                start=clock.start,
-                recompute_layers=recompute_layers,
-            )
-            with RankProcesses(lease, crew, stop) as ranks:
-                ending = ending_of(lambda: publication.make(ranks.run, ranks))
-                account = ranks.account
+    shared = _Shared(processes, nodes, data_root, options)
+    ending, account = _run(publication, clock, stop, shared)
     if log:
         _say(f"{ending.details}{ending.state}: {ending.message}")
     lease.end(ending.state, account(), ending.message, ending.details, ending.failure)
     return ending.code
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """Processes of an attempt, and what all of them must know."""
+
+    processes: int
+    nodes: int
+    data_root: Path
+    options: dict[str, Any]
+
+
+def _run(
+    publication: "_Publication", clock: DeviceClock, stop: StopFlag, shared: _Shared
+) -> tuple[Ending, Callable[[], dict[str, Any]]]:
+    """Do the work in this process or in several; return its ending and its time."""
+    lease, stage = publication.lease, publication.stage
+    if shared.processes == 1:
+        with StageWatch(lease, clock, stop) as watch:
+            work = partial(call_entry, stage, lease.stage_directory, data_root=shared.data_root, watch=watch)
+            return ending_of(lambda: publication.make(partial(work, **shared.options), watch)), watch.account
+    with rendezvous(shared.nodes) as (address, port):
+        crew = Crew(
+            processes=shared.processes,
+            gpus=stage.resources["gpus"],
+            nodes=shared.nodes,
+            threads=threads(),
+            host=address,
+            port=port,
+            data_root=str(shared.data_root),
+            start=clock.start,
+            **shared.options,
+        )
+        with RankProcesses(lease, crew, stop) as ranks:
+            return ending_of(lambda: publication.make(ranks.run, ranks)), ranks.account
+
+
+def _describe_host(stage: StageDocument, device: str, nodes: int, *, recompute_layers: bool) -> dict[str, Any]:
+    cpus, gpus = stage.resources["cpus"], stage.resources["gpus"]
+    host = describe_device(device) | {"cpus": cpus, "gpus": gpus, "versions": library_versions()}
+    host |= {"recompute_layers": True} if recompute_layers else {}
+    return host | ({"nodes": nodes} if nodes > 1 else {})
 
 
 ORPHAN_S = 600.0

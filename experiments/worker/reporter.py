@@ -8,6 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from experiments.background import BackgroundThread
 from experiments.store.attempt import NOTHING_SPENT, Lease
 from experiments.store.documents import StoreError, unwritable
 from experiments.store.process import HEARTBEAT_S
@@ -19,10 +20,10 @@ PROGRESS_EVERY_S = 1.0
 
 
 class StageWatch:
-    """What a stage reports to while it runs; implements `smaug_core.stage_protocol.Watch`.
+    """Receives the reports of a running stage; implements `smaug_core.stage_protocol.Watch`.
 
-    The clock of training starts at the stage's first question what was `spent`: a stage that trains asks right
-    before its first step. Time before it is overhead, and so is all of a stage that never asks.
+    The clock of training starts at the stage's first call of `spent`: a stage that trains calls it right before its
+    first step. Time before it is overhead, and so is all time of a stage that never calls it.
 
     Args:
         lease: of the attempt, whose files it writes.
@@ -37,8 +38,7 @@ class StageWatch:
         self._training_from: float | None = None
         self._written_at = 0.0
         self._fault: StoreError | None = None
-        self._lock, self._ended = threading.Lock(), threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._lock, self._heart = threading.Lock(), BackgroundThread(self._beat, HEARTBEAT_S, "heartbeat")
         try:
             # By line: a kill right after a checkpoint must not lose the steps before it, which are not done again.
             self._metrics = (lease.directory / "metrics.jsonl").open("a", buffering=1)
@@ -46,7 +46,7 @@ class StageWatch:
             raise unwritable(lease.directory / "metrics.jsonl", error) from error
 
     def __enter__(self) -> Self:
-        self._heart.start()
+        self._heart.__enter__()
         return self
 
     def __exit__(
@@ -55,8 +55,7 @@ class StageWatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
-        self._heart.join()
+        self._heart.__exit__(kind, error, trace)
         with suppress(OSError):  # a full disk has been met before, by the write that comes before publishing
             self._metrics.close()
 
@@ -118,10 +117,9 @@ class StageWatch:
         self._written_at = time.monotonic()
         self._lease.heartbeat(self.account())
 
-    def _beat(self) -> None:
-        while not self._ended.wait(HEARTBEAT_S):
-            try:
-                self.write()
-            except StoreError as error:
-                self._fault = error  # the stage meets it at its next report
-                return
+    def _beat(self) -> bool:
+        try:
+            self.write()
+        except StoreError as error:
+            self._fault = error  # raised at the stage's next report
+        return self._fault is None

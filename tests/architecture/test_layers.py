@@ -17,7 +17,7 @@ LAYERS = {
         ["stages", "retriever"],
     ],
     "experiments": [
-        ["config", "console"],
+        ["background", "config", "console"],
         ["stages"],
         ["store"],
         ["worker"],

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.config.scale import load_scale
 from experiments.config.sweep import load_sweep
-from experiments.planning.cost_model import Prices, Rate, rate_file, told
+from experiments.planning.cost_model import Prices, Rate, rate_file, sources_of
 from experiments.stages.stage import Stage
 from experiments.stages.trial import Trial, expand
 from experiments.stages.workload import stage_macs
@@ -134,7 +134,7 @@ def test_sources_are_told_once_each(store, masking):
     prices = Prices(store)
     stages = [masking["50%"].stages[0], masking["10%"].stages[0], masking["10%"].stages[1]]
     known = {f"{s.name} {s.fingerprint}": prices.of(s, store.record(s)) for s in stages}
-    assert told(known) == "measured; closed form at the rate of earlier stages: 1 pretrain, 1 finetune.msrvtt"
+    assert sources_of(known) == "measured; closed form at the rate of earlier stages: 1 pretrain, 1 finetune.msrvtt"
 
 
 def test_an_evaluation_by_hand(masking):
