@@ -197,7 +197,6 @@ def doctor(
 
     Print a fix for each fault found, from Python packages to Slurm. Exit with 1 if there are faults.
     """
-    from dataclasses import asdict
 
     from experiments.config.scale import load_scale
     from experiments.engines.slurm.profile import load_cluster
@@ -212,7 +211,7 @@ def doctor(
         for line in () if json_ else lines_of(finding):
             say(line)
     if json_:
-        print_json([asdict(finding) for finding in findings])
+        print_json([finding.to_json() for finding in findings])
     raise typer.Exit(FAILED if any(finding.level == "fault" for finding in findings) else DONE)
 
 

@@ -1,4 +1,4 @@
-"""What a home folder could do without: found, measured, and explained; nothing is deleted here."""
+"""Unused files of a home folder: found, measured and explained; nothing is deleted here."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from experiments.store.lookup import Catalog
 from experiments.store.store import read_result, read_stage
 
 LEFTOVER_AGE_S = 3600.0
-"""What is written aside takes seconds; after so long nobody will finish it."""
+"""Age of a file written aside, which takes seconds, after which no process will finish it."""
 
 STAGE = re.compile(r"[0-9a-f]{12}")
 ASIDE = re.compile(r"[0-9a-f]{12}\.aside-\d+")
@@ -78,7 +78,7 @@ class Needs:
     """Those of them that a living driver looks after: nothing in their folders is touched."""
     drivers: list[Driver]
     any_trial: bool
-    """Whether a trial was ever asked for; without one nobody knows what is needed."""
+    """Whether a trial was ever requested; without one it is unknown what is needed."""
 
 
 def needs(home: Path) -> Needs:
@@ -130,10 +130,10 @@ def leads_inside(path: Path, folder: Path) -> bool:
 
 
 def held_by(stage: Path) -> str | None:
-    """Who is at work on the stage in a folder, in words; none if nobody is.
+    """Describe the process that works on the stage in a folder; None if there is none.
 
     Raises:
-        StoreError: the folder is damaged, so nobody knows.
+        StoreError: the folder is damaged, so that is unknown.
     """
     for attempt in read_attempts(stage):
         if attempt.state == "running":
@@ -171,14 +171,14 @@ def _look_at_unwanted(stage: Path, wanted: Needs, now: float, found: Found) -> N
     document = read_stage(stage)
     if document is None:
         if held := [name for name in ("attempts", "checkpoints", "result.json") if (stage / name).exists()]:
-            found.kept.append(Kept(stage, f"holds no stage.json, but {', '.join(held)}; nobody knows what it is"))
+            found.kept.append(Kept(stage, f"holds no stage.json, but {', '.join(held)}; it is unknown what it is"))
         elif _age(stage, now) > LEFTOVER_AGE_S:
             _look_at_doomed(stage, "leftover", "holds no stage.json: whoever made it died", found)
     elif wanted.any_trial:
         done = "done" if (stage / "result.json").exists() else "not done"
         _look_at_doomed(stage, "stage", f"{document.name}, {done}: no valid trial asks for it", found)
     else:
-        found.kept.append(Kept(stage, "no trial was ever asked for in this home, so nobody knows what is needed"))
+        found.kept.append(Kept(stage, "no trial was ever requested in this home, so it is unknown what is needed"))
 
 
 def _look_at_doomed(stage: Path, kind: Kind, why: str, found: Found) -> None:

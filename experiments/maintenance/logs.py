@@ -1,4 +1,4 @@
-"""What a stage printed, attempt by attempt, and how it ended."""
+"""Logs of a stage, attempt by attempt, and its end."""
 
 import codecs
 import time
@@ -81,7 +81,7 @@ def read_log(directory: Path, number: int | None = None) -> Log:
 def follow(
     directory: Path,
     say: Callable[[str], None],
-    tell: Callable[[str], None],
+    head: Callable[[str], None],
     *,
     number: int | None = None,
     at_work: Callable[[], bool] = lambda: False,
@@ -92,7 +92,7 @@ def follow(
     Args:
         directory: of the stage.
         say: takes what was printed, as it comes.
-        tell: takes a line before each attempt's text, which says which one it is.
+        head: takes a line before each attempt's text that names the attempt.
         number: follow this attempt only.
         at_work: whether a driver may start the stage, again or for the first time.
         sleep: waits so many seconds.
@@ -100,14 +100,14 @@ def follow(
     Raises:
         SmaugError: there is no such attempt.
     """
-    told = 0
+    shown = 0
     while True:
         log = read_log(directory, number)
-        if log.attempt is not None and log.attempt.number > told:
-            told = log.attempt.number
-            tell(heading(log))
+        if log.attempt is not None and log.attempt.number > shown:
+            shown = log.attempt.number
+            head(heading(log))
             _follow_attempt(log, say, sleep)
-            say(read_log(directory, told).ending())
+            say(read_log(directory, shown).ending())
         elif number is not None or not at_work():
             if log.attempt is None:
                 say(log.text + log.ending())
@@ -119,7 +119,7 @@ def follow(
 
 
 def heading(log: Log) -> str:
-    """A line that tells which attempt this is, and where it runs or ran."""
+    """Describe the attempt in a line, with the process that runs or ran it."""
     if log.attempt is None:
         return "no attempt yet"
     owner = log.attempt.owner

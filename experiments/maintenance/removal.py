@@ -17,7 +17,7 @@ from experiments.tracking.location import tracking_problem
 from smaug_core.errors import SmaugError
 
 Record = Callable[[StageRecord], object]
-"""Makes the ledger tell what a stage cost; raises SmaugError where it cannot."""
+"""Records the hours of a stage in MLflow; raises SmaugError where it cannot."""
 
 
 class HoursLedger:
@@ -29,10 +29,10 @@ class HoursLedger:
         self._fault: SmaugError | None = None
 
     def __call__(self, facts: StageRecord) -> None:
-        """Make MLflow tell what the stage cost.
+        """Record the hours of the stage in MLflow.
 
         Raises:
-            SmaugError: it cannot, or could not before: nobody waits for it twice.
+            SmaugError: MLflow cannot be reached, or could not before: it is not waited for twice.
         """
         if self._fault is not None:
             raise self._fault
@@ -98,7 +98,7 @@ def _delete(home: Path, each: Garbage, record: Record, submissions: Submissions)
     try:
         each.path.rename(trash)
     except FileNotFoundError:
-        return None  # somebody else was quicker
+        return None  # another process was quicker
     # A driver or a worker may have come in between; it finds the folder back before it looks again.
     now_at = trash if each.stage == each.path else each.stage
     if reason := _in_use(home, each, now_at) or _is_followed(home, each, trash, submissions):

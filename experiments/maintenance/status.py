@@ -1,4 +1,4 @@
-"""Where everything stands in a home folder: each trial, each stage of it, and who is at work."""
+"""Status of a home folder: each trial, each stage of it, and the active drivers."""
 
 import os
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class StageStanding:
     """Number of the newest; 0 before the first."""
     step: int = 0
     total: int = 0
-    """0 where the stage has not told yet."""
+    """0 before the first report of the stage."""
     rate: float | None = None
     """Steps per second lately; while it runs."""
     host: str = ""
@@ -54,7 +54,7 @@ class StageStanding:
     unit: str = ""
     """Of its hours."""
     peak_memory_bytes: int | None = None
-    """The most memory that the processes of an attempt held; none where none told."""
+    """Largest memory that the processes of an attempt held; None where it was not measured."""
     unsaved: float = 0.0
     """Of its lost hours, those of steps that the attempt that runs has not saved yet."""
     queued: QueuedJob | None = None
@@ -73,7 +73,7 @@ class StageStanding:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until its last step at the rate of late; none where nobody knows."""
+        """Seconds until its last step at its recent rate; None if unknown."""
         return (self.total - self.step) / self.rate if self.rate and self.total else None
 
     def to_json(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class TrialStanding:
 
     @property
     def state(self) -> TrialWord:
-        """`waiting`: a driver will come to it, or Slurm; `stopped`: begun, and nobody is at it."""
+        """`waiting`: a driver or Slurm will start it; `stopped`: begun, and no process works on it."""
         states = {stage.state for stage in self.stages.values()}
         if states == {"done"}:
             return "done"

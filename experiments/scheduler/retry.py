@@ -34,7 +34,7 @@ def examine(job: JobState, record: StageRecord, newest: Attempt | None) -> Failu
     end = None if newest is None else newest.end
     recorded = None if end is None else end.failure or OF_ENDS.get(end.outcome)
     kills = 0 if newest is None or end is not None else _oom_kills_during(newest)
-    kind = classify(Seen(exit_code=job.exit_code, engine=job.reason, told=recorded, oom_kills=kills))
+    kind = classify(Seen(exit_code=job.exit_code, engine=job.reason, reported=recorded, oom_kills=kills))
     host = "" if newest is None or newest.owner.nodes > 1 else newest.owner.host
     if end is not None:
         cause = end.message if kind == recorded or not job.message else f"{job.message}; {end.message}"

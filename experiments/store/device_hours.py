@@ -27,13 +27,13 @@ class Hours:
     overhead: float
     """The rest: start-up, evaluation, what happens between."""
     estimated: bool
-    """An attempt died without a word and nobody else knows its end: its time counts up to its last sign of life."""
+    """An attempt was killed and its end is unknown: its time counts up to its last heartbeat."""
 
 
 def stage_hours(attempts: Sequence[Attempt], useful_s: float | None) -> Hours:
     """Add up a stage's attempts; `useful_s` comes from its result, none before there is one."""
     useful = max((a.last.useful_s for a in attempts), default=0.0) if useful_s is None else useful_s
-    # A killed attempt may have saved work after its last sign of life: saved work was paid for.
+    # A killed attempt may have saved work after its last heartbeat: saved work was paid for.
     billed = max(sum(billed_s(attempts)), useful)
     lost = max(0.0, sum(a.last.train_s for a in attempts) - useful)
     return Hours(
@@ -60,23 +60,23 @@ def _billed_s(attempt: Attempt, following: Attempt | None) -> float:
         attempt: to be billed.
         following: the next one at the stage; the bill ends at its start at the latest.
     """
-    told, slurm = float(attempt.last.spent_s), attempt.accounting
+    recorded, slurm = float(attempt.last.spent_s), attempt.accounting
     if slurm is None or not is_corrected(attempt):
-        return told
+        return recorded
     if not attempt.owner.gpus:
-        return max(told, float(slurm.cpu_s or 0.0))
+        return max(recorded, float(slurm.cpu_s or 0.0))
     began, ended = float(attempt.owner.started), float(slurm.end)
     if following is not None:
         ended = min(ended, float(following.owner.started))
     held_s = max(ended, float(attempt.last.time)) - min(began, float(slurm.start))
-    return max(told, held_s * attempt.owner.gpus)
+    return max(recorded, held_s * attempt.owner.gpus)
 
 
 def is_corrected(attempt: Attempt) -> bool:
     """Whether an attempt's bill is what Slurm's accounting says.
 
-    Of an attempt without GPUs that tells processor time, which not every cluster gathers, and never in full: it is
-    taken of one that died, where it is more than the attempt itself told last.
+    For an attempt without GPUs that is processor time, which not every cluster gathers, and never in full: it is
+    taken of one that died, where it is more than in its last heartbeat.
     """
     slurm = attempt.accounting
     if slurm is None or attempt.owner.gpus:
@@ -86,19 +86,19 @@ def is_corrected(attempt: Attempt) -> bool:
 
 def energy_kwh(attempts: Sequence[Attempt]) -> float | None:
     """What the GPUs of a stage used in all its attempts; none unless each attempt counted it."""
-    told = [attempt.last.joules for attempt in attempts]
-    known = [joules for joules in told if joules is not None]
-    return sum(known) / JOULES_PER_KWH if known and len(known) == len(told) else None
+    counts = [attempt.last.joules for attempt in attempts]
+    known = [joules for joules in counts if joules is not None]
+    return sum(known) / JOULES_PER_KWH if known and len(known) == len(counts) else None
 
 
 def peak_memory_bytes(attempts: Sequence[Attempt]) -> int | None:
-    """The most memory that the processes of an attempt at a stage held; none where no attempt told."""
+    """The most memory that the processes of an attempt at a stage held; None where it was not measured."""
     peaks = [attempt.last.peak_memory_bytes for attempt in attempts]
     return max((peak for peak in peaks if peak is not None), default=None)
 
 
 class Paid(Protocol):
-    """A stage as the ledger tells it; `experiments.tracking.rows.StageRow` is one."""
+    """Hours of a stage as MLflow has them; `experiments.tracking.rows.StageRow` is one."""
 
     @property
     def run_id(self) -> str:

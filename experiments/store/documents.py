@@ -43,7 +43,7 @@ class StoreError(SmaugError):
     """The store cannot be written, or holds something that contradicts itself."""
 
     def __init__(self, what: str, advice: str = "") -> None:
-        """Take what is wrong, and what to do about it where that is told apart."""
+        """Take the error, and the advice where it is given separately."""
         super().__init__(f"{what}; {advice}" if advice else what)
         self.what, self.advice = what, advice
 

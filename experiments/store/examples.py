@@ -49,16 +49,16 @@ class Example:
     selected: tuple[int, ...] | None = None
     """Of a selection: the selected frames, counted from 1."""
     relevant: tuple[int, ...] | None = None
-    """Of a selection: the frames that show what the caption names, from 1; none where nobody recorded them."""
+    """Of a selection: the frames that show what the caption names, from 1; None where they were not recorded."""
     scores: tuple[float, ...] | None = None
     """Of a selection: the selector's score of each frame; only differences matter."""
     png: bytes
 
     def entry(self) -> dict[str, Any]:
-        """How the list tells it: all but the picture, whose digest stands for it."""
-        told = asdict(self)
-        content = told.pop("png")
-        return {name: value for name, value in told.items() if value is not None} | {"sha256": _sha256(content)}
+        """Entry of the list: all but the picture, which its digest replaces."""
+        entry = asdict(self)
+        content = entry.pop("png")
+        return {name: value for name, value in entry.items() if value is not None} | {"sha256": _sha256(content)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +73,10 @@ class Gallery:
 
     def listing(self) -> dict[str, Any]:
         """What `examples.json` holds."""
-        told: dict[str, Any] = {"examples": [example.entry() for example in self.examples]}
+        listing: dict[str, Any] = {"examples": [example.entry() for example in self.examples]}
         if self.unreadable:
-            told["unreadable"] = dict(self.unreadable)
-        return told | ({"failed": self.failed} if self.failed else {})
+            listing["unreadable"] = dict(self.unreadable)
+        return listing | ({"failed": self.failed} if self.failed else {})
 
     @property
     def summary(self) -> str:
@@ -146,7 +146,7 @@ def read_gallery(listing: str | bytes, picture: Callable[[str], bytes], where: s
 def stored_gallery(stage_directory: Path) -> Gallery | None:
     """The pictures in a stage's folder; none if no attempt was made at any.
 
-    What is missing or damaged is told by the gallery's `failed`, so that all else about the stage can be recorded.
+    Missing and damaged files are named in the gallery's `failed`, so that all else about the stage can be recorded.
     """
     folder = stage_directory / FOLDER
     try:

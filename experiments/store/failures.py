@@ -1,4 +1,4 @@
-"""Why an attempt ended without a result, by classes, and what is done about each: a table, and no more than that."""
+"""Classes of failures, and the policy of each: a table, and no more than that."""
 
 import re
 import signal
@@ -59,7 +59,7 @@ POLICIES: dict[FailureClass, Policy] = {
     "storage": Policy(words="storage"),
     "cancelled": Policy(words="cancelled", resumable=True),
 }
-"""`killed`: by a signal that nobody explains. `storage`: a full disk and the like; the same command tries again."""
+"""`killed`: by a signal without a known reason. `storage`: a full disk and the like; the same command tries again."""
 
 GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED")
 HOST_MEMORY = re.compile(
@@ -81,29 +81,29 @@ class Seen:
     exit_code: int | None = None
     """The worker's, negative for the signal that killed it; none where the engine lost it."""
     engine: FailureClass | None = None
-    """The engine's own word."""
-    told: FailureClass | None = None
-    """The worker's own word."""
+    """Failure class reported by the engine."""
+    reported: FailureClass | None = None
+    """Failure class reported by the worker."""
     exceptions: tuple[str, ...] = ()
     """Names of the class of what was raised, and of the classes it derives from."""
     message: str = ""
     """The exception's."""
     oom_kills: int = 0
-    """How many processes the kernel killed for want of memory while the attempt ran, where it tells."""
+    """How many processes the kernel killed for want of memory while the attempt ran, where it counts them."""
 
 
 def classify(seen: Seen) -> FailureClass:
     """The class of an ending that left no result."""
     if seen.exceptions:
         return _of_exception(seen.exceptions, seen.message)
-    if seen.told not in (None, "preempted", "killed"):
-        return seen.told
+    if seen.reported not in (None, "preempted", "killed"):
+        return seen.reported
     if seen.engine is not None:
         return seen.engine
     if seen.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL) and seen.oom_kills:
         return "host_memory"
-    if seen.told is not None:
-        return seen.told
+    if seen.reported is not None:
+        return seen.reported
     return _of_code(seen.exit_code)
 
 
@@ -184,7 +184,7 @@ class Failure:
     """What was seen, in words."""
     traceback: str = ""
     host: str = ""
-    """Where it ran; empty if it never began, or ran on several machines, of which nobody knows which was lost."""
+    """Where it ran; empty if it never began, or ran on several machines, of which it is unknown which was lost."""
     blameless: bool = False
     """The engine failed, not the stage."""
 

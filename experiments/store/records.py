@@ -60,6 +60,9 @@ ESTIMATED = "estimated hours"
 NO_GPUS = "a stage held no GPUs: nothing counts the energy of processors"
 """Reason why the energy of a stage on processors is unknown."""
 
+NOT_COUNTED = "attempts at a stage told no count of their GPUs"
+"""Reason why the energy of some attempts is unknown; MLflow and committed records hold it."""
+
 RECOMPUTED = "layers recomputed"
 """Flag of a trial with activation checkpointing in a training that did not fit into memory: it took longer for that."""
 
@@ -142,7 +145,7 @@ class StageRecord:
         if not any(attempt.owner.gpus for attempt in self.attempts):
             return NO_GPUS
         lacking = sum(attempt.last.joules is None for attempt in self.attempts)
-        return f"{lacking} of {len(self.attempts)} attempts at a stage told no count of their GPUs"
+        return f"{lacking} of {len(self.attempts)} {NOT_COUNTED}"
 
     @property
     def gallery(self) -> Gallery | None:
@@ -223,7 +226,7 @@ class TrialRecord:
     def _spent(self) -> dict[str, tuple[float, float]]:
         """Value and time of `row_spent.*`: what all attempts at its stages took, each stage once.
 
-        Only when all are done, for then it never changes again to what nobody knows: a sum of two units, or energy
+        Only when all are done: then it never becomes unknown again, as a sum of two units is, or energy
         that another attempt did not count.
         """
         done = {stage.fingerprint: record for stage, record in self.stages if record is not None and record.result}
@@ -293,7 +296,7 @@ class TrialRecord:
 
     @property
     def last_sign(self) -> float:
-        """When a stage of it last gave a sign of life, or failed before it could, seconds since 1970."""
+        """Time of the last heartbeat of its stages, or of a failure before the first one, seconds since 1970."""
         early = (failure.time for failure in self.early.values())
         return max([self.started, *early, *(record.last_sign for _, record in self.stages if record)])
 

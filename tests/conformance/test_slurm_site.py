@@ -50,7 +50,7 @@ def test_a_slurm_that_is_as_the_profile_says(whole: OneMachine, cluster: Cluster
 )
 def test_what_the_cluster_has_not_got(cluster: Cluster, other: dict[str, object], check: str, words: str) -> None:
     finding = found(cluster.model_copy(update=other))[check]
-    assert finding.level == "fault" and words in finding.found and finding.mend
+    assert finding.level == "fault" and words in finding.found and finding.fix
 
 
 @pytest.mark.slurm
@@ -79,7 +79,7 @@ def test_a_partition_that_allows_less(cluster: Cluster, gpu: Callable[..., None]
     """sbatch takes such a job, and it waits for ever."""
     gpu("MaxTime=29")
     finding = found(cluster)["slurm partition"]
-    assert finding.level == "fault" and finding.mend == "time_minutes: at most 29"
+    assert finding.level == "fault" and finding.fix == "time_minutes: at most 29"
     assert finding.found == "gpu allows 29:00, and the profile asks for 30 minutes"
     gpu("MaxTime=30", "Hidden=YES")
     assert found(cluster)["slurm partition"].found == "gpu is up, and allows 30:00"
@@ -149,10 +149,10 @@ def test_no_answer_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert findings["slurm accounts"].level == "warning"
     answer("sbatch", "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
     finding = found(load_cluster(PROFILE))["slurm node"]
-    assert (finding.level, finding.mend) == ("warning", "try again")
+    assert (finding.level, finding.fix) == ("warning", "try again")
     answer("sbatch", "echo 'sbatch: error: Invalid account or account/partition combination' >&2; exit 1")
     finding = found(load_cluster(PROFILE))["slurm node"]
-    assert finding.level == "fault" and "sacctmgr show associations" in finding.mend
+    assert finding.level == "fault" and "sacctmgr show associations" in finding.fix
 
 
 @pytest.mark.slow

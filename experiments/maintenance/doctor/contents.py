@@ -19,10 +19,10 @@ def check_contents(home: Path) -> Iterator[Finding]:
     for folder in sorted((home / "store").glob("*/*")):
         if not re.fullmatch(r"[0-9a-f]{12}", folder.name):
             continue
-        for check, path, mend in _files(folder):
+        for check, path, fix in _files(folder):
             count += 1
             if (what := check(path)) is not None:
-                wrong.append(fault(f"contents {path.relative_to(home / 'store')}", what, mend))
+                wrong.append(fault(f"contents {path.relative_to(home / 'store')}", what, fix))
     wrong += list(_trial_findings(home))
     yield from wrong
     if not wrong:
@@ -110,7 +110,7 @@ def _trial_findings(home: Path) -> Iterator[Finding]:
     try:
         documents = trial_documents(home)
     except StoreError:
-        return  # told by `doctor` in any case
+        return  # reported by `doctor` in any case
     for document in documents:
         if digest([stage.fingerprint for stage in document.stages]) != document.fingerprint:
             name = f"{document.sweep}, {document.variant}, seed {document.seed}"

@@ -1,4 +1,4 @@
-"""`smaug doctor`: looks at everything that a run needs, one thing after the other, and says how to mend it."""
+"""`smaug doctor`: checks everything that a run needs, one thing after the other, and advises how to fix it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +39,7 @@ def examine(home: Path, scale: Scale, cluster: Cluster | None = None, *, deep: b
 
 
 def lines_of(finding: Finding) -> Iterator[str]:
-    """A finding for people."""
+    """Format a finding for people."""
     yield f"{MARKS[finding.level]} {finding.check}: {finding.found}"
-    if finding.mend:
-        yield f"        mend: {finding.mend}"
+    if finding.fix:
+        yield f"        fix: {finding.fix}"

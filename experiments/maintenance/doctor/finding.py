@@ -1,4 +1,4 @@
-"""What `smaug doctor` finds out about one thing, and how it asks what may crash or hang."""
+"""Findings of `smaug doctor`, and probes of what may crash or hang."""
 
 import json
 import os
@@ -17,34 +17,38 @@ PROBE_S = 300.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     check: str
-    """What was looked at, e.g. `video decoder`."""
+    """Name of the check, e.g. `video decoder`."""
     level: Level
-    """`warning`: something will not work as one may expect; `fault`: something does not work."""
+    """`warning`: something will not work as expected; `fault`: something does not work."""
     found: str
-    mend: str = ""
-    """What to do about it; empty where all is well."""
+    fix: str = ""
+    """Advice; empty where all is well."""
+
+    def to_json(self) -> dict[str, str]:
+        """Return it as JSON holds it; the key of the advice is older than its name here."""
+        return {"check": self.check, "level": self.level, "found": self.found, "mend": self.fix}
 
 
 def fine(check: str, found: str) -> Finding:
-    """All is well."""
+    """Return a finding without a problem."""
     return Finding(check=check, level="ok", found=found)
 
 
-def warning(check: str, found: str, mend: str) -> Finding:
-    """Something that may disappoint."""
-    return Finding(check=check, level="warning", found=found, mend=mend)
+def warning(check: str, found: str, fix: str) -> Finding:
+    """Return a finding of something that may not work as expected."""
+    return Finding(check=check, level="warning", found=found, fix=fix)
 
 
-def fault(check: str, found: str, mend: str) -> Finding:
-    """Something that does not work."""
-    return Finding(check=check, level="fault", found=found, mend=mend)
+def fault(check: str, found: str, fix: str) -> Finding:
+    """Return a finding of something that does not work."""
+    return Finding(check=check, level="fault", found=found, fix=fix)
 
 
 def probe(code: str, *arguments: str, timeout_s: float = PROBE_S, **env: str) -> dict[str, Any] | str:
-    """What Python code prints as a JSON object, run in a process of its own; else, in words, why it did not.
+    """Run Python code in a process of its own and return the JSON object that it prints; else why it printed none.
 
     A library that crashes, hangs or prints at its import does so there.
     """
@@ -65,5 +69,5 @@ def probe(code: str, *arguments: str, timeout_s: float = PROBE_S, **env: str) ->
     lines = ran.stdout.strip().splitlines()
     if ran.returncode or not lines:
         return (ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"])[-1]
-    told: dict[str, Any] = json.loads(lines[-1])
-    return told
+    answer: dict[str, Any] = json.loads(lines[-1])
+    return answer

@@ -151,16 +151,16 @@ def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator
         return
     if moved is not None:
         yield fine(check, moved)
-    told = probe(TRACKING, str(home), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    if isinstance(told, str) and REBUILD in told:
-        yield fault(check, told.removesuffix(f"; {REBUILD}"), REBUILD)
-    elif isinstance(told, str):
-        mend = "see that the server is up and MLFLOW_TRACKING_URI right" if file is None else "see the message"
-        yield fault(check, f"{shown}: {told}", f"{mend}; runs go on without it, and `smaug sync` catches up")
+    answer = probe(TRACKING, str(home), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    if isinstance(answer, str) and REBUILD in answer:
+        yield fault(check, answer.removesuffix(f"; {REBUILD}"), REBUILD)
+    elif isinstance(answer, str):
+        fix = "see that the server is up and MLFLOW_TRACKING_URI right" if file is None else "see the message"
+        yield fault(check, f"{shown}: {answer}", f"{fix}; runs go on without it, and `smaug sync` catches up")
     elif file is not None and not file.exists():
         yield fine(check, f"loads; {shown} is made by the first run")
     else:
-        yield fine(check, f"{shown} answers, {told['trials']} trials")
+        yield fine(check, f"{shown} answers, {answer['trials']} trials")
 
 
 def database_fault(file: Path) -> str | None:
@@ -171,8 +171,8 @@ def database_fault(file: Path) -> str | None:
             rows = database.execute("PRAGMA quick_check(3)").fetchall()
     except sqlite3.Error as error:
         return None if error.sqlite_errorcode == sqlite3.SQLITE_BUSY else f"cannot be read ({error})"
-    told = "; ".join(str(row[0]) for row in rows)
-    return None if told == "ok" else told
+    answer = "; ".join(str(row[0]) for row in rows)
+    return None if answer == "ok" else answer
 
 
 def check_disk(scale: Scale, home: Path, mounts: list[FileSystem] | None = None) -> Iterator[Finding]:
@@ -183,7 +183,7 @@ def check_disk(scale: Scale, home: Path, mounts: list[FileSystem] | None = None)
     free, status = shutil.disk_usage(folder).free, os.statvfs(folder)
     found = f"{in_words(free)} free at {folder}{kind}"
     if not os.access(folder, os.W_OK):
-        yield fault("disk", f"{folder} may not be written to", "choose another --home, or mend its permissions")
+        yield fault("disk", f"{folder} may not be written to", "choose another --home, or change its permissions")
         return
     try:
         stages = cut_stages(resolved(scale.base_config()), scale.resources, 0, 0)
@@ -193,8 +193,8 @@ def check_disk(scale: Scale, home: Path, mounts: list[FileSystem] | None = None)
         yield warning("disk", f"{found}; what scale {scale.name} needs is not known ({error})", "see that message")
         return
     if free < needed:
-        told = f"{found}; {stage.name} at scale {scale.name} needs {in_words(needed)}"
-        yield fault("disk", told, "`smaug gc` shows what can go; or choose another --home")
+        answer = f"{found}; {stage.name} at scale {scale.name} needs {in_words(needed)}"
+        yield fault("disk", answer, "`smaug gc` shows what can go; or choose another --home")
     elif status.f_files and status.f_favail < LEAST_FILES:
         yield fault("disk", f"{found}, but only {status.f_favail} more files", "delete files, or choose another --home")
     else:
@@ -202,7 +202,7 @@ def check_disk(scale: Scale, home: Path, mounts: list[FileSystem] | None = None)
 
 
 def check_stages(home: Path) -> Iterator[Finding]:
-    """Every stage in the store: whole, and held by nobody dead; and whose trials they are."""
+    """Check every stage in the store: that it is whole, and held by no dead process; and its trials."""
     count, wrong = 0, []
     for folder in sorted((home / "store").glob("*/*")):
         if re.fullmatch(r"[0-9a-f]{12}", folder.name):
@@ -223,8 +223,8 @@ def _stage_findings(folder: Path) -> Iterator[Finding]:
     try:
         document, result = read_stage(folder), read_result(folder)
         if document is None:
-            mend = "the next run of its sweep writes it; if no sweep asks for it, `smaug gc` removes what is empty"
-            yield warning(check, f"{folder} is half written: it holds no stage.json", mend)
+            fix = "the next run of its sweep writes it; if no sweep asks for it, `smaug gc` removes what is empty"
+            yield warning(check, f"{folder} is half written: it holds no stage.json", fix)
             return
         attempts = read_attempts(folder)
     except StoreError as error:

@@ -14,20 +14,20 @@ from experiments.planning.inputs import scale_stages
 from experiments.planning.plan import resource_problems
 from smaug_core.errors import SmaugError
 
-MEND_PACKAGES = "make setup (or pip install --constraint constraints.txt --editable '.[dev]')"
+FIX_PACKAGES = "make setup (or pip install --constraint constraints.txt --editable '.[dev]')"
 OLDEST_PYTHON = (3, 11)
 
 TORCH = """
 import json, torch
-told = {"version": torch.__version__, "cuda": torch.version.cuda, "gpus": torch.cuda.device_count()}
+answer = {"version": torch.__version__, "cuda": torch.version.cuda, "gpus": torch.cuda.device_count()}
 try:
     from smaug_core.torchvision_on_cpu import make_importable
     make_importable()
     import timm, torchvision
-    told["torchvision"] = torchvision.__version__
+    answer["torchvision"] = torchvision.__version__
 except Exception as error:
-    told["fault"] = f"{type(error).__name__}: {error}"
-print(json.dumps(told))
+    answer["fault"] = f"{type(error).__name__}: {error}"
+print(json.dumps(answer))
 """
 RAY = "import json, ray; from ray import tune; print(json.dumps({'version': ray.__version__}))"
 DECODER = """
@@ -64,7 +64,7 @@ def check_packages() -> Iterator[Finding]:
 
         requirements = [Requirement(text) for text in metadata.requires("smaug") or []]
     except ImportError as error:  # PackageNotFoundError is one: this project itself is not installed
-        yield fault("packages", f"cannot be looked up ({error})", MEND_PACKAGES)
+        yield fault("packages", f"cannot be looked up ({error})", FIX_PACKAGES)
         return
     wrong = []
     for requirement in requirements:
@@ -78,25 +78,25 @@ def check_packages() -> Iterator[Finding]:
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} is {version}, not {requirement.specifier}")
     if wrong:
-        yield fault("packages", "; ".join(wrong), MEND_PACKAGES)
+        yield fault("packages", "; ".join(wrong), FIX_PACKAGES)
     else:
         yield fine("packages", f"all {len(requirements)} as required")
 
 
 def check_torch(scale: Scale | None) -> Iterator[Finding]:
     """torch, torchvision beside it, the devices that both the driver and torch see, and whether a scale fits them."""
-    told = probe(TORCH)
-    if isinstance(told, str):
-        yield fault("torch", f"cannot be loaded ({told})", MEND_PACKAGES)
+    answer = probe(TORCH)
+    if isinstance(answer, str):
+        yield fault("torch", f"cannot be loaded ({answer})", FIX_PACKAGES)
         return
-    build = f"CUDA {told['cuda']}" if told["cuda"] else "for CPUs only"
-    yield fine("torch", f"{told['version']}, built {build}")
-    if "fault" in told:
-        mend = "install the torchvision that was made for this torch: " + MEND_PACKAGES
-        yield fault("torchvision", f"cannot be loaded beside torch ({told['fault'].splitlines()[0]})", mend)
+    build = f"CUDA {answer['cuda']}" if answer["cuda"] else "for CPUs only"
+    yield fine("torch", f"{answer['version']}, built {build}")
+    if "fault" in answer:
+        fix = "install the torchvision that was made for this torch: " + FIX_PACKAGES
+        yield fault("torchvision", f"cannot be loaded beside torch ({answer['fault'].splitlines()[0]})", fix)
     else:
-        yield fine("torchvision", f"{told['torchvision']}; timm loads")
-    yield from _check_devices(told["gpus"], told["cuda"])
+        yield fine("torchvision", f"{answer['torchvision']}; timm loads")
+    yield from _check_devices(answer["gpus"], answer["cuda"])
     if scale is not None:
         yield from _check_fit(scale)
 
@@ -106,8 +106,8 @@ def _check_devices(seen: int, cuda: str | None) -> Iterator[Finding]:
     (here,) = inventory.nodes
     found = f"{here.cpus} CPUs, {len(present)} GPUs ({', '.join(present) or 'none'}), {seen} of them seen by torch"
     if present and here.gpus and seen < here.gpus:
-        mend = "install torch built for CUDA" if cuda is None else "update the GPU's driver, or see its `nvidia-smi`"
-        yield fault("devices", found, mend)
+        fix = "install torch built for CUDA" if cuda is None else "update the GPU's driver, or see its `nvidia-smi`"
+        yield fault("devices", found, fix)
     else:
         yield fine("devices", found)
 
@@ -130,33 +130,33 @@ def gpu_names() -> list[str]:
     """What the driver's own tool lists; nothing where there is none."""
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return told.stdout.split("\n")[:-1]
+    return answer.stdout.split("\n")[:-1]
 
 
 def check_decoder() -> Iterator[Finding]:
     """H.264 in and out, with a few frames in a temporary folder."""
-    told = probe(DECODER)
-    mend = "reinstall PyAV with its own FFmpeg: pip install --force-reinstall av"
-    if isinstance(told, str):
-        yield fault("video decoder", told, mend)
-    elif told["frames"] != 6 or told["off"] > MOST_OFF:
-        yield fault("video decoder", f"6 frames come back as {told['frames']}, {told['off']:.0f} of 255 off", mend)
+    answer = probe(DECODER)
+    fix = "reinstall PyAV with its own FFmpeg: pip install --force-reinstall av"
+    if isinstance(answer, str):
+        yield fault("video decoder", answer, fix)
+    elif answer["frames"] != 6 or answer["off"] > MOST_OFF:
+        yield fault("video decoder", f"6 frames come back as {answer['frames']}, {answer['off']:.0f} of 255 off", fix)
     else:
-        yield fine("video decoder", f"PyAV {told['av']} writes and reads H.264")
+        yield fine("video decoder", f"PyAV {answer['av']} writes and reads H.264")
 
 
 def check_ray() -> Iterator[Finding]:
     """Ray Tune, the engine that is used if no other is named."""
-    told = probe(RAY)
-    if isinstance(told, str):
-        yield fault("ray", f"cannot be loaded ({told})", f"{MEND_PACKAGES}; until then --engine inline")
+    answer = probe(RAY)
+    if isinstance(answer, str):
+        yield fault("ray", f"cannot be loaded ({answer})", f"{FIX_PACKAGES}; until then --engine inline")
         return
     try:
         folder = base_folder()
     except SmaugError as error:
-        yield fault("ray", f"{told['version']}, and cannot start: {error}", "set TMPDIR to a shorter path")
+        yield fault("ray", f"{answer['version']}, and cannot start: {error}", "set TMPDIR to a shorter path")
     else:
-        yield fine("ray", f"{told['version']}; its sockets go to {folder}")
+        yield fine("ray", f"{answer['version']}; its sockets go to {folder}")

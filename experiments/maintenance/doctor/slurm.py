@@ -50,27 +50,27 @@ class _Partition:
 
 
 def check_slurm(cluster: Cluster, scale: Scale) -> Iterator[Finding]:
-    """Slurm's commands, the profile's partitions, a whole node as it tells it, the scale's stages, accounts."""
+    """Slurm's commands, the profile's partitions, a whole node of the profile, the scale's stages, accounts."""
     try:
-        told = _ask("sinfo", "--all", "--noheader", "--format=%P|%a|%l|%D|%T")
-        if told.returncode:
-            raise CommandError(message_of(told))
+        answer = _ask("sinfo", "--all", "--noheader", "--format=%P|%a|%l|%D|%T")
+        if answer.returncode:
+            raise CommandError(message_of(answer))
     except CommandError as error:
         yield fault(
             "slurm", f"does not answer: {error}", "run this where sbatch works; SLURM_CONF names other settings"
         )
         return
-    partition = _check_partition(cluster, told.stdout)
+    partition = _check_partition(cluster, answer.stdout)
     yield partition
-    if partition.level == "ok":  # else sbatch refuses for reasons that are told, or takes what never starts
+    if partition.level == "ok":  # else sbatch refuses for reasons that are reported, or takes what never starts
         yield _whole_node(cluster)
     yield from _check_stages(cluster, scale)
     yield _accounts()
 
 
-def _check_partition(cluster: Cluster, told: str) -> Finding:
+def _check_partition(cluster: Cluster, answer: str) -> Finding:
     """sbatch takes jobs for partitions that are down or allow less time, and they wait for ever."""
-    partitions, default = _read_partitions(told)
+    partitions, default = _read_partitions(answer)
     names = [default] if cluster.partition is None else dict.fromkeys(filter(None, cluster.partition.split(",")))
     check, problems, suits = "slurm partition", list[Finding](), list[str]()
     for name in names:
@@ -86,14 +86,14 @@ def _check_partition(cluster: Cluster, told: str) -> Finding:
             suits.append(f"{name} is up" + ("" if limit in ("infinite", "n/a") else f", and allows {limit}"))
     if suits:
         return fine(check, "; ".join([*suits, *(f"not used: {problem.found}" for problem in problems)]))
-    found, mend = ("; ".join(dict.fromkeys(getattr(p, what) for p in problems)) for what in ("found", "mend"))
-    return (fault if all(problem.level == "fault" for problem in problems) else warning)(check, found, mend)
+    found, fix = ("; ".join(dict.fromkeys(getattr(p, what) for p in problems)) for what in ("found", "fix"))
+    return (fault if all(problem.level == "fault" for problem in problems) else warning)(check, found, fix)
 
 
-def _read_partitions(told: str) -> tuple[Mapping[str, _Partition], str | None]:
+def _read_partitions(answer: str) -> tuple[Mapping[str, _Partition], str | None]:
     """Partitions by name from sinfo's lines, one for each state that nodes are in; and the default's name."""
     partitions, default = dict[str, _Partition](), None
-    for line in told.splitlines():
+    for line in answer.splitlines():
         if line.count("|") != 4:
             continue
         name, state, limit, count, nodes = line.strip().split("|")
@@ -107,23 +107,23 @@ def _read_partitions(told: str) -> tuple[Mapping[str, _Partition], str | None]:
 
 
 def _whole_node(cluster: Cluster) -> Finding:
-    """By sbatch's own word; the profile tells what a node has."""
+    """Ask sbatch whether it accepts such a job; the profile lists what a node has."""
     check, whole = "slurm node", (cluster, cluster.cpus_per_node, cluster.gpus_per_node)
     asked = {name.replace("_", "-"): value for name, value in options_of(*whole).items() if value is not None}
     words, options = request_in_words(*whole), [f"--{name}={value}" for name, value in asked.items()]
     try:
-        told = _ask("sbatch", "--test-only", "--nodes=1", "--ntasks-per-node=1", *options, "--wrap=true")
+        answer = _ask("sbatch", "--test-only", "--nodes=1", "--ntasks-per-node=1", *options, "--wrap=true")
     except CommandError as error:
         return fault(check, f"cannot be asked for: {error}", "run this where sbatch works")
-    said = message_of(told)
-    if told.returncode == 0:
-        start = re.search(r"to start at (\S+)", told.stderr)
+    said = message_of(answer)
+    if answer.returncode == 0:
+        start = re.search(r"to start at (\S+)", answer.stderr)
         return fine(check, f"would be given: {words}" + (f"; now it would start at {start[1]}" if start else ""))
     if BUSY.search(said):
         return warning(check, f"not known: Slurm is busy ({said})", "try again")
     of_people = re.search(r"account|qos|association", said, re.IGNORECASE)
     where = "`sacctmgr show associations user=$USER`" if of_people else "`scontrol show node`"
-    return fault(check, f"refused: {words} ({said})", f"change the profile; {where} tells what there is")
+    return fault(check, f"refused: {words} ({said})", f"change the profile; {where} lists what there is")
 
 
 def _check_stages(cluster: Cluster, scale: Scale) -> Iterator[Finding]:
@@ -136,14 +136,18 @@ def _check_stages(cluster: Cluster, scale: Scale) -> Iterator[Finding]:
 
 def _accounts() -> Finding:
     try:
-        told = _ask("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID", "--starttime=now-1minutes")
+        answer = _ask(
+            "sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID", "--starttime=now-1minutes"
+        )
     except CommandError as error:
         return warning(ACCOUNTS, f"{error}; {ESTIMATES}", "put sacct on PATH, if the cluster keeps accounts")
-    if told.returncode == 0:
+    if answer.returncode == 0:
         return fine(ACCOUNTS, "kept; hours of jobs that are killed are taken from them")
-    if DISABLED in told.stdout + told.stderr:
+    if DISABLED in answer.stdout + answer.stderr:
         return fine(ACCOUNTS, f"not kept; {ESTIMATES}")
-    return warning(ACCOUNTS, f"do not answer ({message_of(told)}); {ESTIMATES}", "ask who runs the cluster")
+    return warning(
+        ACCOUNTS, f"do not answer ({message_of(answer)}); {ESTIMATES}", "ask the administrators of the cluster"
+    )
 
 
 def _ask(*command: str) -> "subprocess.CompletedProcess[str]":

@@ -225,7 +225,7 @@ def test_a_stage_that_is_asked_for_again_meanwhile_stays(tmp_path, replaced):
 def test_without_any_trial_nobody_knows_what_is_needed(tmp_path):
     execute(tmp_path, trial())
     found = find_garbage(tmp_path)
-    assert found.garbage == [] and len(found.kept) == 3 and "no trial was ever asked for" in found.kept[0].why
+    assert found.garbage == [] and len(found.kept) == 3 and "no trial was ever requested" in found.kept[0].why
 
 
 def test_a_damaged_stage_is_named_and_stays(tmp_path, replaced):

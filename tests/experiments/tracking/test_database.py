@@ -231,7 +231,7 @@ def test_a_damaged_database_gets_one_advice_and_it_works(smaug, home, tmp_path, 
 def test_doctor_gives_the_same_advice(home, how):
     broken(home / "mlflow.db", how)
     (found,) = inspection.check_mlflow(home)
-    assert (found.level, found.mend) == ("fault", REBUILD)
+    assert (found.level, found.fix) == ("fault", REBUILD)
 
 
 def changed(file: Path, statement: str) -> None:
@@ -268,7 +268,7 @@ def test_damaged_rows_are_named_with_the_advice_in_a_home_that_was_moved_too(rec
                 use()
             assert re.search(re.escape(expected).replace(r"\{run\}", "[0-9a-f]{32}"), str(met.value)), statement
         (found,) = inspection.check_mlflow(moved)
-        assert (found.level, found.mend) == ("fault", REBUILD), statement
+        assert (found.level, found.fix) == ("fault", REBUILD), statement
         assert file.read_bytes() == damaged, statement
     assert capsys.readouterr() == ("", "")
 

@@ -74,7 +74,7 @@ def test_a_truncated_clip_outside_the_sample_is_found_and_named(scale, home):
     clip.write_bytes(clip.read_bytes()[:-700])
     (found,) = check_data(scale, home)
     assert found.level == "fault" and found.found.startswith(f"1 damaged of 57 files: {clip}: ")
-    assert found.mend.startswith(f"rm -r {clip.parents[2]}, then `smaug data`")
+    assert found.fix.startswith(f"rm -r {clip.parents[2]}, then `smaug data`")
 
 
 def test_damaged_and_missing_clips_are_counted_apart_and_ten_are_named(scale, home):
@@ -106,7 +106,7 @@ def test_real_media_are_looked_for_by_annotations_and_a_sample(rendered, tmp_pat
     found = {finding.check: finding for finding in check_data(paper, tmp_path)}
     assert set(levels(found.values())) == {"fault"} and len(found) == 9
     assert found["data didemo"].found == "not here: train, test"  # no stage reads val
-    assert f"{corpus}/annotations/train.json" in found["data webvid"].mend
+    assert f"{corpus}/annotations/train.json" in found["data webvid"].fix
     (corpus / "annotations").mkdir(parents=True)
     (corpus / "media").mkdir()
     for clip in clips(rendered, "train")[:2]:
@@ -137,7 +137,7 @@ def test_doctor_names_everything_that_a_plan_misses_and_where_it_belongs(tmp_pat
         finding = findings.get(name) or findings[f"data {source}"]
         place = "vocab.txt" if name.startswith("tokenizer") else "model.safetensors"
         place = place if name in findings else f"{tmp_path}/data/{source}/annotations/{split}.json"
-        assert place in finding.mend
+        assert place in finding.fix
 
 
 def test_a_misfit_of_an_input_is_a_fault_and_not_a_traceback(tmp_path):
@@ -181,7 +181,7 @@ def test_a_broken_ledger_is_a_fault_with_the_way_out(tmp_path, monkeypatch):
     (tmp_path / "mlflow.db").write_bytes(b"x" * 4096)
     (found,) = inspection.check_mlflow(tmp_path)
     assert found.level == "fault" and f"{tmp_path}/mlflow.db: cannot be read" in found.found
-    assert found.mend.startswith("`smaug sync --rebuild`")
+    assert found.fix.startswith("`smaug sync --rebuild`")
 
 
 def test_a_ledger_on_a_network_file_system_is_a_fault_with_two_ways_out(tmp_path, monkeypatch):
@@ -189,13 +189,13 @@ def test_a_ledger_on_a_network_file_system_is_a_fault_with_two_ways_out(tmp_path
     mounts = [FileSystem(Path("/"), "ext4"), FileSystem(tmp_path, "nfs4")]
     (found,) = inspection.check_mlflow(tmp_path, mounts)
     assert found.level == "fault" and "network file system (nfs4 at" in found.found
-    assert found.mend.startswith("use MLFLOW_TRACKING_URI=http://") and "local disk" in found.mend
+    assert found.fix.startswith("use MLFLOW_TRACKING_URI=http://") and "local disk" in found.fix
 
 
 def test_a_server_that_does_not_answer_is_a_fault(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     (found,) = inspection.check_mlflow(tmp_path)
-    assert found.level == "fault" and "MLflow at http://127.0.0.1:9: " in found.found and "is up" in found.mend
+    assert found.level == "fault" and "MLflow at http://127.0.0.1:9: " in found.found and "is up" in found.fix
 
 
 def test_a_full_disk_and_one_that_takes_nothing_are_faults(scale, tmp_path):
@@ -205,11 +205,11 @@ def test_a_full_disk_and_one_that_takes_nothing_are_faults(scale, tmp_path):
         disk.fill()
         (found,) = inspection.check_disk(scale, disk.folder / "home")
         assert found.level == "fault" and found.found.startswith(f"0 bytes free at {disk.folder}, tmpfs; ")
-        assert "`smaug gc`" in found.mend
+        assert "`smaug gc`" in found.fix
     with read_only_disk() as folder:
         (found,) = inspection.check_disk(scale, folder)
         assert found == fault(
-            "disk", f"{folder} may not be written to", "choose another --home, or mend its permissions"
+            "disk", f"{folder} may not be written to", "choose another --home, or change its permissions"
         )
 
 
@@ -245,9 +245,7 @@ def test_damaged_stages_are_named_one_by_one(tmp_path):
     lacking = found[f"stage pretrain/{pretrain.name}"]
     assert lacking.level == "fault"
     assert lacking.found.startswith(f"{pretrain / 'weights.json'}: was changed after its stage was done")
-    assert lacking.mend.endswith(
-        f"rename the folder to {pretrain.name}.damaged; the next run then does the stage again"
-    )
+    assert lacking.fix.endswith(f"rename the folder to {pretrain.name}.damaged; the next run then does the stage again")
     assert "owner.json: is missing" in found[f"stage finetune/{finetune.name}"].found
     assert "result.json: cannot be read" in found[f"stage evaluate/{evaluate.name}"].found
     assert found["stage pretrain/0123456789ab"].level == "warning"
@@ -265,7 +263,7 @@ def test_an_attempt_that_died_is_a_warning(tmp_path):
     owner.write_text(json.dumps(json.loads(owner.read_text()) | {"start_ticks": 1}))
     (found,) = stages(tmp_path).values()
     assert found.level == "warning" and "pretrain: attempt 1 died without a word (process " in found.found
-    assert found.mend == "the next run continues it"
+    assert found.fix == "the next run continues it"
 
 
 def test_a_damaged_trial_is_named(tmp_path):
@@ -385,5 +383,5 @@ def test_only_faults_make_the_exit_code(monkeypatch, tmp_path, capsys, findings,
         if "--json" in arguments:
             assert [one["level"] for one in json.loads(out)] == levels(findings)
         elif code:
-            assert out.startswith("FAULT   c: broken\n        mend: mend it\nok      a: well\n")
+            assert out.startswith("FAULT   c: broken\n        fix: mend it\nok      a: well\n")
     assert not (tmp_path / "home").exists()
