@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from experiments.cli.status_view import lines_of
-from experiments.engines.slurm.job import EXIT_RECORD, SAVED
-from experiments.engines.slurm.submissions import Submissions, exit_file, new_folder
+from experiments.engines.slurm.job import EXIT_RECORD, JOB, SAVED
+from experiments.engines.slurm.submissions import SUBMITTED, Submissions, exit_file, new_folder
 from experiments.maintenance import logs
 from experiments.maintenance.doctor.contents import check_contents
 from experiments.maintenance.doctor.home import check_stages
@@ -25,8 +25,20 @@ from experiments.planning.cost_model import read_rate
 from experiments.planning.plan import make_plan
 from experiments.stages.trial import Trial
 from experiments.store.attempt import ACCOUNTING, Lease, claim, read_attempts, record_failure
-from experiments.store.documents import StageDocument, read_document, write_json
-from experiments.store.drivers import driver_at_work, living
+from experiments.store.attempt_files import ACCOUNTED, END, FAILED, OWNER, PROGRESS
+from experiments.store.documents import (
+    EVALUATION,
+    PREDICTED,
+    RESULT,
+    STAGE,
+    TRIAL,
+    Shape,
+    StageDocument,
+    read_document,
+    write_json,
+)
+from experiments.store.drivers import DRIVER, driver_at_work, living
+from experiments.store.export import RecordedStage
 from experiments.store.failures import Failure
 from experiments.store.lookup import Catalog
 from experiments.store.store import Store, all_stages
@@ -39,7 +51,9 @@ from experiments.worker.outcome import Ending
 from experiments.worker.reporter import StageWatch
 from experiments.worker.signals import StopFlag
 from smaug_core.errors import SmaugError
+from smaug_core.files import StoredDocument, check
 from smaug_core.stage_protocol import Outcome
+from tests.documents import read_json
 from tests.experiments.finished import HOST
 from tests.experiments.made_trials import execute, trial
 from tests.quick_stage import quick_stage
@@ -401,3 +415,62 @@ def test_doctor_deep_reads_what_has_the_right_size_and_another_content(home: Hom
     assert any(str(curve) in what for what in found.values())
     for path, content in before.items():
         path.write_bytes(content)
+
+
+TYPED: dict[str, Shape[Any]] = {
+    "trial": TRIAL,
+    "driver": DRIVER,
+    "stage that is done": STAGE,
+    "result": RESULT,
+    "evaluation": EVALUATION,
+    "owner": OWNER,
+    "owner of a process that lives": OWNER,
+    "progress": PROGRESS,
+    "end": END,
+    "failure": FAILED,
+    "early failure": FAILED,
+    "accounting": ACCOUNTED,
+    "prediction": PREDICTED,
+    "job": JOB,
+    "submission": SUBMITTED,
+    "word": EXIT_RECORD,
+    "saved": SAVED,
+}
+
+
+@pytest.mark.parametrize("which", TYPED)
+def test_a_typed_document_has_every_key_as_an_attribute_and_keeps_unknown_ones(
+    home: Home, which: str, tmp_path: Path
+) -> None:
+    written = read_json(next(DOCUMENTS[which](home))) | {"of a newer version": [1]}
+    write_json(tmp_path / "document.json", written)
+    document = read_document(tmp_path / "document.json", TYPED[which])
+    assert document is not None and document.raw == written
+    compare(document, written)
+
+
+def compare(document: StoredDocument, written: dict[str, Any]) -> None:
+    """Compare every attribute with its key; nested documents too."""
+    for each in dataclasses.fields(document):
+        name = each.metadata.get("name") or each.name
+        if each.name == "raw" or name not in written:
+            continue
+        value, expected = getattr(document, each.name), written[name]
+        if isinstance(value, StoredDocument):
+            compare(value, expected)
+        elif isinstance(value, tuple):
+            assert len(value) == len(expected)
+            for one, other in zip(value, expected, strict=True):
+                compare(one, other)
+        else:
+            assert value == expected, each.name
+
+
+def test_a_portable_record_reads_the_same_documents(tmp_path: Path) -> None:
+    """They leave out what is of one machine only; all else has the classes of the home folder."""
+    for path in sorted((ROOT / "reports" / "measurements" / "tiny" / "stages").rglob("*.json"))[:20]:
+        body = read_json(path)
+        check(body, RecordedStage.form())
+        recorded = RecordedStage.of(body)
+        compare(recorded, body)
+        assert all(attempt.owner.boot == "" and attempt.owner.pid == 0 for attempt in recorded.attempts)
