@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.background import BackgroundThread
@@ -116,7 +117,8 @@ class Scheduler:
         forwarded: set[str] = set()
 
         def poll() -> bool:
-            self._unwanted = frozenset(self._cancellations())
+            with suppress(OSError):  # the disk is away; the next poll may read it again
+                self._unwanted = frozenset(self._cancellations())
             for name in self._unwanted - forwarded:
                 if name in self._agenda.submitted or name in self._agenda.elsewhere:
                     forwarded.add(name)
