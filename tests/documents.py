@@ -9,8 +9,10 @@ from smaug_core.files import StoredDocument
 D = TypeVar("D", bound=StoredDocument)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the object that a file holds."""
+def read_json(path: Path) -> Any:
+    """Read the object that a file holds; None if there is no such file."""
+    if not path.exists():
+        return None
     value = json.loads(path.read_bytes())
     assert isinstance(value, dict)
     return value
