@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+import hypothesis
 import pytest
 import torch
 
@@ -56,6 +57,11 @@ torch.set_num_threads(1)
 
 # The stages of `tests.quick_stage` run in processes that import no more from the working directory.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+# A deadline would be an assertion of wall-clock time.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -76,7 +76,7 @@ def assert_nothing_is_lost_or_billed_twice(siege: Siege, undisturbed: Path) -> N
         assert_every_attempt_is_billed_once(siege, stage)
         assert_resumed_from_the_last_checkpoint(siege.store, stage)
         assert trail(siege.store, stage) == siege.published[stage.fingerprint], "a finished stage was run again"
-    found = [record.directory for kind in KINDS for _, record in siege.store.done(kind)]
+    found = [record.directory for kind in KINDS for record in siege.store.done(kind)]
     assert sorted(found) == sorted(siege.store.directory(stage) for stage in siege.stages)
 
 

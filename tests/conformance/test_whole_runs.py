@@ -45,7 +45,10 @@ class WholeRun:
     def attempts(self) -> list[list[tuple[str, str]]]:
         """How each attempt at each pre-training that was begun ended, and what was done about it."""
         folders = sorted((self.smoke.home / "store" / "pretrain").iterdir())
-        told = [[(a.state, (a.failure or {}).get("done", "")) for a in read_attempts(folder)] for folder in folders]
+        told = [
+            [(a.state, "" if a.failure is None else a.failure.done) for a in read_attempts(folder)]
+            for folder in folders
+        ]
         return sorted(attempts for attempts in told if attempts)
 
 
