@@ -212,13 +212,12 @@ class Observer:
         folder = catalog.directory(named)
         try:
             facts = stage_record(self._home, named.kind, named.fingerprint)
-            early = read_document(folder / FAILURE, FAILED)
             if facts is None:
                 found = StageStanding(
                     named=named, state=StageState.NEW, folder=folder, driven=driven, asked_to_end=ending
                 )
-                return _ended_early(found, early)
-            found = _ended_early(_standing(named, facts, folder, driven, ending), early)
+                return _ended_early(found, read_document(folder / FAILURE, FAILED))
+            found = _ended_early(_standing(named, facts, folder, driven, ending), facts.early)
         except StoreError as error:
             return StageStanding(
                 named=named, state=StageState.UNREADABLE, folder=folder, driven=driven, message=str(error)

@@ -5,12 +5,9 @@ from dataclasses import dataclass
 
 from experiments.planning.cost_model import Prices
 from experiments.stages.stage import Stage
-from experiments.store.documents import write_json
+from experiments.store.documents import PREDICTION, write_json
 from experiments.store.records import StageRecord
 from experiments.store.store import Store
-
-PREDICTION = "prediction.json"
-"""In a stage's folder: what it was expected to cost before its first attempt."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

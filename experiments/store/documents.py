@@ -297,6 +297,10 @@ TRIAL = Shape(
 )
 
 
+POINT = CurvePoint.form()
+"""Computed once: a curve has many lines."""
+
+
 def read_point(line: bytes, path: Path) -> CurvePoint:
     """Read a point of a curve from a line of `path`.
 
@@ -305,7 +309,7 @@ def read_point(line: bytes, path: Path) -> CurvePoint:
     """
     try:
         point = parse(line)
-        check(point, CurvePoint.form())
+        check(point, POINT)
     except DocumentError as error:
         raise StoreError(f"{path}: a line holds no step of a training ({error})", "remove that line") from error
     return CurvePoint.of(point)
