@@ -23,8 +23,8 @@ def records():
 @pytest.fixture(scope="module")
 def measured(records):
     """R@1 and hours of pre-training of Table 4, by mask ratio."""
-    asked = [document for document in records.documents if document["sweep"] == "masking_ratio"]
-    metrics = {document["variant"]: records.trial(document).metrics() for document in asked}
+    asked = [document for document in records.documents if document.sweep == "masking_ratio"]
+    metrics = {document.variant: records.trial(document).metrics() for document in asked}
     assert len(metrics) == 4
     return {name: (found["msrvtt.t2v.r1"][0], found["row_hours.pretrain"][0]) for name, found in metrics.items()}
 
