@@ -1,0 +1,325 @@
+"""The manifest of one split: a memory-mapped Arrow file with a row for each caption.
+
+Training and evaluation read data sets through manifests alone, whatever format the captions came in, and whether the
+media are files or lie in shards. Processes share the pages of a manifest, so that millions of rows cost no memory in
+each of them.
+"""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smaug_core.data.media.location import MediaLocation
+from smaug_core.errors import SmaugError
+from smaug_core.files import write_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = "1"
+"""Version of the columns and of what they mean."""
+BATCH_ROWS = 65_536
+"""Rows of each record batch but the last, so that a row's batch is known without a search."""
+WRONG_NAMED = 10
+"""Wrong rows that a message names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One caption with its clip or picture."""
+
+    id: str
+    """Unique over all sources, from the source's own names: never a line number."""
+    media: MediaLocation
+    """The clip or picture."""
+    number: int
+    """Number of the clip or picture: captions of the same one share it, over all sources of a training."""
+    caption: str
+    """As written, a paragraph's sentences joined by one space; the tokenizer cleans it."""
+    is_image: bool
+    """A single picture, not a clip."""
+    flip: bool
+    """Whether a mirror image still fits the caption; false where captions name sides."""
+    relevant: tuple[int, ...]
+    """Frames that show what the caption names; empty if the source does not record them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManifestRow:
+    """One row as it is written."""
+
+    id: str
+    sentences: tuple[str, ...]
+    """One text, or the sentences of a paragraph."""
+    path: str
+    """File or shard, relative to the folder of the split's media."""
+    flip: bool
+    member: str | None = None
+    """Name within the shard; None for a file of its own."""
+    offset: int | None = None
+    length: int | None = None
+    """Bytes of the clip or picture, in its shard."""
+    content: bytes | None = None
+    """BLAKE2b (16 bytes) of the clip or picture; None where a recipe's digest stands for it."""
+    duration: float | None = None
+    """Seconds of a clip, as the source says."""
+    relevant: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManifestKind:
+    """Facts that hold for every row of a manifest."""
+
+    is_image: bool
+    is_paragraph: bool = False
+    """Whether a row's sentences are those of one paragraph."""
+    preparation: str = "none"
+    """Changes of the media after their source, such as `jpeg 2 fps 224 q95`."""
+
+
+def schema() -> "pa.Schema":
+    """Columns of a manifest."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("sentences", pa.list_(pa.string()), nullable=False),
+            pa.field("media", pa.int32(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("flip", pa.bool_(), nullable=False),
+            pa.field("member", pa.string()),
+            pa.field("offset", pa.int64()),
+            pa.field("length", pa.int64()),
+            pa.field("content", pa.binary(16)),
+            pa.field("duration", pa.float32()),
+            pa.field("relevant", pa.list_(pa.int32()), nullable=False),
+        ]
+    )
+
+
+def write_manifest(path: Path, rows: Iterable[ManifestRow], kind: ManifestKind) -> str:
+    """Write a manifest, whole or not at all, and return its digest.
+
+    The digest covers ids, captions, kind, flags, preparation, and the size and content of the media; never where the
+    media lie, so that it is the same for files and for shards.
+
+    Raises:
+        SmaugError: there are no rows, an id occurs twice, or a path leaves the folder of the media; up to ten are
+            named.
+        OSError: the file cannot be written.
+    """
+    import pyarrow as pa
+
+    columns = schema().with_metadata(
+        {
+            "version": VERSION,
+            "is_image": str(kind.is_image),
+            "is_paragraph": str(kind.is_paragraph),
+            "preparation": kind.preparation,
+        }
+    )
+    digest = _digest_of(kind)
+
+    def write(partial: Path) -> None:
+        numbers: dict[tuple[str, str | None], int] = {}
+        left = _checked(rows, path)
+        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, columns) as writer:
+            while part := list(islice(left, BATCH_ROWS)):
+                for row in part:
+                    digest.update(_digested(row.id, row.sentences, row.flip, row.content))
+                media = [numbers.setdefault((row.path, row.member), len(numbers)) for row in part]
+                held = {name: [getattr(row, name) for row in part] for name in columns.names if name != "media"}
+                held["media"] = media
+                writer.write_batch(pa.record_batch(held, schema=columns))
+
+    write_whole(path, write)
+    return digest.hexdigest()
+
+
+def _checked(rows: Iterable[ManifestRow], path: Path) -> Iterator[ManifestRow]:
+    """Yield the rows, and raise an error after the last one if some are wrong."""
+    seen: set[str] = set()
+    wrong: list[str] = []
+    number = -1
+    for number, row in enumerate(rows):
+        if row.id in seen:
+            wrong.append(f"row {number}: expected an id that no other row has, got {row.id!r}")
+        elif not is_inside(row.path):
+            wrong.append(f"row {number} ({row.id}): expected a path inside the folder of the media, got {row.path!r}")
+        elif not any(sentence.strip() for sentence in row.sentences):
+            wrong.append(f"row {number} ({row.id}): expected a caption, got {list(row.sentences)}")
+        seen.add(row.id)
+        yield row
+    if number < 0:
+        raise SmaugError(f"{path}: expected captions, got none")
+    if wrong:
+        more = f"; and {len(wrong) - WRONG_NAMED} more" if len(wrong) > WRONG_NAMED else ""
+        raise SmaugError(f"{path}: {'; '.join(wrong[:WRONG_NAMED])}{more}")
+
+
+def is_inside(path: str) -> bool:
+    """Whether `path` is relative and stays below the folder that it is relative to."""
+    # By hand: a corpus has millions of rows, and pathlib takes microseconds for each.
+    parts = set(path.split("/")) - {"", "."}
+    return bool(parts) and "\0" not in path and not path.startswith("/") and ".." not in parts
+
+
+class Manifest:
+    """A manifest, open for reading. Pickling sends its path alone: every process maps the file for itself."""
+
+    def __init__(self, path: Path, media: Path) -> None:
+        """Map the file.
+
+        Args:
+            path: the manifest.
+            media: folder that its paths are relative to.
+
+        Raises:
+            SmaugError: the file is missing, damaged, or of another version.
+        """
+        import pyarrow as pa
+
+        self.path, self.media = path, media
+        with _named(path):
+            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            found = {key.decode(): value.decode() for key, value in (self._reader.schema.metadata or {}).items()}
+            if found.get("version") != VERSION or self._reader.schema.names != schema().names:
+                raise SmaugError(
+                    f"{path}: expected a manifest of version {VERSION}, got {found.get('version', 'none')};"
+                    " prepare the data set again (`smaug data prepare`)"
+                )
+            self.kind = ManifestKind(
+                is_image=found["is_image"] == "True",
+                is_paragraph=found["is_paragraph"] == "True",
+                preparation=found["preparation"],
+            )
+            self._batches = [self._reader.get_batch(number) for number in range(self._reader.num_record_batches)]
+            for batch in self._batches:
+                batch.validate()
+        self._num_rows = sum(batch.num_rows for batch in self._batches)
+        if any(batch.num_rows != BATCH_ROWS for batch in self._batches[:-1]) or not self._num_rows:
+            raise SmaugError(f"{path}: is damaged: expected batches of {BATCH_ROWS} rows; prepare the data set again")
+
+    def __reduce__(self) -> tuple[type["Manifest"], tuple[Path, Path]]:
+        return Manifest, (self.path, self.media)
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    @cached_property
+    def num_media(self) -> int:
+        """Clips or pictures, of which several rows may be captions."""
+        import pyarrow.compute as pc
+
+        return 1 + max(pc.max(batch.column("media")).as_py() for batch in self._batches)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """The columns of one row by name.
+
+        Raises:
+            IndexError: there is no such row.
+            SmaugError: the row is damaged.
+        """
+        if not 0 <= number < self._num_rows:
+            raise IndexError(f"{self.path}: expected a row from 0 to {self._num_rows - 1}, got {number}")
+        batch, place = divmod(number, BATCH_ROWS)
+        with _named(self.path):
+            columns: dict[str, Any] = self._batches[batch].slice(place, 1).to_pylist()[0]
+        return columns
+
+    def sample(self, number: int) -> Sample:
+        """The caption of one row with its clip or picture.
+
+        Raises:
+            IndexError: there is no such row.
+            SmaugError: the row is damaged, or its path leaves the folder of the media.
+        """
+        row = self.row(number)
+        if not is_inside(row["path"]):
+            raise SmaugError(f"{self.path}: row {number}: expected a path inside {self.media}, got {row['path']!r}")
+        return Sample(
+            id=row["id"],
+            media=MediaLocation(self.media / row["path"], row["member"], row["offset"] or 0, row["length"]),
+            number=row["media"],
+            caption=" ".join(row["sentences"]),
+            is_image=self.kind.is_image,
+            flip=row["flip"],
+            relevant=tuple(row["relevant"]),
+        )
+
+    def digest(self) -> str:
+        """The digest that `write_manifest` returned, computed from all rows again."""
+        digest = _digest_of(self.kind)
+        for number in range(len(self)):
+            row = self.row(number)
+            digest.update(_digested(row["id"], row["sentences"], row["flip"], row["content"]))
+        return digest.hexdigest()
+
+
+class Corpus(Sequence[Sample]):
+    """The rows of several manifests, one after the other."""
+
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        self.manifests = tuple(manifests)
+        self._ends = list(accumulate(map(len, self.manifests)))
+        self._first_media = [0, *accumulate(manifest.num_media for manifest in self.manifests)]
+
+    def __reduce__(self) -> tuple[type["Corpus"], tuple[tuple[Manifest, ...]]]:
+        return Corpus, (self.manifests,)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, number: int) -> Sample:  # type: ignore[override]  # one row at a time
+        place = bisect_right(self._ends, number)
+        if number < 0 or place == len(self._ends):
+            raise IndexError(f"expected a row from 0 to {len(self) - 1}, got {number}")
+        manifest = self.manifests[place]
+        sample = manifest.sample(number - self._ends[place] + len(manifest))
+        return replace(sample, number=sample.number + self._first_media[place])
+
+    @property
+    def num_media(self) -> int:
+        """Clips and pictures."""
+        return self._first_media[-1]
+
+    def rows_of(self, *, images: bool) -> NDArray[np.int64]:
+        """Numbers of the rows whose media are pictures, or else clips."""
+        ranges = [
+            np.arange(end - len(manifest), end)
+            for manifest, end in zip(self.manifests, self._ends, strict=True)
+            if manifest.kind.is_image == images
+        ]
+        return np.concatenate(ranges) if ranges else np.arange(0)
+
+
+def _digest_of(kind: ManifestKind) -> "hashlib._Hash":
+    return hashlib.sha256(f"{kind.is_image}|{kind.is_paragraph}|{kind.preparation}\n".encode())
+
+
+def _digested(id_: str, sentences: Sequence[str], flip: bool, content: bytes | None) -> bytes:
+    return json.dumps([id_, list(sentences), flip, (content or b"").hex()]).encode()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn every error of Arrow into one that names the manifest."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SmaugError(f"{path}: no such manifest; prepare the data set first (`smaug data prepare`)") from error
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        raise SmaugError(f"{path}: is damaged ({error}); prepare the data set again (`smaug data prepare`)") from error
