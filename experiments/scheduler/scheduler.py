@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
 from pathlib import Path
 
-from experiments.background import BackgroundThread
 from experiments.engines.base import Engine, Job, JobState
 from experiments.engines.command import worker_job
 from experiments.planning.budget import Budget
 from experiments.planning.plan import resource_problems
+from experiments.scheduler.cancellation import Canceller
 from experiments.scheduler.events import Event, Summary
 from experiments.scheduler.retry import (
     alike,
@@ -34,7 +33,7 @@ from smaug_core.errors import SmaugError
 TICK_S = 0.1
 """Time between two polls of the store and the engine."""
 SLOW_TICK_S = 1.0
-"""Time between two polls of the stages of other drivers, and of cancel requests."""
+"""Time between two polls of the stages of other drivers."""
 SUBMITTED_AT_ONCE = 512
 """Maximum number of jobs submitted at once: those that the engine can run, and some to continue with."""
 
@@ -73,11 +72,11 @@ class Scheduler:
         self._agenda = Agenda(stages, on_event)
         self._store, self._engine, self._data_root = store, engine, data_root
         self._tell, self._retry_failed = on_event, retry_failed
-        self._budget, self._room_problem, self._cancellations = budget, room_problem, cancellations
+        self._budget, self._room_problem = budget, room_problem
         self._abandoned, self._peak_bytes = abandoned, peak_bytes
-        self._stop = StopFlag()
-        self._told_engine_to_stop = False
-        self._unwanted: frozenset[str] = frozenset()
+        self._stop, self._is_stopping = StopFlag(), False
+        agenda = self._agenda
+        self._canceller = Canceller(engine, cancellations, lambda n: n in agenda.submitted or n in agenda.elsewhere)
         self._slow_look = 0.0
         self._errors: dict[str, QueuedStage] = {}
         """The first stage with each error, by the error's signature."""
@@ -96,7 +95,7 @@ class Scheduler:
         """
         self._agenda.settle(lambda stage: self._store.result(stage) is not None)
         self._check_resources()
-        with signals_call(self.stop), self._watch_cancellations():
+        with signals_call(self.stop), self._canceller.watch():
             while self._step():
                 time.sleep(TICK_S)
         self._agenda.give_up_held()
@@ -112,21 +111,6 @@ class Scheduler:
         if problems:
             raise SmaugError("; ".join(problems) + "; nothing was started")
 
-    def _watch_cancellations(self) -> BackgroundThread:
-        """Forward cancel requests while the engine blocks this thread, as `inline` does."""
-        forwarded: set[str] = set()
-
-        def poll() -> bool:
-            with suppress(OSError):  # the disk is away; the next poll may read it again
-                self._unwanted = frozenset(self._cancellations())
-            for name in self._unwanted - forwarded:
-                if name in self._agenda.submitted or name in self._agenda.elsewhere:
-                    forwarded.add(name)
-                    self._engine.cancel(name)
-            return True
-
-        return BackgroundThread(poll, SLOW_TICK_S, "cancellations")
-
     def _step(self) -> bool:
         """Poll everything once; return whether to continue."""
         agenda, jobs = self._agenda, self._engine.poll()
@@ -134,10 +118,11 @@ class Scheduler:
             self._summary.paused = fault
             self.stop()
         stopping = self._stop.is_set()
-        if stopping and not self._told_engine_to_stop:
-            self._told_engine_to_stop = True
-            self._tell_engine_to_stop()
+        if stopping and not self._is_stopping:
+            self._is_stopping = True
+            self._cancel_all()
             jobs = self._engine.poll()
+        self._canceller.retry()
         for name, item in list(agenda.submitted.items()):
             self._look_at_submitted(item, jobs[name])
         if time.monotonic() - self._slow_look >= SLOW_TICK_S:
@@ -151,12 +136,11 @@ class Scheduler:
             return bool(agenda.submitted)
         return bool(agenda.submitted or agenda.some_ready or agenda.elsewhere)  # a stop meanwhile is the next step's
 
-    def _tell_engine_to_stop(self) -> None:
+    def _cancel_all(self) -> None:
         """Ask all to end but what another living driver looks after."""
         for name in self._shared():
             self._leave(self._agenda.submitted[name])
-        for name in [*self._agenda.submitted, *self._abandoned(self._agenda.elsewhere)]:
-            self._engine.cancel(name)
+        self._canceller.cancel([*self._agenda.submitted, *self._abandoned(self._agenda.elsewhere)])
 
     @property
     def _starts_nothing(self) -> bool:
@@ -168,7 +152,7 @@ class Scheduler:
             self._finish(item)
         elif record.state == "running":
             self._wait_for(item, record)
-        elif item.stage.fingerprint in self._unwanted:
+        elif item.stage.fingerprint in self._canceller.requested:
             self._agenda.cancel(item)
         elif record.state == "failed" and not item.tries.total and not self._may_retry(item, record):
             end = record.attempts[-1].end
@@ -264,7 +248,7 @@ class Scheduler:
         if failure.kind == "cancelled":  # with the engine's own command
             record_failure(folder, failure, "the same command continues")
             self._agenda.cancel(item, failure.cause)
-        elif resumable and item.stage.fingerprint in self._unwanted:
+        elif resumable and item.stage.fingerprint in self._canceller.requested:
             record_cancelled(newest, failure, "cancelled, as asked; the same command continues")
             self._agenda.cancel(item)
         elif resumable and (self._stop.is_set() or item.withdrawn):
@@ -310,7 +294,7 @@ class Scheduler:
         for name, item in self._agenda.submitted.items():
             if name not in shared and not self._store.has_attempt(item.stage, item.seen + 1):
                 item.withdrawn = True
-                self._engine.cancel(name)
+                self._canceller.cancel([name])
 
     def _look_at_elsewhere(self, item: QueuedStage, *, abandoned: bool) -> None:
         record = self._store.record(item.stage)

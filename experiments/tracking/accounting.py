@@ -18,6 +18,8 @@ from experiments.store.store import Store, all_stages
 
 PATIENCE_S = 15.0
 """Time that the end of a run waits for what Slurm's database does not know yet."""
+DRIVER_LIMIT_S = 10.0
+"""Limit of a driver's query: one that hangs delays what is recorded next, and the end of the run."""
 KNOWN_WITHIN_S = 600.0
 """Age of an attempt's last heartbeat after which a driver queries it once, and no more: Slurm's database may never know
 it. `smaug sync` queries it again."""
@@ -77,7 +79,7 @@ class Accountant:
     """
 
     def __init__(self, store: Store, stages: Iterable[Stage]) -> None:
-        self._store, self._sacct, self._lock = store, Sacct(), threading.Lock()
+        self._store, self._sacct, self._lock = store, Sacct(DRIVER_LIMIT_S), threading.Lock()
         self._due = {stage.fingerprint: stage for stage in stages}
         self._is_waiting = False
         """Whether Slurm may soon know more about some attempts."""

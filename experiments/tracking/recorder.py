@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from experiments.planning.plan import distinct_stages
 from experiments.scheduler.events import Event
@@ -44,7 +44,8 @@ class Recorder:
 
     MLflow may be down, slow or locked: it is tried again later in the run, and at its end. If that fails too, `error`
     names what is missing, and `smaug sync` makes up for it. Only the end of the run waits for MLflow, as long as it
-    responds; Ctrl-C ends that wait. The same thread queries Slurm's accounting, now and then and at the end.
+    responds; Ctrl-C ends that wait. The same thread queries Slurm's accounting, now and then and at the end; there the
+    run waits half a minute at most if that hangs.
 
     Args:
         home: the home folder, which holds the trials' documents already.
@@ -69,8 +70,10 @@ class Recorder:
         self._accountant, self._account_at = Accountant(Store(home), self._stages), 0.0
         self._progress_at, self._is_complete = time.monotonic(), False
         """Time of MLflow's last response or of the last step without it, and whether everything is recorded."""
-        self._is_recording = self._is_interrupted = self._has_failed = False
-        """Whether the thread depends on MLflow now, whether Ctrl-C ended the wait, whether the run raised an error."""
+        self._waits_for: Literal["imports", "Slurm", "MLflow"] = "imports"
+        """What the thread depends on now."""
+        self._is_interrupted = self._has_failed = False
+        """Whether Ctrl-C ended the wait, whether the run raised an error."""
         self._failure: SmaugError | None = None
         # A daemon: a call that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
@@ -95,15 +98,16 @@ class Recorder:
         """Wait until all is recorded, as long as MLflow responds; imports and Slurm take as long as they take."""
         next_message = time.monotonic() + MESSAGE_EVERY_S
         while self._thread.is_alive() and not (
-            self._is_recording and time.monotonic() - self._progress_at > PATIENCE_S
+            self._waits_for == "MLflow" and time.monotonic() - self._progress_at > PATIENCE_S
         ):
             self._thread.join(timeout=POLL_S)
             if self._thread.is_alive() and time.monotonic() > next_message:
                 next_message = time.monotonic() + MESSAGE_EVERY_S
                 done, count = len(self._settled), len(self._stages)
-                where = redacted(tracking_uri(self._home))
+                mlflow = f"MLflow at {redacted(tracking_uri(self._home))}"
+                what = "Slurm's accounting" if self._waits_for == "Slurm" else mlflow
                 self._say(
-                    f"waiting for MLflow at {where}: {done} of {count} stages are recorded;"
+                    f"waiting for {what}: {done} of {count} stages are recorded;"
                     " Ctrl-C ends the wait, and `smaug sync` records the rest"
                 )
 
@@ -143,14 +147,14 @@ class Recorder:
 
     def _account(self, query: Callable[[], list[Stage]]) -> None:
         """Query Slurm's accounting, and note which stages have corrected hours."""
-        self._is_recording = False
+        self._waits_for = "Slurm"
         corrected = query()
         with self._changed:
             for stage in corrected:
                 self._due[stage.fingerprint] = (stage, stage.fingerprint in self._settled)
                 self._touched.add(stage.fingerprint)
         self._progressed()
-        self._is_recording, self._account_at = True, time.monotonic() + ACCOUNT_EVERY_S
+        self._waits_for, self._account_at = "MLflow", time.monotonic() + ACCOUNT_EVERY_S
 
     def _progressed(self) -> None:
         self._progress_at = time.monotonic()

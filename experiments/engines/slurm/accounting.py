@@ -38,9 +38,10 @@ class JobRun:
 
 
 class Sacct:
-    """Slurm's accounting, queried at the pace of all queries of this process."""
+    """Slurm's accounting, queried at the pace of all queries of this process; one lasts `limit_s` at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_s: float | None = None) -> None:
+        self._limit_s = limit_s
         self._environment = os.environ | {"SLURM_TIME_FORMAT": "%s"}  # else times are of the time zone of this machine
         self._problem = ""
         self.is_off = False
@@ -68,6 +69,8 @@ class Sacct:
                     problem,
                 )
             self._problem = problem
+            if problem:
+                break  # each further batch might take as long
         return runs
 
     def _output(self, numbers: list[str]) -> str:
@@ -75,7 +78,8 @@ class Sacct:
         options = ("--noheader", "--parsable2", "--duplicates", f"--jobs={','.join(numbers)}")
         PACE.wait()
         self.queries += 1
-        return output_of("sacct", *options, "--format=JobID,State,Start,End,TotalCPU", environment=self._environment)
+        columns = "--format=JobID,State,Start,End,TotalCPU"
+        return output_of("sacct", *options, columns, limit_s=self._limit_s, environment=self._environment)
 
 
 def read_sacct(text: str) -> list[JobRun]:

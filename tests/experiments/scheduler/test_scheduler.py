@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -467,3 +468,63 @@ def test_a_cancellation_reaches_the_engine_for_what_an_earlier_driver_started(
     worker.wait()
     assert [cancelled for cancelled, _ in summary.cancelled] == [stage]
     assert store.record(stage).state == "resume"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SmaugError("placed-1.json: is damaged")])
+@pytest.mark.parametrize("by", ["request", "stop"])
+def test_an_engine_that_cannot_cancel_a_job_now_is_asked_again_with_one_warning(
+    store: Store,
+    engine: ProcessEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    by: str,
+) -> None:
+    monkeypatch.setattr("experiments.scheduler.cancellation.POLL_S", 0.05)
+    stages = [quick_stage(steps=5, hold_at=2, seed=seed) for seed in (1, 2)]
+    first, attempts, cancel = stages[0].fingerprint, Counter[str](), engine.cancel
+    started, requested = set[str](), set[str]()
+
+    def refuse_at_first(name: str) -> None:
+        attempts[name] += 1
+        if name == first and attempts[name] < 4:
+            raise error
+        cancel(name)
+
+    def end(event: Event) -> None:
+        if at_work(event):
+            started.add(event.stage.fingerprint)
+        if len(started) == len(stages):
+            requested.update(started)
+            if by == "stop":
+                scheduler.stop()
+
+    monkeypatch.setattr(engine, "cancel", refuse_at_first)
+    requests = (lambda: set(requested)) if by == "request" else set
+    scheduler = Scheduler(stages, store, engine, data_root=store.home, on_event=end, cancellations=requests)
+    summary = scheduler.run()
+    assert attempts == {stages[0].fingerprint: 4, stages[1].fingerprint: 1}
+    assert [store.record(stage).state for stage in stages] == ["resume", "resume"]
+    assert summary.interrupted if by == "stop" else len(summary.cancelled) == 2
+    (warning,) = [record.message for record in caplog.records if "cannot be cancelled" in record.message]
+    assert warning == f"stage {first[:12]} cannot be cancelled now ({error}); it is tried again"
+
+
+def test_requests_that_cannot_be_read_now_are_read_again_with_one_warning(
+    store: Store, engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("experiments.scheduler.cancellation.POLL_S", 0.05)
+    stage, polls = quick_stage(steps=5, hold_at=2), 0
+
+    def requests() -> set[str]:
+        nonlocal polls
+        polls += 1
+        if polls < 4:
+            raise OSError(5, "Input/output error")
+        return {stage.fingerprint} if (store.directory(stage) / "trail.txt").exists() else set()
+
+    summary, _ = schedule(store, engine, stage, cancellations=requests)
+    assert [cancelled for cancelled, _ in summary.cancelled] == [stage]
+    assert [record.message for record in caplog.records if "cannot be read" in record.message] == [
+        "requests to cancel stages cannot be read ([Errno 5] Input/output error); they are read again"
+    ]

@@ -213,6 +213,25 @@ def test_the_end_of_a_run_waits_for_slurms_database_but_not_long(
     assert 0.4 <= time.monotonic() - since < 1.0
 
 
+def test_the_end_of_a_run_waits_for_a_sacct_that_hangs_but_not_long_and_says_so(
+    home: Path, client: MlflowClient, sacct: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.tracking.accounting.DRIVER_LIMIT_S", 0.5)
+    monkeypatch.setattr("experiments.tracking.accounting.PATIENCE_S", 0.4)
+    monkeypatch.setattr("experiments.tracking.recorder.MESSAGE_EVERY_S", 0.1)
+    (home / "slurm").mkdir()
+    sacct("sleep 60")
+    store, made, messages = Store(home), trial(), list[str]()
+    attempted(store, stage=made.stages[0], began=round(time.time()) - 150.0)
+    write_trial(home, made)
+    since = time.monotonic()
+    with Recorder(home, [made], messages.append) as recorder:
+        pass
+    assert recorder.error is None and time.monotonic() - since < 30
+    waits = "waiting for Slurm's accounting: 0 of 3 stages are recorded; Ctrl-C ends the wait, and `smaug sync`"
+    assert any(message.startswith(waits) for message in messages)
+
+
 def test_what_slurms_database_will_never_know_is_asked_about_once_and_waited_for_by_nobody(
     store: Store, sacct: Callable[[str], None], tmp_path: Path
 ) -> None:
