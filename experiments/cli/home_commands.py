@@ -153,35 +153,37 @@ def gc(
 ) -> None:
     """List unused files of the home folder, or delete them.
 
-    Files that a valid trial, an active driver or a running stage needs are kept. A stage that took device time is
-    recorded in MLflow before it is deleted; if MLflow cannot be reached, it is kept.
+    The command refuses while a driver is active: wait for it, or cancel it. Files that a valid trial or a running stage
+    needs are kept. A stage that took device time is recorded in MLflow before it is deleted; if MLflow cannot be
+    reached, it is kept.
     """
-    from experiments.maintenance.gc import find_garbage
-    from experiments.maintenance.removal import HoursLedger, Removed, remove
+    from experiments.maintenance.gc import find_garbage, refuse_active_driver
+    from experiments.maintenance.removal import HoursLedger, Removal, remove
     from experiments.planning.disk_space import in_words
 
     folder = home_folder(home)
-    found = find_garbage(folder)
-    removed = remove(folder, found.garbage, HoursLedger(folder)) if yes else Removed()
-    size = sum(each.size for each in (removed.deleted if yes else found.garbage))
+    refuse_active_driver(folder)
+    report = find_garbage(folder)
+    removal = remove(folder, report.garbage, HoursLedger(folder)) if yes else Removal()
+    size = sum(item.size for item in (removal.deleted if yes else report.garbage))
     if json_:
-        gone, left = removed.deleted, {id(each): reason for each, reason in removed.left}
-        rows = [g.to_json() | {"deleted": g in gone, "left": left.get(id(g))} for g in found.garbage]
-        stays = [{"path": str(kept.path), "why": kept.why} for kept in found.kept]
-        print_json({"deleted": yes, "bytes": size, "garbage": rows, "kept": stays})
+        left = {id(item): reason for item, reason in removal.left}
+        rows = [g.to_json() | {"deleted": yes and id(g) not in left, "left": left.get(id(g))} for g in report.garbage]
+        kept = [{"path": str(item.path), "why": item.why} for item in report.kept]
+        print_json({"deleted": yes, "bytes": size, "garbage": rows, "kept": kept})
     else:
-        for each in removed.deleted if yes else found.garbage:
-            say(f"{in_words(each.size):>12}  {os.path.relpath(each.path, folder)}: {each.why}")
-        for kept in found.kept:
-            say(f"{'kept':>12}  {os.path.relpath(kept.path, folder)}: {kept.why}")
+        for garbage in removal.deleted if yes else report.garbage:
+            say(f"{in_words(garbage.size):>12}  {os.path.relpath(garbage.path, folder)}: {garbage.why}")
+        for item in report.kept:
+            say(f"{'kept':>12}  {os.path.relpath(item.path, folder)}: {item.why}")
         if yes:
-            say(f"{len(removed.deleted)} deleted, {in_words(size)}")
+            say(f"{len(removal.deleted)} deleted, {in_words(size)}")
         else:
-            advice = f"; --yes deletes {in_words(size)}" if found.garbage else ""
-            say(f"{len(found.garbage)} unused in {folder}{advice}")
-    for each, reason in removed.left:
-        complain(f"{each.path}: not deleted ({reason})")
-    raise typer.Exit(FAILED if removed.left else DONE)
+            advice = f"; --yes deletes {in_words(size)}" if report.garbage else ""
+            say(f"{len(report.garbage)} unused in {folder}{advice}")
+    for garbage, reason in removal.left:
+        complain(f"{garbage.path}: not deleted ({reason})")
+    raise typer.Exit(FAILED if removal.left else DONE)
 
 
 @care.command(rich_help_panel="Maintain")

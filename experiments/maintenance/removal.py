@@ -1,13 +1,13 @@
-"""Deleting what `garbage` found: asked again right before, and never half a stage at a time."""
+"""Deletion of garbage: each item is checked again right before, and no stage is ever half deleted."""
 
 import shutil
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from experiments.engines.slurm.submissions import Submissions
-from experiments.maintenance.gc import TRASH, Garbage, held_by, leads_inside, needs
+from experiments.maintenance.gc import TRASH, Garbage, held_by, leads_inside, needed_stages
 from experiments.store.attempt import read_attempts
 from experiments.store.documents import StoreError
 from experiments.store.drivers import living
@@ -21,140 +21,113 @@ Record = Callable[[StageRecord], object]
 
 
 class HoursLedger:
-    """Records stages in MLflow before they go; loads it with the first one, and gives up at its first fault."""
+    """Records stages in MLflow before they are deleted; connects at the first one, and gives up at the first error."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._write: Record | None = None
-        self._fault: SmaugError | None = None
+        self._error: SmaugError | None = None
 
-    def __call__(self, facts: StageRecord) -> None:
+    def __call__(self, record: StageRecord) -> None:
         """Record the hours of the stage in MLflow.
 
         Raises:
-            SmaugError: MLflow cannot be reached, or could not before: it is not waited for twice.
+            SmaugError: MLflow cannot be reached, or could not before: its time limit is not waited for twice.
         """
-        if self._fault is not None:
-            raise self._fault
+        if self._error is not None:
+            raise self._error
         try:
-            self._writer()(facts)
+            self._record(record)
         except SmaugError as error:
-            self._fault = error
+            self._error = error
             raise
 
-    def _writer(self) -> Record:
-        if self._write is None:
-            if (problem := tracking_problem(self._home)) is not None:
-                raise SmaugError(problem)
-            from experiments.tracking.writer import Tracker
+    @cached_property
+    def _record(self) -> Record:
+        if (problem := tracking_problem(self._home)) is not None:
+            raise SmaugError(problem)
+        from experiments.tracking.writer import Tracker
 
-            tracker = Tracker(self._home)
-            self._write = tracker.record_stage
-        return self._write
+        return Tracker(self._home).record_stage
 
 
 @dataclass(slots=True)
-class Removed:
-    """What came of a deletion."""
+class Removal:
+    """Result of a deletion."""
 
     deleted: list[Garbage] = field(default_factory=list)
     left: list[tuple[Garbage, str]] = field(default_factory=list)
     """With the reason."""
 
 
-def remove(home: Path, garbage: Iterable[Garbage], record: Record) -> Removed:
-    """Delete what was found to be garbage, as far as it still is.
+def remove(home: Path, garbage: Iterable[Garbage], record: Record) -> Removal:
+    """Delete each item that is still garbage.
 
     Args:
         home: the home folder.
-        garbage: as `find_garbage` gave it; may be old.
-        record: called for each stage that has cost something, before it goes; if it fails, the stage stays.
+        garbage: as `find_garbage` returned it; a driver or worker may have started since.
+        record: called with each stage that has taken time, before it is deleted; if it fails, the stage stays.
     """
-    made, submissions = Removed(), Submissions(home / "slurm")
-    for each in garbage:
+    removal = Removal()
+    for item in garbage:
         try:
-            reason = _delete(home, each, record, submissions)
+            reason = _delete(home, item, record)
         except (OSError, SmaugError) as error:
             reason = str(error)
         if reason is None:
-            made.deleted.append(each)
+            removal.deleted.append(item)
         else:
-            made.left.append((each, reason))
-    return made
+            removal.left.append((item, reason))
+    return removal
 
 
-def _delete(home: Path, each: Garbage, record: Record, submissions: Submissions) -> str | None:
-    """Why it stays; none if it is gone."""
-    if not _may_be_deleted(home, each.path):
+def _delete(home: Path, item: Garbage, record: Record) -> str | None:
+    """Delete an item; return the reason if it stays."""
+    if not _is_ours(home, item.path):
         return "is a link, or leads outside of this home's folders"
-    if each.kind == "mark":
-        each.path.unlink(missing_ok=True)
-        return None
-    if reason := _in_use(home, each, each.stage) or _is_followed(home, each, each.path, submissions):
+    if reason := _in_use(home, item, item.stage):
         return reason
-    if each.kind == "stage":
-        _record_hours(home, each.path, record)
-    trash = _trash_name(home, each.path)
+    if item.kind == "mark":
+        item.path.unlink(missing_ok=True)
+        return None
+    if item.kind == "stage" and read_attempts(item.path):
+        if (stage := read_record(item.path)) is None:
+            raise StoreError(f"{item.path}: its hours cannot be recorded: expected a stage.json, got none")
+        record(stage)
+    root = home / next((name for name in ("ray", "slurm") if item.path.is_relative_to(home / name)), "store")
+    trash = root / f"{TRASH}{uuid.uuid4().hex[:8]}-{item.path.name.lstrip('.')}"
     try:
-        each.path.rename(trash)
+        item.path.rename(trash)
     except FileNotFoundError:
         return None  # another process was quicker
-    # A driver or a worker may have come in between; it finds the folder back before it looks again.
-    now_at = trash if each.stage == each.path else each.stage
-    if reason := _in_use(home, each, now_at) or _is_followed(home, each, trash, submissions):
-        trash.rename(each.path)
+    # A driver or worker that started in between gets the item back before it needs it.
+    if reason := _in_use(home, item, trash if item.stage == item.path else item.stage):
+        trash.rename(item.path)
         return reason
-    _destroy(trash)
+    if trash.is_dir():
+        shutil.rmtree(trash)
+    else:
+        trash.unlink()
     return None
 
 
-def _in_use(home: Path, each: Garbage, stage: Path | None) -> str | None:
-    """Why it must stay, asked of the folder now at `stage`; none if it may go."""
+def _in_use(home: Path, item: Garbage, stage: Path | None) -> str | None:
+    """Reason why an item must stay now, with its stage's folder at `stage`; None if it may be deleted."""
+    if drivers := living(home):
+        return f"a driver has started: process {drivers[0].owner.pid} on {drivers[0].owner.host}"
     if stage is None:
         return None
     if (holder := held_by(stage)) is not None:
         return holder
-    assert each.stage is not None
-    wanted, name = needs(home), each.stage.name
-    if name in (wanted.fingerprints if each.path == each.stage else wanted.driven):
-        return "a trial or a driver needs it now"
-    return None
+    needed = item.path == item.stage and item.path.name in (needed_stages(home) or ())
+    return "a valid trial needs it now" if needed else None
 
 
-def _is_followed(home: Path, each: Garbage, now_at: Path, submissions: Submissions) -> str | None:
-    """Why a submission to Slurm must stay, of which the folder is now at a path; none if it is none, or may go."""
-    return submissions.why_kept(now_at, living(home)) if each.kind == "slurm" and now_at.exists() else None
-
-
-def _record_hours(home: Path, stage: Path, record: Record) -> None:
-    if read_attempts(stage):
-        if (found := read_record(stage)) is None:
-            raise StoreError(f"{stage}: its hours cannot be recorded, for it does not say what stage it is")
-        record(found)
-
-
-def _may_be_deleted(home: Path, path: Path) -> bool:
-    """Whether a path lies in one of the folders that are ours to clean, and is no link, nor is one on its way."""
+def _is_ours(home: Path, path: Path) -> bool:
+    """Whether a path lies in one of the folders that gc cleans, and neither it nor a folder above it is a link."""
     if path.is_symlink():
         return False
     for root in (home / "store", home / "ray", home / "slurm", home / "cancel"):
         if path.is_relative_to(root) and path != root:
-            return leads_inside(root, home) and path.parent.resolve() == _without_links(root, path.parent)
+            parent = root.resolve() / path.parent.relative_to(root)
+            return leads_inside(root, home) and path.parent.resolve() == parent
     return False
-
-
-def _without_links(root: Path, folder: Path) -> Path:
-    return root.resolve() / folder.relative_to(root)
-
-
-def _trash_name(home: Path, path: Path) -> Path:
-    """A name that nothing in the store is looked for under, on the same disk."""
-    root = home / next((name for name in ("ray", "slurm") if path.is_relative_to(home / name)), "store")
-    return root / f"{TRASH}{uuid.uuid4().hex[:8]}-{path.name.lstrip('.')}"
-
-
-def _destroy(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from experiments.engines.slurm.commands import CommandError, output_of
 from experiments.engines.slurm.job import EXIT_RECORD, JOB, SUBMITTED_ADVICE, ExitRecord, file_name
 from experiments.engines.slurm.queue import QueueStatus, query, status_of
 from experiments.store.documents import Shape, StoreError, plain, read_document, write_json
-from experiments.store.drivers import Driver
 from experiments.worker.outcome import INTERRUPTED
 from smaug_core.files import NAME, Map, StoredDocument, key
 
@@ -31,9 +30,7 @@ STATUS_LIMIT_S = 5.0
 STATUS_EVERY_S = 30.0
 """Time between such queries: the answer is only shown."""
 SETTLED_S = 3600.0
-"""Age after which a job with a final exit record is certainly over, whether Slurm can be queried or not."""
-LISTED_AFTER_S = 60.0
-"""Age after which Slurm lists a job, or has forgotten it."""
+"""Age of a final exit record after which its job is certainly over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,10 +48,8 @@ SUBMITTED = Shape(SubmissionDocument.form(), SUBMITTED_ADVICE, SubmissionDocumen
 class Submission:
     """The jobs of a folder."""
 
-    names: frozenset[str]
-    """Fingerprints of the stages that a job was, or was to be, submitted for."""
-    placed: tuple[tuple[str, str, Path], ...]
-    """Each job that Slurm took: fingerprint, id, and the file that holds both."""
+    placed: tuple[tuple[str, str], ...]
+    """Fingerprint and id of each job that Slurm took, the oldest first."""
     slurm: str
     """Name of the cluster that has the jobs, as `slurm_name` gives it; empty where that is not known."""
     jobs: str
@@ -78,13 +73,10 @@ def read_submission(folder: Path) -> Submission:
     Raises:
         StoreError: a file of it holds something else.
     """
-    jobs = (read_document(path, JOB) for path in (folder / "jobs").glob("[!.]*.json"))
-    wanted = frozenset(document.name for document in jobs if document is not None)
-    files = [(path, read_document(path, PLACED) or {}) for path in sorted(folder.glob("placed-*.json"))]
+    files = (read_document(path, PLACED) or {} for path in sorted(folder.glob("placed-*.json")))
+    placed = tuple((name, str(job)) for ids in files for name, job in ids.items())
     sent = read_document(folder / "slurm.json", SUBMITTED) or SubmissionDocument(raw={})
-    placed = tuple((name, str(job), path) for path, ids in files for name, job in ids.items())
-    names = wanted | {name for name, _, _ in placed}
-    return Submission(names=names, placed=placed, slurm=sent.slurm, jobs=sent.jobs)
+    return Submission(placed=placed, slurm=sent.slurm, jobs=sent.jobs)
 
 
 def exit_file(folder: Path, job: str, name: str) -> Path:
@@ -148,7 +140,7 @@ class QueuedJobs:
                 submission = read_submission(folder)
                 open_jobs = {
                     name: job
-                    for name, job, _ in submission.placed
+                    for name, job in submission.placed
                     if name in names and not is_final(read_document(exit_file(folder, job, name), EXIT_RECORD))
                 }
             except (StoreError, OSError):
@@ -185,82 +177,36 @@ def _queued_job(job: str, answer: dict[str, QueueStatus] | str) -> QueuedJob | N
     return QueuedJob(f"{status.state.lower()} in Slurm (job {job})", is_known=True)
 
 
-class Submissions:
-    """Judges the folders in `root`; queries Slurm once for all of them, and only if their files do not suffice."""
+def reason_to_keep(folder: Path, now: float) -> str | None:
+    """Reason why a folder must stay; None if each of its jobs has been over for an hour, by its exit record.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._slurm: str | None = None
-        self._answers: dict[str, dict[str, QueueStatus] | str] = {}
+    A folder that was deleted too early would fail a job that starts later, and the next driver would submit it again.
 
-    def why_kept(self, folder: Path, drivers: Sequence[Driver], now: float | None = None) -> str | None:
-        """Why a folder must stay; None if no job of it can still wait or run, and no driver uses it.
-
-        A folder that went too early would fail a job that starts later, and have the next driver submit it again.
-
-        Raises:
-            StoreError: a file in it is damaged.
-        """
-        now = time.time() if now is None else now
-        if (owner := folder.stat().st_uid) != os.getuid():
-            return f"belongs to user {owner}; Slurm shows its jobs only to them"
-        submission = read_submission(folder)
-        for driver in drivers:
-            if not submission.names or submission.names & driver.fingerprints:
-                return f"process {driver.owner.pid} on {driver.owner.host} may use its jobs"
-        if not submission.names:
-            return None if now - folder.stat().st_mtime > SETTLED_S else "was made just now"
-        unknown = list(_unsettled(folder, submission, now))
-        return self._why_slurm_keeps(submission, unknown, now) if unknown else None
-
-    def _why_slurm_keeps(self, submission: Submission, unknown: Sequence[str], now: float) -> str | None:
-        words = f"{len(unknown)} of its jobs have no exit record that is an hour old"
-        if not submission.slurm:
-            return f"{words}, and it does not name the Slurm that has them"
-        answer = self._query(submission)
-        if isinstance(answer, str):
-            return f"{words}, and {answer}"
-        for name, job, file in submission.placed:
-            status = status_of(answer, job)
-            if status is not None and not status.ended:
-                return f"Slurm lists its job {job}, for {name[:12]}, as {status.state}"
-            if status is None and now - file.stat().st_mtime < LISTED_AFTER_S:
-                return f"its job {job} was submitted just now"
-        known = self._placed_in_all()
-        for job, status in answer.items():
-            if job not in known and not status.ended:  # its driver was killed before it could record it
-                return f"Slurm has job {job} ({status.state}) that no driver has recorded; it may be of this folder"
+    Raises:
+        StoreError: a file in it is damaged.
+    """
+    if (owner := folder.stat().st_uid) != os.getuid():
+        return f"belongs to user {owner}"
+    jobs = sorted((folder / "jobs").glob("[!.]*.json"))
+    if not jobs:
+        return None if now - folder.stat().st_mtime > SETTLED_S else "was made just now"
+    submission = read_submission(folder)
+    ids = dict(submission.placed)  # of the last of several jobs for a stage
+    unsettled = sum(not _is_settled(folder, ids, path, now) for path in jobs)
+    if not unsettled:
         return None
-
-    def _query(self, submission: Submission) -> dict[str, QueueStatus] | str:
-        """Slurm's answer, or why there is none."""
-        if self._slurm is None:
-            self._slurm = slurm_name()
-        if self._slurm != submission.slurm:
-            here = f"here is {self._slurm}" if self._slurm else "no Slurm answers here"
-            return f"the Slurm that has them is {submission.slurm}; {here}"
-        if submission.jobs not in self._answers:
-            try:
-                self._answers[submission.jobs] = query(submission.jobs)
-            except CommandError as error:
-                self._answers[submission.jobs] = f"Slurm does not answer ({error})"
-        return self._answers[submission.jobs]
-
-    def _placed_in_all(self) -> set[str]:
-        ids: set[str] = set()
-        for folder in self._root.iterdir():
-            if SUBMISSION.fullmatch(folder.name.removeprefix(".")) and folder.is_dir():
-                try:
-                    ids |= {job for _, job, _ in read_submission(folder).placed}
-                except StoreError:
-                    continue  # its jobs then count as unrecorded, and everything stays
-        return ids
+    squeue = f"squeue --name={submission.jobs}" if submission.jobs else "squeue"
+    words = f"{unsettled} of its {len(jobs)} jobs have no final exit record that is an hour old"
+    return f"{words}; if `{squeue}` shows no job of them, delete it"
 
 
-def _unsettled(folder: Path, submission: Submission, now: float) -> Iterator[str]:
-    """Stages whose jobs may wait or run, as far as files show."""
-    yield from submission.names - {name for name, _, _ in submission.placed}  # Slurm may have taken them
-    for name, job, _ in submission.placed:
-        file = exit_file(folder, job, name)
-        if not is_final(read_document(file, EXIT_RECORD)) or now - file.stat().st_mtime < SETTLED_S:
-            yield name
+def _is_settled(folder: Path, ids: Mapping[str, str], path: Path, now: float) -> bool:
+    """Whether the job of a file in `jobs` was over an hour ago."""
+    document = read_document(path, JOB)
+    if document is None or document.name not in ids:  # Slurm may have taken it before its driver was killed
+        return False
+    file = exit_file(folder, ids[document.name], document.name)
+    if not is_final(read_document(file, EXIT_RECORD)):
+        return False
+    ended = file.stat().st_mtime
+    return ended >= path.stat().st_mtime and now - ended > SETTLED_S  # else it was to be submitted again

@@ -158,6 +158,15 @@ def test_gc_says_what_could_go_and_deletes_nothing(smaug, tmp_path, replaced):
     assert one["path"] == str(replaced) and one["bytes"] == told["bytes"] > 0 and not one["deleted"]
 
 
+@pytest.mark.parametrize("options", [[], ["--yes"], ["--json"]])
+def test_gc_beside_an_active_driver_is_refused(smaug, tmp_path, replaced, options):
+    with driver_at_work(tmp_path, ["a" * 64]):
+        code, out, err = smaug("gc", *options)
+    assert (code, out) == (2, "") and replaced.exists()
+    assert err.startswith(f"{tmp_path}: expected no active driver, got PID {os.getpid()} on {socket.gethostname()}; ")
+    assert err.endswith("wait for it or cancel it (`smaug cancel --all`)\n")
+
+
 def test_gc_deletes_after_the_ledger_has_the_hours_and_sync_keeps_them(smaug, tmp_path, replaced, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     fingerprint = json.loads((replaced / "stage.json").read_text())["fingerprint"]

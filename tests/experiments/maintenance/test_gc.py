@@ -1,9 +1,9 @@
 """What `gc` finds and deletes, and what it never touches: real stages, workers, kills and links."""
 
-import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.maintenance.gc import Garbage, find_garbage
+from experiments.maintenance.gc import Garbage, find_garbage, refuse_active_driver
 from experiments.maintenance.removal import remove
 from experiments.stages.trial import Trial
 from experiments.store.drivers import cancel_requests, driver_at_work, request_cancel
@@ -203,22 +203,55 @@ def test_a_worker_that_comes_at_the_last_moment_gets_its_stage_back(tmp_path, mo
     assert "attempt 1 is running" in why and (directory / "stage.json").exists()
 
 
-def test_the_stages_of_a_living_driver_stay_with_all_that_is_in_them(tmp_path, replaced):
-    old, new = replaced
+def test_gc_refuses_beside_an_active_driver_and_names_its_sweep(tmp_path, replaced):
+    _, new = replaced
+    host = socket.gethostname()
+    with driver_at_work(tmp_path, [stage.fingerprint for stage in new.stages]):
+        with pytest.raises(SmaugError) as refused:
+            refuse_active_driver(tmp_path)
+        assert str(refused.value) == (
+            f"{tmp_path}: expected no active driver, got PID {os.getpid()} on {host} (sweep masking_ratio);"
+            " wait for it or cancel it (`smaug cancel masking_ratio`)"
+        )
+    with driver_at_work(tmp_path, ["a" * 64]), pytest.raises(SmaugError, match=r"cancel it \(`smaug cancel --all`\)"):
+        refuse_active_driver(tmp_path)
+    refuse_active_driver(tmp_path)
+
+
+def test_a_driver_that_starts_after_the_report_keeps_everything(tmp_path, replaced):
+    _, new = replaced
     (folder(tmp_path, new) / "checkpoints").mkdir()
+    request_cancel(tmp_path, ["b" * 64])
     before = find_garbage(tmp_path).garbage
-    assert len(before) == 2
-    with driver_at_work(tmp_path, [stage.fingerprint for stage in (*old.stages, *new.stages)]):
-        assert find_garbage(tmp_path).garbage == []
-        assert [why for _, why in remove(tmp_path, before, Ledger()).left] == ["a trial or a driver needs it now"] * 2
-    assert len(collect(tmp_path)[0]) == 2
+    assert [item.kind for item in before] == ["stage", "checkpoints", "mark"]
+    with driver_at_work(tmp_path, [stage.fingerprint for stage in new.stages]):
+        removal = remove(tmp_path, before, Ledger())
+    why = f"a driver has started: process {os.getpid()} on {socket.gethostname()}"
+    assert not removal.deleted and [reason for _, reason in removal.left] == [why] * 3
+    assert find_garbage(tmp_path).garbage == before
+    assert len(collect(tmp_path)[0]) == 3
+
+
+def test_a_driver_that_comes_at_the_last_moment_gets_its_stage_back(tmp_path, replaced, monkeypatch):
+    old, _ = replaced
+    found, rename, came = find_garbage(tmp_path).garbage, Path.rename, driver_at_work(tmp_path)
+
+    def late(path: Path, target: Path) -> Path:
+        if path == folder(tmp_path, old, 2):
+            came.__enter__()
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    ((_, why),) = remove(tmp_path, found, Ledger()).left
+    came.__exit__(None, None, None)
+    assert "a driver has started" in why and (folder(tmp_path, old, 2) / "result.json").exists()
 
 
 def test_a_stage_that_is_asked_for_again_meanwhile_stays(tmp_path, replaced):
     old, _ = replaced
     before = find_garbage(tmp_path).garbage
     write_trial(tmp_path, old)
-    assert [why for _, why in remove(tmp_path, before, Ledger()).left] == ["a trial or a driver needs it now"]
+    assert [why for _, why in remove(tmp_path, before, Ledger()).left] == ["a valid trial needs it now"]
     assert folder(tmp_path, old, 2).exists()
 
 
@@ -285,12 +318,6 @@ def test_ray_s_folders_of_dead_drivers_go(tmp_path):
         (tmp_path / "ray" / folder_name / "cancel").mkdir(parents=True)
     (tmp_path / "ray" / "notes").mkdir()
     assert paths(tmp_path) == {f"ray/{names['dead']}": "ray"}
-    with driver_at_work(tmp_path):
-        (document,) = (tmp_path / "drivers").iterdir()
-        told = json.loads(document.read_text())
-        told["owner"] |= {"pid": 99999999, "host": "elsewhere"}
-        document.write_text(json.dumps(told))
-        assert paths(tmp_path) == {}
     collect(tmp_path)
     assert sorted(path.name for path in (tmp_path / "ray").iterdir()) == sorted([names["ours"], "notes"])
 
@@ -304,11 +331,10 @@ def test_what_a_ray_cluster_in_slurm_left_is_named_and_stays(tmp_path):
     assert "`squeue --jobs=71`" in found.kept[0].why
 
 
-def test_marks_go_that_no_driver_will_look_at(tmp_path):
+def test_cancel_requests_without_a_driver_go(tmp_path):
     request_cancel(tmp_path, ["a" * 64, "b" * 64])
-    with driver_at_work(tmp_path, ["a" * 64]):
-        assert collect(tmp_path) == ([f"cancel/{'b' * 64}"], [])
-        assert cancel_requests(tmp_path).keys() == {"a" * 64}
+    assert collect(tmp_path) == ([f"cancel/{'a' * 64}", f"cancel/{'b' * 64}"], [])
+    assert cancel_requests(tmp_path) == {}
 
 
 KILLED = """

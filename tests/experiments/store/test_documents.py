@@ -15,7 +15,7 @@ import pytest
 
 from experiments.cli.status_view import lines_of
 from experiments.engines.slurm.job import EXIT_RECORD, JOB, SAVED
-from experiments.engines.slurm.submissions import SUBMITTED, Submissions, exit_file, new_folder
+from experiments.engines.slurm.submissions import SUBMITTED, exit_file, new_folder, read_submission, reason_to_keep
 from experiments.maintenance import logs
 from experiments.maintenance.doctor.contents import check_contents
 from experiments.maintenance.doctor.home import check_stages
@@ -160,8 +160,9 @@ def readers(home: Home) -> dict[str, Callable[[], object]]:
         return [(each.digest, each.curve()) for each in told]
 
     def slurm() -> object:
-        submissions = Submissions(folder / "slurm")
-        return [submissions.why_kept(each, living(folder)) for each in (folder / "slurm").iterdir()]
+        return [
+            (reason_to_keep(each, 0.0), read_submission(each), living(folder)) for each in (folder / "slurm").iterdir()
+        ]
 
     def attempts() -> object:
         lease = Lease(home.stage(2), 1).directory
