@@ -16,13 +16,12 @@ from experiments.store.attempt import read_attempts
 from experiments.store.documents import StoreError
 from experiments.store.drivers import cancel_requests, living
 from experiments.store.lookup import Catalog
-from experiments.store.store import read_result, read_stage
+from experiments.store.store import is_stage_folder, read_result, read_stage
 from smaug_core.errors import SmaugError
 
 LEFTOVER_AGE_S = 3600.0
 """Age of a partial file, which takes seconds to write, after which no process will finish it."""
 
-STAGE = re.compile(r"[0-9a-f]{12}")
 ARCHIVED = re.compile(r"[0-9a-f]{12}\.aside-\d+")
 LEFTOVER = re.compile(r"\..+\.partial|\.claim-.+|\.partial-.+")
 TRASH = ".gc-"
@@ -172,9 +171,9 @@ def _stages(folder: Path, needed: frozenset[str] | None, now: float) -> Iterator
                 yield Kept(entry, f"is a link to {entry.resolve()}; none is followed")
             elif ARCHIVED.fullmatch(entry.name):
                 yield _unless_held(entry, "aside", "was archived, to be run again")
-            elif STAGE.fullmatch(entry.name) and needed is not None and entry.name in needed:
+            elif is_stage_folder(entry) and needed is not None and entry.name in needed:
                 yield from _unused_parts(entry, now)
-            elif STAGE.fullmatch(entry.name):
+            elif is_stage_folder(entry):
                 yield from _unneeded(entry, needed, now)
         except StoreError as error:
             yield _damaged(entry, error)

@@ -1,11 +1,8 @@
-"""Whether a home folder, its data and its records hold: the second half of `smaug doctor`."""
+"""Checks of a home folder: its disk, its stages, its data and MLflow's database."""
 
 import os
-import re
 import shutil
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from experiments.config.scale import Scale
@@ -18,7 +15,7 @@ from experiments.store.attempt import read_attempts
 from experiments.store.documents import StoreError
 from experiments.store.drivers import living
 from experiments.store.lookup import Catalog
-from experiments.store.store import do_again, read_result, read_stage
+from experiments.store.store import do_again, is_stage_folder, read_result, read_stage
 from experiments.tracking.database import REBUILD, TrackingError, damage_of, database_file, redacted, settle
 from experiments.tracking.location import FileSystem, file_system_of, read_mounts, tracking_problem, tracking_uri
 from smaug_core.config import DataConfig
@@ -26,14 +23,12 @@ from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.data.datasets import EMBEDDED, read_source
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.moving_shapes import dataset as moving_shapes
-from smaug_core.errors import ClipError, MissingClipError, SmaugError
+from smaug_core.errors import ClipError, SmaugError
 
 SAMPLE = 16
-"""Media files of a real corpus that are decoded; of embedded data it is all of them."""
-NAMED = 10
-"""Missing and damaged files that are named; the rest is counted."""
+"""Media files of a split of real data that are decoded."""
 LEAST_FILES = 10_000
-"""A file system that takes fewer new files ends a sweep soon."""
+"""Fewest files that the disk must take; with fewer, a sweep soon fails."""
 TRACKING = """
 import json, sys
 from pathlib import Path
@@ -43,23 +38,22 @@ print(json.dumps({"trials": len(read_trials(Path(sys.argv[1])))}))
 
 
 def check_inputs(scale: Scale, home: Path) -> Iterator[Finding]:
-    """Everything that stages of a scale read: vocabulary, weights and data, by the same rule as a plan's problems."""
+    """Check everything that stages of a scale read: vocabulary, weights and data, by the same rule as a plan."""
     try:
         stages = scale_stages(scale, home / "data")
     except SmaugError as error:
         yield fault("inputs", str(error), "fix that file, or name another one with --set")
         return
-    missing = missing_inputs(stages, home / "data")
-    yield from (
-        fault(each.name, f"not here; it belongs in {each.place}", each.fix) for each in missing if not each.source
-    )
+    for missing in missing_inputs(stages, home / "data"):
+        if not missing.source:
+            yield fault(missing.name, f"not here; it belongs in {missing.place}", missing.fix)
     names = dict.fromkeys(name for stage in stages for name, digest in stage.inputs.items() if digest is not None)
     yield from (fine(name, "is here") for name in names if name in HUB_FILES)
     yield from check_data(scale, home, stages)
 
 
 def check_data(scale: Scale, home: Path, stages: Sequence[Stage]) -> Iterator[Finding]:
-    """The data that stages read: embedded data against its manifest, real media by annotations and a sample."""
+    """Check the data that stages read: open it as they do, and decode a sample of the real media."""
     config = scale.base_config()
     for source in read_splits(stages):
         if source in EMBEDDED and config.data is not None:
@@ -68,12 +62,12 @@ def check_data(scale: Scale, home: Path, stages: Sequence[Stage]) -> Iterator[Fi
 
 
 def check_real_data(home: Path, stages: Sequence[Stage]) -> Iterator[Finding]:
-    """The real data sets that stages read: what is missing and where it belongs, else a sample of the media."""
-    missing = missing_inputs(stages, home / "data")
+    """Check the real data sets that stages read: list what is missing and where it belongs, else decode a sample."""
+    root = home / "data"
+    missing = missing_inputs(stages, root)
     for source, splits in read_splits(stages).items():
         if source in PUBLISHED:
             lacking = [each for each in missing if each.source == source]
-            root = home / "data"
             yield _missing_data(source, lacking, root) if lacking else _real(source, splits, root)
 
 
@@ -85,56 +79,38 @@ def _missing_data(source: str, missing: Sequence[MissingInput], root: Path) -> F
 
 def _embedded(name: str, config: DataConfig, root: Path) -> Finding:
     source, check = EMBEDDED[name], f"data {name}"
-    folder = moving_shapes.directory(source, config, root)
     if not moving_shapes.is_rendered(source, config, root):
         return fine(check, "not rendered yet; a run does it, or `smaug data`")
-    unreadable, count = [], 0
+    folder = moving_shapes.directory(source, config, root)
     try:
-        for split in moving_shapes.split_sizes(source, config):
-            for row in moving_shapes.open_split(folder, split):
-                count += 1
-                unreadable += _unreadable(folder / row["media"])
+        count = sum(len(moving_shapes.open_split(folder, split)) for split in moving_shapes.split_sizes(source, config))
     except SmaugError as error:
         return fault(check, str(error), f"rm -r {folder}, then `smaug data --scale` renders it again")
-    if unreadable:
-        return fault(check, _some(unreadable, f"{count} files"), f"rm -r {folder}, then `smaug data` renders it again")
-    return fine(check, f"{count} files decode; a sample as when rendered")
+    return fine(check, f"{count} files; a sample decodes as when rendered")
 
 
 def _real(name: str, splits: Sequence[str], root: Path) -> Finding:
-    check = f"data {name}"
-    unreadable, count, looked = [], 0, 0
+    check, errors, num_captions, num_sampled = f"data {name}", list[ClipError](), 0, 0
     try:
         for split in splits:
             items = read_source(name, split, None, root)
             picked = min(SAMPLE, len(items))
-            count, looked = count + len(items), looked + picked
-            unreadable += [why for k in range(picked) for why in _unreadable(items[k * len(items) // picked].media)]
+            num_captions, num_sampled = num_captions + len(items), num_sampled + picked
+            for k in range(picked):
+                try:  # the whole file is read, its first frame decoded
+                    read_frames(items[k * len(items) // picked].media, lambda available: [0])
+                except ClipError as error:
+                    errors.append(error)
     except SmaugError as error:
         return fault(check, str(error), "fix that file, or fetch it again")
-    if unreadable:
-        return fault(check, _some(unreadable, f"{looked} sampled files"), "fetch these files again")
-    return fine(check, f"{count} captions; {looked} sampled files decode")
-
-
-def _unreadable(path: Path) -> list[ClipError]:
-    try:
-        read_frames(path, lambda available: [0])  # the whole file is read, its first frame decoded
-    except ClipError as error:
-        return [error]
-    return []
-
-
-def _some(unreadable: list[ClipError], looked_at: str) -> str:
-    missing = sum(isinstance(each, MissingClipError) for each in unreadable)
-    parts = [(missing, "missing"), (len(unreadable) - missing, "damaged")]
-    kinds = " and ".join(f"{part} {kind}" for part, kind in parts if part)
-    more = f"; and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
-    return f"{kinds} of {looked_at}: {'; '.join(map(str, unreadable[:NAMED]))}{more}"
+    if errors:
+        words = f"{len(errors)} of {num_sampled} sampled files cannot be read, the first: {errors[0]}"
+        return fault(check, words, "fetch these files again")
+    return fine(check, f"{num_captions} captions; {num_sampled} sampled files decode")
 
 
 def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator[Finding]:
-    """Where the ledger is, and whether it answers."""
+    """Check that MLflow's database or server answers."""
     uri, check = tracking_uri(home), "mlflow"
     if (problem := tracking_problem(home, mounts)) is not None:
         found, _, expected = problem.partition("; expected ")
@@ -142,7 +118,7 @@ def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator
         return
     file, shown = database_file(uri), redacted(uri)
     try:
-        if file is not None and file.exists() and (why := damage_of(file) or database_fault(file)) is not None:
+        if file is not None and file.exists() and (why := damage_of(file)) is not None:
             yield fault(check, f"{file}: {why}", REBUILD)
             return
         moved = settle(home, uri)
@@ -163,20 +139,8 @@ def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator
         yield fine(check, f"{shown} answers, {answer['trials']} trials")
 
 
-def database_fault(file: Path) -> str | None:
-    """What is wrong with an SQLite file, in words, by its own check; none if nothing is, or it is locked."""
-    try:
-        # Writable: what a killed writer left is rolled back first.
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=10)) as database:
-            rows = database.execute("PRAGMA quick_check(3)").fetchall()
-    except sqlite3.Error as error:
-        return None if error.sqlite_errorcode == sqlite3.SQLITE_BUSY else f"cannot be read ({error})"
-    answer = "; ".join(str(row[0]) for row in rows)
-    return None if answer == "ok" else answer
-
-
 def check_disk(scale: Scale, home: Path, mounts: list[FileSystem] | None = None) -> Iterator[Finding]:
-    """Room and kind of the disk that the home folder is on."""
+    """Check the disk of the home folder: its file system, and its room for the largest stage."""
     folder = existing(home)
     under = file_system_of(folder.resolve(), read_mounts() if mounts is None else mounts)
     kind = "" if under is None else f", {under.type}{' over the network' if under.is_network else ''}"
@@ -205,14 +169,14 @@ def check_stages(home: Path) -> Iterator[Finding]:
     """Check every stage in the store: that it is whole, and held by no dead process; and its trials."""
     count, wrong = 0, []
     for folder in sorted((home / "store").glob("*/*")):
-        if re.fullmatch(r"[0-9a-f]{12}", folder.name):
+        if is_stage_folder(folder):
             count += 1
             wrong += list(_stage_findings(folder))
-    for what, look in (("trials", Catalog), ("drivers", living)):
+    for check, read in (("trials", Catalog), ("drivers", living)):
         try:
-            look(home)
+            read(home)
         except StoreError as error:
-            wrong.append(fault(what, error.what, error.advice))
+            wrong.append(fault(check, error.what, error.advice))
     yield from wrong
     if not wrong:
         yield fine("stages", f"{count} in {home}, none damaged, none left by a process that died")

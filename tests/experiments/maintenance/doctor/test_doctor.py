@@ -1,11 +1,9 @@
 """What `doctor` finds, from real faults: damaged media, a broken database, half-written stages, full disks."""
 
+import hashlib
 import json
-import os
 import shutil
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from experiments.cli.app import main
 from experiments.config.scale import Scale, load_scale
 from experiments.maintenance.doctor import doctor, machine
 from experiments.maintenance.doctor import home as inspection
+from experiments.maintenance.doctor.contents import check_contents
 from experiments.maintenance.doctor.finding import Finding, fault, fine, probe, warning
 from experiments.planning.inputs import scale_stages
 from experiments.planning.request import Request
@@ -63,28 +62,18 @@ def clips(home: Path, split: str) -> list[Path]:
 
 def test_whole_data_is_fine_and_data_that_is_not_rendered_no_fault(scale, rendered, tmp_path):
     (found,) = check_data(scale, rendered)
-    assert found == fine("data moving_shapes/sentence", "57 files decode; a sample as when rendered")
+    assert found == fine("data moving_shapes/sentence", "57 files; a sample decodes as when rendered")
     (found,) = check_data(scale, tmp_path)
     assert found.level == "ok" and found.found.startswith("not rendered yet")
 
 
-def test_a_truncated_clip_outside_the_sample_is_found_and_named(scale, home):
-    clip = clips(home, "train")[1]  # of 32, every second one is in the sample that is compared
+def test_a_truncated_clip_of_the_sample_is_found_and_named(scale, home):
+    clip = clips(home, "train")[2]  # of 32, every second one is in the sample
     assert SAMPLE == 16
     clip.write_bytes(clip.read_bytes()[:-700])
     (found,) = check_data(scale, home)
-    assert found.level == "fault" and found.found.startswith(f"1 damaged of 57 files: {clip}: ")
-    assert found.fix.startswith(f"rm -r {clip.parents[2]}, then `smaug data`")
-
-
-def test_damaged_and_missing_clips_are_counted_apart_and_ten_are_named(scale, home):
-    odd = clips(home, "train")[1:25:2]
-    for clip in odd:
-        clip.write_bytes(b"")
-    odd[2].unlink()
-    (found,) = check_data(scale, home)
-    assert found.found.startswith("1 missing and 11 damaged of 57 files: ") and found.found.endswith("; and 2 more")
-    assert found.found.count(".mp4: ") == 10 and f"{odd[2]}: no such file" in found.found
+    assert found.level == "fault" and f"train is damaged ({clip}: " in found.found
+    assert found.fix.startswith(f"rm -r {clip.parents[2]}, then `smaug data")
 
 
 def test_a_clip_that_is_another_than_when_rendered_is_found(scale, home):
@@ -120,7 +109,12 @@ def test_real_media_are_looked_for_by_annotations_and_a_sample(rendered, tmp_pat
 
     assert webvid() == fine("data webvid", "2 captions; 2 sampled files decode")
     (corpus / "media" / names[0]).unlink()
-    assert webvid().level == "fault" and f"1 missing of 2 sampled files: {corpus}/media/{names[0]}" in webvid().found
+    assert webvid().level == "fault" and webvid().found == (
+        f"1 of 2 sampled files cannot be read, the first: {corpus}/media/{names[0]}: no such file"
+    )
+    (corpus / "media" / names[1]).write_bytes(b"")
+    assert webvid().found.startswith("2 of 2 sampled files cannot be read, the first: ")
+    assert webvid().fix == "fetch these files again"
     annotations.write_text('[{"image": "x"}]')
     assert webvid().level == "fault" and "row 1 lacks 'video'" in webvid().found
 
@@ -154,26 +148,6 @@ def test_data_lists_what_is_missing_and_exits_1(tmp_path, capsys):
     out = capsys.readouterr().out
     assert ended.value.code == 1 and out.count("not here: ") == 9 and "9 of 9 data sets" in out
     assert f"{tmp_path}/data/msrvtt/annotations/test.json" in out and "complete\n" not in out
-
-
-def database(path: Path) -> Path:
-    with closing(sqlite3.connect(path)) as made:
-        made.execute("CREATE TABLE t (x)")
-        made.executemany("INSERT INTO t VALUES (?)", [(os.urandom(500),) for _ in range(200)])
-        made.commit()
-    return path
-
-
-def test_a_database_file_is_checked_by_sqlite_itself(tmp_path):
-    assert inspection.database_fault(database(tmp_path / "whole.db")) is None
-    broken = database(tmp_path / "broken.db")
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[:8192] + b"\0" * 8192 + whole[16384:])
-    assert inspection.database_fault(broken)
-    broken.write_bytes(b"no database at all, but long enough for a header of one" * 10)
-    assert inspection.database_fault(broken) == "cannot be read (file is not a database)"
-    assert "cannot be read" in inspection.database_fault(tmp_path / "none.db")
-    assert not (tmp_path / "none.db").exists()
 
 
 def test_a_broken_ledger_is_a_fault_with_the_way_out(tmp_path, monkeypatch):
@@ -271,6 +245,26 @@ def test_a_damaged_trial_is_named(tmp_path):
     path.write_text("[]")
     (found,) = stages(tmp_path).values()
     assert (found.check, found.level) == ("trials", "fault") and str(path) in found.found
+
+
+def test_doctor_deep_finds_a_checkpoint_that_was_changed_or_has_no_digests(tmp_path):
+    made = trial(pretrain={"checkpoint_every": 1, "fail_at": 3})
+    write_trial(tmp_path, made)
+    execute(tmp_path, made, stages=1)
+    older, newer = sorted(Store(tmp_path).directory(made.stages[0]).glob("checkpoints/step-*"))
+    digest = hashlib.sha256(b"weights").hexdigest()
+    for checkpoint in (older, newer):
+        (checkpoint / "model.safetensors").write_bytes(b"weights")
+        (checkpoint / "state.json").write_text(json.dumps({"sha256": {"model.safetensors": digest}}))
+    assert levels(check_contents(tmp_path)) == ["ok"]
+    (newer / "model.safetensors").write_bytes(b"w3ights")
+    (found,) = check_contents(tmp_path)
+    assert found.level == "fault" and f"{newer}/model.safetensors: was changed: expected SHA-256" in found.found
+    assert found.fix == f"rename {newer} to {newer.name}.damaged; the next run goes on from the one before"
+    (newer / "model.safetensors").unlink()
+    assert "cannot be read (No such file" in next(check_contents(tmp_path)).found
+    (newer / "state.json").write_text("{")
+    assert f"{newer}/state.json: cannot be read" in next(check_contents(tmp_path)).found
 
 
 def test_a_probe_tells_what_was_printed_last_or_why_there_is_nothing():
