@@ -13,13 +13,6 @@ if TYPE_CHECKING:
     from experiments.store.store import Store
 
 
-def price_words(made: "Plan", hours: float | None) -> str:
-    """Hours of a plan, with their unit and source."""
-    if hours is None:
-        return f"hours not known ({made.source})"
-    return f"{hours:.4g} {made.unit or 'h'}" + (f" ({made.source})" if hours else "")
-
-
 def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> None:
     """Print the stages of a plan by state, and their cost."""
     from experiments.config.seeds import describe_pairs
@@ -34,7 +27,7 @@ def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> N
         f"{sweeps} at scale {made.trials[0].scale}: {document['trials']} trials,"
         f" {document['stages']['total']} stages ({counts})",
         f"seeds: {describe_pairs(made.seeds)}",
-        f"to spend: {price_words(made, made.to_spend())}",
+        f"to spend: {made.in_words(made.to_spend())}",
     ]
     names, hours = labels(made.trials), document["hours"]
     for planned in made.stages if every_stage else []:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from experiments.engines.factory import ENGINES
 from smaug_core.errors import SmaugError
 
 DONE, FAILED, REFUSED, OVER_BUDGET = 0, 1, 2, 3
@@ -76,9 +77,7 @@ Home = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-EngineName = Annotated[
-    str, typer.Option(help="Engine that runs the stages.", **_one_of("--engine", ("ray", "inline", "slurm")))
-]
+EngineName = Annotated[str, typer.Option(help="Engine that runs the stages.", **_one_of("--engine", tuple(ENGINES)))]
 Address = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="Ray cluster to connect to, or auto for the one on this machine."),

@@ -1,6 +1,6 @@
 """Commands that plan and run sweeps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +11,6 @@ from experiments.cli.answers import (
     complain_of,
     end_document,
     plan_document,
-    price_words,
     show_end,
     show_plan,
     show_tables,
@@ -37,11 +36,11 @@ from experiments.cli.options import (
     home_folder,
 )
 from experiments.console import Console, complain, print_json, say
+from experiments.engines.factory import EngineFactory
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
-    from experiments.engines.base import Engine, Inventory
-    from experiments.engines.slurm.profile import Cluster
+    from experiments.engines.base import Inventory
     from experiments.planning.cost_model import Rate
     from experiments.planning.model_summary import PublishedHours
     from experiments.planning.plan import Plan
@@ -94,15 +93,14 @@ def run(
         )
     command = command_of(notify, user_settings())
     request, console = _request(files, scale, set_, only, home, max_hours), Console(to_stderr=json_)
-    make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
-    inventory = _inventory(make_engine, address, cluster)
+    factory, store = _engine_factory(engine, request.home, address, cluster), Store(request.home)
     stale: Stale = "accept" if accept_stale else "rerun" if rerun_stale else "refuse"
-    made, limit = _checked_plan(request, inventory, make_engine, store, console, stale)
+    made, limit = _checked_plan(request, factory, store, console, stale)
     show_plan(made, console)
     if limit is not None and made.to_spend() is None:
         complain(f"the limit of {limit:g} hours cannot be checked for all stages: {made.source}")
     terms = Terms(limit=limit, retry_failed=retry_failed, notify=command, published=_published_rate)
-    outcome = drive(made, store, make_engine, lambda names: ProgressDisplay(console, names), console, terms)
+    outcome = drive(made, store, factory.make, lambda names: ProgressDisplay(console, names), console, terms)
     _finish(outcome, made, store, console, json_)
 
 
@@ -127,14 +125,15 @@ def plan(
 
     Print the state of each stage and the hours to spend, without starting anything.
     """
+    from experiments.planning.budget import budget_problem
     from experiments.store.store import Store
 
     request = _request(files, scale, set_, only, home, max_hours)
-    make_engine, store = _engine_maker(engine, request.home, address, cluster), Store(request.home)
-    inventory = _inventory(make_engine, address, cluster)
+    factory, store = _engine_factory(engine, request.home, address, cluster), Store(request.home)
+    inventory = factory.inventory()
     made, limit = _planned(request, inventory)
-    if probe and not made.problems and not _is_over_budget(made, limit, made.to_spend()):
-        _probe(made, store, make_engine, Console(to_stderr=True), "--probe was given")
+    if probe and not made.problems and budget_problem(made, limit, made.to_spend()) is None:
+        _probe(made, store, factory, Console(to_stderr=True), "--probe was given")
         made, limit = _planned(request, inventory)
     if why is not None:
         from experiments.planning.cache_miss import explain
@@ -152,8 +151,7 @@ def plan(
 
 def _checked_plan(
     request: "Request",
-    inventory: "Inventory",
-    make_engine: Callable[[], "Engine"],
+    factory: EngineFactory,
     store: "Store",
     console: Console,
     stale: Stale,
@@ -161,17 +159,18 @@ def _checked_plan(
     """Return a plan that may run, and its limit in hours; time steps and archive stale stages if they are to be."""
     from experiments.run import set_aside_stale
 
+    inventory = factory.inventory()
     made, limit = _planned(request, inventory)
     _refuse_problems(made, request.home)
     if not all(planned.is_done for planned in made.stages):
-        make_engine().close()  # an engine that cannot run here fails before data are rendered
+        factory.make().close()  # an engine that cannot run here fails before data are rendered
     if stale == "refuse":
         _refuse_stale(made)
     if limit is not None and made.to_spend() is None:
         _refuse_over_budget(made, limit, None)
-        _probe(made, store, make_engine, console, f"a limit of {limit:g} hours was given")
+        _probe(made, store, factory, console, f"a limit of {limit:g} hours was given")
         made, limit = _planned(request, inventory)
-    _refuse_over_budget(made, limit, made.to_spend_anew() if stale == "rerun" else made.to_spend())
+    _refuse_over_budget(made, limit, made.to_spend_rerunning_stale() if stale == "rerun" else made.to_spend())
     if stale == "rerun" and made.in_state("stale"):
         complain(f"{set_aside_stale(made, store)} stages archived")
         made, _ = _planned(request, inventory)
@@ -208,47 +207,13 @@ def _request(
     return Request(files=found, scale=scale, set_=set_, only=only, home=home_folder(home), max_hours=max_hours)
 
 
+def _engine_factory(name: str, home: Path, address: str | None, cluster: Path | None) -> EngineFactory:
+    file = None if cluster is None else found_file(cluster)
+    return EngineFactory(name=name, home=home, address=address, cluster_file=file)
+
+
 def _planned(request: "Request", inventory: "Inventory") -> "tuple[Plan, float | None]":
     return request.plan(inventory, _published_rate)
-
-
-def _engine_maker(name: str, home: Path, address: str | None, cluster: Path | None) -> "Callable[[], Engine]":
-    if address is not None and name != "ray":
-        raise SmaugError(f"--address {address}: is for Ray; expected --engine ray, got --engine {name}")
-    if cluster is not None and name != "slurm":
-        raise SmaugError(f"--cluster {cluster}: is for Slurm; expected --engine slurm, got --engine {name}")
-    if name == "slurm":
-        from experiments.engines.slurm.engine import SlurmEngine
-
-        profile = _profile(cluster)
-        return lambda: SlurmEngine(home, profile)
-    if name == "inline":
-        from experiments.engines.inline import InlineEngine
-
-        return InlineEngine
-    from experiments.engines.ray.engine import RayEngine
-
-    return lambda: RayEngine(home, address)
-
-
-def _profile(file: Path | None) -> "Cluster":
-    from experiments.engines.slurm.profile import load_cluster
-
-    if file is None:
-        raise SmaugError("--engine slurm: --cluster FILE is missing; expected a profile, e.g. slurm/a6000.yaml")
-    return load_cluster(found_file(file))
-
-
-def _inventory(make_engine: "Callable[[], Engine]", address: str | None, cluster: Path | None) -> "Inventory":
-    """Resources to run on: queried from a Ray cluster, read from a Slurm profile, or those of this machine."""
-    from experiments.engines.base import local_inventory
-
-    if cluster is not None:
-        return _profile(cluster).inventory
-    if address is None:
-        return local_inventory()
-    with closing(make_engine()) as engine:
-        return engine.inventory()
 
 
 def _refuse_problems(made: "Plan", home: Path) -> None:
@@ -262,26 +227,14 @@ def _refuse_problems(made: "Plan", home: Path) -> None:
 
 
 def _refuse_over_budget(made: "Plan", limit: float | None, to_spend: float | None) -> None:
-    if limit is not None and _is_over_budget(made, limit, to_spend):
-        known = made.known_to_spend()
-        if to_spend is not None:
-            what = f"{price_words(made, to_spend)} to spend, {limit:g} allowed"
-        elif known:
-            what = f"more than {known:.4g} {made.unit or 'h'} to spend, {limit:g} allowed"
-        else:
-            what = f"the hours to spend are not known, and any new stage exceeds the {limit:g} allowed"
-        complain(f"{what}; raise --max-hours or the file's budget")
+    from experiments.planning.budget import budget_problem
+
+    if (problem := budget_problem(made, limit, to_spend)) is not None:
+        complain(problem)
         raise typer.Exit(OVER_BUDGET)
 
 
-def _is_over_budget(made: "Plan", limit: float | None, to_spend: float | None) -> bool:
-    """Whether a plan exceeds a limit; if some hours are unknown, the known ones must be below it."""
-    if limit is None:
-        return False
-    return made.known_to_spend() >= limit if to_spend is None else to_spend > limit
-
-
-def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", console: Console, asked: str) -> None:
+def _probe(made: "Plan", store: "Store", factory: EngineFactory, console: Console, reason: str) -> None:
     """Time some steps of a stage whose hours are not known; if that fails, print why and continue."""
     from experiments.planning.plan import labels
     from experiments.run import prepare_data
@@ -291,9 +244,9 @@ def _probe(made: "Plan", store: "Store", make_engine: "Callable[[], Engine]", co
         return
     prepare_data([trial.config for trial in made.trials], store.home / "data", console)
     name = labels(made.trials)[stage.fingerprint]
-    complain(f"{asked}, and the hours of {name} are not known: a separate job times a few steps of it first")
+    complain(f"{reason}, and the hours of {name} are not known: a separate job times a few steps of it first")
     try:
-        with closing(make_engine()) as engine:
+        with closing(factory.make()) as engine:
             find_rate(stage, store, engine, store.home / "data")
     except SmaugError as error:
         complain(f"no probe: {error}")

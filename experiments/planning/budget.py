@@ -1,13 +1,31 @@
-"""Budget of a run: hours spent and promised against the limit, checked before every stage starts."""
+"""Budget of a run: its plan against the limit before anything starts, then hours spent and promised at each stage."""
 
 import time
 from dataclasses import dataclass
 
 from experiments.planning.cost_model import Prices
+from experiments.planning.plan import Plan
 from experiments.stages.stage import Stage
 from experiments.store.documents import PREDICTION, write_json
 from experiments.store.records import StageRecord
 from experiments.store.store import Store
+
+
+def budget_problem(plan: Plan, limit: float | None, to_spend: float | None) -> str | None:
+    """Why a plan is refused over its limit; None if it fits. Of unknown hours the known ones must be below the limit.
+
+    `to_spend`: the hours that the plan would still take; None where some are not known.
+    """
+    known = plan.known_to_spend()
+    if limit is None or (known < limit if to_spend is None else to_spend <= limit):
+        return None
+    if to_spend is not None:
+        what = f"{plan.in_words(to_spend)} to spend, {limit:g} allowed"
+    elif known:
+        what = f"more than {known:.4g} {plan.unit or 'h'} to spend, {limit:g} allowed"
+    else:
+        what = f"the hours to spend are not known, and any new stage exceeds the {limit:g} allowed"
+    return f"{what}; raise --max-hours or the file's budget"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

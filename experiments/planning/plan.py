@@ -100,7 +100,7 @@ class Plan:
         """Hours that a run would still take for the stages whose hours are known."""
         return sum(planned.hours or 0.0 for planned in self.stages if not planned.is_done)
 
-    def to_spend_anew(self) -> float | None:
+    def to_spend_rerunning_stale(self) -> float | None:
         """Hours that a run would take that also runs stale stages again, and all that was made from them."""
         again: set[str] = set()
         for planned in self.stages:  # parents come first
@@ -108,6 +108,12 @@ class Plan:
                 again.add(planned.stage.fingerprint)
         left = (p for p in self.stages if not p.is_done or p.stage.fingerprint in again)
         return _sum((planned.hours, 1) for planned in left)
+
+    def in_words(self, hours: float | None) -> str:
+        """Hours with their unit and source."""
+        if hours is None:
+            return f"hours not known ({self.source})"
+        return f"{hours:.4g} {self.unit or 'h'}" + (f" ({self.source})" if hours else "")
 
     def _of(self, kinds: Sequence[str]) -> list[PlannedStage]:
         return [planned for planned in self.stages if not kinds or planned.stage.kind in kinds]

@@ -108,6 +108,7 @@ def test_reports_read_the_ledger_never_the_store():
         ["--help"],
         ["run", "--help"],
         ["plan", "sweeps/masking_ratio.yaml"],
+        ["plan", "sweeps/masking_ratio.yaml", "--engine", "slurm", "--cluster", "slurm/a6000.yaml"],
         ["status"],
         ["describe", "--scale", "paper"],
     ],

@@ -285,4 +285,4 @@ def test_running_stale_stages_again_costs_them_and_all_that_was_made_from_them(
     result.write_text(json.dumps(told | {"code": {"smaug_core/old.py": "0"}}))
     plan = make_plan(trials[:1], store)
     assert states(plan) == ["cached", "stale", "cached"]
-    assert (plan.to_spend(), plan.to_spend_anew()) == (0.0, pytest.approx(1.5))
+    assert (plan.to_spend(), plan.to_spend_rerunning_stale()) == (0.0, pytest.approx(1.5))
