@@ -9,7 +9,7 @@ from experiments.engines.base import Engine, Job, JobState
 from experiments.engines.command import worker_job
 from experiments.planning.cost_model import rate_file
 from experiments.planning.plan import Plan
-from experiments.scheduler.retry import last_words
+from experiments.scheduler.retry import launch_error
 from experiments.scheduler.scheduler import TICK_S
 from experiments.stages.stage import Stage
 from experiments.store.documents import RATE, StageDocument, read_document, unwritable, write_json
@@ -47,7 +47,7 @@ def find_rate(stage: Stage, store: Store, engine: Engine, data_root: Path) -> No
     job = worker_job(stage, directory, data_root)
     ended = _run(engine, dataclasses.replace(job, name=f"probe {job.name}", command=(*job.command, "--probe")))
     if read_document(directory / "rate.json", RATE) is None:
-        raise SmaugError(f"{stage.name} could not be timed: {last_words(directory, ended)}")
+        raise SmaugError(f"{stage.name} could not be timed: {launch_error(directory, ended)}")
 
 
 def _run(engine: Engine, job: Job) -> JobState:

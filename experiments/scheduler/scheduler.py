@@ -11,19 +11,20 @@ from experiments.planning.plan import resource_problems
 from experiments.scheduler.cancellation import Canceller
 from experiments.scheduler.events import Event, Summary
 from experiments.scheduler.retry import (
-    alike,
+    count_alike,
+    difference_of_retry,
     examine,
-    given_up,
-    helps,
-    is_owed_a_try,
-    next_try,
-    pause_of,
+    final_message,
+    has_retries_left,
+    may_help,
+    pause_message,
     record_cancelled,
+    signature,
 )
-from experiments.scheduler.stage_queue import Agenda, QueuedStage
+from experiments.scheduler.stage_queue import QueuedStage, StageQueue
 from experiments.stages.stage import Stage
 from experiments.store.attempt import Attempt, checkpoint_step, record_failure
-from experiments.store.failures import POLICIES, Failure, signature
+from experiments.store.failures import POLICIES, Failure
 from experiments.store.records import StageRecord
 from experiments.store.store import Store
 from experiments.worker.outcome import HELD
@@ -69,15 +70,15 @@ class Scheduler:
         peak_bytes: Callable[[Stage], int | None] = lambda stage: None,
         abandoned: Callable[[Collection[str]], Collection[str]] = lambda names: (),
     ) -> None:
-        self._agenda = Agenda(stages, on_event)
+        self._queue = StageQueue(stages, on_event)
         self._store, self._engine, self._data_root = store, engine, data_root
-        self._tell, self._retry_failed = on_event, retry_failed
+        self._report, self._retry_failed = on_event, retry_failed
         self._budget, self._room_problem = budget, room_problem
         self._abandoned, self._peak_bytes = abandoned, peak_bytes
         self._stop, self._is_stopping = StopFlag(), False
-        agenda = self._agenda
-        self._canceller = Canceller(engine, cancellations, lambda n: n in agenda.submitted or n in agenda.elsewhere)
-        self._slow_look = 0.0
+        queue = self._queue
+        self._canceller = Canceller(engine, cancellations, lambda n: n in queue.submitted or n in queue.elsewhere)
+        self._slow_poll_at = 0.0
         self._errors: dict[str, QueuedStage] = {}
         """The first stage with each error, by the error's signature."""
 
@@ -93,27 +94,27 @@ class Scheduler:
         Raises:
             SmaugError: a stage needs more CPUs, GPUs or memory than the engine has; nothing was started.
         """
-        self._agenda.settle(lambda stage: self._store.result(stage) is not None)
+        self._queue.settle(lambda stage: self._store.result(stage) is not None)
         self._check_resources()
         with signals_call(self.stop), self._canceller.watch():
             while self._step():
                 time.sleep(TICK_S)
-        self._agenda.give_up_held()
-        self._summary.interrupted = self._stop.is_set() and self._agenda.is_unfinished
+        self._queue.give_up_held()
+        self._summary.interrupted = self._stop.is_set() and self._queue.is_unfinished
         return self._summary
 
     @property
     def _summary(self) -> Summary:
-        return self._agenda.summary
+        return self._queue.summary
 
     def _check_resources(self) -> None:
-        problems = resource_problems(self._agenda.not_done(), self._engine.inventory(), self._peak_bytes)
+        problems = resource_problems(self._queue.not_done(), self._engine.inventory(), self._peak_bytes)
         if problems:
             raise SmaugError("; ".join(problems) + "; nothing was started")
 
     def _step(self) -> bool:
         """Poll everything once; return whether to continue."""
-        agenda, jobs = self._agenda, self._engine.poll()
+        queue, jobs = self._queue, self._engine.poll()
         if (fault := self._engine.fault) and not self._summary.paused:
             self._summary.paused = fault
             self.stop()
@@ -123,24 +124,24 @@ class Scheduler:
             self._cancel_all()
             jobs = self._engine.poll()
         self._canceller.retry()
-        for name, item in list(agenda.submitted.items()):
-            self._look_at_submitted(item, jobs[name])
-        if time.monotonic() - self._slow_look >= SLOW_TICK_S:
-            self._slow_look = time.monotonic()
-            abandoned = self._abandoned(agenda.elsewhere) if agenda.elsewhere and not stopping else ()
-            for name, item in list(agenda.elsewhere.items()):
-                self._look_at_elsewhere(item, abandoned=name in abandoned)
-        while agenda.some_ready and not self._starts_nothing and len(agenda.submitted) < SUBMITTED_AT_ONCE:
-            self._start(agenda.pop_ready())
+        for name, item in list(queue.submitted.items()):
+            self._update_submitted(item, jobs[name])
+        if time.monotonic() - self._slow_poll_at >= SLOW_TICK_S:
+            self._slow_poll_at = time.monotonic()
+            abandoned = self._abandoned(queue.elsewhere) if queue.elsewhere and not stopping else ()
+            for name, item in list(queue.elsewhere.items()):
+                self._update_elsewhere(item, abandoned=name in abandoned)
+        while queue.some_ready and not self._starts_nothing and len(queue.submitted) < SUBMITTED_AT_ONCE:
+            self._start(queue.pop_ready())
         if stopping or self._summary.paused:
-            return bool(agenda.submitted)
-        return bool(agenda.submitted or agenda.some_ready or agenda.elsewhere)  # a stop meanwhile is the next step's
+            return bool(queue.submitted)
+        return bool(queue.submitted or queue.some_ready or queue.elsewhere)  # a stop meanwhile is the next step's
 
     def _cancel_all(self) -> None:
-        """Ask all to end but what another living driver looks after."""
+        """Ask all jobs to end, except those that another active driver follows."""
         for name in self._shared():
-            self._leave(self._agenda.submitted[name])
-        self._canceller.cancel([*self._agenda.submitted, *self._abandoned(self._agenda.elsewhere)])
+            self._leave(self._queue.submitted[name])
+        self._canceller.cancel([*self._queue.submitted, *self._abandoned(self._queue.elsewhere)])
 
     @property
     def _starts_nothing(self) -> bool:
@@ -153,7 +154,7 @@ class Scheduler:
         elif record.state == "running":
             self._wait_for(item, record)
         elif item.stage.fingerprint in self._canceller.requested:
-            self._agenda.cancel(item)
+            self._queue.cancel(item)
         elif record.state == "failed" and not item.tries.total and not self._may_retry(item, record):
             end = record.attempts[-1].end
             message = "" if end is None else end.message
@@ -162,7 +163,7 @@ class Scheduler:
             self._submit(item, record)
 
     def _may_retry(self, item: QueuedStage, record: StageRecord) -> bool:
-        return self._retry_failed or is_owed_a_try(item.stage, record.attempts)
+        return self._retry_failed or has_retries_left(item.stage, record.attempts)
 
     def _submit(self, item: QueuedStage, record: StageRecord) -> None:
         directory = self._store.prepare(item.stage)
@@ -170,14 +171,14 @@ class Scheduler:
             self._fail(item, problem)
             return
         if self._budget is not None and (refusal := self._budget.admit(item.stage)) is not None:
-            self._agenda.hold(item, refusal)
+            self._queue.hold(item, refusal)
             return
-        item.seen, item.saved = len(record.attempts), checkpoint_step(directory)
-        self._agenda.submit(item)
-        self._tell(Event(kind="queued", stage=item.stage))
+        item.attempts_before, item.step_before = len(record.attempts), checkpoint_step(directory)
+        self._queue.submit(item)
+        self._report(Event(kind="queued", stage=item.stage))
         self._engine.submit(self._job(item, record))
-        if self._store.has_attempt(item.stage, item.seen + 1):  # `inline` has run it meanwhile
-            self._look_at_submitted(item, self._engine.poll()[item.stage.fingerprint])
+        if self._store.has_attempt(item.stage, item.attempts_before + 1):  # `inline` has run it meanwhile
+            self._update_submitted(item, self._engine.poll()[item.stage.fingerprint])
 
     def _job(self, item: QueuedStage, record: StageRecord) -> Job:
         recompute = any(attempt.failed_as == "gpu_memory" for attempt in record.attempts)
@@ -186,57 +187,57 @@ class Scheduler:
             record.directory,
             self._data_root,
             recompute_layers=recompute,
-            exclude=item.lost_on,
+            exclude=item.tries.lost_on,
             peak_bytes=self._peak_bytes(item.stage),
         )
 
     def _adopt(self, item: QueuedStage, record: StageRecord) -> None:
-        """Look after a job whose driver is gone as if it were ours, where the engine has it."""
+        """Follow a job whose driver is gone like our own, if the engine has it."""
         if not self._engine.adopt(self._job(item, record), record.attempts[-1]):
             return
         if self._budget is not None:
             self._budget.admit(item.stage)  # what it refuses runs all the same
-        item.seen, item.saved = len(record.attempts) - 1, checkpoint_step(record.directory)
-        self._agenda.submit(item)
+        item.attempts_before, item.step_before = len(record.attempts) - 1, checkpoint_step(record.directory)
+        self._queue.submit(item)
 
     def _shared(self) -> list[str]:
-        """Jobs of an earlier driver that another one looks after too."""
-        inherited = [name for name in self._agenda.submitted if self._engine.inherits(name)]
+        """Jobs of an earlier driver that another active driver follows too."""
+        inherited = [name for name in self._queue.submitted if self._engine.inherits(name)]
         return sorted(set(inherited) - set(self._abandoned(inherited))) if inherited else []
 
     def _leave(self, item: QueuedStage) -> None:
-        """Let another driver have a job alone."""
+        """Leave a job to another driver."""
         if self._budget is not None:
             self._budget.withdraw(item.stage)
         self._release(item)
-        self._agenda.leave(item)
+        self._queue.leave(item)
 
-    def _look_at_submitted(self, item: QueuedStage, job: JobState) -> None:
-        if not job.ended and not self._store.has_attempt(item.stage, item.seen + 1):
+    def _update_submitted(self, item: QueuedStage, job: JobState) -> None:
+        if not job.ended and not self._store.has_attempt(item.stage, item.attempts_before + 1):
             return
         record = self._store.record(item.stage)
-        newest = record.attempts[-1] if len(record.attempts) > item.seen else None
+        newest = record.attempts[-1] if len(record.attempts) > item.attempts_before else None
         if self._budget is not None:
             self._budget.observe(item.stage, record)
         if newest is not None:
-            self._tell_progress(item, newest)
+            self._report_progress(item, newest)
         if record.result is not None and (job.ended or (newest and newest.end)):
             self._finish(item)
         elif job.ended and record.result is None:
-            self._look_at_ended(item, job, record, newest)
+            self._handle_end(item, job, record, newest)
 
-    def _tell_progress(self, item: QueuedStage, attempt: Attempt) -> None:
-        if item.sign == 0.0:
-            self._tell(Event(kind="started", stage=item.stage, attempt=attempt))
-        elif attempt.progress.time == item.sign:
+    def _report_progress(self, item: QueuedStage, attempt: Attempt) -> None:
+        if item.progress_reported == 0.0:
+            self._report(Event(kind="started", stage=item.stage, attempt=attempt))
+        elif attempt.progress.time == item.progress_reported:
             return
         else:
-            self._tell(Event(kind="progress", stage=item.stage, attempt=attempt))
-        item.sign = attempt.progress.time
+            self._report(Event(kind="progress", stage=item.stage, attempt=attempt))
+        item.progress_reported = attempt.progress.time
 
-    def _look_at_ended(self, item: QueuedStage, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
-        """The job ended without a result: another driver has the stage, or it failed, or was killed."""
-        item.sign = 0.0
+    def _handle_end(self, item: QueuedStage, job: JobState, record: StageRecord, newest: Attempt | None) -> None:
+        """Handle a job that ended without a result: another driver has the stage, or it failed, or was killed."""
+        item.progress_reported = 0.0
         if self._budget is not None and job.exit_code == HELD:
             self._budget.withdraw(item.stage)
         self._release(item)
@@ -247,83 +248,82 @@ class Scheduler:
         resumable, folder = POLICIES[failure.kind].resumable, record.directory if newest is None else newest.directory
         if failure.kind == "cancelled":  # with the engine's own command
             record_failure(folder, failure, "the same command continues")
-            self._agenda.cancel(item, failure.cause)
+            self._queue.cancel(item, failure.cause)
         elif resumable and item.stage.fingerprint in self._canceller.requested:
             record_cancelled(newest, failure, "cancelled, as asked; the same command continues")
-            self._agenda.cancel(item)
+            self._queue.cancel(item)
         elif resumable and (self._stop.is_set() or item.withdrawn):
             record_cancelled(newest, failure, "stopped with the run; the same command continues")
-            self._agenda.make_ready(item)
+            self._queue.make_ready(item)
         else:
-            self._treat(item, record, newest, failure, folder)
+            self._handle_failure(item, record, newest, failure, folder)
 
-    def _treat(
+    def _handle_failure(
         self, item: QueuedStage, record: StageRecord, newest: Attempt | None, failure: Failure, folder: Path
     ) -> None:
-        """Do what the policy of a failure says."""
+        """Apply the policy of a failure."""
         policy, saved = POLICIES[failure.kind], checkpoint_step(record.directory)
-        recorded = alike(record.attempts[:-1], failure.kind) + 1 if newest else 0
-        again = item.tries.again(failure.kind, before=item.saved, saved=saved, alike=recorded)
-        if (again or failure.blameless) and helps(policy, item.stage):
-            if policy.elsewhere and failure.host:
-                item.lost_on = tuple(dict.fromkeys([*item.lost_on, failure.host]))
-            how = next_try(failure)
+        alike = count_alike(record.attempts[:-1], failure.kind) + 1 if newest else 0
+        again = item.tries.again(failure.kind, before=item.step_before, saved=saved, alike=alike)
+        if (again or failure.blameless) and may_help(policy, item.stage):
+            item.tries.avoid(failure)
+            how = difference_of_retry(failure)
             record_failure(folder, failure, f"tried again{how}")
             message = failure.words + (f"; tried again{how}" if how else "")
-            self._tell(Event(kind="retry", stage=item.stage, message=message))
-            self._agenda.make_ready(item)
+            self._report(Event(kind="retry", stage=item.stage, message=message))
+            self._queue.make_ready(item)
             return
         record_failure(folder, failure, "not tried again")
-        self._fail(item, given_up(failure, item.stage, newest, tries=item.tries.total, saved=saved))
+        self._fail(item, final_message(failure, item.stage, newest, tries=item.tries.total, saved=saved))
         if policy.pauses:
             self._note_error(item, failure)
 
     def _note_error(self, item: QueuedStage, failure: Failure) -> None:
-        """Start nothing new where a second stage fails of what the first one failed of."""
-        mark = signature(failure.cause, failure.traceback)
-        first = self._errors.setdefault(mark, item)
+        """Pause where a second stage fails with the same error."""
+        key = signature(failure.cause, failure.traceback)
+        first = self._errors.setdefault(key, item)
         if first is item or self._summary.paused:
             return
-        self._summary.paused = pause_of(first.stage, item.stage, failure)
-        self._tell(Event(kind="paused", stage=item.stage, message=self._summary.paused))
+        self._summary.paused = pause_message(first.stage, item.stage, failure)
+        self._report(Event(kind="paused", stage=item.stage, message=self._summary.paused))
         self._withdraw()
 
     def _withdraw(self) -> None:
         """Take back the jobs that wait in the engine's queue: they would be started, and meet the same error."""
         shared = set(self._shared())
-        for name, item in self._agenda.submitted.items():
-            if name not in shared and not self._store.has_attempt(item.stage, item.seen + 1):
+        for name, item in self._queue.submitted.items():
+            if name not in shared and not self._store.has_attempt(item.stage, item.attempts_before + 1):
                 item.withdrawn = True
                 self._canceller.cancel([name])
 
-    def _look_at_elsewhere(self, item: QueuedStage, *, abandoned: bool) -> None:
+    def _update_elsewhere(self, item: QueuedStage, *, abandoned: bool) -> None:
         record = self._store.record(item.stage)
         if record.state == "done":
             self._finish(item)
         elif record.state != "running":
-            self._agenda.release(item)
-            self._agenda.make_ready(item)
+            self._queue.release(item)
+            self._queue.make_ready(item)
         elif abandoned:
             self._adopt(item, record)
 
     def _wait_for(self, item: QueuedStage, record: StageRecord) -> None:
-        self._agenda.leave(item)
+        self._queue.leave(item)
         newest = record.attempts[-1] if record.attempts else None
         if newest is not None and newest.failure is not None and item.tries.total:
             return  # the attempt that our engine lost, and that is retried, still saves its state
         who = "a process" if newest is None else f"process {newest.owner.pid} on {newest.owner.host}"
-        self._tell(Event(kind="waiting", stage=item.stage, message=f"{who} is working on it"))
+        self._report(Event(kind="waiting", stage=item.stage, message=f"{who} is working on it"))
 
     def _finish(self, item: QueuedStage) -> None:
         self._release(item)
-        self._agenda.finish(item)
+        self._queue.finish(item)
 
     def _fail(self, item: QueuedStage, message: str) -> None:
         self._release(item)
-        self._agenda.fail(item, message)
+        self._queue.fail(item, message)
 
     def _release(self, item: QueuedStage) -> None:
-        """Note that no driver runs a stage any more; stages that were held may fit into the budget now."""
-        if self._agenda.release(item) and self._budget is not None:
+        """Record that no driver runs a stage any more; stages that were held may fit into the budget now."""
+        if self._queue.release(item) and self._budget is not None:
             self._budget.settle(item.stage)
-            self._agenda.let_go()
+            self._queue.release_held()

@@ -1,9 +1,8 @@
-"""Classes of failures, and the policy of each: a table, and no more than that."""
+"""Classes of failures, and the policy of each: a table. `scheduler/retry.py` acts on it."""
 
 import re
 import signal
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 FailureClass = Literal[
@@ -125,54 +124,6 @@ def _of_code(code: int | None) -> FailureClass:
     if code == DIVERGED_CODE:
         return "diverged"
     return "killed" if code < 0 or code > 128 else "user_error"
-
-
-@dataclass(slots=True)
-class Tries:
-    """What one run has tried at a stage, and whether it may try again."""
-
-    counts: Counter[FailureClass] = field(default_factory=Counter)
-    saved: int = -1
-    """Step of the newest checkpoint after the last try; -1 before the first."""
-    fruitless: int = 0
-    """Tries in a row that saved nothing new."""
-
-    @property
-    def total(self) -> int:
-        """How often the stage ended without a result in this run."""
-        return self.counts.total()
-
-    def again(self, kind: FailureClass, *, before: int, saved: int, alike: int) -> bool:
-        """Note another ending; gives whether the stage is tried again.
-
-        Args:
-            kind: why it ended.
-            before: step of the newest checkpoint when it was started.
-            saved: step of the newest checkpoint now; 0 without one.
-            alike: how many of its newest attempts, in all runs, ended for this reason, this one with them; 0 where it
-                ended before it made one.
-        """
-        policy = POLICIES[kind]
-        furthest = before if policy.must_save and not self.total else self.saved
-        self.counts[kind] += 1
-        self.fruitless = 0 if saved > furthest else self.fruitless + 1
-        self.saved = max(self.saved, saved)
-        count = (alike or self.counts[kind]) if policy.ever else self.counts[kind]
-        within = policy.retries is None or count <= policy.retries
-        return within and (policy.stalls is None or self.fruitless <= policy.stalls)
-
-
-_OF_ONE_JOB = re.compile(r"\b0x[0-9a-fA-F]+|\bStepId=[\w.]+|\S*/job\d+\b|\bjob \d[\d_]*|\d[\d_]*_0_log\.out")
-"""Addresses, ids of jobs and their steps, and the paths that hold them: the same error has others in each job."""
-
-
-def signature(message: str, traceback: str) -> str:
-    """Equal for the same error in different stages: where it was raised and its type; without a traceback, all of it.
-
-    Its words are left out where there is a traceback: they may hold a step, a path or an address.
-    """
-    frames = re.findall(r'^ +File ".*", line \d+, in .*$', traceback, re.MULTILINE)
-    return "\n".join([*frames, message.partition(":")[0]]) if frames else _OF_ONE_JOB.sub("#", message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,14 +24,14 @@ from experiments.maintenance.logs import follow, read_log
 from experiments.maintenance.status import Observer
 from experiments.run import prepare_data
 from experiments.scheduler.events import Event, Summary
-from experiments.scheduler.retry import examine
+from experiments.scheduler.retry import Tries, examine, signature
 from experiments.scheduler.scheduler import Scheduler
 from experiments.stages.graph import cut_stages
 from experiments.stages.stage import Stage
 from experiments.store.attempt import NOTHING_SPENT, Attempt, checkpoint_step, claim, read_attempts
 from experiments.store.attempt_files import Heartbeat, Owner
 from experiments.store.documents import TrialDocument, write_json
-from experiments.store.failures import POLICIES, FailureClass, Seen, Tries, classify, signature
+from experiments.store.failures import POLICIES, FailureClass, Seen, classify
 from experiments.store.process import this_process
 from experiments.store.records import RECOMPUTED
 from experiments.store.store import Store, stage_record
