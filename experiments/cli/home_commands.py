@@ -24,7 +24,7 @@ from experiments.store.records import StageState
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
-    from experiments.maintenance.status import HomeStatus, StageStanding
+    from experiments.maintenance.status import HomeStatus, StageStatus
 
 care = typer.Typer(rich_markup_mode=None)
 
@@ -56,9 +56,9 @@ def status(
         with suppress(KeyboardInterrupt):
             overview.follow(observer, Console(), folder, as_json=json_)
     elif json_:
-        print_json([trial.to_json() for trial in observer.look().trials])
+        print_json([trial.to_json() for trial in observer.poll().trials])
     else:
-        overview.show(observer.look(), Console(), folder)
+        overview.show(observer.poll(), Console(), folder)
 
 
 @care.command(rich_help_panel="Inspect")
@@ -123,25 +123,27 @@ def cancel(
     if bool(what) == all_:
         raise SmaugError("cancel: expected names of stages, or --all; `smaug status` lists what runs")
     folder = home_folder(home)
-    standing = Observer(folder).look()
-    if not standing.drivers:
-        raise SmaugError(f"{folder}: no driver is active, so nothing can be cancelled{_orphans(standing)}")
-    active = {f: stage for f, stage in standing.stages.items() if stage.is_active}
-    wanted = list(active) if all_ else _active_of(what, standing)
+    home_status = Observer(folder).poll()
+    if not home_status.drivers:
+        raise SmaugError(f"{folder}: no driver is active, so nothing can be cancelled{_orphans(home_status)}")
+    active = {f: stage for f, stage in home_status.stages.items() if stage.is_active}
+    wanted = list(active) if all_ else _active_of(what, home_status)
     # If a sweep was run again with other settings, only its driver still knows these stages.
-    unnamed = sorted({f for d in standing.drivers for f in d.fingerprints} - standing.stages.keys()) if all_ else []
+    unnamed = (
+        sorted({f for d in home_status.drivers for f in d.fingerprints} - home_status.stages.keys()) if all_ else []
+    )
     if not wanted and not unnamed:
-        raise SmaugError(f"{folder}: no stage of a driver runs or waits{_orphans(standing)}")
+        raise SmaugError(f"{folder}: no stage of a driver runs or waits{_orphans(home_status)}")
     request_cancel(folder, [*wanted, *unnamed])
     if json_:
         rows = [{"name": active[f].named.name, **active[f].to_json(), "asked_to_end": True} for f in wanted]
         print_json({"asked": rows + [{"fingerprint": fingerprint} for fingerprint in unnamed]})
         return
     for fingerprint in wanted:
-        say(f"cancelling: {standing.catalog.label(active[fingerprint].named)} ({_where(active[fingerprint])})")
+        say(f"cancelling: {home_status.catalog.label(active[fingerprint].named)} ({_where(active[fingerprint])})")
     if unnamed:
         say(f"cancelling: {len(unnamed)} stages that only their driver knows")
-    drivers = ", ".join(f"process {driver.owner.pid} on {driver.owner.host}" for driver in standing.drivers)
+    drivers = ", ".join(f"process {driver.owner.pid} on {driver.owner.host}" for driver in home_status.drivers)
     say(f"sent to: {drivers}; stages that depend on these are not started; `smaug run` continues them")
 
 
@@ -282,33 +284,31 @@ def ui(
         raise typer.Exit(FAILED) from None
 
 
-def _active_of(what: list[str], standing: "HomeStatus") -> list[str]:
+def _active_of(what: list[str], home_status: "HomeStatus") -> list[str]:
     """Fingerprints of the named stages that run or wait; each name must match at least one."""
-    found: dict[str, None] = {}
+    fingerprints: dict[str, None] = {}
     for name in what:
-        meant = standing.catalog.find(name)
-        active = [m.fingerprint for m in meant if m.fingerprint in standing.stages]
-        active = [fingerprint for fingerprint in active if standing.stages[fingerprint].is_active]
+        named = (named.fingerprint for named in home_status.catalog.find(name))
+        stages = [home_status.stages[fingerprint] for fingerprint in named if fingerprint in home_status.stages]
+        active = [stage.named.fingerprint for stage in stages if stage.is_active]
         if not active:
-            states = sorted({standing.stages[m.fingerprint].state for m in meant if m.fingerprint in standing.stages})
-            raise SmaugError(
-                f"{name}: expected a running or waiting stage, got {', '.join(states) or 'one of an earlier sweep'};"
-                " nothing was cancelled"
-            )
-        found |= dict.fromkeys(active)
-    return list(found)
+            states = ", ".join(sorted({stage.state for stage in stages})) or "one of an earlier sweep"
+            raise SmaugError(f"{name}: expected a running or waiting stage, got {states}; nothing was cancelled")
+        fingerprints |= dict.fromkeys(active)
+    return list(fingerprints)
 
 
-def _orphans(standing: "HomeStatus") -> str:
+def _orphans(home_status: "HomeStatus") -> str:
     """Stages that run without a driver, which no request reaches."""
-    found = [stage for stage in standing.in_state(StageState.RUNNING) if not stage.driven]
-    return "".join(f"\n  {standing.catalog.label(each.named)}: {_where(each)}; {_by_hand(each)}" for each in found)
+    found = [stage for stage in home_status.in_state(StageState.RUNNING) if not stage.driven]
+    return "".join(f"\n  {home_status.catalog.label(each.named)}: {_where(each)}; {_by_hand(each)}" for each in found)
 
 
-def _by_hand(stage: "StageStanding") -> str:
-    """How to end a stage that has no driver."""
-    return "end that process yourself" if stage.slurm_job is None else f"scancel {stage.slurm_job} ends it, saved"
+def _by_hand(stage: "StageStatus") -> str:
+    """Advice how to end a stage that has no driver."""
+    job = None if stage.attempt is None else stage.attempt.slurm_job
+    return "end that process yourself" if job is None else f"scancel {job} ends it, saved"
 
 
-def _where(stage: "StageStanding") -> str:
+def _where(stage: "StageStatus") -> str:
     return f"running, {stage.where}" if stage.state == "running" else "waiting"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from experiments.engines.slurm.submissions import QueuedJob, QueuedJobs
 from experiments.store.attempt import FAILURE, Attempt
 from experiments.store.attempt_files import FAILED, FailureNote
-from experiments.store.device_hours import Hours, stage_hours
+from experiments.store.device_hours import stage_hours
 from experiments.store.documents import StoreError, TrialDocument, read_document, read_point
 from experiments.store.drivers import Driver, cancel_requests, living
 from experiments.store.lookup import Catalog, Named
@@ -20,51 +20,47 @@ from experiments.tracking.accounting import unaccounted
 TrialWord = Literal["done", "running", "waiting", "failed", "stopped", "new"]
 
 RATE_FROM_BYTES = 2**14
-"""The end of a training's curve from which its rate is taken: some dozens of steps."""
+"""Length of the end of a training's curve that its rate is computed from: some dozens of steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StageStanding:
-    """One stage."""
+class StageStatus:
+    """Status of a stage: its record, and the driver and the Slurm job that look after it."""
 
     named: Named
-    state: StageState
-    """As the store has it; `resume`: a checkpoint waits; `unreadable`: its folder is damaged."""
     folder: Path
+    record: StageRecord | None = None
+    """None before the first attempt, or if the folder is damaged."""
+    damage: str = ""
+    """Error of a damaged folder; empty if there is none."""
+    early: FailureNote | None = None
+    """Failure of its latest job, if that made no attempt and the stage neither runs nor is done."""
     driven: bool = False
-    """A living driver looks after it."""
+    """An active driver looks after it."""
     asked_to_end: bool = False
-    attempt: int = 0
-    """Number of the newest; 0 before the first."""
-    step: int = 0
-    total: int = 0
-    """0 before the first report of the stage."""
     rate: float | None = None
-    """Steps per second lately; while it runs."""
-    host: str = ""
-    pid: int = 0
-    slurm_job: str | None = None
-    """That the newest attempt is or was, as squeue prints it."""
-    message: str = ""
-    """How the newest attempt or job ended, or what is wrong with the folder."""
-    failure: str = ""
-    """Class of that failure; empty if it has none."""
-    hours: Hours | None = None
-    """What it took so far; none before the first attempt, or where its folder cannot be read."""
-    unit: str = ""
-    """Of its hours."""
-    peak_memory_bytes: int | None = None
-    """Largest memory that the processes of an attempt held; None where it was not measured."""
-    unsaved: float = 0.0
-    """Of its lost hours, those of steps that the attempt that runs has not saved yet."""
+    """Recent steps per second, while it runs."""
     queued: QueuedJob | None = None
     """Its job in Slurm."""
 
     @property
+    def state(self) -> StageState:
+        """State in the store; `unreadable`: its folder is damaged."""
+        if self.record is not None:
+            return self.record.state
+        return StageState.UNREADABLE if self.damage else StageState.NEW
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The newest attempt; None before the first."""
+        return None if self.record is None else self.record.attempts[-1]
+
+    @property
     def where(self) -> str:
-        """Where the newest attempt runs or ran, in words."""
-        job = "" if self.slurm_job is None else f" (Slurm job {self.slurm_job})"
-        return f"process {self.pid} on {self.host}{job}"
+        """Process and host of the newest attempt, in words."""
+        assert self.attempt is not None
+        job = "" if self.attempt.slurm_job is None else f" (Slurm job {self.attempt.slurm_job})"
+        return f"process {self.attempt.owner.pid} on {self.attempt.owner.host}{job}"
 
     @property
     def is_active(self) -> bool:
@@ -74,45 +70,69 @@ class StageStanding:
     @property
     def left_s(self) -> float | None:
         """Seconds until its last step at its recent rate; None if unknown."""
-        return (self.total - self.step) / self.rate if self.rate and self.total else None
+        if self.attempt is None or not self.rate or not self.attempt.last.total:
+            return None
+        return (self.attempt.last.total - self.attempt.last.step) / self.rate
+
+    @property
+    def message(self) -> str:
+        """End of the newest attempt or job in words, or the damage of its folder; empty if it runs or is done."""
+        if self.attempt is None or self.state in ("done", "running"):
+            return self.damage if self.early is None else self.early.words
+        if (note := self.early or self.attempt.failure) is not None:
+            return note.words
+        return "" if self.attempt.end is None else self.attempt.end.message
+
+    @property
+    def failure(self) -> str:
+        """Class of that failure; empty if it has none."""
+        if self.early is not None:
+            return self.early.kind
+        return "" if self.attempt is None or self.state == "done" else self.attempt.failed_as or ""
+
+    @property
+    def unsaved(self) -> float:
+        """Lost hours that a running stage had not lost before its newest attempt, which may yet save them."""
+        if self.record is None or self.state != "running":
+            return 0.0
+        return max(0.0, self.record.hours.lost - stage_hours(self.record.attempts[:-1], None).lost)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in plain values."""
+        """Return it as JSON holds it."""
+        attempt, record = self.attempt, self.record
         return {
             "fingerprint": self.named.fingerprint,
             "state": self.state,
             "driven": self.driven,
             "asked_to_end": self.asked_to_end,
-            "attempt": self.attempt,
-            "step": self.step,
-            "total": self.total,
+            "attempt": 0 if attempt is None else attempt.number,
+            "step": 0 if attempt is None else attempt.last.step,
+            "total": 0 if attempt is None else attempt.last.total,
             "steps_per_s": self.rate,
             "left_s": self.left_s,
-            "host": self.host,
-            "pid": self.pid,
-            "slurm_job": self.slurm_job,
+            "host": "" if attempt is None else attempt.owner.host,
+            "pid": 0 if attempt is None else attempt.owner.pid,
+            "slurm_job": None if attempt is None else attempt.slurm_job,
             "message": self.message,
             "failure": self.failure,
             "queued": None if self.queued is None else self.queued.words,
-            "hours": self._hours_to_json(),
-            "peak_memory_bytes": self.peak_memory_bytes,
+            "hours": None if record is None else self._hours_to_json(record),
+            "peak_memory_bytes": None if record is None else record.peak_memory_bytes,
             "folder": str(self.folder),
         }
 
-    def _hours_to_json(self) -> dict[str, Any] | None:
-        if self.hours is None:
-            return None
-        lost = {"lost": self.hours.lost - self.unsaved, "unsaved": self.unsaved}
-        return asdict(self.hours) | lost | {"unit": self.unit}
+    def _hours_to_json(self, record: StageRecord) -> dict[str, Any]:
+        lost = {"lost": record.hours.lost - self.unsaved, "unsaved": self.unsaved}
+        return asdict(record.hours) | lost | {"unit": record.host.unit}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrialStanding:
-    """One trial."""
+class TrialStatus:
+    """Status of a trial."""
 
     document: TrialDocument
-    stages: dict[str, StageStanding]
-    """By the name that the trial has for it; two names may be of one stage."""
+    stages: dict[str, StageStatus]
+    """By their names in the trial; a stage may have two."""
 
     @property
     def state(self) -> TrialWord:
@@ -131,7 +151,7 @@ class TrialStanding:
         return "stopped" if any(stage.attempt for stage in self.stages.values()) else "new"
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in plain values."""
+        """Return it as JSON holds it."""
         identity = {key: self.document.raw[key] for key in ("sweep", "scale", "variant", "seed")}
         return identity | {
             "stages": {name: stage.state for name, stage in self.stages.items()},
@@ -142,16 +162,16 @@ class TrialStanding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HomeStatus:
-    """A home folder at one moment."""
+    """Status of a home folder at one moment."""
 
     catalog: Catalog
-    trials: list[TrialStanding]
+    trials: list[TrialStatus]
     drivers: list[Driver]
-    stages: dict[str, StageStanding] = field(repr=False)
+    stages: dict[str, StageStatus] = field(repr=False)
     """Every stage of the trials once, by fingerprint."""
 
     @property
-    def at_work(self) -> bool:
+    def is_active(self) -> bool:
         """Whether something runs, or a driver or Slurm will start something."""
         queued = (stage.queued for stage in self.stages.values())
         return (
@@ -160,39 +180,39 @@ class HomeStatus:
             or any(job is not None and job.is_known for job in queued)
         )
 
-    def in_state(self, *states: StageState) -> Iterator[StageStanding]:
+    def in_state(self, *states: StageState) -> Iterator[StageStatus]:
         """The stages in one of these states."""
         return (stage for stage in self.stages.values() if stage.state in states)
 
-    def by_sweep(self) -> dict[tuple[str, str], list[TrialStanding]]:
-        """The trials by sweep and scale, in the order in which they were first asked for."""
-        found: dict[tuple[str, str], list[TrialStanding]] = {}
+    def by_sweep(self) -> dict[tuple[str, str], list[TrialStatus]]:
+        """The trials by sweep and scale, in the order in which they were first requested."""
+        sweeps: dict[tuple[str, str], list[TrialStatus]] = {}
         for trial in self.trials:
-            found.setdefault((trial.document.sweep, trial.document.scale), []).append(trial)
-        for trials in found.values():
+            sweeps.setdefault((trial.document.sweep, trial.document.scale), []).append(trial)
+        for trials in sweeps.values():
             trials.sort(key=lambda trial: (trial.document.position, trial.document.seed))
-        return found
+        return sweeps
 
 
 class Observer:
-    """Looks at a home folder, again and again; what is done, and what it took is known for good, is read once."""
+    """Polls a home folder; stages that are done, and whose hours are final, are read once."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._done: dict[str, StageStanding] = {}
+        self._done: dict[str, StageStatus] = {}
         self._jobs = QueuedJobs(home)
 
-    def look(self) -> HomeStatus:
-        """Where everything stands now.
+    def poll(self) -> HomeStatus:
+        """Return the status now.
 
         Raises:
             StoreError: a trial's or a driver's document cannot be read.
         """
         catalog, drivers = Catalog(self._home), living(self._home)
         driven = {fingerprint for driver in drivers for fingerprint in driver.fingerprints}
-        ending = cancel_requests(self._home).keys()
+        cancelled = cancel_requests(self._home).keys() & driven
         stages = {
-            f: self._stage(catalog, named, f in driven, f in ending and f in driven)
+            f: self._stage(catalog, named, driven=f in driven, asked_to_end=f in cancelled)
             for f, named in catalog.stages.items()
         }
         waiting = [f for f, stage in stages.items() if stage.state in ("new", "resume")]
@@ -200,78 +220,33 @@ class Observer:
             if job.is_known or not stages[fingerprint].driven:  # a driver may have it run elsewhere since
                 stages[fingerprint] = replace(stages[fingerprint], queued=job)
         trials = [
-            TrialStanding(document=d, stages={stage.name: stages[stage.fingerprint] for stage in d.stages})
+            TrialStatus(document=d, stages={stage.name: stages[stage.fingerprint] for stage in d.stages})
             for d in catalog.documents
         ]
         return HomeStatus(catalog=catalog, trials=trials, drivers=drivers, stages=stages)
 
-    def _stage(self, catalog: Catalog, named: Named, driven: bool, ending: bool) -> StageStanding:
+    def _stage(self, catalog: Catalog, named: Named, *, driven: bool, asked_to_end: bool) -> StageStatus:
         known = self._done.get(named.fingerprint)
         if known is not None and (known.folder / "result.json").exists():
             return known
-        folder = catalog.directory(named)
+        status = StageStatus(named=named, folder=catalog.directory(named), driven=driven, asked_to_end=asked_to_end)
         try:
-            facts = stage_record(self._home, named.kind, named.fingerprint)
-            if facts is None:
-                found = StageStanding(
-                    named=named, state=StageState.NEW, folder=folder, driven=driven, asked_to_end=ending
-                )
-                return _ended_early(found, read_document(folder / FAILURE, FAILED))
-            found = _ended_early(_standing(named, facts, folder, driven, ending), facts.early)
+            record = stage_record(self._home, named.kind, named.fingerprint)
+            if record is None:
+                return replace(status, early=read_document(status.folder / FAILURE, FAILED))
+            if record.state == StageState.DONE:
+                status = replace(status, record=record, driven=False, asked_to_end=False)
+                if record.attempts[-1].end is not None and not unaccounted(record.attempts):
+                    self._done[named.fingerprint] = status
+                return status
+            rate = recent_rate(record.attempts[-1]) if record.state == StageState.RUNNING else None
+            return replace(status, record=record, early=record.early, rate=rate)
         except StoreError as error:
-            return StageStanding(
-                named=named, state=StageState.UNREADABLE, folder=folder, driven=driven, message=str(error)
-            )
-        if found.state == "done" and facts.attempts[-1].end is not None and not unaccounted(facts.attempts):
-            self._done[named.fingerprint] = found
-        return found
-
-
-def _standing(named: Named, facts: StageRecord, folder: Path, driven: bool, ending: bool) -> StageStanding:
-    attempt = facts.attempts[-1]
-    state, last = facts.state, attempt.last
-    return StageStanding(
-        named=named,
-        state=state,
-        folder=folder,
-        driven=driven and state != "done",
-        asked_to_end=ending and state != "done",
-        attempt=attempt.number,
-        step=last.step,
-        total=last.total,
-        rate=recent_rate(attempt) if state == "running" else None,
-        host=attempt.owner.host,
-        pid=attempt.owner.pid,
-        slurm_job=attempt.slurm_job,
-        message=_message(attempt) if state not in ("done", "running") else "",
-        failure=(attempt.failed_as or "") if state != "done" else "",
-        hours=facts.hours,
-        unit=facts.host.unit,
-        peak_memory_bytes=facts.peak_memory_bytes,
-        unsaved=_unsaved(facts) if state == "running" else 0.0,
-    )
-
-
-def _ended_early(stage: StageStanding, failure: FailureNote | None) -> StageStanding:
-    """A stage of which the latest job ended before it made an attempt."""
-    if failure is None or stage.state in ("done", "running"):
-        return stage
-    return replace(stage, message=failure.words, failure=failure.kind)
-
-
-def _unsaved(facts: StageRecord) -> float:
-    """Lost hours of a stage that it had not lost before its newest attempt, which may yet save them."""
-    return max(0.0, facts.hours.lost - stage_hours(facts.attempts[:-1], None).lost)
-
-
-def _message(attempt: Attempt) -> str:
-    if attempt.failure is not None:
-        return attempt.failure.words
-    return "" if attempt.end is None else attempt.end.message
+            return replace(status, damage=str(error), asked_to_end=False)
 
 
 def recent_rate(attempt: Attempt) -> float | None:
-    """Steps per second by the end of an attempt's curve; none before its second step."""
+    """Return the steps per second at the end of an attempt's curve; None before its second step."""
     try:
         with (attempt.directory / "metrics.jsonl").open("rb") as file:
             size = file.seek(0, os.SEEK_END)

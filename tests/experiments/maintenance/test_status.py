@@ -44,12 +44,12 @@ def working(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def shown(home: Path, standing: HomeStatus | None = None) -> str:
     text = io.StringIO()
-    overview.show(standing or Observer(home).look(), Console(file=text), home)
+    overview.show(standing or Observer(home).poll(), Console(file=text), home)
     return text.getvalue()
 
 
 def states(home: Path) -> list[tuple[str, dict[str, str]]]:
-    told = [one.to_json() for one in Observer(home).look().trials]
+    told = [one.to_json() for one in Observer(home).poll().trials]
     return [(one["state"], one["stages"]) for one in told]
 
 
@@ -93,7 +93,7 @@ def test_a_running_stage_tells_how_far_it_is_where_it_runs_and_how_fast(tmp_path
         while len(curve.read_text().splitlines()) < 6:
             assert time.monotonic() < until
             time.sleep(0.02)
-        told = Observer(tmp_path).look().trials[0].to_json()
+        told = Observer(tmp_path).poll().trials[0].to_json()
         found = told["detail"]["pretrain"]
         assert told["state"] == found["state"] == "running"
         assert (found["total"], found["attempt"], found["pid"]) == (8, 1, process.pid)
@@ -155,10 +155,10 @@ def test_a_done_stage_is_read_once_and_one_put_aside_is_seen(tmp_path):
     write_trial(tmp_path, made)
     execute(tmp_path, made)
     observer = Observer(tmp_path)
-    before = observer.look().stages[made.stages[0].fingerprint]
-    assert observer.look().stages[made.stages[0].fingerprint] is before
+    before = observer.poll().stages[made.stages[0].fingerprint]
+    assert observer.poll().stages[made.stages[0].fingerprint] is before
     Store(tmp_path).set_aside(made.stages[0])
-    assert observer.look().stages[made.stages[0].fingerprint].state == "new"
+    assert observer.poll().stages[made.stages[0].fingerprint].state == "new"
 
 
 def test_the_rate_is_of_the_last_steps_and_no_half_line_counts(tmp_path):
@@ -244,9 +244,9 @@ def test_the_hours_of_a_done_stage_are_read_until_they_are_final(tmp_path):
     observer = Observer(tmp_path)
 
     def billed() -> float:
-        seen = observer.look().stages[name]
+        seen = observer.poll().stages[name]
         assert seen.state == "done"
-        return seen.hours.billed
+        return seen.record.hours.billed
 
     billed()  # the result is there, its attempt has not ended
     write_json(attempt / "owner.json", owner | {"gpus": 4, "slurm": {"job": "7_1", "restart": 0}})
@@ -271,7 +271,7 @@ def test_steps_that_a_running_stage_has_not_saved_are_not_lost(tmp_path):
         progress = directory / "attempts" / "0001" / "progress.json"
         told = json.loads(progress.read_text())
         write_json(progress, told | {"train_s": 3600.0, "useful_s": 1800.0, "spent_s": 7200.0})
-        seen = Observer(tmp_path).look()
+        seen = Observer(tmp_path).poll()
         hours = seen.trials[0].to_json()["detail"]["pretrain"]["hours"]
         if hours["billed"] == 2.0:  # unless the worker has told anew
             assert (hours["useful"], hours["lost"], hours["unsaved"], hours["overhead"]) == (0.5, 0.0, 0.5, 1.0)

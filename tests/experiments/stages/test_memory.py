@@ -84,7 +84,7 @@ def test_it_is_told_in_mlflow_and_by_status_and_missing_in_what_was_recorded_bef
     assert facts.peak_memory_bytes is not None and facts.peak_memory_bytes > 10 * MIB
     facts, metrics = told["evaluate"]
     assert facts.peak_memory_bytes is None and "memory.peak_bytes" not in metrics
-    (seen,) = Observer(tmp_path).look().trials
+    (seen,) = Observer(tmp_path).poll().trials
     detail = seen.to_json()["detail"]
     assert detail["pretrain"][PEAK_MEMORY] == told["pretrain"][0].peak_memory_bytes
     assert [stage[PEAK_MEMORY] for name, stage in detail.items() if name.startswith("evaluate")] == [None]

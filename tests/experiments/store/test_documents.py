@@ -140,7 +140,7 @@ def readers(home: Home) -> dict[str, Callable[[], object]]:
     folder, store = home.folder, home.store
 
     def look() -> object:
-        standing = Observer(folder).look()
+        standing = Observer(folder).poll()
         return [*lines_of(standing), json.dumps([trial.to_json() for trial in standing.trials])]
 
     def plan() -> object:
@@ -379,7 +379,7 @@ def test_a_published_file_of_another_size_is_a_problem_of_the_plan_and_is_not_ru
         (problem,) = plan.problems
         assert problem.startswith(f"{weights}: was changed after its stage was done: expected {len(whole)} bytes, got")
         assert "rename the folder to" in problem and "delete" not in problem
-        assert Observer(home.folder).look().stages[home.trials[0].stages[0].fingerprint].message == problem
+        assert Observer(home.folder).poll().stages[home.trials[0].stages[0].fingerprint].message == problem
         weights.write_bytes(whole)
     assert make_plan(home.trials, home.store).problems == []
     assert home.content() == content

@@ -343,7 +343,7 @@ def test_a_kill_is_noted_beside_the_attempt_and_told_by_status(store: Store, pro
 
 def shown(store: Store) -> str:
     text = io.StringIO()
-    overview.show(Observer(store.home).look(), Console(file=text), store.home)
+    overview.show(Observer(store.home).poll(), Console(file=text), store.home)
     return text.getvalue()
 
 

@@ -47,7 +47,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeue: str | None) -
 
 
 def look(home: Path) -> tuple[HomeStatus, str]:
-    standing = Observer(home).look()
+    standing = Observer(home).poll()
     return standing, shown(standing)
 
 
@@ -62,10 +62,10 @@ def test_a_job_that_waits_in_slurm_is_told_and_waited_for(tmp_path, monkeypatch)
     submitted(tmp_path)
     observer = Observer(tmp_path)
     for _ in range(3):
-        standing = observer.look()
+        standing = observer.poll()
     assert log.read_text().split() == ["scontrol", "squeue"]  # once, however often it is looked at
     assert "pretrain queued in Slurm (job 7_1: Resources)  finetune.msrvtt new" in shown(standing)
-    assert standing.at_work and standing.trials[0].state == "waiting"
+    assert standing.is_active and standing.trials[0].state == "waiting"
     assert standing.trials[0].to_json()["detail"]["pretrain"]["queued"] == "queued in Slurm (job 7_1: Resources)"
 
 
@@ -74,7 +74,7 @@ def test_a_job_that_is_over_is_not(tmp_path, monkeypatch, answer):
     slurm(tmp_path, monkeypatch, answer)
     submitted(tmp_path)
     standing, text = look(tmp_path)
-    assert "Slurm" not in text and not standing.at_work and standing.trials[0].state == "new"
+    assert "Slurm" not in text and not standing.is_active and standing.trials[0].state == "new"
 
 
 def test_it_is_told_while_a_driver_lives_too_but_only_if_slurm_knows_it(tmp_path, monkeypatch):
@@ -91,7 +91,7 @@ def test_without_slurm_the_note_is_told_and_nobody_waits(tmp_path, monkeypatch):
     submitted(tmp_path)
     standing, text = look(tmp_path)
     assert "pretrain submitted to Slurm as job 7_1; no Slurm here to ask" in text
-    assert not standing.at_work and standing.trials[0].state == "new"
+    assert not standing.is_active and standing.trials[0].state == "new"
 
 
 def test_another_slurm_is_not_asked_about_the_job(tmp_path, monkeypatch):
