@@ -88,7 +88,7 @@ def logs(
     named = catalog.find_one(what)
     directory = catalog.directory(named)
 
-    def at_work() -> bool:
+    def may_start() -> bool:
         facts = stage_record(folder, named.kind, named.fingerprint)
         over = facts is not None and facts.state in ("done", "failed")
         return not over and any(named.fingerprint in driver.fingerprints for driver in living(folder))
@@ -96,7 +96,7 @@ def logs(
     if follow:
         complain(catalog.label(named))
         with suppress(KeyboardInterrupt):
-            log.follow(directory, print_log, complain, number=attempt, at_work=at_work)
+            log.follow(directory, print_log, complain, number=attempt, may_start=may_start)
         return
     found = log.read_log(directory, attempt)
     if json_:

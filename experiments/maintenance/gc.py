@@ -159,7 +159,7 @@ def _ray_clusters(home: Path) -> Iterator[Kept]:
 def _cancel_requests(home: Path) -> Iterator[Garbage]:
     for fingerprint in sorted(cancel_requests(home)):
         path = home / "cancel" / fingerprint
-        why = "asks for the end of a stage that no driver is at"
+        why = "requests the end of a stage, and no driver is active"
         yield Garbage(path=path, kind="mark", why=why, size=size_of(path))
 
 
@@ -182,15 +182,15 @@ def _stages(folder: Path, needed: frozenset[str] | None, now: float) -> Iterator
 def _unneeded(stage: Path, needed: frozenset[str] | None, now: float) -> Iterator[Garbage | Kept]:
     document = read_stage(stage)
     if document is None:
-        if held := [name for name in ("attempts", "checkpoints", "result.json") if (stage / name).exists()]:
-            yield Kept(stage, f"holds no stage.json, but {', '.join(held)}; it is unknown what it is")
+        if files := [name for name in ("attempts", "checkpoints", "result.json") if (stage / name).exists()]:
+            yield Kept(stage, f"expected a stage.json, got only {', '.join(files)}")
         elif _age(stage, now) > LEFTOVER_AGE_S:
-            yield _unless_held(stage, "leftover", "holds no stage.json: the process that made it died")
+            yield _unless_held(stage, "leftover", "has no stage.json: the process that made it died")
     elif needed is None:
         yield Kept(stage, "no trial was ever requested in this home, so it is unknown what is needed")
     else:
         done = "done" if (stage / "result.json").exists() else "not done"
-        yield _unless_held(stage, "stage", f"{document.name}, {done}: no valid trial asks for it")
+        yield _unless_held(stage, "stage", f"{document.name}, {done}: no valid trial needs it")
 
 
 def _unless_held(stage: Path, kind: Kind, why: str) -> Garbage | Kept:

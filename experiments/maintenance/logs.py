@@ -1,4 +1,4 @@
-"""Logs of a stage, attempt by attempt, and its end."""
+"""Logs of a stage, attempt by attempt, each with its end."""
 
 import codecs
 import time
@@ -12,16 +12,16 @@ from experiments.store.attempt_files import FAILED, FailureNote
 from experiments.store.documents import read_document
 from smaug_core.errors import SmaugError
 
-LOOK_EVERY_S = 0.5
+POLL_S = 0.5
 LOG, LAUNCH = "log.txt", "launch.txt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Log:
-    """What there is to read of a stage."""
+    """Log of an attempt at a stage, or of a launch that came to no attempt."""
 
     directory: Path
-    """Of the stage."""
+    """Folder of the stage."""
     attempt: Attempt | None
     """None before the first."""
     early: FailureNote | None = None
@@ -29,40 +29,40 @@ class Log:
 
     @property
     def text(self) -> str:
-        """What the attempt printed; before there is one, what the worker said that could not begin."""
+        """Output of the attempt; before the first one, output of a worker that could not begin."""
         return _read(self.directory / LAUNCH if self.attempt is None else self.attempt.directory / LOG)
 
     def ending(self) -> str:
-        """How the attempt ended, unless its log says so already, and what was done; empty while it runs."""
+        """Return the end of the attempt, unless its log has it already, and its failure; empty while it runs."""
         failures = [None if self.attempt is None else self.attempt.failure, self.early]
-        return self._last_words() + "".join(f"{failure.words}\n" for failure in failures if failure)
+        return self._end() + "".join(f"{failure.words}\n" for failure in failures if failure)
 
-    def _last_words(self) -> str:
+    def _end(self) -> str:
         if self.attempt is None:
             return ""
         if self.attempt.end is None:
             dead = self.attempt.state == "dead"
-            return f"died without a word (process {self.attempt.owner.pid})\n" if dead else ""
+            return f"died without a final record (process {self.attempt.owner.pid})\n" if dead else ""
         end = self.attempt.end
         last = f"{end.outcome}: {end.message}\n"
         return "" if self.text.endswith(last) else f"{end.traceback}{last}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON holds it."""
-        made = self.attempt
-        failure = self.early if made is None else self.early or made.failure
+        """Return it as JSON holds it."""
+        attempt = self.attempt
+        failure = self.early if attempt is None else self.early or attempt.failure
         return {
-            "attempt": None if made is None else made.number,
-            "state": None if made is None else made.state,
-            "owner": None if made is None else made.owner.raw,
-            "end": None if made is None or made.end is None else made.end.raw,
+            "attempt": None if attempt is None else attempt.number,
+            "state": None if attempt is None else attempt.state,
+            "owner": None if attempt is None else attempt.owner.raw,
+            "end": None if attempt is None or attempt.end is None else attempt.end.raw,
             "failure": None if failure is None else failure.raw,
             "log": self.text,
         }
 
 
 def read_log(directory: Path, number: int | None = None) -> Log:
-    """The log of one attempt at the stage in a folder, of the newest if no number is given.
+    """Read the log of an attempt at the stage in a folder, by default the newest.
 
     Raises:
         SmaugError: there is no such attempt.
@@ -75,7 +75,8 @@ def read_log(directory: Path, number: int | None = None) -> Log:
     for attempt in attempts:
         if attempt.number == number:
             return Log(directory=directory, attempt=attempt)
-    raise SmaugError(f"--attempt {number}: there is no such attempt at {directory}; there are {len(attempts)}")
+    numbers = ", ".join(str(attempt.number) for attempt in attempts) or "none yet"
+    raise SmaugError(f"--attempt {number}: expected an attempt at {directory} ({numbers})")
 
 
 def follow(
@@ -84,18 +85,18 @@ def follow(
     head: Callable[[str], None],
     *,
     number: int | None = None,
-    at_work: Callable[[], bool] = lambda: False,
+    may_start: Callable[[], bool] = lambda: False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Say what the newest attempt prints, and each later one, until the stage rests.
+    """Print the output of the newest attempt, and of each later one, until no process or driver works on the stage.
 
     Args:
-        directory: of the stage.
-        say: takes what was printed, as it comes.
-        head: takes a line before each attempt's text that names the attempt.
+        directory: folder of the stage.
+        say: prints output, as it comes.
+        head: prints a line that names the attempt, before its output.
         number: follow this attempt only.
-        at_work: whether a driver may start the stage, again or for the first time.
-        sleep: waits so many seconds.
+        may_start: whether a driver may start the stage, again or for the first time.
+        sleep: waits for a number of seconds.
 
     Raises:
         SmaugError: there is no such attempt.
@@ -108,14 +109,14 @@ def follow(
             head(heading(log))
             _follow_attempt(log, say, sleep)
             say(read_log(directory, shown).ending())
-        elif number is not None or not at_work():
+        elif number is not None or not may_start():
             if log.attempt is None:
                 say(log.text + log.ending())
             elif log.early is not None:
                 say(f"{log.early.words}\n")
             return
         else:
-            sleep(LOOK_EVERY_S)
+            sleep(POLL_S)
 
 
 def heading(log: Log) -> str:
@@ -139,11 +140,11 @@ def _follow_attempt(log: Log, say: Callable[[str], None], sleep: Callable[[float
         say(next(pieces))
         if state != "running":
             return
-        sleep(LOOK_EVERY_S)
+        sleep(POLL_S)
 
 
 def _growing(path: Path) -> Iterator[str]:
-    """What was added to a file since the last time, for ever; characters that are half written wait."""
+    """Yield the text added to a file since the last step, for ever; a character that is half written waits."""
     decoder, at = codecs.getincrementaldecoder("utf-8")("replace"), 0
     while True:
         try:

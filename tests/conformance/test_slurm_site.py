@@ -31,8 +31,8 @@ def test_a_slurm_that_is_as_the_profile_says(whole: OneMachine, cluster: Cluster
     assert list(findings) == ["slurm partition", "slurm node", "slurm stages", "slurm accounts"]
     assert {finding.level for finding in findings.values()} == {"ok"}
     kept = "not kept; " if whole.missing_accounts() else "kept; "
-    assert findings["slurm accounts"].found.startswith(kept)
-    assert "; now it would start at 20" in findings["slurm node"].found
+    assert findings["slurm accounts"].message.startswith(kept)
+    assert "; now it would start at 20" in findings["slurm node"].message
     assert not whole.jobs(), "nothing is submitted"
 
 
@@ -50,7 +50,7 @@ def test_a_slurm_that_is_as_the_profile_says(whole: OneMachine, cluster: Cluster
 )
 def test_what_the_cluster_has_not_got(cluster: Cluster, other: dict[str, object], check: str, words: str) -> None:
     finding = found(cluster.model_copy(update=other))[check]
-    assert finding.level == "fault" and words in finding.found and finding.fix
+    assert finding.level == "fault" and words in finding.message and finding.fix
 
 
 @pytest.mark.slurm
@@ -58,13 +58,13 @@ def test_what_the_cluster_has_not_got(cluster: Cluster, other: dict[str, object]
 def test_without_a_name_it_is_the_default_partition_and_one_named_twice_is_one(
     cluster: Cluster, partition: str | None
 ) -> None:
-    assert found(cluster.model_copy(update={"partition": partition}))["slurm partition"].found == "gpu is up"
+    assert found(cluster.model_copy(update={"partition": partition}))["slurm partition"].message == "gpu is up"
 
 
 @pytest.mark.slurm
 def test_one_of_several_partitions_is_enough(cluster: Cluster) -> None:
     finding = found(cluster.model_copy(update={"partition": "h100,gpu"}))["slurm partition"]
-    assert (finding.level, finding.found) == ("ok", "gpu is up; not used: there is no h100")
+    assert (finding.level, finding.message) == ("ok", "gpu is up; not used: there is no h100")
 
 
 @pytest.fixture
@@ -80,9 +80,9 @@ def test_a_partition_that_allows_less(cluster: Cluster, gpu: Callable[..., None]
     gpu("MaxTime=29")
     finding = found(cluster)["slurm partition"]
     assert finding.level == "fault" and finding.fix == "time_minutes: at most 29"
-    assert finding.found == "gpu allows 29:00, and the profile asks for 30 minutes"
+    assert finding.message == "gpu allows 29:00, and the profile asks for 30 minutes"
     gpu("MaxTime=30", "Hidden=YES")
-    assert found(cluster)["slurm partition"].found == "gpu is up, and allows 30:00"
+    assert found(cluster)["slurm partition"].message == "gpu is up, and allows 30:00"
 
 
 @pytest.mark.slurm
@@ -93,7 +93,7 @@ def test_a_partition_that_allows_less(cluster: Cluster, gpu: Callable[..., None]
 def test_a_partition_that_starts_nothing(cluster: Cluster, gpu: Callable[..., None], state: str, words: str) -> None:
     gpu(f"State={state}")
     findings = found(cluster)
-    assert (findings["slurm partition"].level, findings["slurm partition"].found) == ("warning", words)
+    assert (findings["slurm partition"].level, findings["slurm partition"].message) == ("warning", words)
     assert "slurm node" not in findings, "sbatch refuses what is only for now, or takes it"
 
 
@@ -103,7 +103,7 @@ def test_nodes_that_all_start_nothing(whole: OneMachine, cluster: Cluster) -> No
     whole.ask("scontrol", "update", "NodeName=node[1-2]", "State=DRAIN", "Reason=a test")
     finding = found(cluster)["slurm partition"]
     assert finding.level == "warning"
-    assert finding.found == "no node of gpu can start a job now (2 drained): jobs wait"
+    assert finding.message == "no node of gpu can start a job now (2 drained): jobs wait"
     whole.ask("scontrol", "update", "NodeName=node1", "State=RESUME")
     wait_until(lambda: found(cluster)["slurm partition"].level == "ok")
 
@@ -120,14 +120,14 @@ def test_what_else_the_environment_asks_is_left_out_as_in_a_run(
 @pytest.mark.slurm
 def test_a_scale_that_does_not_fit_the_nodes_is_an_error(cluster: Cluster) -> None:
     findings = check_slurm(cluster.model_copy(update={"gpus_per_node": 2}), load_scale("paper"))
-    found = [finding.found for finding in findings if (finding.check, finding.level) == ("slurm stages", "fault")]
+    found = [finding.message for finding in findings if (finding.check, finding.level) == ("slurm stages", "fault")]
     assert "scale paper: resources.pretrain.gpus: 4 is more than one stage can have here; at most 2" in found
 
 
 def test_without_slurm_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     (finding,) = found(load_cluster(PROFILE)).values()
-    assert (finding.level, finding.found) == ("fault", "does not answer: there is no sinfo here")
+    assert (finding.level, finding.message) == ("fault", "does not answer: there is no sinfo here")
 
 
 def test_no_answer_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +144,8 @@ def test_no_answer_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     answer("sbatch", "exec sleep 30")
     answer("sacct", "echo slurm_persist_conn_open: away >&2; exit 1")
     findings = found(load_cluster(PROFILE))
-    assert findings["slurm partition"].found == "gpu is up, and allows 1-00:00:00"
-    assert findings["slurm node"].found == "cannot be asked for: sbatch gives no answer within 1 s"
+    assert findings["slurm partition"].message == "gpu is up, and allows 1-00:00:00"
+    assert findings["slurm node"].message == "not checked: sbatch gives no answer within 1 s"
     assert findings["slurm accounts"].level == "warning"
     answer("sbatch", "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
     finding = found(load_cluster(PROFILE))["slurm node"]

@@ -1,4 +1,4 @@
-"""`smaug doctor`: checks everything that a run needs, one thing after the other, and advises how to fix it."""
+"""`smaug doctor`: check everything that a run needs, and advise how to fix it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +14,14 @@ MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
 
 def examine(home: Path, scale: Scale, cluster: Cluster | None = None, *, deep: bool = False) -> Iterator[Finding]:
-    """Look at this machine, and at a home folder with the data of a scale; the finding of each thing as it is made.
+    """Check this machine, and a home folder with the data of a scale; yield each finding at once.
 
-    Nothing is written but to temporary folders, nothing is submitted. What may crash or hang is asked in a process of
-    its own.
+    Files are written to temporary folders only, and nothing is submitted. Libraries that may crash or hang are loaded
+    in a process of their own.
 
     Args:
-        cluster: also whether Slurm takes what this profile asks for; then stages need not fit this machine.
-        deep: read every published file and checkpoint whole, and compare it with its digest.
+        cluster: also check that Slurm accepts jobs of this profile; stages need not fit this machine then.
+        deep: also compare every published file and checkpoint with its digest.
     """
     yield from machine.check_python()
     yield from machine.check_packages()
@@ -40,6 +40,6 @@ def examine(home: Path, scale: Scale, cluster: Cluster | None = None, *, deep: b
 
 def lines_of(finding: Finding) -> Iterator[str]:
     """Format a finding for people."""
-    yield f"{MARKS[finding.level]} {finding.check}: {finding.found}"
+    yield f"{MARKS[finding.level]} {finding.check}: {finding.message}"
     if finding.fix:
         yield f"        fix: {finding.fix}"

@@ -1,4 +1,4 @@
-"""Findings of `smaug doctor`, and probes of what may crash or hang."""
+"""Findings of `smaug doctor`, and probes of libraries that may crash or hang."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from experiments.worker.import_path import SOURCES, import_environment
 Level = Literal["ok", "warning", "fault"]
 
 PROBE_S = 300.0
-"""The longest that loading a library may take, from a cold network disk."""
+"""Time limit to load a library, from a cold network disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,32 +23,32 @@ class Finding:
     """Name of the check, e.g. `video decoder`."""
     level: Level
     """`warning`: something will not work as expected; `fault`: something does not work."""
-    found: str
+    message: str
     fix: str = ""
-    """Advice; empty where all is well."""
+    """Advice; empty if nothing is wrong."""
 
     def to_json(self) -> dict[str, str]:
-        """Return it as JSON holds it; the key of the advice is older than its name here."""
-        return {"check": self.check, "level": self.level, "found": self.found, "mend": self.fix}
+        """Return it as JSON holds it; two keys are older than the names here."""
+        return {"check": self.check, "level": self.level, "found": self.message, "mend": self.fix}
 
 
-def fine(check: str, found: str) -> Finding:
+def fine(check: str, message: str) -> Finding:
     """Return a finding without a problem."""
-    return Finding(check=check, level="ok", found=found)
+    return Finding(check=check, level="ok", message=message)
 
 
-def warning(check: str, found: str, fix: str) -> Finding:
-    """Return a finding of something that may not work as expected."""
-    return Finding(check=check, level="warning", found=found, fix=fix)
+def warning(check: str, message: str, fix: str) -> Finding:
+    """Return a finding: something may not work as expected."""
+    return Finding(check=check, level="warning", message=message, fix=fix)
 
 
-def fault(check: str, found: str, fix: str) -> Finding:
-    """Return a finding of something that does not work."""
-    return Finding(check=check, level="fault", found=found, fix=fix)
+def fault(check: str, message: str, fix: str) -> Finding:
+    """Return a finding: something does not work."""
+    return Finding(check=check, level="fault", message=message, fix=fix)
 
 
 def probe(code: str, *arguments: str, timeout_s: float = PROBE_S, **env: str) -> dict[str, Any] | str:
-    """Run Python code in a process of its own and return the JSON object that it prints; else why it printed none.
+    """Run Python code in a process of its own and return the JSON object that it prints; else the reason.
 
     A library that crashes, hangs or prints at its import does so there.
     """

@@ -113,8 +113,8 @@ def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator
     """Check that MLflow's database or server answers."""
     uri, check = tracking_uri(home), "mlflow"
     if (problem := tracking_problem(home, mounts)) is not None:
-        found, _, expected = problem.partition("; expected ")
-        yield fault(check, found, f"use {expected}")
+        message, _, expected = problem.partition("; expected ")
+        yield fault(check, message, f"use {expected}")
         return
     file, shown = database_file(uri), redacted(uri)
     try:
@@ -145,7 +145,7 @@ def check_disk(scale: Scale, home: Path, mounts: list[FileSystem] | None = None)
     under = file_system_of(folder.resolve(), read_mounts() if mounts is None else mounts)
     kind = "" if under is None else f", {under.type}{' over the network' if under.is_network else ''}"
     free, status = shutil.disk_usage(folder).free, os.statvfs(folder)
-    found = f"{in_words(free)} free at {folder}{kind}"
+    room = f"{in_words(free)} free at {folder}{kind}"
     if not os.access(folder, os.W_OK):
         yield fault("disk", f"{folder} may not be written to", "choose another --home, or change its permissions")
         return
@@ -154,19 +154,19 @@ def check_disk(scale: Scale, home: Path, mounts: list[FileSystem] | None = None)
         stage = max(stages, key=room_needed)
         needed = room_needed(stage)
     except SmaugError as error:
-        yield warning("disk", f"{found}; what scale {scale.name} needs is not known ({error})", "see that message")
+        yield warning("disk", f"{room}; what scale {scale.name} needs is not known ({error})", "see that message")
         return
     if free < needed:
-        answer = f"{found}; {stage.name} at scale {scale.name} needs {in_words(needed)}"
-        yield fault("disk", answer, "`smaug gc` shows what can go; or choose another --home")
+        message = f"{room}; {stage.name} at scale {scale.name} needs {in_words(needed)}"
+        yield fault("disk", message, "`smaug gc` shows what can go; or choose another --home")
     elif status.f_files and status.f_favail < LEAST_FILES:
-        yield fault("disk", f"{found}, but only {status.f_favail} more files", "delete files, or choose another --home")
+        yield fault("disk", f"{room}, but only {status.f_favail} more files", "delete files, or choose another --home")
     else:
-        yield fine("disk", f"{found}; the largest stage at scale {scale.name} needs {in_words(needed)}")
+        yield fine("disk", f"{room}; the largest stage at scale {scale.name} needs {in_words(needed)}")
 
 
 def check_stages(home: Path) -> Iterator[Finding]:
-    """Check every stage in the store: that it is whole, and held by no dead process; and its trials."""
+    """Check that every stage, trial and driver's document is whole, and that no stage was left by a dead process."""
     count, wrong = 0, []
     for folder in sorted((home / "store").glob("*/*")):
         if is_stage_folder(folder):
@@ -187,8 +187,8 @@ def _stage_findings(folder: Path) -> Iterator[Finding]:
     try:
         document, result = read_stage(folder), read_result(folder)
         if document is None:
-            fix = "the next run of its sweep writes it; if no sweep asks for it, `smaug gc` removes what is empty"
-            yield warning(check, f"{folder} is half written: it holds no stage.json", fix)
+            fix = "the next run of its sweep writes it; if no sweep needs it, `smaug gc` deletes it"
+            yield warning(check, f"{folder}: expected a stage.json, got none", fix)
             return
         attempts = read_attempts(folder)
     except StoreError as error:
@@ -202,5 +202,5 @@ def _stage_findings(folder: Path) -> Iterator[Finding]:
             yield warning(check, attempt.fault, "nothing: the next run goes on from the newest checkpoint")
     if result is None and attempts and attempts[-1].state == "dead":
         attempt = attempts[-1]
-        died = f"attempt {attempt.number} died without a word (process {attempt.owner.pid} on"
+        died = f"attempt {attempt.number} died without a final record (process {attempt.owner.pid} on"
         yield warning(check, f"{document.name}: {died} {attempt.owner.host})", "the next run continues it")

@@ -1,4 +1,4 @@
-"""Whether this machine and its packages are what a training needs: the first half of `smaug doctor`."""
+"""Checks of this machine: Python, packages, torch and its devices, the video decoder, Ray."""
 
 import platform
 import subprocess
@@ -41,24 +41,24 @@ with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "clip.mp4"
     write_clip(path, frames, 8, keyframe_every=3)
     back = read_frames(path, lambda available: range(available))
-off = np.abs(back.astype(int) - frames).mean() if back.shape == frames.shape else 255.0
-print(json.dumps({"av": av.__version__, "frames": len(back), "off": float(off)}))
+difference = np.abs(back.astype(int) - frames).mean() if back.shape == frames.shape else 255.0
+print(json.dumps({"av": av.__version__, "frames": len(back), "difference": float(difference)}))
 """
-MOST_OFF = 8.0
-"""Mean difference of 256 levels that the compression may make in the clip of the check."""
+MAX_DIFFERENCE = 8.0
+"""Largest mean difference, of 256 levels, between the clip of the check and its compressed copy."""
 
 
 def check_python() -> Iterator[Finding]:
-    """The interpreter."""
-    found = f"{platform.python_version()} at {sys.executable}"
+    """Check the version of the interpreter."""
+    version = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info < OLDEST_PYTHON:
-        yield fault("python", found, "Python 3.11 or newer, e.g. make PYTHON=python3.11 setup")
+        yield fault("python", version, "Python 3.11 or newer, e.g. make PYTHON=python3.11 setup")
     else:
-        yield fine("python", found)
+        yield fine("python", version)
 
 
 def check_packages() -> Iterator[Finding]:
-    """Every package that this project requires, by its declared versions."""
+    """Check that every required package is installed in a declared version."""
     try:
         from packaging.requirements import Requirement
 
@@ -84,7 +84,7 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_torch(scale: Scale | None) -> Iterator[Finding]:
-    """torch, torchvision beside it, the devices that both the driver and torch see, and whether a scale fits them."""
+    """Check torch, torchvision, the devices that the driver and torch list, and that a scale fits them."""
     answer = probe(TORCH)
     if isinstance(answer, str):
         yield fault("torch", f"cannot be loaded ({answer})", FIX_PACKAGES)
@@ -101,33 +101,33 @@ def check_torch(scale: Scale | None) -> Iterator[Finding]:
         yield from _check_fit(scale)
 
 
-def _check_devices(seen: int, cuda: str | None) -> Iterator[Finding]:
+def _check_devices(visible: int, cuda: str | None) -> Iterator[Finding]:
     inventory, present = local_inventory(), gpu_names()
     (here,) = inventory.nodes
-    found = f"{here.cpus} CPUs, {len(present)} GPUs ({', '.join(present) or 'none'}), {seen} of them seen by torch"
-    if present and here.gpus and seen < here.gpus:
+    devices = f"{here.cpus} CPUs, {len(present)} GPUs ({', '.join(present) or 'none'}), {visible} of them seen by torch"
+    if present and here.gpus and visible < here.gpus:
         fix = "install torch built for CUDA" if cuda is None else "update the GPU's driver, or see its `nvidia-smi`"
-        yield fault("devices", found, fix)
+        yield fault("devices", devices, fix)
     else:
-        yield fine("devices", found)
+        yield fine("devices", devices)
 
 
 def _check_fit(scale: Scale) -> Iterator[Finding]:
     for problem in misfits(scale, local_inventory()):
-        fix = "run it on a machine that has so much, on a Ray cluster (run --address), or on Slurm (--cluster FILE)"
+        fix = "run it on a larger machine, on a Ray cluster (run --address), or on Slurm (--cluster FILE)"
         yield fault("devices", f"scale {scale.name}: {problem}", fix)
 
 
 def misfits(scale: Scale, inventory: Inventory) -> list[str]:
-    """What stages of a scale ask for and some machines do not have."""
+    """Return the requests of a scale's stages that some machines cannot meet."""
     try:
         return resource_problems(scale_stages(scale), inventory)
-    except SmaugError as error:  # e.g. a vocabulary that is not here
-        return [f"what it asks for is not known ({error})"]
+    except SmaugError as error:  # e.g. a vocabulary that is missing
+        return [f"its requests are not known ({error})"]
 
 
 def gpu_names() -> list[str]:
-    """What the driver's own tool lists; nothing where there is none."""
+    """Return the names of the GPUs that nvidia-smi lists; none without nvidia-smi."""
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
@@ -137,19 +137,20 @@ def gpu_names() -> list[str]:
 
 
 def check_decoder() -> Iterator[Finding]:
-    """H.264 in and out, with a few frames in a temporary folder."""
+    """Write and read a few frames of H.264 in a temporary folder."""
     answer = probe(DECODER)
     fix = "reinstall PyAV with its own FFmpeg: pip install --force-reinstall av"
     if isinstance(answer, str):
         yield fault("video decoder", answer, fix)
-    elif answer["frames"] != 6 or answer["off"] > MOST_OFF:
-        yield fault("video decoder", f"6 frames come back as {answer['frames']}, {answer['off']:.0f} of 255 off", fix)
+    elif answer["frames"] != 6 or answer["difference"] > MAX_DIFFERENCE:
+        message = f"6 frames come back as {answer['frames']}, {answer['difference']:.0f} of 255 off"
+        yield fault("video decoder", message, fix)
     else:
         yield fine("video decoder", f"PyAV {answer['av']} writes and reads H.264")
 
 
 def check_ray() -> Iterator[Finding]:
-    """Ray Tune, the engine that is used if no other is named."""
+    """Check Ray Tune, the default engine."""
     answer = probe(RAY)
     if isinstance(answer, str):
         yield fault("ray", f"cannot be loaded ({answer})", f"{FIX_PACKAGES}; until then --engine inline")

@@ -1,4 +1,4 @@
-"""Whether a Slurm takes what a cluster profile asks for: `smaug doctor --cluster`. Nothing is submitted."""
+"""Checks of a Slurm against a cluster profile: `smaug doctor --cluster`. Nothing is submitted."""
 
 import os
 import re
@@ -15,9 +15,9 @@ from experiments.maintenance.doctor.finding import Finding, fault, fine, warning
 from experiments.maintenance.doctor.machine import misfits
 
 UNUSABLE = ("down", "drain", "fail", "error", "unknown", "inval", "maint")
-"""Beginnings of the states in which a node starts no job; nor does one that does not respond, whose state has a *."""
-ASKED_ELSEWHERE = ("SINFO_", "SACCT_")
-"""Beginnings of variables that would have these commands answer another question."""
+"""Beginnings of states in which a node starts no job. A node that does not respond, with a *, starts none either."""
+DEFAULT_OPTIONS = ("SINFO_", "SACCT_")
+"""Prefixes of variables that give these commands other default options."""
 ACCOUNTS = "slurm accounts"
 ESTIMATES = "hours of jobs that are killed are estimates"
 
@@ -27,32 +27,32 @@ class _Partition:
     state: str
     limit: str
     nodes: dict[str, int] = field(default_factory=dict)
-    """How many nodes are in each state."""
+    """Number of nodes in each state."""
     usable: int = 0
-    """How many start jobs, now or when others have ended."""
+    """Number of nodes that start jobs, now or after the jobs that they run."""
 
     def problem(self, name: str, minutes: int) -> Finding | None:
-        """Why jobs of so many minutes would not start in it now, or ever."""
+        """Return a finding if jobs of so many minutes would not start in it now, or ever."""
         most_s = seconds_of(self.limit)  # 0 of `infinite`
         if 0 < most_s < 60 * minutes:
-            found = f"{name} allows {self.limit}, and the profile asks for {minutes} minutes"
-            return fault("slurm partition", found, f"time_minutes: at most {int(most_s // 60)}")
+            message = f"{name} allows {self.limit}, and the profile asks for {minutes} minutes"
+            return fault("slurm partition", message, f"time_minutes: at most {int(most_s // 60)}")
         if self.state == "down":
-            found = f"{name} is down: jobs wait until it is up"
+            message = f"{name} is down: jobs wait until it is up"
         elif self.state != "up":
-            found = f"{name} takes no new jobs now ({self.state})"
+            message = f"{name} takes no new jobs now ({self.state})"
         elif not self.usable:
             states = ", ".join(f"{count} {state}" for state, count in self.nodes.items()) or "it has none"
-            found = f"no node of {name} can start a job now ({states}): jobs wait"
+            message = f"no node of {name} can start a job now ({states}): jobs wait"
         else:
             return None
-        return warning("slurm partition", found, "`sinfo -R` says why; or name another partition")
+        return warning("slurm partition", message, "`sinfo -R` says why; or name another partition")
 
 
 def check_slurm(cluster: Cluster, scale: Scale) -> Iterator[Finding]:
-    """Slurm's commands, the profile's partitions, a whole node of the profile, the scale's stages, accounts."""
+    """Check Slurm's commands, the profile's partitions and nodes, the scale's stages, and accounting."""
     try:
-        answer = _ask("sinfo", "--all", "--noheader", "--format=%P|%a|%l|%D|%T")
+        answer = _query("sinfo", "--all", "--noheader", "--format=%P|%a|%l|%D|%T")
         if answer.returncode:
             raise CommandError(message_of(answer))
     except CommandError as error:
@@ -69,15 +69,15 @@ def check_slurm(cluster: Cluster, scale: Scale) -> Iterator[Finding]:
 
 
 def _check_partition(cluster: Cluster, answer: str) -> Finding:
-    """sbatch takes jobs for partitions that are down or allow less time, and they wait for ever."""
+    """Check the partitions: sbatch accepts jobs for those that are down or allow less time, and they wait for ever."""
     partitions, default = _read_partitions(answer)
     names = [default] if cluster.partition is None else dict.fromkeys(filter(None, cluster.partition.split(",")))
     check, problems, suits = "slurm partition", list[Finding](), list[str]()
     for name in names:
         if name is None or name not in partitions:
-            which = "the profile names none, and there is no default" if name is None else f"there is no {name}"
+            missing = "the profile names none, and there is no default" if name is None else f"there is no {name}"
             problems.append(
-                fault(check, which, f"partition: one of {', '.join(sorted(partitions)) or 'those of sinfo'}")
+                fault(check, missing, f"partition: one of {', '.join(sorted(partitions)) or 'those of sinfo'}")
             )
         elif (problem := partitions[name].problem(name, cluster.time_minutes)) is not None:
             problems.append(problem)
@@ -85,13 +85,13 @@ def _check_partition(cluster: Cluster, answer: str) -> Finding:
             limit = partitions[name].limit
             suits.append(f"{name} is up" + ("" if limit in ("infinite", "n/a") else f", and allows {limit}"))
     if suits:
-        return fine(check, "; ".join([*suits, *(f"not used: {problem.found}" for problem in problems)]))
-    found, fix = ("; ".join(dict.fromkeys(getattr(p, what) for p in problems)) for what in ("found", "fix"))
-    return (fault if all(problem.level == "fault" for problem in problems) else warning)(check, found, fix)
+        return fine(check, "; ".join([*suits, *(f"not used: {problem.message}" for problem in problems)]))
+    message, fix = ("; ".join(dict.fromkeys(getattr(p, name) for p in problems)) for name in ("message", "fix"))
+    return (fault if all(problem.level == "fault" for problem in problems) else warning)(check, message, fix)
 
 
 def _read_partitions(answer: str) -> tuple[Mapping[str, _Partition], str | None]:
-    """Partitions by name from sinfo's lines, one for each state that nodes are in; and the default's name."""
+    """Parse sinfo's lines, one for each state of a partition's nodes; return partitions by name, and the default."""
     partitions, default = dict[str, _Partition](), None
     for line in answer.splitlines():
         if line.count("|") != 4:
@@ -107,23 +107,23 @@ def _read_partitions(answer: str) -> tuple[Mapping[str, _Partition], str | None]
 
 
 def _whole_node(cluster: Cluster) -> Finding:
-    """Ask sbatch whether it accepts such a job; the profile lists what a node has."""
+    """Check with sbatch that a job may have a whole node of the profile."""
     check, whole = "slurm node", (cluster, cluster.cpus_per_node, cluster.gpus_per_node)
-    asked = {name.replace("_", "-"): value for name, value in options_of(*whole).items() if value is not None}
-    words, options = request_in_words(*whole), [f"--{name}={value}" for name, value in asked.items()]
+    given = {name.replace("_", "-"): value for name, value in options_of(*whole).items() if value is not None}
+    words, options = request_in_words(*whole), [f"--{name}={value}" for name, value in given.items()]
     try:
-        answer = _ask("sbatch", "--test-only", "--nodes=1", "--ntasks-per-node=1", *options, "--wrap=true")
+        answer = _query("sbatch", "--test-only", "--nodes=1", "--ntasks-per-node=1", *options, "--wrap=true")
     except CommandError as error:
-        return fault(check, f"cannot be asked for: {error}", "run this where sbatch works")
-    said = message_of(answer)
+        return fault(check, f"not checked: {error}", "run this where sbatch works")
+    message = message_of(answer)
     if answer.returncode == 0:
         start = re.search(r"to start at (\S+)", answer.stderr)
         return fine(check, f"would be given: {words}" + (f"; now it would start at {start[1]}" if start else ""))
-    if BUSY.search(said):
-        return warning(check, f"not known: Slurm is busy ({said})", "try again")
-    of_people = re.search(r"account|qos|association", said, re.IGNORECASE)
+    if BUSY.search(message):
+        return warning(check, f"not known: Slurm is busy ({message})", "try again")
+    of_people = re.search(r"account|qos|association", message, re.IGNORECASE)
     where = "`sacctmgr show associations user=$USER`" if of_people else "`scontrol show node`"
-    return fault(check, f"refused: {words} ({said})", f"change the profile; {where} lists what there is")
+    return fault(check, f"refused: {words} ({message})", f"change the profile; {where} lists what there is")
 
 
 def _check_stages(cluster: Cluster, scale: Scale) -> Iterator[Finding]:
@@ -136,7 +136,7 @@ def _check_stages(cluster: Cluster, scale: Scale) -> Iterator[Finding]:
 
 def _accounts() -> Finding:
     try:
-        answer = _ask(
+        answer = _query(
             "sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID", "--starttime=now-1minutes"
         )
     except CommandError as error:
@@ -150,12 +150,12 @@ def _accounts() -> Finding:
     )
 
 
-def _ask(*command: str) -> "subprocess.CompletedProcess[str]":
+def _query(*command: str) -> "subprocess.CompletedProcess[str]":
     """Run a command of Slurm in the environment in which jobs are submitted.
 
     Raises:
         CommandError: it cannot be run, or does not end.
     """
     with outside_of_jobs():
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(ASKED_ELSEWHERE)}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(DEFAULT_OPTIONS)}
     return run_command(*command, environment=environment)

@@ -150,7 +150,7 @@ def test_gc_says_what_could_go_and_deletes_nothing(smaug, tmp_path, replaced):
     assert (code, err) == (0, "") and replaced.exists()
     where = os.path.relpath(replaced, tmp_path)
     lines = out.splitlines()
-    assert lines[0].endswith(f"kB  {where}: evaluate.msrvtt, done: no valid trial asks for it")
+    assert lines[0].endswith(f"kB  {where}: evaluate.msrvtt, done: no valid trial needs it")
     assert lines[1].startswith(f"1 unused in {tmp_path}; --yes deletes ")
     told = json.loads(smaug("gc", "--json")[1])
     assert told["deleted"] is False and told["kept"] == []

@@ -86,7 +86,7 @@ def test_a_stage_that_no_valid_trial_asks_for_goes_and_its_hours_are_recorded_fi
     old, new = replaced
     (found,) = find_garbage(tmp_path).garbage
     assert found.path == folder(tmp_path, old, 2) and found.kind == "stage" and found.size > 500
-    assert found.why == "evaluate.msrvtt, done: no valid trial asks for it"
+    assert found.why == "evaluate.msrvtt, done: no valid trial needs it"
     ledger = Ledger()
     assert collect(tmp_path, ledger) == ([name(tmp_path, old, 2)], [])
     assert ledger.recorded == [old.stages[2].fingerprint]

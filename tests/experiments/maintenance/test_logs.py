@@ -52,7 +52,7 @@ def test_where_no_log_was_written_the_record_of_the_end_is_told(tmp_path):
 def test_a_killed_attempt_is_told_to_have_died(tmp_path):
     log = read_log(work(tmp_path, quick_stage(kill_at=2)))
     assert log.attempt is not None
-    assert log.ending() == f"died without a word (process {log.attempt.owner.pid})\n"
+    assert log.ending() == f"died without a final record (process {log.attempt.owner.pid})\n"
 
 
 def test_each_attempt_has_its_own_log_and_the_newest_comes_first(tmp_path):
@@ -62,7 +62,7 @@ def test_each_attempt_has_its_own_log_and_the_newest_comes_first(tmp_path):
     assert [attempt.state for attempt in read_attempts(directory)] == ["dead", "done"]
     assert read_log(directory).text.endswith("done: published\n")
     assert read_log(directory, 1).text == ""
-    with pytest.raises(SmaugError, match="--attempt 3: there is no such attempt at .*; there are 2"):
+    with pytest.raises(SmaugError, match=r"--attempt 3: expected an attempt at .* \(1, 2\)"):
         read_log(directory, 3)
 
 
@@ -98,9 +98,9 @@ def test_following_tells_all_attempts_from_the_newest_on_and_each_piece_once(tmp
             workers[0].kill()
             workers[0].wait()
 
-    text, headings = followed(directory, at_work=lambda: not (directory / "result.json").exists(), sleep=sleep)
+    text, headings = followed(directory, may_start=lambda: not (directory / "result.json").exists(), sleep=sleep)
     workers[-1].wait()
-    assert text.startswith("half of ü\ndied without a word") and text.endswith("done: published\n")
+    assert text.startswith("half of ü\ndied without a final record") and text.endswith("done: published\n")
     assert text.count("done: published") == 1
     assert [line.split(",")[0] for line in headings] == ["attempt 1", "attempt 2"]
     assert followed(directory, number=1)[1] == headings[:1]

@@ -344,7 +344,7 @@ def test_an_attempt_without_its_progress_is_estimated_from_its_curve_and_goes_on
         assert attempt.progress.step == 3 and attempt.progress.spent_s > 0.0
         assert attempt.progress.wall_s <= known.progress.wall_s + 1.0
         assert store.record(stage).hours.estimated and store.record(stage).state == "resume"
-        assert any(str(progress) in finding.found for finding in check_stages(tmp_path))
+        assert any(str(progress) in finding.message for finding in check_stages(tmp_path))
     assert run_stage(directory, data_root=tmp_path, device="cpu", stop=StopFlag()) == 0
     assert (directory / "trail.txt").read_text().split() == ["1", "2", "3", "3", "4"]
 
@@ -404,13 +404,13 @@ def test_results_without_sizes_stay_valid_and_an_edited_stage_json_is_named(home
 
 def test_doctor_deep_reads_what_has_the_right_size_and_another_content(home: Home) -> None:
     (whole,) = check_contents(home.folder)
-    assert whole.level == "ok" and whole.found.endswith("hold what they were recorded with")
+    assert whole.level == "ok" and whole.message.endswith("hold what they were recorded with")
     weights, ranks = home.stage(0) / "weights.json", home.stage(0, 2) / "ranks.json"
     before = {path: path.read_bytes() for path in (weights, ranks)}
     for path, content in before.items():
         path.write_bytes(b"?" + content[1:])
     assert make_plan(home.trials, home.store).problems == []
-    found = {finding.check: finding.found for finding in check_contents(home.folder) if finding.level == "fault"}
+    found = {finding.check: finding.message for finding in check_contents(home.folder) if finding.level == "fault"}
     assert sum("was changed: expected SHA-256" in what for what in found.values()) == 2
     for path, content in before.items():
         path.write_bytes(content)

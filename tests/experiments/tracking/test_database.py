@@ -95,7 +95,7 @@ def test_no_verb_shows_the_password_of_a_server(smaug, tmp_path, secret, verb, n
 
 def test_doctor_does_not_show_the_password_of_a_server(tmp_path, secret):
     (found,) = inspection.check_mlflow(tmp_path)
-    assert found.level == "fault" and "http://***@127.0.0.1:9" in found.found and secret not in str(found)
+    assert found.level == "fault" and "http://***@127.0.0.1:9" in found.message and secret not in str(found)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_a_report_of_a_moved_home_finds_its_files(recorded, tmp_path, capsys):
 def test_doctor_says_that_a_home_was_moved(recorded, tmp_path):
     moved = recorded.rename(tmp_path / "moved")
     first, second = inspection.check_mlflow(moved)
-    assert (first.level, second.level) == ("ok", "ok") and "was moved or copied" in first.found
+    assert (first.level, second.level) == ("ok", "ok") and "was moved or copied" in first.message
 
 
 def test_runs_that_another_home_wrote_into_this_database_keep_their_files(new_home, tmp_path, monkeypatch, capsys):

@@ -64,7 +64,7 @@ def test_whole_data_is_fine_and_data_that_is_not_rendered_no_fault(scale, render
     (found,) = check_data(scale, rendered)
     assert found == fine("data moving_shapes/sentence", "57 files; a sample decodes as when rendered")
     (found,) = check_data(scale, tmp_path)
-    assert found.level == "ok" and found.found.startswith("not rendered yet")
+    assert found.level == "ok" and found.message.startswith("not rendered yet")
 
 
 def test_a_truncated_clip_of_the_sample_is_found_and_named(scale, home):
@@ -72,7 +72,7 @@ def test_a_truncated_clip_of_the_sample_is_found_and_named(scale, home):
     assert SAMPLE == 16
     clip.write_bytes(clip.read_bytes()[:-700])
     (found,) = check_data(scale, home)
-    assert found.level == "fault" and f"train is damaged ({clip}: " in found.found
+    assert found.level == "fault" and f"train is damaged ({clip}: " in found.message
     assert found.fix.startswith(f"rm -r {clip.parents[2]}, then `smaug data")
 
 
@@ -80,21 +80,21 @@ def test_a_clip_that_is_another_than_when_rendered_is_found(scale, home):
     first, second = clips(home, "test")[:2]
     first.write_bytes(second.read_bytes())
     (found,) = check_data(scale, home)
-    assert found.level == "fault" and "test is damaged (a sample decodes to" in found.found
+    assert found.level == "fault" and "test is damaged (a sample decodes to" in found.message
 
 
 def test_a_manifest_that_is_cut_is_found(scale, home):
     manifest = next(home.glob("data/moving_shapes/*/manifest.json"))
     manifest.write_text(manifest.read_text()[:100])
     (found,) = check_data(scale, home)
-    assert found.level == "fault" and "is damaged (JSONDecodeError" in found.found
+    assert found.level == "fault" and "is damaged (JSONDecodeError" in found.message
 
 
 def test_real_media_are_looked_for_by_annotations_and_a_sample(rendered, tmp_path):
     paper, corpus = load_scale("paper"), tmp_path / "data" / "webvid"
     found = {finding.check: finding for finding in check_data(paper, tmp_path)}
     assert set(levels(found.values())) == {"fault"} and len(found) == 9
-    assert found["data didemo"].found == "not here: train, test"  # no stage reads val
+    assert found["data didemo"].message == "not here: train, test"  # no stage reads val
     assert f"{corpus}/annotations/train.json" in found["data webvid"].fix
     (corpus / "annotations").mkdir(parents=True)
     (corpus / "media").mkdir()
@@ -109,14 +109,14 @@ def test_real_media_are_looked_for_by_annotations_and_a_sample(rendered, tmp_pat
 
     assert webvid() == fine("data webvid", "2 captions; 2 sampled files decode")
     (corpus / "media" / names[0]).unlink()
-    assert webvid().level == "fault" and webvid().found == (
+    assert webvid().level == "fault" and webvid().message == (
         f"1 of 2 sampled files cannot be read, the first: {corpus}/media/{names[0]}: no such file"
     )
     (corpus / "media" / names[1]).write_bytes(b"")
-    assert webvid().found.startswith("2 of 2 sampled files cannot be read, the first: ")
+    assert webvid().message.startswith("2 of 2 sampled files cannot be read, the first: ")
     assert webvid().fix == "fetch these files again"
     annotations.write_text('[{"image": "x"}]')
-    assert webvid().level == "fault" and "row 1 lacks 'video'" in webvid().found
+    assert webvid().level == "fault" and "row 1 lacks 'video'" in webvid().message
 
 
 def test_doctor_names_everything_that_a_plan_misses_and_where_it_belongs(tmp_path):
@@ -137,7 +137,7 @@ def test_doctor_names_everything_that_a_plan_misses_and_where_it_belongs(tmp_pat
 def test_a_misfit_of_an_input_is_a_fault_and_not_a_traceback(tmp_path):
     scale = with_settings(load_scale("tiny"), {"model.tokenizer": str(tmp_path)})
     (found,) = inspection.check_inputs(scale, tmp_path)
-    assert found.level == "fault" and f"{tmp_path}/vocab.txt cannot be read" in found.found
+    assert found.level == "fault" and f"{tmp_path}/vocab.txt cannot be read" in found.message
     (tmp_path / "vocab.txt").write_text("[PAD]")
     assert next(inspection.check_inputs(scale, tmp_path)) == fine("tokenizer", "is here")
 
@@ -154,7 +154,7 @@ def test_a_broken_ledger_is_a_fault_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlflow.db").write_bytes(b"x" * 4096)
     (found,) = inspection.check_mlflow(tmp_path)
-    assert found.level == "fault" and f"{tmp_path}/mlflow.db: cannot be read" in found.found
+    assert found.level == "fault" and f"{tmp_path}/mlflow.db: cannot be read" in found.message
     assert found.fix.startswith("`smaug sync --rebuild`")
 
 
@@ -162,23 +162,23 @@ def test_a_ledger_on_a_network_file_system_is_a_fault_with_two_ways_out(tmp_path
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     mounts = [FileSystem(Path("/"), "ext4"), FileSystem(tmp_path, "nfs4")]
     (found,) = inspection.check_mlflow(tmp_path, mounts)
-    assert found.level == "fault" and "network file system (nfs4 at" in found.found
+    assert found.level == "fault" and "network file system (nfs4 at" in found.message
     assert found.fix.startswith("use MLFLOW_TRACKING_URI=http://") and "local disk" in found.fix
 
 
 def test_a_server_that_does_not_answer_is_a_fault(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     (found,) = inspection.check_mlflow(tmp_path)
-    assert found.level == "fault" and "MLflow at http://127.0.0.1:9: " in found.found and "is up" in found.fix
+    assert found.level == "fault" and "MLflow at http://127.0.0.1:9: " in found.message and "is up" in found.fix
 
 
 def test_a_full_disk_and_one_that_takes_nothing_are_faults(scale, tmp_path):
     (found,) = inspection.check_disk(scale, tmp_path / "not" / "yet")
-    assert found.level == "ok" and "the largest stage at scale smoke needs" in found.found
+    assert found.level == "ok" and "the largest stage at scale smoke needs" in found.message
     with full_disk(8 * 1024) as disk:
         disk.fill()
         (found,) = inspection.check_disk(scale, disk.folder / "home")
-        assert found.level == "fault" and found.found.startswith(f"0 bytes free at {disk.folder}, tmpfs; ")
+        assert found.level == "fault" and found.message.startswith(f"0 bytes free at {disk.folder}, tmpfs; ")
         assert "`smaug gc`" in found.fix
     with read_only_disk() as folder:
         (found,) = inspection.check_disk(scale, folder)
@@ -189,7 +189,7 @@ def test_a_full_disk_and_one_that_takes_nothing_are_faults(scale, tmp_path):
 
 def test_a_home_on_the_network_is_told(scale, tmp_path):
     (found,) = inspection.check_disk(scale, tmp_path, [FileSystem(Path("/"), "lustre")])
-    assert found.level == "ok" and ", lustre over the network; " in found.found
+    assert found.level == "ok" and ", lustre over the network; " in found.message
 
 
 def stages(home: Path) -> dict[str, Finding]:
@@ -218,12 +218,12 @@ def test_damaged_stages_are_named_one_by_one(tmp_path):
     assert len(found) == 4
     lacking = found[f"stage pretrain/{pretrain.name}"]
     assert lacking.level == "fault"
-    assert lacking.found.startswith(f"{pretrain / 'weights.json'}: was changed after its stage was done")
+    assert lacking.message.startswith(f"{pretrain / 'weights.json'}: was changed after its stage was done")
     assert lacking.fix.endswith(f"rename the folder to {pretrain.name}.damaged; the next run then does the stage again")
-    assert "owner.json: is missing" in found[f"stage finetune/{finetune.name}"].found
-    assert "result.json: cannot be read" in found[f"stage evaluate/{evaluate.name}"].found
+    assert "owner.json: is missing" in found[f"stage finetune/{finetune.name}"].message
+    assert "result.json: cannot be read" in found[f"stage evaluate/{evaluate.name}"].message
     assert found["stage pretrain/0123456789ab"].level == "warning"
-    assert found["stage pretrain/0123456789ab"].found == f"{half} is half written: it holds no stage.json"
+    assert found["stage pretrain/0123456789ab"].message == f"{half}: expected a stage.json, got none"
 
 
 def test_an_attempt_that_died_is_a_warning(tmp_path):
@@ -236,7 +236,7 @@ def test_an_attempt_that_died_is_a_warning(tmp_path):
     owner = folder / "attempts" / "0001" / "owner.json"
     owner.write_text(json.dumps(json.loads(owner.read_text()) | {"start_ticks": 1}))
     (found,) = stages(tmp_path).values()
-    assert found.level == "warning" and "pretrain: attempt 1 died without a word (process " in found.found
+    assert found.level == "warning" and "pretrain: attempt 1 died without a final record (process " in found.message
     assert found.fix == "the next run continues it"
 
 
@@ -244,7 +244,7 @@ def test_a_damaged_trial_is_named(tmp_path):
     path = write_trial(tmp_path, trial())
     path.write_text("[]")
     (found,) = stages(tmp_path).values()
-    assert (found.check, found.level) == ("trials", "fault") and str(path) in found.found
+    assert (found.check, found.level) == ("trials", "fault") and str(path) in found.message
 
 
 def test_doctor_deep_finds_a_checkpoint_that_was_changed_or_has_no_digests(tmp_path):
@@ -259,12 +259,12 @@ def test_doctor_deep_finds_a_checkpoint_that_was_changed_or_has_no_digests(tmp_p
     assert levels(check_contents(tmp_path)) == ["ok"]
     (newer / "model.safetensors").write_bytes(b"w3ights")
     (found,) = check_contents(tmp_path)
-    assert found.level == "fault" and f"{newer}/model.safetensors: was changed: expected SHA-256" in found.found
+    assert found.level == "fault" and f"{newer}/model.safetensors: was changed: expected SHA-256" in found.message
     assert found.fix == f"rename {newer} to {newer.name}.damaged; the next run goes on from the one before"
     (newer / "model.safetensors").unlink()
-    assert "cannot be read (No such file" in next(check_contents(tmp_path)).found
+    assert "cannot be read (No such file" in next(check_contents(tmp_path)).message
     (newer / "state.json").write_text("{")
-    assert f"{newer}/state.json: cannot be read" in next(check_contents(tmp_path)).found
+    assert f"{newer}/state.json: cannot be read" in next(check_contents(tmp_path)).message
 
 
 def test_a_probe_tells_what_was_printed_last_or_why_there_is_nothing():
@@ -280,15 +280,15 @@ def test_a_probe_tells_what_was_printed_last_or_why_there_is_nothing():
 
 def test_the_decoder_writes_and_reads_a_clip():
     (found,) = machine.check_decoder()
-    assert found.level == "ok" and "writes and reads H.264" in found.found
+    assert found.level == "ok" and "writes and reads H.264" in found.message
 
 
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        ({"av": "18", "frames": 6, "off": 2.0}, "ok"),
-        ({"av": "18", "frames": 5, "off": 255.0}, "fault"),
-        ({"av": "18", "frames": 6, "off": 90.0}, "fault"),
+        ({"av": "18", "frames": 6, "difference": 2.0}, "ok"),
+        ({"av": "18", "frames": 5, "difference": 255.0}, "fault"),
+        ({"av": "18", "frames": 6, "difference": 90.0}, "fault"),
         ("av.error.EncoderNotFoundError: no codec", "fault"),
     ],
 )
@@ -321,8 +321,10 @@ def test_a_scale_that_asks_for_more_than_there_is_is_a_fault(monkeypatch):
     monkeypatch.setattr(machine, "probe", lambda code: told)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = [finding for finding in machine.check_torch(load_scale("paper")) if finding.level == "fault"]
-    assert len(found) == len({finding.found for finding in found}) >= 5
-    assert any("scale paper: resources.pretrain.gpus: 4 is more than one stage can have here" in f.found for f in found)
+    assert len(found) == len({finding.message for finding in found}) >= 5
+    assert any(
+        "scale paper: resources.pretrain.gpus: 4 is more than one stage can have here" in f.message for f in found
+    )
 
 
 def test_gpus_are_listed_by_the_driver_s_own_tool(tmp_path, monkeypatch):
@@ -341,13 +343,13 @@ def test_packages_are_held_against_what_is_declared(monkeypatch):
     real = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "2.61.0" if name == "ray" else real(name))
     (found,) = machine.check_packages()
-    assert found.level == "fault" and found.found == "ray is 2.61.0, not <2.61,>=2.60"
+    assert found.level == "fault" and found.message == "ray is 2.61.0, not <2.61,>=2.60"
 
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    assert "torch is missing" in next(machine.check_packages()).found
+    assert "torch is missing" in next(machine.check_packages()).message
     monkeypatch.setattr(metadata, "requires", missing)
     assert next(machine.check_packages()).level == "fault"
 
