@@ -12,13 +12,14 @@ from experiments.engines.base import Engine
 from experiments.planning.budget import Budget, PriceComparison
 from experiments.planning.cost_model import Prices, Rate
 from experiments.planning.disk_space import room_problem
-from experiments.planning.plan import Plan, distinct_stages, labels
+from experiments.planning.plan import Plan, distinct_stages
 from experiments.scheduler.events import Event, Summary
 from experiments.scheduler.notify import Notifier
 from experiments.scheduler.scheduler import Scheduler
 from experiments.stages.stage import Stage
 from experiments.stages.trial import Trial
 from experiments.store.drivers import abandoned, cancel_requests, driver_at_work, settle_cancel
+from experiments.store.lookup import stage_labels
 from experiments.store.store import Store
 from experiments.store.trials import write_trials
 from experiments.tracking.recorder import Recorder
@@ -96,7 +97,7 @@ def drive(
             summary.cached = stages
         else:
             prepare_data([trial.config for trial in plan.trials], store.home / "data", console)
-            with closing(make_engine()) as engine, make_display(labels(plan.trials)) as display:
+            with closing(make_engine()) as engine, make_display(stage_labels(plan.trials)) as display:
                 listeners = (display, recorder, notifier, lambda _: notifier.budget(budget.used, terms.limit))
                 summary = _run_stages(stages, store, engine, listeners, terms, budget, prices)
         notifier.send("end", end_of(summary), complete=summary.complete, counts=_counts(summary))

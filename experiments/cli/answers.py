@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> None:
     """Print the stages of a plan by state, and their cost."""
     from experiments.config.seeds import describe_pairs
-    from experiments.planning.plan import labels
+    from experiments.store.lookup import stage_labels
 
     document = made.to_json()
     stages = document["stages"]
@@ -29,7 +29,7 @@ def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> N
         f"seeds: {describe_pairs(made.seeds)}",
         f"to spend: {made.in_words(made.to_spend())}",
     ]
-    names, hours = labels(made.trials), document["hours"]
+    names, hours = stage_labels(made.trials), document["hours"]
     for planned in made.stages if every_stage else []:
         price = "" if planned.hours is None else f"  {planned.hours:.3g} {planned.price.unit}"
         fingerprint = planned.stage.fingerprint
@@ -46,9 +46,9 @@ def show_plan(made: "Plan", console: Console, *, every_stage: bool = False) -> N
 
 def plan_document(made: "Plan") -> dict[str, Any]:
     """JSON document of a plan."""
-    from experiments.planning.plan import labels
+    from experiments.store.lookup import stage_labels
 
-    document, names = made.to_json(), labels(made.trials)
+    document, names = made.to_json(), stage_labels(made.trials)
     return document | {"each": [each | {"label": names[each["fingerprint"]]} for each in document["each"]]}
 
 

@@ -179,9 +179,9 @@ def _checked_plan(
 
 def _finish(outcome: "Drive", made: "Plan", store: "Store", console: Console, as_json: bool) -> None:
     """Print the end of a run and exit with its code."""
-    from experiments.planning.plan import labels
+    from experiments.store.lookup import stage_labels
 
-    names = labels(made.trials)
+    names = stage_labels(made.trials)
     complain_of(outcome, store, names)
     if as_json:
         print_json(end_document(outcome, store, names))
@@ -236,14 +236,14 @@ def _refuse_over_budget(made: "Plan", limit: float | None, to_spend: float | Non
 
 def _probe(made: "Plan", store: "Store", factory: EngineFactory, console: Console, reason: str) -> None:
     """Time some steps of a stage whose hours are not known; if that fails, print why and continue."""
-    from experiments.planning.plan import labels
     from experiments.run import prepare_data
     from experiments.scheduler.calibration import ProbeStopped, find_rate, unpriced
+    from experiments.store.lookup import stage_labels
 
     if (stage := unpriced(made)) is None:
         return
     prepare_data([trial.config for trial in made.trials], store.home / "data", console)
-    name = labels(made.trials)[stage.fingerprint]
+    name = stage_labels(made.trials)[stage.fingerprint]
     complain(f"{reason}, and the hours of {name} are not known: a separate job times a few steps of it first")
     try:
         with closing(factory.make()) as engine:
@@ -256,9 +256,9 @@ def _probe(made: "Plan", store: "Store", factory: EngineFactory, console: Consol
 
 
 def _refuse_stale(made: "Plan") -> None:
-    from experiments.planning.plan import labels
+    from experiments.store.lookup import stage_labels
 
-    names = labels(made.trials)
+    names = stage_labels(made.trials)
     stale = made.in_state("stale")
     for planned in stale:
         complain(

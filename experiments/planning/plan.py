@@ -17,9 +17,6 @@ from experiments.store.documents import StoreError
 from experiments.store.records import WORDS_OF_STATE, PlanState
 from experiments.store.store import Store
 
-ROWS_IN_A_LABEL = 4
-"""Of more rows that need one stage, the rest is counted."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedStage:
@@ -193,27 +190,6 @@ def make_plan(
     if inventory is not None:
         problems += resource_problems(missing, inventory, prices.peak_bytes)
     return Plan(trials=trials, stages=planned, problems=problems)
-
-
-def labels(trials: Sequence[Trial]) -> dict[str, str]:
-    """What to call each stage, by fingerprint: its name, and the rows that need it."""
-    rows: dict[str, dict[str, None]] = {}  # without repetition: two tasks of a row may need one stage
-    names: dict[str, str] = {}
-    several_seeds = len({trial.seed for trial in trials}) > 1
-    several_sweeps = len({trial.sweep.name for trial in trials}) > 1
-    for trial in trials:
-        row = trial.label if several_seeds else trial.variant
-        for stage in trial.stages:
-            names[stage.fingerprint] = stage.name
-            label = f"{trial.sweep.name} {row}" if several_sweeps else row
-            rows.setdefault(stage.fingerprint, {})[label] = None
-    return {fingerprint: f"{names[fingerprint]} {_joined(list(rows[fingerprint]))}" for fingerprint in names}
-
-
-def _joined(rows: Sequence[str]) -> str:
-    """A few names, and how many more there are."""
-    more = len(rows) - ROWS_IN_A_LABEL
-    return " + ".join(rows[:ROWS_IN_A_LABEL]) + (f" and {more} more" if more > 0 else "")
 
 
 def _not_done(planned: Iterable[PlannedStage]) -> list[Stage]:

@@ -1,11 +1,13 @@
-"""Names of the stages of a home folder, and the stages that a typed name means."""
+"""Labels and names of stages, and the stages of a home folder that a typed name means."""
 
 import difflib
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from experiments.stages.trial import Trial
 from experiments.store.documents import TrialDocument
 from experiments.store.store import is_stage_folder, read_stage, stage_folder
 from experiments.store.trials import identity, superseded, trial_documents
@@ -13,8 +15,10 @@ from smaug_core.errors import SmaugError
 
 LEAST_DIGITS = 4
 """Of a fingerprint's beginning, so that a row named 7 is never taken for one."""
-CANDIDATES_TOLD = 20
-NEAR_TOLD = 3
+CANDIDATES_SHOWN = 20
+NEAR_SHOWN = 3
+ROWS_IN_A_LABEL = 4
+"""Of more rows that need one stage, the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +58,13 @@ class Catalog:
 
     @cached_property
     def _by_name(self) -> dict[str, set[str]]:
-        """Fingerprints by every name: of one stage in a row, of a row, of a sweep."""
+        """Fingerprints by every name: of one stage in a row, of a row; and by labels."""
         found: dict[str, set[str]] = {}
+        for fingerprint, label in self._labels.items():
+            found.setdefault(label, set()).add(fingerprint)
         for document in self.documents:
+            for stage in document.stages:  # as a run of one sweep prints it
+                found.setdefault(f"{stage.name} {document.variant}", set()).add(stage.fingerprint)
             for row in _row_names(document):
                 for stage in document.stages:
                     found.setdefault(row, set()).add(stage.fingerprint)
@@ -64,24 +72,12 @@ class Catalog:
         return found
 
     @cached_property
-    def _addresses(self) -> dict[str, list[str]]:
-        """By fingerprint: for each row that needs the stage, its shortest name that no other stage has."""
-        found: dict[str, list[str]] = {}
-        for document in self.documents:
-            rows = _row_names(document)[:WITH_SWEEP]
-            for stage in document.stages:
-                names = [f"{row}/{stage.name}" for row in rows]
-                sure = next((name for name in names if len(self._by_name[name]) == 1), names[-1])
-                found.setdefault(stage.fingerprint, []).append(sure)
-        return {fingerprint: list(dict.fromkeys(names)) for fingerprint, names in found.items()}
+    def _labels(self) -> dict[str, str]:
+        return stage_labels(self.documents)
 
-    def label(self, named: Named, most: int = 4) -> str:
-        """For people: the rows that need the stage, e.g. `masking_ratio/50%/pretrain`; else its fingerprint."""
-        addresses = self._addresses.get(named.fingerprint)
-        if addresses is None:
-            return f"{named.name} {named.fingerprint[:12]}"
-        more = f" and {len(addresses) - most} more" if len(addresses) > most else ""
-        return " = ".join(addresses[:most]) + more
+    def label(self, named: Named) -> str:
+        """Label of a stage; its name and fingerprint if no valid trial needs it."""
+        return self._labels.get(named.fingerprint, f"{named.name} {named.fingerprint[:12]}")
 
     def find(self, what: str) -> list[Named]:
         """The stages that `what` means: a fingerprint's beginning, a stage in a row, a row, or a sweep.
@@ -105,8 +101,8 @@ class Catalog:
         found = self.find(what)
         if len(found) == 1:
             return found[0]
-        lines = [f"\n  {named.fingerprint[:12]}  {self.label(named)}" for named in found[:CANDIDATES_TOLD]]
-        more = f"\n  and {len(found) - CANDIDATES_TOLD} more" if len(found) > CANDIDATES_TOLD else ""
+        lines = [f"\n  {named.fingerprint[:12]}  {self.label(named)}" for named in found[:CANDIDATES_SHOWN]]
+        more = f"\n  and {len(found) - CANDIDATES_SHOWN} more" if len(found) > CANDIDATES_SHOWN else ""
         raise SmaugError(f"{what}: means {len(found)} stages; give more of one's name:{''.join(lines)}{more}")
 
     def _by_sweep(self, what: str) -> set[str]:
@@ -127,24 +123,44 @@ class Catalog:
         if not self.stages:
             return "nothing was run yet"
         near: dict[frozenset[str], str] = {}  # one name for each thing that is meant
-        for name in difflib.get_close_matches(what, self._by_name, n=4 * NEAR_TOLD):
+        for name in difflib.get_close_matches(what, self._by_name, n=4 * NEAR_SHOWN):
             near.setdefault(frozenset(self._by_name[name]), name)
         if near:
-            return f"did you mean {' or '.join(map(repr, list(near.values())[:NEAR_TOLD]))}?"
+            return f"did you mean {' or '.join(map(repr, list(near.values())[:NEAR_SHOWN]))}?"
         sweeps = sorted({document.sweep for document in self.documents})
-        more = f" and {len(sweeps) - CANDIDATES_TOLD} more" if len(sweeps) > CANDIDATES_TOLD else ""
-        example = next(address for addresses in self._addresses.values() for address in addresses)
+        more = f" and {len(sweeps) - CANDIDATES_SHOWN} more" if len(sweeps) > CANDIDATES_SHOWN else ""
+        example = f"{self.documents[0].sweep}/{self.documents[0].variant}/{self.documents[0].stages[0].name}"
         return (
             f"a stage is named like {example!r}, or by its fingerprint; there are stages of the sweeps"
-            f" {', '.join(sweeps[:CANDIDATES_TOLD])}{more}, and `smaug status` lists their rows"
+            f" {', '.join(sweeps[:CANDIDATES_SHOWN])}{more}, and `smaug status` lists their rows"
         )
 
 
-WITH_SWEEP = 4
+def stage_labels(trials: Iterable[Trial | TrialDocument]) -> dict[str, str]:
+    """Labels of stages for people, by fingerprint: name and rows, e.g. `pretrain 50% + 10%`, as `Catalog.find` takes.
+
+    A row is named with its sweep, scale and seed where the trials have several.
+    """
+    listed = [(identity(trial), trial.stages) for trial in trials]
+    several = [len(set(values)) > 1 for values in zip(*(key for key, _ in listed), strict=True)]
+    names: dict[str, str] = {}
+    rows: dict[str, dict[str, None]] = {}  # without repetition: two tasks of a row may need one stage
+    for (sweep, scale, variant, seed), stages in listed:
+        row = f"{variant}, seed {seed}" if several[3] else variant
+        row = " ".join([*([sweep] if several[0] else []), *([scale] if several[1] else []), row])
+        for stage in stages:
+            names[stage.fingerprint] = stage.name
+            rows.setdefault(stage.fingerprint, {})[row] = None
+    return {fingerprint: f"{name} {_joined(list(rows[fingerprint]))}" for fingerprint, name in names.items()}
+
+
+def _joined(rows: Sequence[str]) -> str:
+    more = len(rows) - ROWS_IN_A_LABEL
+    return " + ".join(rows[:ROWS_IN_A_LABEL]) + (f" and {more} more" if more > 0 else "")
 
 
 def _row_names(document: TrialDocument) -> list[str]:
-    """Return the names of a trial's row, those with the sweep first: `masking_ratio/50%` to `tiny/50%/seed 0`."""
+    """Return the names of a trial's row: `masking_ratio/50%` to `tiny/50%/seed 0`."""
     sweep, scale, variant, seed = identity(document)
     short = [variant, f"{scale}/{variant}", f"{variant}/seed {seed}", f"{scale}/{variant}/seed {seed}"]
     return [f"{sweep}/{name}" for name in short] + short

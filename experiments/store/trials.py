@@ -46,7 +46,7 @@ def write_trials(home: Path, trials: Sequence[tuple[Trial, Sequence[str]]]) -> l
     newest = {identity(d): d for sweep in sweeps for d in trial_documents(home, sweep, damaged=True)}
     paths = []
     for trial, marks in trials:
-        before = newest.get((trial.sweep.name, trial.scale, trial.variant, trial.seed))
+        before = newest.get(identity(trial))
         still_valid = before is not None and before.fingerprint == trial.fingerprint
         asked = before.time if before is not None and still_valid else time.time()
         document = TrialDocument.of(_document(trial, marks) | {"time": asked})
@@ -116,9 +116,10 @@ def trial_file(document: TrialDocument) -> Path:
     return Path("trials", document.sweep, name)
 
 
-def identity(document: TrialDocument) -> tuple[str, str, str, str]:
+def identity(trial: Trial | TrialDocument) -> tuple[str, str, str, str]:
     """Return sweep, scale, variant and seed, of which there is one valid trial."""
-    return document.sweep, document.scale, document.variant, document.seed
+    sweep = trial.sweep.name if isinstance(trial, Trial) else trial.sweep
+    return sweep, trial.scale, trial.variant, trial.seed
 
 
 def trial_documents(home: Path, sweep: str = "*", *, damaged: bool = False) -> list[TrialDocument]:

@@ -21,9 +21,10 @@ from experiments.engines.base import Engine, Inventory, Job, JobState, local_inv
 from experiments.planning.budget import Budget
 from experiments.planning.cost_model import Prices, Rate
 from experiments.planning.disk_space import room_problem
-from experiments.planning.plan import distinct_stages, labels
+from experiments.planning.plan import distinct_stages
 from experiments.scheduler.scheduler import Scheduler
 from experiments.store.attempt import claim
+from experiments.store.lookup import stage_labels
 from experiments.store.store import Store
 from experiments.worker.outcome import DONE, INTERRUPTED
 from tests.benchmarks.made_store import publish, request
@@ -97,7 +98,7 @@ def main() -> None:
     store, began = Store(home), time.process_time()
     plan, _ = request(home, num_stages).plan(local_inventory(), never_asked)
     stages = distinct_stages(plan.trials)
-    named = labels(plan.trials)
+    named = stage_labels(plan.trials)
     by_name = {stage.fingerprint: stage for stage in stages}
     holding = Holding()
     engine = holding if engine_name == "holding" else Instant(lambda name: publish(store, by_name[name]))

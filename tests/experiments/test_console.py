@@ -19,13 +19,14 @@ from experiments.maintenance.doctor.doctor import lines_of
 from experiments.maintenance.doctor.finding import fault
 from experiments.maintenance.status import Observer
 from experiments.planning.budget import PriceComparison
-from experiments.planning.plan import labels, make_plan
+from experiments.planning.plan import make_plan
 from experiments.run import Drive
 from experiments.scheduler.events import Event, Summary
 from experiments.stages.trial import Trial
 from experiments.store.attempt import read_attempts
 from experiments.store.documents import write_json
 from experiments.store.drivers import driver_at_work
+from experiments.store.lookup import stage_labels
 from experiments.store.store import Store
 from experiments.store.trials import write_trial
 from reports.analysis.build_tables import build_tables
@@ -87,7 +88,7 @@ def test_bars_show_hostile_names():
 def test_a_plan_and_an_end_show_hostile_names(tmp_path, capsys):
     made = hostile_trial()
     store = Store(tmp_path)
-    plan, names = make_plan([made], store), labels([made])
+    plan, names = make_plan([made], store), stage_labels([made])
     assert printed(lambda console: answers.show_plan(plan, console, every_stage=True)).count(SHOWN) == 3
     first, second, third = made.stages
     summary = Summary(failed=[(first, HOSTILE)], cancelled=[(second, HOSTILE)], held=[(third, HOSTILE)], paused=HOSTILE)

@@ -24,7 +24,7 @@ def test_logs_are_found_by_the_row_and_the_log_alone_is_on_standard_output(smaug
     execute(tmp_path, made, stages=1)
     code, out, err = smaug("logs", "masking_ratio/50%/pretrain")
     assert (code, out) == (0, "failed: clip 000007.mp4: told to refuse at step 2\n")
-    assert err.startswith("masking_ratio/50%/pretrain: attempt 1, process ")
+    assert err.startswith("pretrain 50%: attempt 1, process ")
     assert smaug("logs", made.stages[0].fingerprint[:4], "--follow")[:2] == (0, out)
     told = json.loads(smaug("logs", "50%/pretrain", "--json")[1])
     assert told["fingerprint"] == made.stages[0].fingerprint and told["state"] == "failed"
@@ -34,7 +34,7 @@ def test_logs_are_found_by_the_row_and_the_log_alone_is_on_standard_output(smaug
 def test_logs_of_what_is_not_one_stage_are_refused_with_the_candidates(smaug, tmp_path):
     write_trial(tmp_path, trial())
     code, out, err = smaug("logs", "50%")
-    assert (code, out) == (2, "") and "  masking_ratio/50%/evaluate.msrvtt\n" in err
+    assert (code, out) == (2, "") and "  evaluate.msrvtt 50%\n" in err
     assert smaug("logs", "51%/pretrain")[::2] == (2, "51%/pretrain: is no stage here; did you mean '50%/pretrain'?\n")
     assert smaug("logs", "50%/pretrain", "--attempt", "2")[0] == 2
     assert smaug("logs", "50%/pretrain", "--json", "--follow")[0] == 2
@@ -48,9 +48,9 @@ def test_cancel_marks_what_runs_and_waits_and_says_who_is_asked(smaug, tmp_path)
     with driver_at_work(tmp_path, fingerprints), working(directory) as worker:
         code, out, _ = smaug("cancel", "50%/pretrain")
         assert code == 0 and cancel_requests(tmp_path).keys() == {fingerprints[0]}
-        assert out.startswith(f"cancelling: masking_ratio/50%/pretrain (running, process {worker.pid} on ")
+        assert out.startswith(f"cancelling: pretrain 50% (running, process {worker.pid} on ")
         assert f"sent to: process {os.getpid()} on " in out
-        assert "50%/pretrain: " in smaug("status")[1] and "cancelling" in smaug("status")[1]
+        assert "pretrain 50%: " in smaug("status")[1] and "cancelling" in smaug("status")[1]
         code, out, _ = smaug("cancel", "--all", "--json")
         assert [one["state"] for one in json.loads(out)["asked"]] == ["running", "new", "new"]
         assert cancel_requests(tmp_path).keys() == set(fingerprints)

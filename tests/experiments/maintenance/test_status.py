@@ -101,7 +101,7 @@ def test_a_running_stage_tells_how_far_it_is_where_it_runs_and_how_fast(tmp_path
         assert found["steps_per_s"] > 0 and found["left_s"] == pytest.approx((8 - found["step"]) / found["steps_per_s"])
         text = shown(tmp_path)
         assert "1 running" in text and f"pretrain running {100 * found['step'] // 8}%" in text
-        assert f"  masking_ratio/50%/pretrain: step {found['step']} of 8, " in text
+        assert f"  pretrain 50%: step {found['step']} of 8, " in text
         assert f"process {process.pid} on {found['host']}, attempt 1" in text
     assert states(tmp_path)[0][0] == "stopped"
 
@@ -112,7 +112,7 @@ def test_a_failed_stage_is_told_with_its_message_and_folder(tmp_path):
     execute(tmp_path, made, stages=1)
     text, folder = shown(tmp_path), Store(tmp_path).directory(made.stages[0])
     assert "1 trials: 1 failed" in text
-    assert f"failed\n  masking_ratio/50%/pretrain: clip 000007.mp4: told to refuse at step 2\n    {folder}\n" in text
+    assert f"failed\n  pretrain 50%: clip 000007.mp4: told to refuse at step 2\n    {folder}\n" in text
 
 
 def test_a_damaged_folder_is_told_and_hides_nothing_else(tmp_path):
@@ -212,9 +212,7 @@ def test_following_tells_changes_and_ends_when_nothing_runs(tmp_path, how):
     text = printed.getvalue()
     if how == "lines":
         changes = [line.split(" ", 1)[1] for line in text.splitlines() if line[2:3] == ":"]
-        assert changes == [
-            f"masking_ratio/50%/{name} done" for name in ("pretrain", "finetune.msrvtt", "evaluate.msrvtt")
-        ]
+        assert changes == [f"{name} 50% done" for name in ("pretrain", "finetune.msrvtt", "evaluate.msrvtt")]
     elif how == "json":
         told = [json.loads(line)[0]["state"] for line in text.splitlines()]
         assert told == ["waiting", "waiting", "done"]

@@ -353,7 +353,7 @@ def test_a_failure_is_told_by_status_logs_and_the_attempts_account(store: Store,
     write_trial(store.home, made)
     run(store, processes, *made.stages)
     line = "killed: killed by SIGKILL; not tried again"
-    assert f"stopped\n  masking_ratio/50%/pretrain: {line}\n    {store.directory(first)}\n" in shown(store)
+    assert f"stopped\n  pretrain 50%: {line}\n    {store.directory(first)}\n" in shown(store)
     log = read_log(store.directory(first))
     assert log.ending().endswith(f")\n{line}\n")
     assert log.to_json()["failure"]["class"] == "killed"
@@ -400,14 +400,14 @@ def test_a_job_that_ended_before_it_made_an_attempt_leaves_why(store: Store, att
         (SCANCEL, f"cancelled: {SCANCEL.message}; the same command continues"),
     ):
         run(store, Refusing(end), stage)
-        assert f"stopped\n  masking_ratio/50%/pretrain: {line}\n" in shown(store)
+        assert f"stopped\n  pretrain 50%: {line}\n" in shown(store)
         log = read_log(store.directory(stage))
         assert log.ending().endswith(f"{line}\n") and log.to_json()["failure"]["seen"] in line
         said: list[str] = []
         follow(store.directory(stage), said.append, repr)
         assert said[-1].endswith(f"{line}\n")
     assert run(store, InlineEngine(), stage)[0].done == [stage]
-    assert "50%/pretrain" not in shown(store) and read_log(store.directory(stage)).early is None
+    assert "pretrain 50%" not in shown(store) and read_log(store.directory(stage)).early is None
 
 
 def test_a_row_with_recomputed_layers_is_marked(store: Store) -> None:

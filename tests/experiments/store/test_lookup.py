@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from experiments.stages.trial import Trial
-from experiments.store.lookup import Catalog
+from experiments.store.lookup import Catalog, stage_labels
 from experiments.store.trials import write_trial
 from smaug_core.errors import SmaugError
 from tests.experiments.made_trials import execute, trial
@@ -30,11 +30,12 @@ def test_a_stage_goes_by_its_row_and_by_the_beginning_of_its_fingerprint(tmp_pat
         "50%/pretrain",
         "masking_ratio/tiny/50%/seed 0/pretrain",
         "tiny/50%/pretrain",
+        "pretrain 50%",
     ]
     for what in [*names, wanted, wanted[:12], wanted[:20], wanted[:4]]:
         assert catalog.find_one(what).fingerprint == wanted
     assert named(catalog, "50%/finetune.msrvtt") == [half.stages[1].fingerprint]
-    assert catalog.label(catalog.find_one(wanted)) == "masking_ratio/50%/pretrain"
+    assert catalog.label(catalog.find_one(wanted)) == "pretrain 50%"
     assert ten.stages[0].fingerprint != wanted
 
 
@@ -52,9 +53,9 @@ def test_where_one_of_several_is_wanted_the_candidates_are_told(tmp_path):
         Catalog(tmp_path).find_one("50%")
     assert str(told.value) == (
         "50%: means 3 stages; give more of one's name:"
-        f"\n  {half.stages[0].fingerprint[:12]}  masking_ratio/50%/pretrain"
-        f"\n  {half.stages[1].fingerprint[:12]}  masking_ratio/50%/finetune.msrvtt"
-        f"\n  {half.stages[2].fingerprint[:12]}  masking_ratio/50%/evaluate.msrvtt"
+        f"\n  {half.stages[0].fingerprint[:12]}  pretrain 50%"
+        f"\n  {half.stages[1].fingerprint[:12]}  finetune.msrvtt 50%"
+        f"\n  {half.stages[2].fingerprint[:12]}  evaluate.msrvtt 50%"
     )
 
 
@@ -65,12 +66,12 @@ def test_a_scale_or_a_seed_is_named_where_it_makes_the_difference(tmp_path):
     catalog = Catalog(tmp_path)
     assert len(catalog.find("50%/pretrain")) == 2
     label = catalog.label(catalog.find_one(half.stages[0].fingerprint))
-    assert label == "masking_ratio/50%/seed 0/pretrain"
+    assert label == "pretrain 50%, seed 0" and catalog.find_one(label).fingerprint == half.stages[0].fingerprint
     assert catalog.find_one("50%/seed 1/pretrain").fingerprint == other_seed.stages[0].fingerprint
     small = dataclasses.replace(trial(pretrain={"steps": 5}), scale="small")
     write_trial(tmp_path, small)
     catalog = Catalog(tmp_path)
-    assert catalog.label(catalog.find_one(small.stages[0].fingerprint)) == "masking_ratio/small/50%/pretrain"
+    assert catalog.label(catalog.find_one(small.stages[0].fingerprint)) == "pretrain small 50%, seed 0"
     assert catalog.find_one("masking_ratio/tiny/50%/seed 0/pretrain").fingerprint == half.stages[0].fingerprint
 
 
@@ -81,8 +82,18 @@ def test_a_stage_that_rows_share_goes_by_each_of_them(tmp_path):
     catalog = Catalog(tmp_path)
     assert named(catalog, "10%/pretrain") == named(catalog, "50%/pretrain")
     found = catalog.find_one("10%/pretrain")
-    assert catalog.label(found) == "masking_ratio/50%/pretrain = masking_ratio/10%/pretrain"
-    assert catalog.label(found, most=1) == "masking_ratio/50%/pretrain and 1 more"
+    assert catalog.label(found) == "pretrain 50% + 10%" == stage_labels([half])[found.fingerprint] + " + 10%"
+    assert catalog.find_one("pretrain 50% + 10%") == catalog.find_one("pretrain 10%") == found
+
+
+def test_a_label_names_the_sweep_where_there_are_several_and_counts_rows_beyond_four(tmp_path):
+    half = trial("50%")
+    rows = [dataclasses.replace(half, variant=f"{ratio}%") for ratio in (50, 60, 65, 70, 80)]
+    other = dataclasses.replace(half, sweep=half.sweep.model_copy(update={"name": "other"}))
+    first = half.stages[0].fingerprint
+    assert stage_labels(rows)[first] == "pretrain 50% + 60% + 65% + 70% and 1 more"
+    assert stage_labels([half, other])[first] == "pretrain masking_ratio 50% + other 50%"
+    assert stage_labels([]) == {}
 
 
 def test_only_valid_trials_give_names_but_every_begun_stage_has_its_fingerprint(tmp_path):
