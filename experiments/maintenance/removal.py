@@ -84,7 +84,7 @@ def _delete(home: Path, item: Garbage, record: Record) -> str | None:
     """Delete an item; return the reason if it stays."""
     if not _is_ours(home, item.path):
         return "is a link, or leads outside of this home's folders"
-    if reason := _in_use(home, item, item.stage):
+    if (reason := _in_use(home, item, item.stage)) is not None:
         return reason
     if item.kind == "mark":
         item.path.unlink(missing_ok=True)
@@ -100,7 +100,11 @@ def _delete(home: Path, item: Garbage, record: Record) -> str | None:
     except FileNotFoundError:
         return None  # another process was quicker
     # A driver or worker that started in between gets the item back before it needs it.
-    if reason := _in_use(home, item, trash if item.stage == item.path else item.stage):
+    try:
+        reason = _in_use(home, item, trash if item.stage == item.path else item.stage)
+    except SmaugError as error:
+        reason = str(error)
+    if reason is not None:
         trash.rename(item.path)
         return reason
     if trash.is_dir():

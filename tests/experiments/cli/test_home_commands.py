@@ -1,4 +1,4 @@
-"""The verbs that look after a home folder, as the command line runs them."""
+"""Commands that inspect and maintain a home folder, as the command line runs them."""
 
 import json
 import os
@@ -26,9 +26,9 @@ def test_logs_are_found_by_the_row_and_the_log_alone_is_on_standard_output(smaug
     assert (code, out) == (0, "failed: clip 000007.mp4: told to refuse at step 2\n")
     assert err.startswith("pretrain 50%: attempt 1, process ")
     assert smaug("logs", made.stages[0].fingerprint[:4], "--follow")[:2] == (0, out)
-    told = json.loads(smaug("logs", "50%/pretrain", "--json")[1])
-    assert told["fingerprint"] == made.stages[0].fingerprint and told["state"] == "failed"
-    assert told["end"]["message"] == "clip 000007.mp4: told to refuse at step 2"
+    document = json.loads(smaug("logs", "50%/pretrain", "--json")[1])
+    assert document["fingerprint"] == made.stages[0].fingerprint and document["state"] == "failed"
+    assert document["end"]["message"] == "clip 000007.mp4: told to refuse at step 2"
 
 
 def test_logs_of_what_is_not_one_stage_are_refused_with_the_candidates(smaug, tmp_path):
@@ -40,7 +40,7 @@ def test_logs_of_what_is_not_one_stage_are_refused_with_the_candidates(smaug, tm
     assert smaug("logs", "50%/pretrain", "--json", "--follow")[0] == 2
 
 
-def test_cancel_marks_what_runs_and_waits_and_says_who_is_asked(smaug, tmp_path):
+def test_cancel_requests_the_end_of_what_runs_and_waits_and_names_the_driver(smaug, tmp_path):
     made = trial(pretrain={"steps": 8, "hold_at": 2})
     write_trial(tmp_path, made)
     directory = Store(tmp_path).prepare(made.stages[0])
@@ -76,7 +76,7 @@ def test_cancel_all_reaches_stages_that_only_their_driver_knows(smaug, tmp_path)
     )
 
 
-def test_where_no_driver_is_at_work_nothing_is_asked(smaug, tmp_path):
+def test_without_an_active_driver_nothing_is_requested(smaug, tmp_path):
     code, out, err = smaug("cancel", "--all")
     assert (code, out) == (2, "")
     assert err == f"{tmp_path}: no driver is active, so nothing can be cancelled\n"
@@ -88,7 +88,7 @@ def test_where_no_driver_is_at_work_nothing_is_asked(smaug, tmp_path):
     assert cancel_requests(tmp_path) == {}
 
 
-def test_a_stage_that_is_a_slurm_job_is_told_with_its_id_and_how_to_end_it(smaug, tmp_path, monkeypatch):
+def test_a_stage_that_is_a_slurm_job_is_shown_with_its_id_and_how_to_end_it(smaug, tmp_path, monkeypatch):
     made = trial(pretrain={"steps": 8, "hold_at": 2})
     write_trial(tmp_path, made)
     monkeypatch.setenv(SLURM_JOB, "7_1")
@@ -99,8 +99,8 @@ def test_a_stage_that_is_a_slurm_job_is_told_with_its_id_and_how_to_end_it(smaug
         assert code == 2 and f"running, {where} (Slurm job 7_1); scancel 7_1 ends it, saved" in err
         assert f"{where} (Slurm job 7_1), attempt 1" in smaug("status")[1]
         assert f"{where}, Slurm job 7_1, since" in smaug("logs", "50%/pretrain")[2]
-        (told,) = json.loads(smaug("status", "--json")[1])
-    assert told["detail"]["pretrain"]["slurm_job"] == "7_1"
+        (document,) = json.loads(smaug("status", "--json")[1])
+    assert document["detail"]["pretrain"]["slurm_job"] == "7_1"
 
 
 def test_a_driver_that_has_done_all_leaves_nothing_to_cancel(smaug, tmp_path):
@@ -152,10 +152,10 @@ def test_gc_says_what_could_go_and_deletes_nothing(smaug, tmp_path, replaced):
     lines = out.splitlines()
     assert lines[0].endswith(f"kB  {where}: evaluate.msrvtt, done: no valid trial needs it")
     assert lines[1].startswith(f"1 unused in {tmp_path}; --yes deletes ")
-    told = json.loads(smaug("gc", "--json")[1])
-    assert told["deleted"] is False and told["kept"] == []
-    (one,) = told["garbage"]
-    assert one["path"] == str(replaced) and one["bytes"] == told["bytes"] > 0 and not one["deleted"]
+    document = json.loads(smaug("gc", "--json")[1])
+    assert document["deleted"] is False and document["kept"] == []
+    (one,) = document["garbage"]
+    assert one["path"] == str(replaced) and one["bytes"] == document["bytes"] > 0 and not one["deleted"]
 
 
 @pytest.mark.parametrize("options", [[], ["--yes"], ["--json"]])
@@ -182,25 +182,25 @@ def test_gc_deletes_after_the_ledger_has_the_hours_and_sync_keeps_them(smaug, tm
     assert smaug("gc")[1] == f"0 unused in {tmp_path}\n"
 
 
-def test_sync_after_gc_leaves_what_was_told_of_a_superseded_trial(smaug, tmp_path, replaced, monkeypatch):
+def test_sync_after_gc_leaves_the_record_of_a_superseded_trial(smaug, tmp_path, replaced, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     from mlflow.tracking import MlflowClient
 
-    def told():
+    def recorded():
         client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
         names = [e for e in client.search_experiments() if e.name not in ("smaug/stages", "Default")]
         runs = client.search_runs([experiment.experiment_id for experiment in names])
         return {run.info.run_id: (run.info.status, run.data.metrics, run.data.tags) for run in runs}
 
     smaug("sync")
-    before = told()
+    before = recorded()
     assert len(before) == 2
     assert smaug("gc", "--yes")[0] == 0 and not replaced.exists()
     smaug("sync")
-    assert told() == before
+    assert recorded() == before
 
 
-def test_gc_keeps_what_mlflow_cannot_be_told(smaug, tmp_path, replaced, monkeypatch):
+def test_gc_keeps_what_mlflow_cannot_record(smaug, tmp_path, replaced, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     code, out, err = smaug("gc", "--yes")

@@ -26,7 +26,7 @@ from tests.experiments.smoke import ROOT
 
 
 class Ledger:
-    """Takes stages down, or refuses."""
+    """Records stages, or fails."""
 
     def __init__(self, fault: str = "") -> None:
         self.recorded: list[str] = []
@@ -64,7 +64,7 @@ def grow_old(path: Path, seconds: float = 4000.0) -> None:
 
 @pytest.fixture
 def replaced(tmp_path) -> tuple[Trial, Trial]:
-    """A trial that was asked for with other settings later: of its stages nobody wants the last any more."""
+    """A trial that was requested with other settings later: the last of its stages is not needed any more."""
     old, new = trial(r1=25.0), trial(r1=26.0)
     for made in (old, new):
         write_trial(tmp_path, made)
@@ -100,7 +100,7 @@ def test_a_stage_whose_hours_cannot_be_recorded_stays(tmp_path, replaced):
     assert (folder(tmp_path, old, 2) / "result.json").exists()
 
 
-def test_a_stage_nobody_began_needs_no_ledger(tmp_path):
+def test_a_stage_without_attempts_needs_no_ledger(tmp_path):
     old, new = trial(pretrain={"steps": 4}), trial()
     write_trial(tmp_path, old)
     Store(tmp_path).prepare(old.stages[0])
@@ -108,14 +108,14 @@ def test_a_stage_nobody_began_needs_no_ledger(tmp_path):
     assert collect(tmp_path, Ledger("MLflow is down")) == ([name(tmp_path, old)], [])
 
 
-def test_what_was_put_aside_goes(tmp_path):
+def test_archived_stages_go(tmp_path):
     made = trial()
     write_trial(tmp_path, made)
     execute(tmp_path, made)
-    aside = Store(tmp_path).set_aside(made.stages[0])
-    assert paths(tmp_path) == {os.path.relpath(aside, tmp_path): "aside"}
+    archived = Store(tmp_path).set_aside(made.stages[0])
+    assert paths(tmp_path) == {os.path.relpath(archived, tmp_path): "aside"}
     collect(tmp_path)
-    assert not aside.exists() and folder(tmp_path, made, 1).exists()
+    assert not archived.exists() and folder(tmp_path, made, 1).exists()
 
 
 def test_checkpoints_go_where_the_stage_is_done_only(tmp_path):
@@ -174,14 +174,14 @@ def test_a_stage_that_runs_is_never_touched(tmp_path):
         assert found.garbage == []
         assert [kept.path for kept in found.kept] == [directory]
         assert f"attempt 1 is running: process {worker.pid} on " in found.kept[0].why
-        ((left, why),) = remove(tmp_path, [before], Ledger()).left  # the worker came after the look
+        ((left, why),) = remove(tmp_path, [before], Ledger()).left  # the worker came after the report
         assert left is before and "attempt 1 is running" in why
         assert (directory / "stage.json").exists() and not list((tmp_path / "store").glob(".gc-*"))
     assert collect(tmp_path)[0] == [name(tmp_path, old)]
 
 
 def test_a_worker_that_comes_at_the_last_moment_gets_its_stage_back(tmp_path, monkeypatch):
-    """Between the last look and the renaming, made as wide as a door."""
+    """Between the last check and the rename."""
     old, new = trial(pretrain={"steps": 8, "hold_at": 2}), trial()
     write_trial(tmp_path, old)
     directory = Store(tmp_path).prepare(old.stages[0])
@@ -232,22 +232,26 @@ def test_a_driver_that_starts_after_the_report_keeps_everything(tmp_path, replac
     assert len(collect(tmp_path)[0]) == 3
 
 
-def test_a_driver_that_comes_at_the_last_moment_gets_its_stage_back(tmp_path, replaced, monkeypatch):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_driver_that_comes_at_the_last_moment_gets_its_stage_back(tmp_path, replaced, monkeypatch, damaged):
     old, _ = replaced
     found, rename, came = find_garbage(tmp_path).garbage, Path.rename, driver_at_work(tmp_path)
 
     def late(path: Path, target: Path) -> Path:
         if path == folder(tmp_path, old, 2):
             came.__enter__()
+            if damaged:
+                next((tmp_path / "drivers").glob("*.json")).write_text("{")
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", late)
     ((_, why),) = remove(tmp_path, found, Ledger()).left
     came.__exit__(None, None, None)
-    assert "a driver has started" in why and (folder(tmp_path, old, 2) / "result.json").exists()
+    assert ("cannot be read" if damaged else "a driver has started") in why
+    assert (folder(tmp_path, old, 2) / "result.json").exists()
 
 
-def test_a_stage_that_is_asked_for_again_meanwhile_stays(tmp_path, replaced):
+def test_a_stage_that_is_requested_again_meanwhile_stays(tmp_path, replaced):
     old, _ = replaced
     before = find_garbage(tmp_path).garbage
     write_trial(tmp_path, old)
@@ -255,7 +259,7 @@ def test_a_stage_that_is_asked_for_again_meanwhile_stays(tmp_path, replaced):
     assert folder(tmp_path, old, 2).exists()
 
 
-def test_without_any_trial_nobody_knows_what_is_needed(tmp_path):
+def test_without_any_trial_it_is_unknown_what_is_needed(tmp_path):
     execute(tmp_path, trial())
     found = find_garbage(tmp_path)
     assert found.garbage == [] and len(found.kept) == 3 and "no trial was ever requested" in found.kept[0].why
@@ -370,7 +374,7 @@ def test_a_kill_in_the_middle_leaves_no_half_stage_and_the_next_gc_ends_it(tmp_p
     assert paths(tmp_path) == {}
 
 
-def test_what_cannot_be_deleted_is_told_and_the_rest_goes_on(tmp_path, replaced, monkeypatch):
+def test_what_cannot_be_deleted_is_reported_and_the_rest_goes_on(tmp_path, replaced, monkeypatch):
     old, new = replaced
     (folder(tmp_path, new) / "checkpoints").mkdir()
     real = shutil.rmtree

@@ -31,16 +31,16 @@ def followed(directory: Path, **options) -> tuple[str, list[str]]:
     return "".join(text), headings
 
 
-def test_a_log_ends_with_how_the_attempt_ended_told_once(tmp_path):
+def test_a_log_ends_with_the_end_of_the_attempt_once(tmp_path):
     log = read_log(work(tmp_path, quick_stage(fail_at=2)))
     assert log.text.startswith("Traceback") and log.text.endswith("failed: RuntimeError: told to fail at step 2\n")
     assert log.ending() == ""
-    told = log.to_json()
-    assert (told["attempt"], told["state"], told["log"]) == (1, "failed", log.text)
-    assert told["end"]["message"] == "RuntimeError: told to fail at step 2"
+    document = log.to_json()
+    assert (document["attempt"], document["state"], document["log"]) == (1, "failed", log.text)
+    assert document["end"]["message"] == "RuntimeError: told to fail at step 2"
 
 
-def test_where_no_log_was_written_the_record_of_the_end_is_told(tmp_path):
+def test_without_a_log_the_recorded_end_is_shown(tmp_path):
     directory = work(tmp_path, quick_stage(fail_at=2))
     (directory / "attempts" / "0001" / "log.txt").unlink()  # as in the engine that runs stages in its own process
     log = read_log(directory)
@@ -49,7 +49,7 @@ def test_where_no_log_was_written_the_record_of_the_end_is_told(tmp_path):
     assert log.ending().endswith("failed: RuntimeError: told to fail at step 2\n")
 
 
-def test_a_killed_attempt_is_told_to_have_died(tmp_path):
+def test_the_end_of_a_killed_attempt_is_its_death(tmp_path):
     log = read_log(work(tmp_path, quick_stage(kill_at=2)))
     assert log.attempt is not None
     assert log.ending() == f"died without a final record (process {log.attempt.owner.pid})\n"
@@ -66,7 +66,7 @@ def test_each_attempt_has_its_own_log_and_the_newest_comes_first(tmp_path):
         read_log(directory, 3)
 
 
-def test_before_the_first_attempt_there_is_what_the_launch_said(tmp_path):
+def test_before_the_first_attempt_there_is_the_output_of_the_launch(tmp_path):
     directory = Store(tmp_path).prepare(quick_stage())
     (directory / "launch.txt").write_text("no such module\n")
     log = read_log(directory)
@@ -75,7 +75,7 @@ def test_before_the_first_attempt_there_is_what_the_launch_said(tmp_path):
     assert followed(directory) == ("no such module\n", [])
 
 
-def test_following_tells_all_attempts_from_the_newest_on_and_each_piece_once(tmp_path):
+def test_following_prints_all_attempts_from_the_newest_on_and_each_piece_once(tmp_path):
     stage = quick_stage(steps=3, hold_at=2)
     directory = Store(tmp_path).prepare(stage)
     command = [sys.executable, "-m", "experiments.worker", str(directory), "--parent", str(os.getpid())]

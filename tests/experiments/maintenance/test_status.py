@@ -1,4 +1,4 @@
-"""Where everything stands, told from real stages at work; what `status` shows of it."""
+"""Status of real stages, and the lines and JSON that `status` prints of it."""
 
 import io
 import json
@@ -49,8 +49,8 @@ def shown(home: Path, standing: HomeStatus | None = None) -> str:
 
 
 def states(home: Path) -> list[tuple[str, dict[str, str]]]:
-    told = [one.to_json() for one in Observer(home).poll().trials]
-    return [(one["state"], one["stages"]) for one in told]
+    document = [one.to_json() for one in Observer(home).poll().trials]
+    return [(one["state"], one["stages"]) for one in document]
 
 
 def test_a_trial_is_new_then_stopped_then_done(tmp_path):
@@ -80,10 +80,10 @@ def test_with_a_driver_what_is_not_done_waits(tmp_path):
         assert f"driver: process {os.getpid()} on " in text
         request_cancel(tmp_path, [made.stages[1].fingerprint])
         assert "finetune.msrvtt cancelling" in shown(tmp_path)
-    assert "cancelling" not in shown(tmp_path)  # nobody is there who was asked
+    assert "cancelling" not in shown(tmp_path)  # no driver is there to end it
 
 
-def test_a_running_stage_tells_how_far_it_is_where_it_runs_and_how_fast(tmp_path):
+def test_a_running_stage_has_its_steps_place_and_rate(tmp_path):
     made = trial(pretrain={"steps": 8, "hold_at": 6})
     write_trial(tmp_path, made)
     directory = Store(tmp_path).prepare(made.stages[0])
@@ -93,9 +93,9 @@ def test_a_running_stage_tells_how_far_it_is_where_it_runs_and_how_fast(tmp_path
         while len(curve.read_text().splitlines()) < 6:
             assert time.monotonic() < until
             time.sleep(0.02)
-        told = Observer(tmp_path).poll().trials[0].to_json()
-        found = told["detail"]["pretrain"]
-        assert told["state"] == found["state"] == "running"
+        document = Observer(tmp_path).poll().trials[0].to_json()
+        found = document["detail"]["pretrain"]
+        assert document["state"] == found["state"] == "running"
         assert (found["total"], found["attempt"], found["pid"]) == (8, 1, process.pid)
         assert 1 <= found["step"] <= 6  # progress is written once a second at most
         assert found["steps_per_s"] > 0 and found["left_s"] == pytest.approx((8 - found["step"]) / found["steps_per_s"])
@@ -106,7 +106,7 @@ def test_a_running_stage_tells_how_far_it_is_where_it_runs_and_how_fast(tmp_path
     assert states(tmp_path)[0][0] == "stopped"
 
 
-def test_a_failed_stage_is_told_with_its_message_and_folder(tmp_path):
+def test_a_failed_stage_is_shown_with_its_message_and_folder(tmp_path):
     made = trial(pretrain={"refuse_at": 2})
     write_trial(tmp_path, made)
     execute(tmp_path, made, stages=1)
@@ -115,7 +115,7 @@ def test_a_failed_stage_is_told_with_its_message_and_folder(tmp_path):
     assert f"failed\n  pretrain 50%: clip 000007.mp4: told to refuse at step 2\n    {folder}\n" in text
 
 
-def test_a_damaged_folder_is_told_and_hides_nothing_else(tmp_path):
+def test_a_damaged_folder_is_shown_and_hides_nothing_else(tmp_path):
     broken, fine = trial("10%"), trial("50%")
     for made in (broken, fine):
         write_trial(tmp_path, made)
@@ -127,7 +127,7 @@ def test_a_damaged_folder_is_told_and_hides_nothing_else(tmp_path):
     assert "50% seed 0:  pretrain done" in text
 
 
-def test_two_names_of_one_stage_are_both_told(tmp_path):
+def test_two_names_of_one_stage_are_both_shown(tmp_path):
     made = trial()
     path = write_trial(tmp_path, made)
     document = json.loads(path.read_text())
@@ -150,7 +150,7 @@ def test_what_looks_like_markup_is_shown_as_it_is(tmp_path):
     assert "  [bold]x[/] seed 0:  pretrain failed" in shown(tmp_path)
 
 
-def test_a_done_stage_is_read_once_and_one_put_aside_is_seen(tmp_path):
+def test_a_done_stage_is_read_once_and_an_archived_one_is_new(tmp_path):
     made = trial()
     write_trial(tmp_path, made)
     execute(tmp_path, made)
@@ -195,7 +195,7 @@ class Steps:
 
 
 @pytest.mark.parametrize("how", ["lines", "json", "terminal"])
-def test_following_tells_changes_and_ends_when_nothing_runs(tmp_path, how):
+def test_following_shows_changes_and_ends_when_nothing_runs(tmp_path, how):
     made = trial()
     write_trial(tmp_path, made)
     driver = driver_at_work(tmp_path, [stage.fingerprint for stage in made.stages])
@@ -214,8 +214,8 @@ def test_following_tells_changes_and_ends_when_nothing_runs(tmp_path, how):
         changes = [line.split(" ", 1)[1] for line in text.splitlines() if line[2:3] == ":"]
         assert changes == [f"{name} 50% done" for name in ("pretrain", "finetune.msrvtt", "evaluate.msrvtt")]
     elif how == "json":
-        told = [json.loads(line)[0]["state"] for line in text.splitlines()]
-        assert told == ["waiting", "waiting", "done"]
+        document = [json.loads(line)[0]["state"] for line in text.splitlines()]
+        assert document == ["waiting", "waiting", "done"]
     else:
         assert "waiting" in text and "1 trials: \x1b[32m1 done" not in text
         assert text.rstrip().endswith("evaluate.msrvtt \x1b[32mdone\x1b[0m")
@@ -227,9 +227,9 @@ def test_following_where_nothing_runs_shows_it_once(tmp_path):
     assert printed.getvalue() == f"no runs in {tmp_path}\n"
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0, "0:00"), (125.4, "2:05"), (46841, "13:00:41")])
-def test_durations(seconds, told):
-    assert overview.duration(seconds) == told
+@pytest.mark.parametrize(("seconds", "expected"), [(0, "0:00"), (125.4, "2:05"), (46841, "13:00:41")])
+def test_durations(seconds, expected):
+    assert overview.duration(seconds) == expected
 
 
 def test_the_hours_of_a_done_stage_are_read_until_they_are_final(tmp_path):
@@ -252,8 +252,8 @@ def test_the_hours_of_a_done_stage_are_read_until_they_are_final(tmp_path):
     assert billed() == 1.0
     write_json(attempt / "end.json", end | {"spent_s": 7200.0})
     assert billed() == 2.0  # Slurm's accounting may yet tell more
-    told = {"source": "sacct", "state": "COMPLETED", "start": end["time"] - 1, "end": end["time"], "cpu_s": None}
-    write_json(attempt / "accounting.json", told)
+    document = {"source": "sacct", "state": "COMPLETED", "start": end["time"] - 1, "end": end["time"], "cpu_s": None}
+    write_json(attempt / "accounting.json", document)
     billed()
     write_json(attempt / "end.json", end | {"spent_s": 10800.0})
     before = billed()
@@ -267,10 +267,10 @@ def test_steps_that_a_running_stage_has_not_saved_are_not_lost(tmp_path):
     directory = Store(tmp_path).prepare(made.stages[0])
     with working(directory):
         progress = directory / "attempts" / "0001" / "progress.json"
-        told = json.loads(progress.read_text())
-        write_json(progress, told | {"train_s": 3600.0, "useful_s": 1800.0, "spent_s": 7200.0})
+        document = json.loads(progress.read_text())
+        write_json(progress, document | {"train_s": 3600.0, "useful_s": 1800.0, "spent_s": 7200.0})
         seen = Observer(tmp_path).poll()
         hours = seen.trials[0].to_json()["detail"]["pretrain"]["hours"]
-        if hours["billed"] == 2.0:  # unless the worker has told anew
+        if hours["billed"] == 2.0:  # unless the worker has written its own again
             assert (hours["useful"], hours["lost"], hours["unsaved"], hours["overhead"]) == (0.5, 0.0, 0.5, 1.0)
             assert " 0.5 useful, 0 lost, 1 overhead, 0.5 unsaved" in shown(tmp_path, seen)

@@ -26,7 +26,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
 
 
 def submission(home: Path, jobs: dict[str, str | None], words: dict[str, int], age_s: float = 7200.0) -> Path:
-    """A folder with jobs (their ids by name; none: nobody wrote it down) and the codes that they ended with."""
+    """A folder with jobs (their ids by name; None: no driver recorded it) and the codes that they ended with."""
     folder = new_folder(home / "slurm", "mine", "smaug-1")
     assert SUBMISSION.fullmatch(folder.name)
     for name in jobs:

@@ -90,7 +90,7 @@ def test_a_manifest_that_is_cut_is_found(scale, home):
     assert found.level == "fault" and "is damaged (JSONDecodeError" in found.message
 
 
-def test_real_media_are_looked_for_by_annotations_and_a_sample(rendered, tmp_path):
+def test_real_media_are_checked_by_annotations_and_a_sample(rendered, tmp_path):
     paper, corpus = load_scale("paper"), tmp_path / "data" / "webvid"
     found = {finding.check: finding for finding in check_data(paper, tmp_path)}
     assert set(levels(found.values())) == {"fault"} and len(found) == 9
@@ -187,7 +187,7 @@ def test_a_full_disk_and_one_that_takes_nothing_are_faults(scale, tmp_path):
         )
 
 
-def test_a_home_on_the_network_is_told(scale, tmp_path):
+def test_a_network_file_system_is_named(scale, tmp_path):
     (found,) = inspection.check_disk(scale, tmp_path, [FileSystem(Path("/"), "lustre")])
     assert found.level == "ok" and ", lustre over the network; " in found.message
 
@@ -267,7 +267,7 @@ def test_doctor_deep_finds_a_checkpoint_that_was_changed_or_has_no_digests(tmp_p
     assert f"{newer}/state.json: cannot be read" in next(check_contents(tmp_path)).message
 
 
-def test_a_probe_tells_what_was_printed_last_or_why_there_is_nothing():
+def test_a_probe_returns_the_last_line_or_the_reason_why_there_is_none():
     assert probe("print('noise'); print('{\"x\": 1}')") == {"x": 1}
     assert probe("import no_such_module") == "ModuleNotFoundError: No module named 'no_such_module'"
     assert probe("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)") == "killed by signal 11"
@@ -284,7 +284,7 @@ def test_the_decoder_writes_and_reads_a_clip():
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("answer", "expected"),
     [
         ({"av": "18", "frames": 6, "difference": 2.0}, "ok"),
         ({"av": "18", "frames": 5, "difference": 255.0}, "fault"),
@@ -292,13 +292,13 @@ def test_the_decoder_writes_and_reads_a_clip():
         ("av.error.EncoderNotFoundError: no codec", "fault"),
     ],
 )
-def test_a_decoder_that_gives_other_frames_is_a_fault(monkeypatch, told, expected):
-    monkeypatch.setattr(machine, "probe", lambda code: told)
+def test_a_decoder_that_gives_other_frames_is_a_fault(monkeypatch, answer, expected):
+    monkeypatch.setattr(machine, "probe", lambda code: answer)
     assert levels(machine.check_decoder()) == [expected]
 
 
 @pytest.mark.parametrize(
-    ("told", "present", "visible", "expected"),
+    ("answer", "present", "visible", "expected"),
     [
         ({"version": "2.13.0+cpu", "cuda": None, "gpus": 0, "torchvision": "0.28"}, [], 0, ["ok", "ok", "ok"]),
         ({"version": "2.13.0", "cuda": "13.0", "gpus": 2, "torchvision": "0.28"}, ["H200"] * 2, 2, ["ok", "ok", "ok"]),
@@ -309,16 +309,16 @@ def test_a_decoder_that_gives_other_frames_is_a_fault(monkeypatch, told, expecte
         ("ModuleNotFoundError: No module named 'torch'", [], 0, ["fault"]),
     ],
 )
-def test_torch_must_see_the_devices_that_the_driver_sees(monkeypatch, scale, told, present, visible, expected):
-    monkeypatch.setattr(machine, "probe", lambda code: told)
+def test_torch_must_see_the_devices_that_the_driver_sees(monkeypatch, scale, answer, present, visible, expected):
+    monkeypatch.setattr(machine, "probe", lambda code: answer)
     monkeypatch.setattr(machine, "gpu_names", lambda: present)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(visible))))
     assert levels(machine.check_torch(scale)) == expected
 
 
 def test_a_scale_that_asks_for_more_than_there_is_is_a_fault(monkeypatch):
-    told = {"version": "2.13.0+cpu", "cuda": None, "gpus": 0, "torchvision": "0.28"}
-    monkeypatch.setattr(machine, "probe", lambda code: told)
+    answer = {"version": "2.13.0+cpu", "cuda": None, "gpus": 0, "torchvision": "0.28"}
+    monkeypatch.setattr(machine, "probe", lambda code: answer)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = [finding for finding in machine.check_torch(load_scale("paper")) if finding.level == "fault"]
     assert len(found) == len({finding.message for finding in found}) >= 5
@@ -365,7 +365,7 @@ def test_an_old_python_is_a_fault(monkeypatch):
     [
         ([fine("a", "well")], 0),
         ([fine("a", "well"), warning("b", "slow", "wait")], 0),
-        ([fault("c", "broken", "mend it"), fine("a", "well")], 1),
+        ([fault("c", "broken", "repair it"), fine("a", "well")], 1),
     ],
 )
 def test_only_faults_make_the_exit_code(monkeypatch, tmp_path, capsys, findings, code):
@@ -379,5 +379,5 @@ def test_only_faults_make_the_exit_code(monkeypatch, tmp_path, capsys, findings,
         if "--json" in arguments:
             assert [one["level"] for one in json.loads(out)] == levels(findings)
         elif code:
-            assert out.startswith("FAULT   c: broken\n        fix: mend it\nok      a: well\n")
+            assert out.startswith("FAULT   c: broken\n        fix: repair it\nok      a: well\n")
     assert not (tmp_path / "home").exists()
