@@ -2,22 +2,22 @@
 
 import os
 import shutil
-import signal
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.config.scale import Scale
-from experiments.console import Console
+from experiments.console import Bars, Console
 from experiments.run import prepare_data
 from experiments.stages.graph import cut_stages
 from experiments.stages.stage import Stage
 from experiments.stages.trial import config_of
 from experiments.store.documents import ALONE, METRICS, read_document, write_json
 from experiments.worker.device import DeviceClock, check_device
-from experiments.worker.signals import StopFlag, end_with
+from experiments.worker.reporter import QuietWatch
+from experiments.worker.signals import StopFlag, end_with, stop_on_signals
 from smaug_core.config import Config
 from smaug_core.errors import SmaugError
 from smaug_core.stage_protocol import PRETRAIN_VIDEO, Outcome
@@ -63,10 +63,10 @@ def run_alone(
     if (finished := first_does("begin", begin)) is not None:
         return finished if first else {}
     options: dict[str, Any] = {"data_root": data_root, "device": device, "recompute_layers": recompute_layers}
-    options["parents"] = [] if parent is None else [parent]
-    with _TerminalWatch(console, stage.name, int(device != "cpu")) as watch, _ended_by_signals(watch.stop):
+    options |= {"seed": stage.seed, "parents": [] if parent is None else [parent], "out": out}
+    with _watch(console, stage.name, int(device != "cpu")) as watch:
         try:
-            outcome = stages.run(kind, stage.settings, seed=stage.seed, out=out, watch=watch, **options)
+            outcome = stages.run(kind, stage.settings, watch=watch, **options)
         except SmaugError:
             if first:
                 _give_back(out)
@@ -75,7 +75,9 @@ def run_alone(
 
 
 def _publish(out: Path, outcome: Outcome, console: Console) -> dict[str, float]:
-    _print_notes(outcome.notes, console)
+    for name, note in outcome.notes.items():
+        if note and name != "unknown_words":  # logged when the data was read
+            console.print(f"{name}: {note}")
     write_json(out / "metrics.json", outcome.metrics | {"useful_s": outcome.useful_s})
     for name in outcome.scratch:
         shutil.rmtree(out / name, ignore_errors=True)
@@ -93,13 +95,6 @@ def _begin(
     else:
         console.print(f"{out}: was done before")
     return finished
-
-
-def _print_notes(notes: Mapping[str, Any], console: Console) -> None:
-    """Print what is worth knowing beside the metrics, e.g. which parts of the model were new."""
-    for name, note in notes.items():
-        if note and name != "unknown_words":  # logged when the data was read
-            console.print(f"{name}: {note}")
 
 
 def is_first_process() -> bool:
@@ -156,21 +151,24 @@ def _give_back(out: Path) -> None:
         (out / "stage.json").unlink()
 
 
-class _TerminalWatch:
-    """Shows a running stage as a bar; implements `smaug_core.stage_protocol.Watch`."""
+@contextmanager
+def _watch(console: Console, name: str, gpus: int) -> Iterator["_TerminalWatch"]:
+    stop = StopFlag()
+    # torchrun sends SIGTERM to the others when one process ends, and passes Ctrl-C on, maybe more than once.
+    with (
+        console.bars(shown=is_first_process(), transient=False) as bars,
+        stop_on_signals(stop.set, second_interrupts=False),
+    ):
+        yield _TerminalWatch(console, bars, name, gpus, stop)
 
-    def __init__(self, console: Console, name: str, gpus: int) -> None:
-        self._console, self._name = console, name
-        self._clock, self._stop = DeviceClock(gpus), StopFlag()
-        self._open = ExitStack()
 
-    def __enter__(self) -> "_TerminalWatch":
-        self._bars = self._open.enter_context(self._console.bars(shown=is_first_process(), transient=False))
-        self._bars.show(self._name, self._name, 0, None)
-        return self
+class _TerminalWatch(QuietWatch):
+    """Watch that shows a running stage as a bar, or as lines if the output is no terminal."""
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    def __init__(self, console: Console, bars: Bars, name: str, gpus: int, stop: StopFlag) -> None:
+        super().__init__(DeviceClock(gpus), stop)
+        self._console, self._bars, self._name = console, bars, name
+        bars.show(name, name, 0, None)
 
     def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
         """Move the bar."""
@@ -178,29 +176,3 @@ class _TerminalWatch:
         self._bars.show(self._name, self._name, step, total, shown)
         if is_first_process() and not self._console.is_terminal and (step % max(1, total // 20) == 0 or step == total):
             self._console.print(f"{self._name} {step}/{total} {shown}")
-
-    def useful(self, seconds: float) -> None:
-        """Nothing to note: metrics.json holds the sum."""
-
-    def spent(self) -> float:
-        """Device seconds of this process."""
-        return self._clock.spent_s()
-
-    def stop(self) -> None:
-        """Ask for a checkpoint and an end."""
-        self._stop.set()
-
-    def stop_requested(self) -> bool:
-        """Whether Ctrl-C was pressed, or SIGTERM came."""
-        return self._stop.is_set()
-
-
-@contextmanager
-def _ended_by_signals(stop: Any) -> Iterator[None]:
-    """Ctrl-C, and SIGTERM, which torchrun passes on and sends to the others when one process ends."""
-    previous = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

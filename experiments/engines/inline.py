@@ -1,15 +1,11 @@
 """Run a stage in this process, while it is submitted: for tests and for a debugger."""
 
 import logging
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 from experiments.engines.base import Engine, Inventory, Job, JobState, goes_back, local_inventory
 from experiments.worker.main import run_command
-from experiments.worker.signals import StopFlag
+from experiments.worker.signals import StopFlag, stop_on_signals
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +29,7 @@ class InlineEngine(Engine):
         python_dash_m_worker = 3
         stop = StopFlag()
         self._running = job.name, stop
-        with _signals_request(stop):
+        with stop_on_signals(stop.set, redeliver=True):
             code, message = run_command(job.command[python_dash_m_worker:], stop, log=False)
             self._states[job.name] = JobState(True, code, message)
 
@@ -52,27 +48,3 @@ class InlineEngine(Engine):
 
     def close(self) -> None:
         """Do nothing: no resources are held."""
-
-
-@contextmanager
-def _signals_request(stop: StopFlag) -> Iterator[None]:
-    """Request a stop on SIGINT and SIGTERM, and deliver them at the end; a second SIGINT is delivered at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    received: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        if received and number == signal.SIGINT:
-            signal.default_int_handler(number, None)
-        received.append(number)
-        stop.set()
-
-    previous: dict[int, Any] = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])

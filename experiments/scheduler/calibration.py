@@ -14,7 +14,7 @@ from experiments.scheduler.scheduler import TICK_S
 from experiments.stages.stage import Stage
 from experiments.store.documents import RATE, StageDocument, read_document, unwritable, write_json
 from experiments.store.store import Store
-from experiments.worker.signals import StopFlag, signals_call
+from experiments.worker.signals import StopFlag, stop_on_signals
 from smaug_core.errors import SmaugError
 
 
@@ -53,7 +53,7 @@ def find_rate(stage: Stage, store: Store, engine: Engine, data_root: Path) -> No
 def _run(engine: Engine, job: Job) -> JobState:
     """A job's end; on Ctrl-C and SIGTERM the engine is asked to cancel it, and its end is waited for all the same."""
     stop, passed_on = StopFlag(), False
-    with signals_call(stop.set):
+    with stop_on_signals(stop.set):
         engine.submit(job)
         while not (state := engine.poll()[job.name]).ended:
             if stop.is_set() and not passed_on:

@@ -28,7 +28,7 @@ from experiments.store.failures import POLICIES, Failure
 from experiments.store.records import StageRecord
 from experiments.store.store import Store
 from experiments.worker.outcome import HELD
-from experiments.worker.signals import StopFlag, signals_call
+from experiments.worker.signals import StopFlag, stop_on_signals
 from smaug_core.errors import SmaugError
 
 TICK_S = 0.1
@@ -96,7 +96,7 @@ class Scheduler:
         """
         self._queue.settle(lambda stage: self._store.result(stage) is not None)
         self._check_resources()
-        with signals_call(self.stop), self._canceller.watch():
+        with stop_on_signals(self.stop), self._canceller.watch():
             while self._step():
                 time.sleep(TICK_S)
         self._queue.give_up_held()

@@ -19,7 +19,7 @@ import psutil
 from experiments.tracking.database import TrackingError, database_file, redacted
 from experiments.tracking.location import tracking_uri
 from experiments.worker.import_path import import_environment
-from experiments.worker.signals import end_with, signals_call
+from experiments.worker.signals import end_with, stop_on_signals
 from smaug_core.errors import SmaugError
 
 HOST = "127.0.0.1"
@@ -58,7 +58,7 @@ def serve(home: Path, port: int, say: Callable[[str], None], log: Callable[[str]
 
     Tracker(home).prepare()
     stop = threading.Event()
-    with signals_call(stop.set):
+    with stop_on_signals(stop.set):
         server = _start(home.resolve(), uri, port)
         lines: deque[str] = deque(maxlen=1)
         reader = threading.Thread(target=_pass_on, args=(server, lines, log), daemon=True)

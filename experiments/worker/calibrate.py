@@ -1,4 +1,4 @@
-"""Runs a few steps of a training and says how fast they were: the worker's side of a probe."""
+"""Timing of a few steps of a training: the worker's side of a probe."""
 
 import shutil
 import time
@@ -9,6 +9,7 @@ from experiments.stages.workload import step_macs, training_of
 from experiments.store.documents import STAGE, read_document, write_json
 from experiments.worker.device import DeviceClock, describe_device
 from experiments.worker.outcome import set_threads
+from experiments.worker.reporter import QuietWatch
 from experiments.worker.signals import StopFlag
 from smaug_core.errors import SmaugError
 from smaug_core.stage_protocol import Interrupted
@@ -21,53 +22,47 @@ STEPS = 20
 SECONDS = 20.0
 
 
-class _StopWatch:
-    """Stops a training after some steps; implements `smaug_core.stage_protocol.Watch`."""
+class _TimingWatch(QuietWatch):
+    """Watch that times the steps of a training and stops it after some of them."""
 
     def __init__(self, clock: DeviceClock, stop: StopFlag) -> None:
-        self._clock, self._stop = clock, stop
+        super().__init__(clock, stop)
         self.steps = 0
-        """Steps that were timed."""
+        """Number of timed steps."""
         self.seconds = 0.0
         """Device seconds of those steps."""
-        self._seen, self._from = 0, 0.0
+        self._reported, self._start_s = 0, 0.0
 
     def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
-        """A step has ended."""
-        self._seen += 1
-        if self._seen == WARM_UP_STEPS:
-            self._from = self._clock.spent_s()
-        elif self._seen > WARM_UP_STEPS:
-            self.steps, self.seconds = self._seen - WARM_UP_STEPS, self._clock.spent_s() - self._from
-
-    def useful(self, seconds: float) -> None:
-        """Nothing is kept."""
-
-    def spent(self) -> float:
-        """Device seconds so far."""
-        return self._clock.spent_s()
+        """Time a step, unless it is one of the first."""
+        self._reported += 1
+        if self._reported == WARM_UP_STEPS:
+            self._start_s = self.spent()
+        elif self._reported > WARM_UP_STEPS:
+            self.steps, self.seconds = self._reported - WARM_UP_STEPS, self.spent() - self._start_s
 
     def stop_requested(self) -> bool:
-        """Whether enough was seen."""
-        return self._stop.is_set() or self.steps >= STEPS or (self.steps > 0 and self.seconds >= SECONDS)
+        """Whether enough steps were timed."""
+        enough = self.steps >= STEPS or (self.steps > 0 and self.seconds >= SECONDS)
+        return enough or super().stop_requested()
 
 
 def time_steps(directory: Path, *, data_root: Path, device: str, stop: StopFlag) -> None:
-    """Run the training described in `directory` for some steps, and leave `rate.json` there.
+    """Run the training described in `directory` for some steps, and write `rate.json` there.
 
     Args:
         directory: holds stage.json; what the training writes goes to a folder in it and is removed.
-        data_root: where the media are.
+        data_root: folder of the media.
         device: `cpu` or `cuda`.
-        stop: asks for an early end.
+        stop: requests an early end.
 
     Raises:
         SmaugError: the training cannot start, or ended before a step was timed.
     """
     stage = read_document(directory / "stage.json", STAGE)
     if stage is None:
-        raise SmaugError(f"{directory}: nothing to be timed was prepared here (stage.json is missing)")
-    watch, out = _StopWatch(DeviceClock(stage.resources["gpus"]), stop), directory / "out"
+        raise SmaugError(f"{directory}: no stage to time was prepared here (stage.json is missing)")
+    watch, out = _TimingWatch(DeviceClock(stage.resources["gpus"]), stop), directory / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     kind, settings = stage.kind, stage.settings
@@ -75,7 +70,7 @@ def time_steps(directory: Path, *, data_root: Path, device: str, stop: StopFlag)
     try:
         run(kind, settings, seed=0, parents=[], out=out, data_root=data_root, device=device, watch=watch)
     except Interrupted:
-        pass  # as asked
+        pass  # by the watch
     finally:
         shutil.rmtree(out, ignore_errors=True)
     if not watch.steps:

@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from experiments.stages.kinds import PRETRAININGS
 from experiments.stages.stage import ENTRY
 from experiments.store.documents import ALONE, ANY, STAGE, StageDocument, read_document, unwritable, write_json
 from experiments.store.examples import FOLDER, LIST, Example, Gallery, Kind
+from experiments.worker.reporter import print_error
 from smaug_core.config import DataConfig
 from smaug_core.errors import ClipError, SmaugError
 from smaug_core.settings import from_settings
@@ -141,11 +141,11 @@ def leave_pictures(stage: StageDocument, directory: Path, *, data_root: Path, de
         if gallery is None:
             return
         if gallery.failed or gallery.unreadable:
-            _say(f"example pictures: {gallery.summary}")
+            print_error(f"example pictures: {gallery.summary}")
         shutil.rmtree(directory / FOLDER, ignore_errors=True)  # of an attempt that was killed before it published
         write_gallery(directory / FOLDER, gallery)
     except (SmaugError, OSError) as error:  # a full disk: the result meets that too, and says so
-        _say(f"example pictures: cannot be kept: {error}")
+        print_error(f"example pictures: cannot be kept: {error}")
 
 
 def _whatever_can_be_made(stage: StageDocument, directory: Path, data_root: Path, device: str) -> Gallery | None:
@@ -298,8 +298,3 @@ def _frames_told(places: Sequence[int]) -> str:
         return "none of them"
     *others, last = map(str, places)
     return f"frames {', '.join(others)} and {last}" if others else f"frame {last}"
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):  # the disk that the log is on may be full
-        sys.stderr.write(f"{text}\n")

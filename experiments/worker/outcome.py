@@ -1,17 +1,23 @@
-"""The work of a stage: the call of its function, and how that ended, in words and as an exit code."""
+"""The work of a stage: the call of its function, its publication in result.json, and its ending with an exit code."""
 
 import errno
 import importlib
 import os
+import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
-from experiments.store.attempt import AttemptState, SupersededError
-from experiments.store.documents import StageDocument, StoreError
+from experiments.stages.code_version import code_digest
+from experiments.store.attempt import AttemptState, Lease, SupersededError
+from experiments.store.documents import StageDocument, StoreError, write_json
 from experiments.store.failures import DIVERGED_CODE, STOPPED_CODE, FailureClass, Seen, classify
+from experiments.worker.device import source_commit
 from smaug_core.errors import DivergedError, SmaugError
 from smaug_core.stage_protocol import Interrupted, Outcome, Watch
 
@@ -108,6 +114,58 @@ def _finished_parents(directory: Path, fingerprints: list[str]) -> list[Path]:
             raise StoreError(f"{directory}: the stage it builds on, {fingerprint[:12]}, is not done in {store}")
         found.append(done[0].parent)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Writer of a stage's result.json: a stage that has one is done."""
+
+    stage: StageDocument
+    lease: Lease
+    host: dict[str, Any]
+    """Device, processors and libraries, as the result records them."""
+    leave_pictures: Callable[[], None]
+    """Writes example pictures beside the results; raises no error if that fails."""
+
+    def make(self, work: Callable[[], Outcome], heartbeat: Callable[[], None]) -> None:
+        """Do the work and publish its result; `heartbeat` raises if a newer attempt has begun."""
+        directory = self.lease.stage_directory
+        code = code_digest(self.stage.kind)  # before the work: the files may change while it runs
+        commit = source_commit()
+        outcome = work()
+        heartbeat()
+        self.leave_pictures()
+        result = {
+            "fingerprint": self.stage.fingerprint,
+            "metrics": outcome.metrics,
+            "useful_s": outcome.useful_s,
+            "files": _digests(directory, outcome.files),
+            "sizes": {name: (directory / name).stat().st_size for name in outcome.files},
+            "notes": outcome.notes,
+            "code": code,
+            **self.host,
+            "commit": commit,
+            "threads": threads(),
+            "attempt": self.lease.number,
+            "time": time.time(),
+        }
+        heartbeat()
+        write_json(directory / "result.json", result, durable=True)
+        for name in outcome.scratch:
+            shutil.rmtree(directory / name, ignore_errors=True)
+
+
+def _digests(directory: Path, files: list[str]) -> dict[str, str]:
+    digests = {}
+    for name in files:
+        try:
+            with (directory / name).open("rb") as file:
+                digests[name] = file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise StoreError(
+                f"{directory / name}: the stage says it wrote this file, but it cannot be read ({error.strerror})"
+            ) from error
+    return digests
 
 
 def set_threads(cpus: int) -> None:

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -26,33 +26,12 @@ from experiments.store.store import read_stage
 from experiments.worker.device import DeviceClock
 from experiments.worker.launcher import LOOK_S, RANK, Crew, CrewClock, node_reports
 from experiments.worker.outcome import DONE, FAILED, INTERRUPTED, call_entry, ending_of, set_threads
-from experiments.worker.reporter import StageWatch
-from experiments.worker.signals import StopFlag, end_with
+from experiments.worker.reporter import QuietWatch, StageWatch, print_error
+from experiments.worker.signals import StopFlag, end_with, set_by_signals
 from smaug_core.stage_protocol import Watch
 
 PEER_DEATH_S = 2.0
 """Time that a rank whose exchange broke waits for another one's death: a process closes its connections first."""
-
-
-class RankWatch:
-    """Watch of every rank but the first: it drops reports; implements `smaug_core.stage_protocol.Watch`."""
-
-    def __init__(self, share: DeviceClock, stop: StopFlag) -> None:
-        self._share, self._stop = share, stop
-
-    def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
-        """Do nothing: the first rank reports."""
-
-    def useful(self, seconds: float) -> None:
-        """The first rank notes it."""
-
-    def spent(self) -> float:
-        """Device seconds of this process."""
-        return self._share.spent_s()
-
-    def stop_requested(self) -> bool:
-        """Whether to save a checkpoint and end."""
-        return self._stop.is_set()
 
 
 class Rank:
@@ -69,15 +48,14 @@ class Rank:
 
         It is 0 where all ranks end together; else torchrun must end the others, which may wait for this one.
         """
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-            signal.signal(number, lambda *_: self._stop.set())
+        set_by_signals(self._stop)
         self._leave_note()
         threading.Thread(target=self._listen, name="stop", daemon=True).start()
         ending = ending_of(self._work)
         bereft = ending.code == FAILED and self._another_ended_first()
         self._note["end"] = {"time": time.time(), "ending": asdict(ending), "bereft": bereft}
         if ending.details:
-            sys.stderr.write(f"process {self._number}: {ending.details}\n")
+            print_error(f"process {self._number}: {ending.details}")
         with suppress(StoreError):  # a disk that is full; without the note there is another try, which meets it
             self._leave_note()
         return 0 if ending.code in (DONE, INTERRUPTED) else 1
@@ -104,7 +82,7 @@ class Rank:
     def _watch(self, directory: Path, crew: Crew) -> Iterator[Watch]:
         share = DeviceClock(crew.gpus / crew.processes)
         if self._number > 0:
-            yield RankWatch(share, self._stop)
+            yield QuietWatch(share, self._stop)
             return
         lease, clock = Lease(directory, int(self._folder.name)), CrewClock(crew, self._folder)
         with StageWatch(lease, clock, self._stop, share) as watch:

@@ -1,6 +1,7 @@
 """Progress reports, time accounting and heartbeats of a running stage."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +18,27 @@ from experiments.worker.signals import StopFlag
 
 PROGRESS_EVERY_S = 1.0
 """Progress is written to the disk at most so often; the curve gets every step at once."""
+
+
+class QuietWatch:
+    """Watch that drops reports; implements `smaug_core.stage_protocol.Watch`."""
+
+    def __init__(self, clock: DeviceClock, stop: StopFlag) -> None:
+        self._clock, self._stop = clock, stop
+
+    def report(self, step: int, total: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def useful(self, seconds: float) -> None:
+        """Do nothing."""
+
+    def spent(self) -> float:
+        """Device seconds of this process."""
+        return self._clock.spent_s()
+
+    def stop_requested(self) -> bool:
+        """Whether to save a checkpoint and end."""
+        return self._stop.is_set()
 
 
 class StageWatch:
@@ -123,3 +145,9 @@ class StageWatch:
         except StoreError as error:
             self._fault = error  # raised at the stage's next report
         return self._fault is None
+
+
+def print_error(text: str) -> None:
+    """Print a line to stderr, which is the attempt's log; a full disk does not matter here."""
+    with suppress(OSError):
+        sys.stderr.write(f"{text}\n")

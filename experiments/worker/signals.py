@@ -1,4 +1,4 @@
-"""A request to save and end, made by a signal handler and looked at between steps."""
+"""Stop requests: a flag that signal handlers set and a stage polls between steps, and signals between processes."""
 
 import ctypes
 import os
@@ -23,20 +23,20 @@ class StopFlag:
         self._is_set = False
 
     def set(self) -> None:
-        """Ask for the end; more often is the same as once."""
+        """Request a stop; repeated requests change nothing."""
         self._is_set = True
 
     def is_set(self) -> bool:
-        """Whether the end was asked for."""
+        """Whether a stop was requested."""
         return self._is_set
 
 
 HANGS = StopFlag()
-"""Set where a thread of this process hangs in a library: Python would wait for that at its end."""
+"""Set if a thread of this process hangs in a library: Python would wait for it at exit."""
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with an exit code; what was printed is written out, and no thread is waited for if one hangs."""
+    """Flush the output and exit with a code, without waiting for threads if one hangs."""
     if HANGS.is_set():
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
@@ -45,11 +45,11 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-ORPHAN_LOOK_S = 1.0
+ORPHAN_POLL_S = 1.0
 
 
 def end_with(parent: int, by: signal.Signals = signal.SIGTERM) -> None:
-    """Have a signal sent to this process when the process `parent`, which started it, dies, however it dies (Linux)."""
+    """Have the kernel send a signal to this process when its parent dies for any reason (Linux)."""
     set_parent_death_signal = 1
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(set_parent_death_signal, by)
@@ -58,30 +58,43 @@ def end_with(parent: int, by: signal.Signals = signal.SIGTERM) -> None:
 
 
 def kill_orphan(parent: int, after_s: float) -> None:
-    """Have this process killed so long after the process `parent`, which started it, has died, if it has not ended."""
+    """Kill this process `after_s` seconds after its parent has died, unless it ends before."""
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(ORPHAN_LOOK_S)
+            time.sleep(ORPHAN_POLL_S)
         time.sleep(after_s)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="orphan", daemon=True).start()
 
 
+def set_by_signals(stop: StopFlag) -> None:
+    """Have SIGTERM, SIGINT and SIGUSR2 set the flag, as long as this process lives."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, lambda *_: stop.set())
+
+
 @contextmanager
-def signals_call(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGINT and SIGTERM request a stop; a second SIGINT interrupts at once."""
+def stop_on_signals(
+    stop: Callable[[], None], *, second_interrupts: bool = True, redeliver: bool = False
+) -> Iterator[None]:
+    """Call `stop` on SIGINT and SIGTERM within this scope; in another thread than the main one, do nothing.
+
+    Args:
+        stop: requests an orderly end.
+        second_interrupts: a second SIGINT raises KeyboardInterrupt at once.
+        redeliver: after the scope, the first signal is delivered as if it came only then.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's affair
+        yield  # only the main thread may set handlers
         return
-    asked = False
+    received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
+        if received and second_interrupts and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
-        asked = True
+        received.append(number)
         stop()
 
     previous: dict[int, Any] = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -90,3 +103,5 @@ def signals_call(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if received and redeliver:
+        signal.raise_signal(received[0])

@@ -24,9 +24,7 @@ ONLY_IN = {
 """Modules, or folders with all their modules, that may import a library."""
 PRINTS = {"print", "typer.echo", "typer.secho", "click.echo", "sys.stdout.write", "sys.stderr.write"}
 TO_A_LOG = {  # the standard error of these is a file, which `smaug logs` shows
-    "experiments/worker/main.py",
-    "experiments/worker/rank.py",
-    "experiments/worker/examples.py",
+    "experiments/worker/reporter.py",
     "experiments/engines/slurm/job.py",
     "experiments/engines/ray/node.py",
 }

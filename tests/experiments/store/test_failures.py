@@ -38,8 +38,8 @@ from experiments.store.store import Store, stage_record
 from experiments.store.trials import trial_record, write_trial
 from experiments.worker.device import oom_kills, oom_kills_since
 from experiments.worker.launcher import ended_as
-from experiments.worker.main import DONE, run_stage
-from experiments.worker.outcome import INTERRUPTED
+from experiments.worker.main import run_stage
+from experiments.worker.outcome import DONE, INTERRUPTED
 from experiments.worker.signals import StopFlag
 from tests.conformance.drivers import wait_until
 from tests.documents import read_json

@@ -22,7 +22,8 @@ from experiments.store.trials import write_trial
 from experiments.worker import examples as pictures
 from experiments.worker import main as worker
 from experiments.worker.examples import leave_pictures, make_by_hand
-from experiments.worker.main import DONE, run_stage
+from experiments.worker.main import run_stage
+from experiments.worker.outcome import DONE
 from experiments.worker.signals import StopFlag
 from smaug_core.config import DataConfig
 from smaug_core.data.prepare.rendering import prepare

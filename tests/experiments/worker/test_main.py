@@ -20,7 +20,8 @@ from experiments.store.process import start_ticks
 from experiments.store.store import Store, read_curve
 from experiments.worker import reporter as watch_module
 from experiments.worker.device import DeviceClock
-from experiments.worker.main import BAD_INPUT, DIVERGED, DONE, FAILED, HELD, INTERRUPTED, run_stage
+from experiments.worker.main import run_stage
+from experiments.worker.outcome import BAD_INPUT, DIVERGED, DONE, FAILED, HELD, INTERRUPTED
 from experiments.worker.reporter import StageWatch
 from experiments.worker.signals import StopFlag
 from smaug_core.stage_protocol import Outcome
@@ -462,7 +463,7 @@ def test_a_watch_without_space_names_the_file() -> None:
 STUCK = """
 import os, sys, time
 from experiments.worker import signals as stop
-stop.ORPHAN_LOOK_S = 0.05
+stop.ORPHAN_POLL_S = 0.05
 stop.kill_orphan(os.getppid(), 0.1)
 time.sleep(60)
 """
