@@ -291,12 +291,12 @@ def _alone(
 
 
 def _pictures(kind: Kind, from_: Path, out: Path, device: str, home: Path | None) -> None:
-    from experiments.worker.examples import make_by_hand
+    from experiments.worker.examples import draw_pictures
 
-    gallery = make_by_hand(kind, from_, out, data_root=home_folder(home) / "data", device=device)
+    gallery = draw_pictures(kind, from_, out, data_root=home_folder(home) / "data", device=device)
     for example in gallery.examples:
         say(f"{os.path.relpath(out / example.file)}: {example.alt}")
-    for fault in gallery.unreadable.values():
+    for fault in (gallery.unreadable or {}).values():
         complain(fault)
     if gallery.unreadable:
         raise typer.Exit(FAILED)

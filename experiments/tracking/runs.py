@@ -156,7 +156,7 @@ def run_of_stage(facts: StageRecord) -> RunContent:
         params={},
         tags=_stage_tags(facts),
         files={"attempts.json": {"attempts": facts.account()} | ({"failure": facts.early.raw} if facts.early else {})}
-        | ({} if gallery is None else {f"{EXAMPLES}/{LIST}": gallery.listing()}),
+        | ({} if gallery is None else {f"{EXAMPLES}/{LIST}": gallery.raw}),
         defaults={},
         examples=() if gallery is None else gallery.examples,
         curve=facts.details.curve,

@@ -1,14 +1,14 @@
-"""Making example pictures of a trained model: by the worker when a pre-training ends, and by hand."""
+"""Example pictures of a trained model, drawn by the worker when a pre-training ends, and by commands."""
 
 import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments.stages.kinds import PRETRAININGS
 from experiments.stages.stage import ENTRY
@@ -24,32 +24,30 @@ if TYPE_CHECKING:
     from smaug_core.retriever import Retriever
 
 NUM = 6
-"""Pictures of one kind; of both kinds that a stage leaves together, two less of each."""
+"""Number of pictures of one kind; if a stage has both kinds, two less of each."""
 MOST_BYTES = 80_000
-"""Of one picture."""
-FEW_BYTES, SMALL = 8_500, 96
-"""Of one that a stage leaves whose frames are at most so many pixels wide, as at tiny, whose records are committed."""
+"""Largest size of a picture; at tiny scale, whose records are committed, one has 3 to 8 kB."""
 LIMIT_S = 60.0
-"""After so long a worker begins no further picture: they are worth no more waiting."""
+"""Time after which a worker begins no further picture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """A trained model, and the few clips or pictures that it is shown at."""
+    """A trained model, and the few clips or pictures that show what it does."""
 
     loaded: "Retriever"
     device: str
     text_length: int
     """Caption tokens kept."""
     mask_ratio: float
-    """Of its training; 0 where nothing was hidden."""
+    """Of its training; 0 where nothing was masked."""
     source: str
     split: str
     items: "Sequence[Item]"
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """What can be shown of it."""
+        """Kinds of pictures that can be drawn of it."""
         from smaug_core.visualization.examples import check_reconstructs, check_selects
 
         found: list[Kind] = []
@@ -61,28 +59,30 @@ class Trained:
             found.append("selection")
         return tuple(found)
 
-    def example(self, kind: Kind, number: int, most_bytes: int) -> Example:
-        """The picture of one kind of the item of a number, from 1.
+    def example(self, kind: Kind, number: int) -> Example:
+        """Draw the picture of one kind of an item; `number` counts from 1.
 
         Raises:
             SmaugError: the model does nothing of the kind.
             ClipError: the item cannot be read.
         """
         item = self.items[number - 1]
-        return (self._reconstruction if kind == "reconstruction" else self._selection)(item, number, most_bytes)
+        return (self._reconstruction if kind == "reconstruction" else self._selection)(item, number)
 
-    def _reconstruction(self, item: "Item", number: int, most_bytes: int) -> Example:
+    def _reconstruction(self, item: "Item", number: int) -> Example:
         from smaug_core.visualization.examples import reconstruct
         from smaug_core.visualization.image_strip import png, strip
 
         model, tokenizer, ratio = self.loaded.model, self.loaded.tokenizer, self.mask_ratio
         made = reconstruct(model, tokenizer, item, mask_ratio=ratio, text_length=self.text_length, device=self.device)
-        content, width, height = png(strip([made.original, made.masked, made.restored]), most_bytes)
+        content, width, height = png(strip([made.original, made.masked, made.restored]), MOST_BYTES)
         alt = (
-            f"Three times one frame of {self._told(item)}: as it is; with {100 * ratio:.4g} % of its patches hidden,"
-            " in grey; and with the hidden patches as the model predicts them."
+            f"Three times one frame of {self._description(item)}: as it is;"
+            f" with {100 * ratio:.4g} % of its patches hidden, in grey;"
+            " and with the hidden patches as the model predicts them."
         )
-        return Example(
+        return Example.of_picture(
+            content,
             file=f"reconstruction-{number}.png",
             kind="reconstruction",
             caption=item.caption,
@@ -92,22 +92,22 @@ class Trained:
             width=width,
             height=height,
             mask_ratio=ratio,
-            png=content,
         )
 
-    def _selection(self, item: "Item", number: int, most_bytes: int) -> Example:
+    def _selection(self, item: "Item", number: int) -> Example:
         from smaug_core.visualization.examples import choose
         from smaug_core.visualization.image_strip import png, strip
 
         made = choose(self.loaded.model, self.loaded.tokenizer, item, text_length=self.text_length, device=self.device)
-        content, width, height = png(strip(list(made.frames), made.chosen), most_bytes)
-        selected = _places(made.chosen)
-        relevant = None if made.relevant is None else _places(made.relevant)
-        alt = f"{len(made.chosen)} frames of {self._told(item)}. Selected, with a thick border and a tick: "
-        alt += f"{_frames_told(selected)}."
+        content, width, height = png(strip(list(made.frames), made.chosen), MOST_BYTES)
+        selected = _numbers(made.chosen)
+        relevant = None if made.relevant is None else _numbers(made.relevant)
+        alt = f"{len(made.chosen)} frames of {self._description(item)}. Selected, with a thick border and a tick: "
+        alt += f"{_frame_list(selected)}."
         if relevant is not None:
-            alt += f" What the caption names can be seen in {_frames_told(relevant)}."
-        return Example(
+            alt += f" What the caption names can be seen in {_frame_list(relevant)}."
+        return Example.of_picture(
+            content,
             file=f"selection-{number}.png",
             kind="selection",
             caption=item.caption,
@@ -118,62 +118,60 @@ class Trained:
             height=height,
             selected=selected,
             relevant=relevant,
-            scores=tuple(round(float(score), 4) for score in made.scores),
-            png=content,
+            scores=[round(float(score), 4) for score in made.scores],
         )
 
-    def _told(self, item: "Item") -> str:
+    def _description(self, item: "Item") -> str:
         what = "picture" if item.is_image else "clip"
         split = "training" if self.split == "train" else self.split
         return f"a {split} {what} of {self.source}, “{item.caption}”"
 
 
 def leave_pictures(stage: StageDocument, directory: Path, *, data_root: Path, device: str) -> None:
-    """Put pictures of what a stage has learnt in the folder `examples` of its directory, before it is published.
+    """Write the folder `examples` of a stage, before its result is published.
 
-    A stage is never lost for its pictures: errors are recorded in `examples/examples.json`, and printed to stderr,
+    No stage fails for its pictures: errors are recorded in `examples/examples.json`, and printed to stderr,
     which is the log. Stages of other kinds, and stand-ins for stages, have none.
     """
     if stage.entry != ENTRY or stage.kind not in PRETRAININGS:
         return
     try:
-        gallery = _whatever_can_be_made(stage, directory, data_root, device)
+        gallery = _stage_gallery(stage, directory, data_root, device)
         if gallery is None:
             return
         if gallery.failed or gallery.unreadable:
             print_error(f"example pictures: {gallery.summary}")
         shutil.rmtree(directory / FOLDER, ignore_errors=True)  # of an attempt that was killed before it published
         write_gallery(directory / FOLDER, gallery)
-    except (SmaugError, OSError) as error:  # a full disk: the result meets that too, and says so
-        print_error(f"example pictures: cannot be kept: {error}")
+    except (SmaugError, OSError) as error:  # a full disk, which also fails the result
+        print_error(f"example pictures: cannot be written: {error}")
 
 
-def _whatever_can_be_made(stage: StageDocument, directory: Path, data_root: Path, device: str) -> Gallery | None:
-    """The pictures, or why there are none; nothing if the model neither hides patches nor selects frames."""
+def _stage_gallery(stage: StageDocument, directory: Path, data_root: Path, device: str) -> Gallery | None:
+    """Draw the pictures, or note the error; None if the model neither masks patches nor selects frames."""
     try:
         trained = read_trained(directory, stage, data_root=data_root, device=device)
         kinds = trained.kinds
         if not kinds:
             return None
         num = NUM if len(kinds) == 1 else NUM - 2
-        small = trained.loaded.model.config.image_size <= SMALL
-        return make_gallery(trained, kinds, num, FEW_BYTES if small else MOST_BYTES, limit_s=LIMIT_S)
+        return make_gallery(trained, kinds, num, limit_s=LIMIT_S)
     except (SmaugError, OSError, RuntimeError, ValueError, MemoryError) as error:
-        return Gallery(failed=f"{type(error).__name__}: {error}")
+        return Gallery.of_examples(failed=f"{type(error).__name__}: {error}")
 
 
-def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device: str) -> Gallery:
-    """Write pictures of a model into a folder of their own, with their list.
+def draw_pictures(kind: Kind, folder: Path, out: Path, *, data_root: Path, device: str) -> Gallery:
+    """Draw pictures of a model to a folder of their own, with their list.
 
     Args:
-        kind: what to show.
-        folder: of a training: a stage of a store, or what `smaug pretrain` or `finetune` wrote.
-        out: made, or empty.
-        data_root: where the media are; embedded data is rendered there.
+        kind: of the pictures.
+        folder: of a training: a stage of a store, or the output of `smaug pretrain` or `finetune`.
+        out: absent or empty.
+        data_root: folder of the media; embedded data is rendered there.
         device: `cpu` or `cuda`.
 
     Raises:
-        SmaugError: the model does nothing of the kind, or the folders or the data are not right.
+        SmaugError: the model does nothing of the kind, or a folder or the data is invalid.
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise SmaugError(f"--out {out}: is there already and not empty; choose another folder")
@@ -202,22 +200,22 @@ def make_by_hand(kind: Kind, folder: Path, out: Path, *, data_root: Path, device
         raise SmaugError(f"--from {folder}: {error}") from error
     if kind == "selection":
         trained.loaded.check_words([item.caption for item in trained.items])
-    gallery = make_gallery(trained, [kind], NUM, MOST_BYTES)
+    gallery = make_gallery(trained, [kind], NUM)
     write_gallery(out, gallery)
     return gallery
 
 
 def read_trained(folder: Path, stage: StageDocument, *, data_root: Path, device: str, render: bool = False) -> Trained:
-    """The model in a folder, with items of the data that it was trained on: held out, if there is such a split.
+    """Read the model in a folder, and some items of its data: of the test split if there is one, else of training.
 
-    Of embedded data those are spread evenly over the test clips, else the first of the corpus.
+    Test items are spread evenly; others are the first of the corpus.
 
     Args:
         folder: of a training.
         stage: its document.
-        data_root: where the media are.
+        data_root: folder of the media.
         device: `cpu` or `cuda`.
-        render: embedded data that is not there.
+        render: render embedded data that is missing.
 
     Raises:
         SmaugError: the weights or the data cannot be read.
@@ -247,13 +245,11 @@ def read_trained(folder: Path, stage: StageDocument, *, data_root: Path, device:
     )
 
 
-def make_gallery(
-    trained: Trained, kinds: Sequence[Kind], num: int, most_bytes: int, *, limit_s: float = math.inf
-) -> Gallery:
-    """Pictures of each kind of the first `num` items, in the order of kinds and items.
+def make_gallery(trained: Trained, kinds: Sequence[Kind], num: int, *, limit_s: float = math.inf) -> Gallery:
+    """Draw pictures of each kind of the first `num` items, in the order of kinds and items.
 
-    An item that cannot be read is listed and has no picture. After `limit_s` no further one is begun, and the gallery
-    says which are missing.
+    An item that cannot be read is listed without a picture. After `limit_s` no further picture is begun, and the
+    gallery names the missing ones.
     """
     began, examples, unreadable, failed = time.monotonic(), [], {}, ""
     wanted = [(kind, number) for kind in kinds for number in range(1, 1 + min(num, len(trained.items)))]
@@ -262,17 +258,17 @@ def make_gallery(
             failed = f"{kind}-{number} and what would follow are missing: {limit_s:.0f} s were over"
             break
         try:
-            examples.append(trained.example(kind, number, most_bytes))
+            examples.append(trained.example(kind, number))
         except ClipError as error:
             unreadable[str(trained.items[number - 1].media)] = str(error)
-    return Gallery(examples=tuple(examples), unreadable=unreadable, failed=failed)
+    return Gallery.of_examples(examples, unreadable, failed)
 
 
 def write_gallery(folder: Path, gallery: Gallery) -> None:
-    """Make a new folder with these pictures and their list; it appears complete, by rename.
+    """Write a new folder with these pictures and their list; it appears complete, by rename.
 
     Raises:
-        StoreError: it cannot be written, or is there and not empty.
+        StoreError: it cannot be written, or exists and is not empty.
     """
     partial = folder.with_name(f".partial-{folder.name}-{os.getpid()}")
     try:
@@ -280,7 +276,7 @@ def write_gallery(folder: Path, gallery: Gallery) -> None:
         partial.mkdir(parents=True)
         for example in gallery.examples:
             (partial / example.file).write_bytes(example.png)
-        write_json(partial / LIST, gallery.listing())
+        write_json(partial / LIST, gallery.raw)
         partial.rename(folder)
     except OSError as error:
         raise unwritable(folder, error) from error
@@ -288,13 +284,13 @@ def write_gallery(folder: Path, gallery: Gallery) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _places(which: Any) -> tuple[int, ...]:
-    """The true ones, counted from 1."""
-    return tuple(place for place, true in enumerate(which, start=1) if true)
+def _numbers(frames: Iterable[bool]) -> list[int]:
+    """Return the numbers of the true ones, from 1."""
+    return [number for number, true in enumerate(frames, start=1) if true]
 
 
-def _frames_told(places: Sequence[int]) -> str:
-    if not places:
+def _frame_list(numbers: Sequence[int]) -> str:
+    if not numbers:
         return "none of them"
-    *others, last = map(str, places)
+    *others, last = map(str, numbers)
     return f"frames {', '.join(others)} and {last}" if others else f"frame {last}"

@@ -17,9 +17,8 @@ GAP = 4
 FRAME = 6
 """Pixels of the border around every picture of a strip with marks: dark where it is marked, else white."""
 INK, PAPER = (20, 20, 20), (255, 255, 255)
-COLOURS, FEWER = (256, 128, 64), (48, 32, 16)
-"""Sizes of a palette, tried one after the other until the file is small enough; the fewer ones only where half the size
-would be too small to see."""
+COLOURS = 64
+"""Size of a file's palette: a third to a half of the bytes of true colours."""
 
 
 def scale_of(side: int) -> float:
@@ -58,20 +57,15 @@ def strip(
 
 
 def png(picture: "Image", most_bytes: int) -> tuple[bytes, int, int]:
-    """A picture as a PNG file of at most `most_bytes`, and its width and height.
-
-    In true colours if they fit, then in a palette; where the smallest palette is still too much, in half the size.
-    """
+    """A picture in `COLOURS` as a PNG file of at most `most_bytes`, and its width and height; halved until it fits."""
     from PIL.Image import Dither
 
-    may_shrink = picture.height >= 2 * LEAST_SIDE
-    for colours in (None, *COLOURS, *(() if may_shrink else FEWER)):
-        held = io.BytesIO()
-        shown = picture if colours is None else picture.quantize(colours, dither=Dither.NONE)
-        shown.save(held, "PNG", optimize=True)
-        if held.tell() <= most_bytes:
-            return held.getvalue(), picture.width, picture.height
-    return png(picture.reduce(2), most_bytes)
+    while True:
+        file = io.BytesIO()
+        picture.quantize(COLOURS, dither=Dither.NONE).save(file, "PNG", optimize=True)
+        if file.tell() <= most_bytes:
+            return file.getvalue(), picture.width, picture.height
+        picture = picture.reduce(2)
 
 
 def _enlarged(picture: UInt8[np.ndarray, "height width 3"]) -> "Image":

@@ -21,7 +21,7 @@ from experiments.store.store import Store, stage_record
 from experiments.store.trials import write_trial
 from experiments.worker import examples as pictures
 from experiments.worker import main as worker
-from experiments.worker.examples import leave_pictures, make_by_hand
+from experiments.worker.examples import draw_pictures, leave_pictures
 from experiments.worker.main import run_stage
 from experiments.worker.outcome import DONE
 from experiments.worker.signals import StopFlag
@@ -204,7 +204,7 @@ def test_where_pictures_cannot_be_kept_the_log_says_so(copied, capfd):
     shutil.rmtree(folders["pretrain"] / FOLDER)
     (folders["pretrain"] / FOLDER).write_text("in the way")
     again(home, folders["pretrain"])
-    assert "example pictures: cannot be kept: " in capfd.readouterr().err
+    assert "example pictures: cannot be written: " in capfd.readouterr().err
     assert (folders["pretrain"] / FOLDER).read_text() == "in the way"
     assert not list(folders["pretrain"].glob(".partial-*"))
 
@@ -233,7 +233,7 @@ def test_the_verbs_draw_the_same_pictures_larger(trained, tmp_path):
 
 
 def by_hand(kind: str, folder: Path, out: Path, home: Path):
-    return make_by_hand(kind, folder, out, data_root=home / "data", device="cpu")
+    return draw_pictures(kind, folder, out, data_root=home / "data", device="cpu")
 
 
 def test_a_fine_tuned_model_selects_frames_too(trained, tmp_path):
@@ -248,7 +248,7 @@ def test_what_pretrain_writes_is_as_good_as_a_stage_and_the_data_is_rendered(tra
     shutil.copytree(folders["pretrain"] / "model", alone / "model")
     write_json(alone / "stage.json", {"stage": read_json(folders["pretrain"] / "stage.json"), "from": None})
     made = by_hand("reconstruction", alone, tmp_path / "out", tmp_path / "new home").examples
-    assert [example.entry() for example in made] == listed(tmp_path / "out")["examples"]
+    assert [example.raw for example in made] == listed(tmp_path / "out")["examples"]
     assert clips_of(tmp_path / "new home")[1] and len(made) == 6
 
 

@@ -316,7 +316,8 @@ def test_everything_that_the_ledger_holds_is_shown_as_text():
     )
     own = row(EVIL, hours=0.03, r1=22.0, table=None, sweep=EVIL, title=EVIL, row_label=EVIL, scale=EVIL, baseline=EVIL)
     told = stage(EVIL, "pretrain_video", device=EVIL, versions={EVIL: EVIL}, name=EVIL, unit=f"{EVIL} h", examples=EVIL)
-    picture = Example(
+    picture = Example.of_picture(
+        PNG,
         file="a.png",
         kind="selection",
         caption=EVIL,
@@ -325,9 +326,8 @@ def test_everything_that_the_ledger_holds_is_shown_as_text():
         split=EVIL,
         width=1,
         height=1,
-        selected=(1,),
-        scores=(1.0,),
-        png=PNG,
+        selected=[1],
+        scores=[1.0],
     )
     tree = shown([*TRIALS, evil_row, own], [told], [picture])
     assert len(tree.all("script")) == 1
@@ -342,7 +342,8 @@ def test_everything_that_the_ledger_holds_is_shown_as_text():
 
 
 def test_pictures_are_within_the_page_with_their_words():
-    picture = Example(
+    picture = Example.of_picture(
+        PNG,
         file="reconstruction-1.png",
         kind="reconstruction",
         caption="a red ring",
@@ -352,7 +353,6 @@ def test_pictures_are_within_the_page_with_their_words():
         width=296,
         height=96,
         mask_ratio=0.5,
-        png=PNG,
     )
     tree = shown(TRIALS, [stage("pre", examples="1 pictures")], [picture])
     (image,) = tree.all("img")
@@ -365,8 +365,8 @@ def test_pictures_are_within_the_page_with_their_words():
 
 def test_pictures_end_before_the_page_gets_large(monkeypatch):
     monkeypatch.setattr("reports.html.gallery.LIMIT", 10)
-    picture = Example(
-        file="a.png", kind="reconstruction", caption="c", alt="a", source="s", split="test", width=1, height=1, png=PNG
+    picture = Example.of_picture(
+        PNG, file="a.png", kind="reconstruction", caption="c", alt="a", source="s", split="test", width=1, height=1
     )
     trials = [
         row("10%", hours=0.02, r1=20.0, stage_runs={"pretrain": "other"}),
