@@ -184,4 +184,4 @@ def test_a_ray_that_does_not_start_is_told_in_a_line_and_leaves_nothing(
         ray.address()
     ray.end()
     ray.end()
-    assert set(base_folder().glob("smaug-ray-*")) == before
+    assert not set(base_folder().glob("smaug-ray-*")) - before  # those of earlier tests may go meanwhile
