@@ -205,13 +205,13 @@ def _sources(config: Config) -> Iterator[str]:
     yield from (test.dataset for test in config.evaluate.values())
 
 
-def set_aside_stale(plan: Plan, store: Store) -> int:
-    """Put stale results, and all that was made from them, out of the way; gives how many."""
-    aside: set[str] = set()
+def archive_stale(plan: Plan, store: Store) -> int:
+    """Archive stale results, and all that was made from them; return their number."""
+    archived: set[str] = set()
     for planned in plan.stages:  # parents come first
         stage = planned.stage
-        if planned.state == "stale" or any(parent.fingerprint in aside for parent in stage.parents):
-            aside.add(stage.fingerprint)
+        if planned.state == "stale" or any(parent.fingerprint in archived for parent in stage.parents):
+            archived.add(stage.fingerprint)
             if store.directory(stage).exists():
-                store.set_aside(stage)
-    return len(aside)
+                store.archive(stage)
+    return len(archived)

@@ -157,7 +157,7 @@ def _checked_plan(
     stale: Stale,
 ) -> tuple["Plan", float | None]:
     """Return a plan that may run, and its limit in hours; time steps and archive stale stages if they are to be."""
-    from experiments.run import set_aside_stale
+    from experiments.run import archive_stale
 
     inventory = factory.inventory()
     made, limit = _planned(request, inventory)
@@ -172,7 +172,7 @@ def _checked_plan(
         made, limit = _planned(request, inventory)
     _refuse_over_budget(made, limit, made.to_spend_rerunning_stale() if stale == "rerun" else made.to_spend())
     if stale == "rerun" and made.in_state("stale"):
-        complain(f"{set_aside_stale(made, store)} stages archived")
+        complain(f"{archive_stale(made, store)} stages archived")
         made, _ = _planned(request, inventory)
     return made, limit
 

@@ -15,7 +15,7 @@ from experiments.stages.workload import stage_macs
 from experiments.store.device_hours import peak_memory_bytes
 from experiments.store.documents import RATE, StageDocument, StoreError, read_document
 from experiments.store.records import StageRecord
-from experiments.store.store import Store, read_stage
+from experiments.store.store import Store
 from smaug_core.errors import SmaugError
 
 Basis = Literal["measured", "earlier", "rate", "probe", "published", "unknown"]
@@ -163,9 +163,8 @@ class Prices:
     def _macs_of_document(self, document: StageDocument) -> int | None:
         before = None
         for fingerprint in document.parents:
-            found = next(iter(self._store.root.glob(f"*/{fingerprint[:12]}/stage.json")), None)
-            with suppress(StoreError):  # it teaches nothing; whoever needs that very stage meets it
-                parent = None if found is None else read_stage(found.parent)
+            with suppress(StoreError):  # it teaches nothing; who needs that very stage gets the error
+                parent = self._store.document(fingerprint)
                 before = None if parent is None else parent.settings
         return _macs(document.kind, document.settings, before)
 

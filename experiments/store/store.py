@@ -118,14 +118,23 @@ class Store:
                 if record is not None and record.result is not None:
                     yield record
 
-    def set_aside(self, stage: Stage) -> Path:
+    def document(self, fingerprint: str) -> StageDocument | None:
+        """Read stage.json of a stage of any kind; None if it is not here.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        path = next(self.root.glob(f"*/{fingerprint[:12]}/stage.json"), None)
+        return None if path is None else read_stage(path.parent)
+
+    def archive(self, stage: Stage) -> Path:
         """Archive a stage's folder, so that the stage runs from its start; return the new path.
 
         Raises:
             StoreError: it is running.
         """
         if self.record(stage).state == "running":
-            raise StoreError(f"{self.directory(stage)}: is running; stop it before setting it aside")
+            raise StoreError(f"{self.directory(stage)}: is running; stop it before it is archived")
         directory, number = self.directory(stage), 1
         while (aside := directory.with_name(f"{directory.name}.aside-{number}")).exists():
             number += 1

@@ -112,7 +112,7 @@ def test_archived_stages_go(tmp_path):
     made = trial()
     write_trial(tmp_path, made)
     execute(tmp_path, made)
-    archived = Store(tmp_path).set_aside(made.stages[0])
+    archived = Store(tmp_path).archive(made.stages[0])
     assert paths(tmp_path) == {os.path.relpath(archived, tmp_path): "aside"}
     collect(tmp_path)
     assert not archived.exists() and folder(tmp_path, made, 1).exists()

@@ -157,7 +157,7 @@ def test_a_done_stage_is_read_once_and_an_archived_one_is_new(tmp_path):
     observer = Observer(tmp_path)
     before = observer.poll().stages[made.stages[0].fingerprint]
     assert observer.poll().stages[made.stages[0].fingerprint] is before
-    Store(tmp_path).set_aside(made.stages[0])
+    Store(tmp_path).archive(made.stages[0])
     assert observer.poll().stages[made.stages[0].fingerprint].state == "new"
 
 

@@ -129,7 +129,7 @@ def test_a_half_written_result_is_no_result(store: Store) -> None:
 def test_a_stage_set_aside_is_new_and_what_it_held_is_kept(store: Store) -> None:
     for number in (1, 2):
         directory = finish(store, quick_stage(), metrics={"train.loss": number})
-        aside = store.set_aside(quick_stage())
+        aside = store.archive(quick_stage())
         assert aside == directory.with_name(f"{directory.name}.aside-{number}")
         assert json.loads((aside / "result.json").read_text())["metrics"] == {"train.loss": number}
         assert store.record(quick_stage()).state == "new"
@@ -139,14 +139,14 @@ def test_a_running_stage_is_not_set_aside(store: Store) -> None:
     directory = store.prepare(quick_stage())
     claim(directory, OWNER)
     with pytest.raises(StoreError, match="is running; stop it"):
-        store.set_aside(quick_stage())
+        store.archive(quick_stage())
     assert directory.exists()
 
 
 def test_what_was_set_aside_is_not_listed_as_done(store: Store) -> None:
     """It was put away because it is not to be used: neither as a result nor as an estimate of hours."""
     finish(store, quick_stage())
-    store.set_aside(quick_stage())
+    store.archive(quick_stage())
     assert list(store.done("pretrain")) == []
 
 

@@ -290,7 +290,7 @@ def test_a_stage_that_was_begun_anew_still_tells_its_hours(home):
         execute(home, made)
         write_trial(home, made)
         sync(home)
-        Store(home).set_aside(made.stages[0])
+        Store(home).archive(made.stages[0])
     execute(home, made)
     sync(home)
     ledger = MlflowReader(home)
