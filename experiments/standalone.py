@@ -12,7 +12,7 @@ from experiments.config.scale import Scale
 from experiments.console import Bars, Console
 from experiments.run import prepare_data
 from experiments.stages.graph import cut_stages
-from experiments.stages.stage import Stage
+from experiments.stages.stage import Stage, loader_workers
 from experiments.stages.trial import config_of
 from experiments.store.documents import ALONE, METRICS, read_document, write_json
 from experiments.worker.device import DeviceClock, check_device
@@ -63,6 +63,7 @@ def run_alone(
     if (finished := first_does("begin", begin)) is not None:
         return finished if first else {}
     options: dict[str, Any] = {"data_root": data_root, "device": device, "recompute_layers": recompute_layers}
+    options |= {"loader_workers": _loader_workers(stage, device)}
     options |= {"seed": stage.seed, "parents": [] if parent is None else [parent], "out": out}
     with _watch(console, stage.name, int(device != "cpu")) as watch:
         try:
@@ -72,6 +73,12 @@ def run_alone(
                 _give_back(out)
             raise
     return _publish(out, outcome, console) if first else {}
+
+
+def _loader_workers(stage: Stage, device: str) -> int:
+    """Loader processes of this process, which shares this machine's CPUs with torchrun's other ones."""
+    here = {"cpus": len(os.sched_getaffinity(0)), "gpus": int(device == "cuda")}
+    return loader_workers(stage.resources | here, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _publish(out: Path, outcome: Outcome, console: Console) -> dict[str, float]:

@@ -25,6 +25,13 @@ class RunContext:
     """The processes that share the work."""
     recompute_layers: bool = False
     """Recompute activations in the backward pass instead of keeping them: less memory, the same numbers."""
+    loader_workers: int = 0
+    """Processes that read media ahead, for each process that computes; 0 reads in that process. The same results."""
+
+    @property
+    def pins_memory(self) -> bool:
+        """Whether loader processes put batches in page-locked memory, for copies to a GPU that nothing waits for."""
+        return self.device == "cuda" and self.loader_workers > 0
 
     @property
     def drawing_seed(self) -> int:

@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 PRETRAIN, PRETRAIN_VIDEO, FINETUNE, EVALUATE = KINDS = ("pretrain", "pretrain_video", "finetune", "evaluate")
 """The kinds of stages, in the order in which they build on each other."""
+PREFETCH = 2
+"""Batches that each loader process works on or has ready."""
 
 
 @runtime_checkable  # for the shape checks of the tests
@@ -37,6 +39,10 @@ class Outcome:
     """Results by name, e.g. `t2v.r1` in percent, or the last losses of a training."""
     useful_s: float
     """Device seconds of the steps that are in the final weights; 0 for an evaluation."""
+    loader_wait_s: float = 0.0
+    """Part of them: waiting for a batch; on a CPU the time of the loader processes."""
+    checkpoint_s: float = 0.0
+    """Part of them: writing checkpoints."""
     files: list[str] = field(default_factory=list)
     """Files written, relative to the stage's folder."""
     scratch: list[str] = field(default_factory=list)

@@ -41,6 +41,7 @@ def run(
     device: str,
     watch: Watch,
     recompute_layers: bool = False,
+    loader_workers: int = 0,
 ) -> Outcome:
     """Run the stage `kind` to its end, from its newest checkpoint if there is one.
 
@@ -55,8 +56,8 @@ def run(
         data_root: where the media are, and where embedded data is rendered to.
         device: as torch names it, `cpu` or `cuda`.
         watch: receives progress, and says when to stop.
-        recompute_layers: compute layers again in the backward pass instead of keeping what they made: less
-            memory, the same numbers.
+        recompute_layers: compute layers again in the backward pass: less memory, the same numbers.
+        loader_workers: processes that read media ahead, for each process that computes; 0 reads in that one.
 
     Raises:
         Interrupted: the watch asked to stop; a checkpoint was saved first.
@@ -76,6 +77,7 @@ def run(
             watch=watch,
             world=world,
             recompute_layers=recompute_layers,
+            loader_workers=loader_workers,
         )
         return _work(kind, settings, data_root, context)
 

@@ -66,6 +66,8 @@ class Resources(Form):
     """Machines that share these equally."""
     accelerator: str | None = None
     memory_gb: float | None = Field(default=None, gt=0, le=PEBIBYTE_GB)
+    workers: int | None = Field(default=None, ge=0)
+    """Loader processes of each process that computes."""
 
 
 class ResourcesByKind(Form):
@@ -119,7 +121,7 @@ class Scale(Form):
 
     @property
     def resources(self) -> dict[str, dict[str, Any]]:
-        """By kind of stage: `cpus`, `gpus`, and those of `memory_gb`, `nodes` and `accelerator` that are given."""
+        """By kind of stage: `cpus`, `gpus`, and those of the others that are given."""
         return self.by_kind.model_dump(exclude_none=True)
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "Scale":

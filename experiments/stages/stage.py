@@ -96,6 +96,15 @@ def memory_asked(resources: Mapping[str, Any]) -> int | None:
     return int(resources["memory_gb"] * GIB) if "memory_gb" in resources else None
 
 
+def loader_workers(resources: Mapping[str, Any], processes: int = 1) -> int:
+    """Loader processes of each of the `processes` that compute.
+
+    By default they have all of its CPUs but one; where CPUs compute, there are none.
+    """
+    default = max(0, resources["cpus"] // processes - 1) if resources["gpus"] else 0
+    return int(resources.get("workers", default))
+
+
 def _hashed_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Drop settings that only say where an input is, or how it is made: its digest is among the inputs.
 

@@ -137,6 +137,7 @@ class StageDocument(StoredDocument):
             "accelerator?": Maybe(str),
             "memory_gb?": Number(0, PEBIBYTE_GB),
             "nodes?": Maybe(POSITIVE),
+            "workers?": COUNT,
         }
     )
     entry: str = key(Pattern(r"\w+(\.\w+)*:\w+", "module:function"))
@@ -157,6 +158,8 @@ class Result(StoredDocument):
     fingerprint: str = key(DIGEST)
     metrics: dict[str, float] = key(Map(ANY_NUMBER))
     useful_s: float = key(SECONDS)
+    loader_wait_s: float = key(SECONDS, absent=0.0)
+    checkpoint_s: float = key(SECONDS, absent=0.0)
     files: dict[str, str] = key(Map(DIGEST))
     sizes: dict[str, int] | None = key(Map(COUNT), absent=None)
     notes: dict[str, Any] = key({"unreadable?": Map(str), "n_unreadable?": COUNT})

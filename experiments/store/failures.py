@@ -113,6 +113,8 @@ def _of_exception(names: tuple[str, ...], message: str) -> FailureClass:
         return "gpu_memory"
     if "MemoryError" in names or HOST_MEMORY.search(message):
         return "host_memory"
+    if "LoaderDiedError" in names:
+        return "killed"
     return "node_lost" if NODE_LOST.search(message) else "user_error"
 
 

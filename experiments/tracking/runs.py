@@ -137,6 +137,9 @@ def run_of_stage(facts: StageRecord) -> RunContent:
     hours, gallery = facts.hours, facts.gallery
     spent = {"useful": hours.useful, "lost": hours.lost, "overhead": hours.overhead, "billed": hours.billed}
     metrics = {HOURS + part: (value, facts.last_sign) for part, value in spent.items()}
+    if facts.result is not None:
+        parts = {"loader_wait": facts.result.loader_wait_s, "checkpoint": facts.result.checkpoint_s}
+        metrics |= {HOURS + part: (s / 3600, facts.last_sign) for part, s in parts.items() if s}
     if facts.energy_kwh is not None:
         metrics[ENERGY] = (facts.energy_kwh, facts.last_sign)
     if facts.peak_memory_bytes is not None:

@@ -4,7 +4,9 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from experiments.stages.stage import loader_workers
 from experiments.stages.workload import step_macs, training_of
 from experiments.store.documents import STAGE, read_document, write_json
 from experiments.worker.device import DeviceClock, describe_device
@@ -66,9 +68,11 @@ def time_steps(directory: Path, *, data_root: Path, device: str, stop: StopFlag)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     kind, settings = stage.kind, stage.settings
-    set_threads(stage.resources["cpus"])
+    workers = loader_workers(stage.resources)
+    set_threads(max(1, stage.resources["cpus"] - workers))
+    options: dict[str, Any] = {"data_root": data_root, "device": device, "watch": watch, "loader_workers": workers}
     try:
-        run(kind, settings, seed=0, parents=[], out=out, data_root=data_root, device=device, watch=watch)
+        run(kind, settings, seed=0, parents=[], out=out, **options)
     except Interrupted:
         pass  # by the watch
     finally:

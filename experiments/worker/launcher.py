@@ -56,6 +56,7 @@ CREW = plain(
         "device": str,
         "start": {"pid": POSITIVE, "wall_from": SECONDS, "cpu_from": SECONDS, "energy_from": Map(COUNT)},
         "recompute_layers": bool,
+        "loader_workers": COUNT,
     },
     _STOP_AND_REPEAT,
 )
@@ -64,6 +65,8 @@ CREW = plain(
 _OUTCOME: Mapping[str, Form] = {
     "metrics": Map(ANY_NUMBER),
     "useful_s": SECONDS,
+    "loader_wait_s": SECONDS,
+    "checkpoint_s": SECONDS,
     "files": [str],
     "scratch": [str],
     "notes": dict,
@@ -113,6 +116,8 @@ class Crew:
     """Of the attempt's clock."""
     recompute_layers: bool = False
     """Spend time to save memory in training."""
+    loader_workers: int = 0
+    """Processes that read media ahead, for each rank."""
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.stages.memory import forget_peak
+from experiments.stages.stage import loader_workers
 from experiments.store.attempt import NOTHING_SPENT, HeldError, claim
 from experiments.store.documents import StageDocument, StoreError
 from experiments.store.store import read_stage
@@ -122,10 +123,11 @@ def run_stage(
         return DONE
     if log:
         _send_output_to(lease.directory / "log.txt")
-    set_threads(max(1, stage.resources["cpus"] // processes))
+    workers = loader_workers(stage.resources, processes)
+    set_threads(max(1, stage.resources["cpus"] // processes - workers))
     pictures = partial(leave_pictures, stage, directory, data_root=data_root, device=device)
     publication = Publication(stage, lease, host | {"processes": processes}, pictures)
-    options: dict[str, Any] = {"device": device, "recompute_layers": recompute_layers}
+    options: dict[str, Any] = {"device": device, "recompute_layers": recompute_layers, "loader_workers": workers}
     if processes == 1:
         ending, account = _run_here(publication, clock, stop, data_root=data_root, **options)
     else:

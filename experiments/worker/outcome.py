@@ -83,6 +83,7 @@ def call_entry(
     device: str,
     watch: Watch,
     recompute_layers: bool = False,
+    loader_workers: int = 0,
 ) -> Outcome:
     """Call the function of a prepared stage, in its folder.
 
@@ -102,6 +103,7 @@ def call_entry(
         device=device,
         watch=watch,
         **({"recompute_layers": True} if recompute_layers else {}),
+        **({"loader_workers": loader_workers} if loader_workers else {}),
     )
 
 
@@ -139,6 +141,8 @@ class Publication:
             "fingerprint": self.stage.fingerprint,
             "metrics": outcome.metrics,
             "useful_s": outcome.useful_s,
+            "loader_wait_s": outcome.loader_wait_s,
+            "checkpoint_s": outcome.checkpoint_s,
             "files": _digests(directory, outcome.files),
             "sizes": {name: (directory / name).stat().st_size for name in outcome.files},
             "notes": outcome.notes,

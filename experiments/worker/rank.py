@@ -74,6 +74,7 @@ class Rank:
                 device=crew.device,
                 watch=watch,
                 recompute_layers=crew.recompute_layers,
+                loader_workers=crew.loader_workers,
             )
         if self._number == 0:
             self._note["outcome"] = asdict(outcome)

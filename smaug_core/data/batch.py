@@ -1,5 +1,6 @@
 """Inputs of one training step: clips, captions, and every random choice, already drawn."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -41,10 +42,17 @@ class Batch:
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
-        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, tensor in moved.items():
-            moved[name] = tensor if tensor is None else tensor.to(device, non_blocking=True)
-        return Batch(**moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, from which copies to a GPU need not be waited for."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, tensor in held.items():
+            held[name] = tensor if tensor is None else change(tensor)
+        return Batch(**held)
 
 
 def places_of_words(

@@ -1,49 +1,20 @@
-"""Training batches in a fixed order: the samples of each step, and every random number they need."""
+"""Training batches in a fixed order, and the count of what could not be read."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from hashlib import blake2b
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from smaug_core.cost.token_counts import num_visible
-from smaug_core.data.batch import IGNORED, Batch, places_of_words
+from smaug_core.data.batch import Batch
+from smaug_core.data.batch_reader import BatchReader, BatchRecipe, BatchRequest, ReadBatch
 from smaug_core.data.datasets import Item
-from smaug_core.data.frame_sampling import sample_frames
+from smaug_core.data.loading.loader import Loader
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.rng import draws_for
 from smaug_core.data.tokenizer import Tokenizer
-from smaug_core.data.transforms import Colours, augment
 from smaug_core.distributed import World
 from smaug_core.errors import ClipError, SmaugError
-from smaug_core.patches import split_patches
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchRecipe:
-    """Settings of a training batch."""
-
-    batch_size: int
-    frames: int
-    """Frames per clip."""
-    image_size: int
-    """Width and height in pixels."""
-    colours: Colours
-    """Mean and deviation that pixels are normalised by."""
-    num_patches: int
-    text_length: int
-    """Tokens kept of a caption."""
-    mask_ratio: float
-    """Share of the patches masked; 0 masks none."""
-    mlm_ratio: float
-    """Share of the words to be predicted; 0 predicts none."""
-    max_unreadable: float
-    """Share of the clips and pictures that may be unreadable before training stops."""
-
 
 NAMED = 10
 """Unreadable files that a message or a result names."""
@@ -62,15 +33,17 @@ class TrainingBatches:
         Raises:
             SmaugError: one of both has too few items for a batch, or there are none.
         """
-        self.tokenizer, self.recipe, self.seed, self.world = tokenizer, recipe, seed, world or World()
+        self.items, self.recipe, self.seed, self.world = items, recipe, seed, world or World()
+        self.reader = BatchReader(items, tokenizer, recipe, seed, self.world)
         self.num_media = len({item.media for item in items})
         # With room for the rounding of a share such as 0.29 of 100.
         self.allowed = int(recipe.max_unreadable * self.num_media + 1e-6)
         self.unreadable: dict[str, str] = {}
         """Error of each unreadable clip, by its path; those of other processes once they are shared."""
         self._shared = 0
-        kinds = ([i for i in items if i.is_image], [i for i in items if not i.is_image])
-        self.kinds = [kind for kind in kinds if kind]
+        is_image = np.array([item.is_image for item in items], dtype=bool)
+        kinds = (np.flatnonzero(is_image), np.flatnonzero(~is_image))
+        self.kinds = [kind for kind in kinds if len(kind)]
         if not self.kinds or min(map(len, self.kinds)) < recipe.batch_size:  # none is left out silently
             raise SmaugError(
                 f"batch_size: {recipe.batch_size} is more than there are pictures ({len(kinds[0])}) or"
@@ -78,49 +51,59 @@ class TrainingBatches:
             )
         self.steps_per_epoch = sum(len(kind) // recipe.batch_size for kind in self.kinds)
 
-    def from_step(self, first: int, last: int) -> Iterator[Batch]:
-        """Yield the batches of steps `first` to `last` - 1, decoded on demand."""
-        for step in range(first, last):
-            epoch, place = divmod(step, self.steps_per_epoch)
-            if place == 0 or step == first:
-                order = self.epoch_order(epoch)
-            yield self.batch(order[place], epoch)
+    def loader(
+        self, first: int, last: int, *, workers: int = 0, pin_memory: bool = False
+    ) -> Loader[BatchRequest, ReadBatch]:
+        """Start to read the batches of steps `first` to `last` - 1, by `workers` processes.
 
-    def epoch_order(self, epoch: int) -> list[list[Item]]:
-        """Batches of an epoch: each all pictures or all clips, shuffled; incomplete batches are left out.
+        Each goes through `use` before its step.
+
+        Raises:
+            LoaderDiedError: a loader process was killed.
+        """
+        self.reader.failed |= self.unreadable
+        return Loader(self.reader, self._requests(first, last), workers=workers, pin_memory=pin_memory)
+
+    def use(self, read: ReadBatch) -> Batch:
+        """Count what is unreadable in a batch, in the order of steps, and return what a step needs of it.
+
+        So the step at which a training stops does not depend on how far ahead batches are read.
+
+        Raises:
+            SmaugError: more clips and pictures are unreadable than may be, or all of this batch.
+        """
+        new = {clip: error for clip, error in read.unreadable.items() if clip not in self.unreadable}
+        if new:
+            self.unreadable |= new
+            self._check_unreadable()
+        if read.batch is None:
+            first = next(iter(read.unreadable))
+            raise SmaugError(f"no clip of a batch of {self.recipe.batch_size} could be read; the first: {first}")
+        return read.batch
+
+    def batch(self, samples: Sequence[Item], epoch: int) -> Batch:
+        """Read this process's share of a batch of these samples; raises as `use` does."""
+        return self.use(self.reader.read(samples, epoch))
+
+    def epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        """Numbers of the samples of each batch of an epoch: batches x samples.
+
+        A batch is all pictures or all clips; incomplete ones are left out.
 
         Source: Singularity's MetaLoader (dataset/dataloader.py).
         """
         draws = draws_for(self.seed, epoch, "", "order")
         size = self.recipe.batch_size
-        batches = []
-        for kind in self.kinds:
-            order = draws.permutation(len(kind))
-            for start in range(0, len(kind) - size + 1, size):
-                batches.append([kind[i] for i in order[start : start + size]])
-        return [batches[i] for i in draws.permutation(len(batches))]
+        shuffled = [kind[draws.permutation(len(kind))] for kind in self.kinds]
+        batches = np.concatenate([rows[: len(rows) // size * size].reshape(-1, size) for rows in shuffled])
+        return batches[draws.permutation(len(batches))]
 
-    def batch(self, items: list[Item], epoch: int) -> Batch:
-        """Decode, augment and tokenise this process's share of one batch."""
-        readable = [self._readable(item, items, epoch) for item in items[self.world.share(len(items))]]
-        items = [item for item, _ in readable]
-        words, word_mask = self.tokenizer.encode([item.caption for item in items], self.recipe.text_length)
-        hidden_words, word_places, word_targets = self._hide_words(items, epoch, words, word_mask)
-        visible, hidden = self._hide_patches(items, epoch)
-        negatives = [draws_for(self.seed, epoch, i.id, "negatives").random(2) for i in items]
-        return Batch(
-            images=torch.stack([images for _, images in readable]),
-            media=torch.tensor([media_number(item) for item in items]),
-            words=torch.from_numpy(words),
-            word_mask=torch.from_numpy(word_mask),
-            negative_draws=torch.from_numpy(np.stack(negatives)).float(),
-            selection_draws=self._selection_draws(items, epoch),
-            hidden_words=hidden_words,
-            word_places=word_places,
-            word_targets=word_targets,
-            visible=visible,
-            hidden=hidden,
-        )
+    def _requests(self, first: int, last: int) -> Iterator[BatchRequest]:
+        for step in range(first, last):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            if place == 0 or step == first:
+                order = self.epoch_order(epoch)
+            yield BatchRequest(epoch, order[place])
 
     @property
     def has_news(self) -> bool:
@@ -170,7 +153,9 @@ class TrainingBatches:
 
         The training fails in any case: one error then names all files to replace, in most data sets.
         """
-        others = {str(item.media): item.media for kind in self.kinds for item in kind}
+        others = {
+            str(item.media): item.media for kind in self.kinds for item in (self.items[row] for row in kind.tolist())
+        }
         left = [path for name, path in others.items() if name not in self.unreadable]
         looked = 0
         while looked < min(LOOKED_AT, len(left)) and len(self.unreadable) < NAMED:
@@ -180,94 +165,3 @@ class TrainingBatches:
                 self.unreadable[str(left[looked])] = str(error)
             looked += 1
         return len(left) - looked
-
-    def _readable(self, item: Item, batch: list[Item], epoch: int) -> tuple[Item, Tensor]:
-        """Read an item's frames; an unreadable clip is counted and replaced by the next one of the global batch.
-
-        A clip that failed once is not tried again.
-        """
-        start = batch.index(item)
-        for candidate in batch[start:] + batch[:start]:
-            if str(candidate.media) in self.unreadable:
-                continue
-            try:
-                return candidate, self._frames(candidate, epoch)
-            except ClipError as error:
-                self.unreadable[str(candidate.media)] = str(error)
-                self._check_unreadable()
-        raise SmaugError(f"no clip of a batch of {len(batch)} could be read; the first: {item.media}")
-
-    def _frames(self, item: Item, epoch: int) -> Tensor:
-        wanted = self.recipe.frames
-        places = draws_for(self.seed, epoch, item.id, "frames").random(wanted).tolist()
-        frames = read_frames(item.media, lambda available: sample_frames(available, wanted, places))
-        crop = draws_for(self.seed, epoch, item.id, "crop")
-        return augment(frames, self.recipe.image_size, crop, flip=item.flip, colours=self.recipe.colours)
-
-    def _hide_patches(self, items: list[Item], epoch: int) -> tuple[Tensor | None, Tensor | None]:
-        visible = num_visible(self.recipe.num_patches, self.recipe.mask_ratio)
-        if visible == self.recipe.num_patches:
-            return None, None
-        noise = [draws_for(self.seed, epoch, item.id, "mask").random(self.recipe.num_patches) for item in items]
-        return split_patches(torch.from_numpy(np.stack(noise)).float(), visible)
-
-    def _selection_draws(self, items: list[Item], epoch: int) -> Tensor | None:
-        """Draw a number for each frame in each of the three pairs that a clip is part of."""
-        frames = self.recipe.frames
-        if frames == 1:
-            return None
-        draws = [draws_for(self.seed, epoch, item.id, "selection").random((3, frames)) for item in items]
-        return torch.from_numpy(np.stack(draws)).float()
-
-    def _hide_words(
-        self, items: list[Item], epoch: int, words: NDArray[np.int64], mask: NDArray[np.bool_]
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Replace words of the captions; return the captions, the positions of the words, and their true ids."""
-        if self.recipe.mlm_ratio == 0:
-            return None, None, None
-        longest = words.shape[1]
-        draws = np.stack(
-            [
-                draws_for(self.seed, epoch, item.id, "words").random((self.recipe.text_length, 3))[:longest]
-                for item in items
-            ]
-        )
-        hidden, targets = hide_words(words, mask, draws, self.recipe.mlm_ratio, self.tokenizer)
-        return torch.from_numpy(hidden), *places_of_words(torch.from_numpy(targets))
-
-
-def hide_words(
-    words: NDArray[np.int64],
-    mask: NDArray[np.bool_],
-    draws: NDArray[np.float64],
-    ratio: float,
-    tokenizer: Tokenizer,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Choose words to predict and replace 80 % of them by [MASK], 10 % by a random word, 10 % by themselves.
-
-    [CLS], [SEP] and padding are never chosen.
-
-    Args:
-        words: token ids, batch x words.
-        mask: true where there is a word.
-        draws: uniform in [0, 1), batch x words x 3: chosen or not, how replaced, by which word.
-        ratio: chance of each word to be chosen.
-        tokenizer: gives the special ids and the size of the vocabulary.
-
-    Returns:
-        The ids with replacements, and the true ids of the chosen words (`IGNORED` elsewhere).
-
-    Source: BERT's rule as in Singularity (model_pretrain.py:22), which does choose [SEP].
-    """
-    special = np.isin(words, [tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id])
-    chosen = mask & ~special & (draws[..., 0] < ratio)
-    random_words = (draws[..., 2] * tokenizer.vocab_size).astype(np.int64)
-    replaced = np.where(draws[..., 1] < 0.8, tokenizer.mask_id, random_words)
-    replaced = np.where(draws[..., 1] < 0.9, replaced, words)
-    return np.where(chosen, replaced, words), np.where(chosen, words, IGNORED)
-
-
-def media_number(item: Item) -> int:
-    """Number that is equal for captions of the same clip or picture, in any process."""
-    digest = blake2b(str(item.media).encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "little")

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 
 from smaug_core.data.datasets import Item
-from smaug_core.data.frame_sampling import sample_frames
+from smaug_core.data.media.frame_sampling import sample_frames
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.tokenizer import Tokenizer
 from smaug_core.data.transforms import resize

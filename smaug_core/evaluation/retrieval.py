@@ -12,12 +12,11 @@ from torch import Tensor
 
 from smaug_core.config import RANKINGS, EvaluateConfig, ModelConfig
 from smaug_core.data.datasets import Item
-from smaug_core.data.frame_sampling import sample_frames
-from smaug_core.data.media.video import read_frames
+from smaug_core.data.loading.loader import Loader
 from smaug_core.data.tokenizer import Tokenizer, load_tokenizer
-from smaug_core.data.transforms import resize
 from smaug_core.distributed import World
 from smaug_core.errors import ClipError
+from smaug_core.evaluation.clip_reader import ClipReader
 from smaug_core.evaluation.metrics import ranks, recall
 from smaug_core.files import write_whole
 from smaug_core.model.objectives import frame_similarity
@@ -117,19 +116,19 @@ def encode(
     vectors = [torch.empty(0, config.frames, model.config.embed_dim, device=context.device)]
     clips: list[EncodedClips] = []
     faults: list[str] = []
-    for start in range(0, largest_share(len(media), context.world), CLIPS_AT_ONCE):
-        chunk = own[start : start + CLIPS_AT_ONCE]
-        frames = []
-        for path in chunk:
-            try:
-                frames.append(_frames(path, config.frames, model))
-            except ClipError as error:
-                faults.append(str(error))
-        if frames and not faults:
-            encoded = model.encode_clips(torch.stack(frames).to(context.device), keep_rate=config.keep_rate)
-            vectors.append(model.embed_frames(encoded))
-            clips += encoded.to("cpu").each()
-            context.watch.report(len(clips), 2 * len(own), {})
+    passes = [own[start : start + CLIPS_AT_ONCE] for start in range(0, len(own), CLIPS_AT_ONCE)]
+    reader = ClipReader(config.frames, model.config.image_size, model.vision.colours)
+    loader = Loader(reader, passes, workers=context.loader_workers, pin_memory=context.pins_memory)
+    for number in range(largest_share(len(media), context.world) // CLIPS_AT_ONCE):
+        if number < len(passes):
+            read = next(loader)
+            faults += read.unreadable
+            if read.frames is not None and not faults:
+                frames = read.frames.to(context.device, non_blocking=True)
+                encoded = model.encode_clips(frames, keep_rate=config.keep_rate)
+                vectors.append(model.embed_frames(encoded))
+                clips += encoded.to("cpu").each()
+                context.watch.report(len(clips), 2 * len(own), {})
         _stop_together(context)
     if faults := [fault for found in context.world.collect(faults) for fault in found]:
         count = f"{len(faults)} of {len(media)} clips cannot be read: " if len(faults) > 1 else ""
@@ -150,11 +149,6 @@ def largest_share(num_clips: int, world: World) -> int:
     """Largest number of clips that a process works on, in whole passes."""
     passes = -(-num_clips // CLIPS_AT_ONCE)
     return -(-passes // world.size) * CLIPS_AT_ONCE
-
-
-def _frames(path: Path, frames: int, model: SMAUG) -> Float[Tensor, "frames 3 height width"]:
-    pictures = read_frames(path, lambda available: sample_frames(available, frames))
-    return resize(pictures, model.config.image_size, model.vision.colours)
 
 
 def score(model: SMAUG, encoded: Encoded, config: EvaluateConfig, context: RunContext) -> Scores:

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,24 @@ from smaug_core.files import COUNT, DIGEST, POSITIVE, SECONDS, DocumentError, Ma
 from smaug_core.model.pos_embed import resize_positions
 from smaug_core.model.smaug import SMAUG
 from smaug_core.model.temporal import resize_time
+from smaug_core.training.step_clock import StepTimes
 
 KEPT = 2
 """Checkpoints kept of a running stage: the newest, and the one before should the newest be damaged."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+CHECKPOINT_EVERY_S = 60.0
+"""Wall time between checkpoints: the most that a kill can cost. Results do not depend on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Progress of a training."""
 
     step: int
     """Steps done."""
-    useful_s: float
-    """Device seconds that these steps took, over all attempts."""
+    times: StepTimes = StepTimes()
+    """Device time that these steps took, over all attempts."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Errors of unreadable clips so far, by their path."""
 
@@ -126,6 +131,8 @@ CONFIG = {"model": dict, "clip": CLIP}
 STATE = {
     "step": COUNT,
     "useful_s": SECONDS,
+    "loader_wait_s?": SECONDS,
+    "checkpoint_s?": SECONDS,
     "unreadable?": Map(str),
     "sha256": {"model.safetensors": DIGEST, "optimizer.safetensors": DIGEST},
 }
@@ -149,8 +156,9 @@ class Checkpoints:
         with _appearing(target) as partial:
             save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
             save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-            state = {"sha256": {p.name: _sha256(p) for p in sorted(partial.glob("*.safetensors"))}}
-            (partial / "state.json").write_text(json.dumps(asdict(progress) | state))
+            state: dict[str, Any] = {"sha256": {p.name: _sha256(p) for p in sorted(partial.glob("*.safetensors"))}}
+            state |= {"step": progress.step, **asdict(progress.times), "unreadable": progress.unreadable}
+            (partial / "state.json").write_text(json.dumps(state))
         for old in self.found()[KEPT:]:
             shutil.rmtree(old)
 
@@ -249,8 +257,9 @@ def _read_state(folder: Path) -> tuple[Progress, dict[str, str]]:
         raise CheckpointError(f"{folder / 'state.json'}: incomplete checkpoint ({error})") from error
     if folder.name != step_name(state["step"]):
         raise CheckpointError(f"{folder / 'state.json'}: expected the step of its folder, got {state['step']}")
-    unreadable = state.get("unreadable", {})  # earlier versions did not keep it
-    return Progress(step=state["step"], useful_s=state["useful_s"], unreadable=unreadable), state["sha256"]
+    # Earlier versions kept the useful time alone.
+    times = StepTimes(**{time.name: state.get(time.name, 0.0) for time in fields(StepTimes)})
+    return Progress(state["step"], times, state.get("unreadable", {})), state["sha256"]
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

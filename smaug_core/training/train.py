@@ -13,8 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
 from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, PretrainVideoConfig, ScheduleConfig
 from smaug_core.data.batch import Batch
-from smaug_core.data.batches import BatchRecipe, TrainingBatches
+from smaug_core.data.batch_reader import BatchRecipe, BatchRequest, ReadBatch
+from smaug_core.data.batches import TrainingBatches
 from smaug_core.data.datasets import Item
+from smaug_core.data.loading.loader import Loader
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.distributed import World
 from smaug_core.errors import CheckpointError, DivergedError, SmaugError
@@ -23,11 +25,16 @@ from smaug_core.model.smaug import SMAUG
 from smaug_core.pretrained.load import load_text, load_vision
 from smaug_core.run_context import RunContext
 from smaug_core.stage_protocol import Interrupted, Outcome
-from smaug_core.training.checkpoint import Checkpoints, Progress, load_weights, read_config, save_model
+from smaug_core.training.checkpoint import (
+    CHECKPOINT_EVERY_S,
+    Checkpoints,
+    Progress,
+    load_weights,
+    read_config,
+    save_model,
+)
 from smaug_core.training.optim import build_optimizer, learning_rate
-
-CHECKPOINT_EVERY_S = 60.0
-"""Wall time between checkpoints: the most that a kill can cost. Results do not depend on it."""
+from smaug_core.training.step_clock import StepClock
 
 
 def pretrain(model_config: ModelConfig, config: PretrainConfig, items: list[Item], context: RunContext) -> Outcome:
@@ -127,9 +134,10 @@ def train(
     losses_of = spread(model, world)
     total = schedule.epochs * batches.steps_per_epoch
     warmup = round(schedule.warmup_epochs * batches.steps_per_epoch)
-    spent_before, saved_at, values = watch.spent(), time.monotonic(), {}
+    loader = batches.loader(start.step, total, workers=context.loader_workers, pin_memory=context.pins_memory)
+    clock, saved_at, values = StepClock(context, start.times, loader), time.monotonic(), {}
 
-    for step, batch in enumerate(_read_together(batches, start.step, total, world), start=start.step):
+    for step, batch in enumerate(_read_together(loader, batches, total - start.step), start=start.step):
         rate = learning_rate(step, total, warmup, schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -160,11 +168,11 @@ def train(
         stop, save = world.any(watch.stop_requested(), due)
         if (stop or save) and step + 1 < total:
             _check_finite(model, step + 1, total, checkpoints)
-            useful_s = start.useful_s + sum(world.collect(watch.spent() - spent_before))
+            times = clock.times()
             if world.is_first:
-                progress = Progress(step=step + 1, useful_s=useful_s, unreadable=batches.unreadable)
-                checkpoints.save(model, optimizer, progress)
-            watch.useful(useful_s)
+                with clock.checkpoint():
+                    checkpoints.save(model, optimizer, Progress(step + 1, times, batches.unreadable))
+            watch.useful(times.useful_s)
             saved_at = time.monotonic()
             if stop:
                 world.wait()
@@ -173,11 +181,13 @@ def train(
     _check_finite(model, total, total, checkpoints)
     if world.is_first:
         save_model(context.out / "model", model, {"steps": total, "seed": seed})
-    useful_s = start.useful_s + sum(world.collect(watch.spent() - spent_before))
-    watch.useful(useful_s)
+    times = clock.times()
+    watch.useful(times.useful_s)
     return Outcome(
         metrics={f"train.{name}": value for name, value in values.items()},
-        useful_s=useful_s,
+        useful_s=times.useful_s,
+        loader_wait_s=times.loader_wait_s,
+        checkpoint_s=times.checkpoint_s,
         files=["model/model.safetensors", "model/config.json"],
         scratch=["checkpoints"],
         notes={"steps": total, **batches.notes(), **notes},
@@ -226,7 +236,7 @@ def _check_shares(schedule: ScheduleConfig, world: World) -> None:
 def _resumed(checkpoints: Checkpoints, model: SMAUG, optimizer: torch.optim.Optimizer, world: World) -> Progress:
     """Load the state from which the training continues, the same in every process."""
     with world.together():
-        start = checkpoints.resume(model, optimizer) or Progress(step=0, useful_s=0.0)
+        start = checkpoints.resume(model, optimizer) or Progress(step=0)
     steps = [found.step for found in world.collect(start)]
     if len(set(steps)) > 1:
         raise CheckpointError(
@@ -236,12 +246,11 @@ def _resumed(checkpoints: Checkpoints, model: SMAUG, optimizer: torch.optim.Opti
     return start
 
 
-def _read_together(batches: TrainingBatches, first: int, last: int, world: World) -> Iterator[Batch]:
-    """Yield the batches of steps `first` to `last` - 1, as long as every process can read its share of them."""
-    steps = batches.from_step(first, last)
-    for _ in range(first, last):
-        with world.together():
-            batch = next(steps)
-        if world.any(batches.has_news)[0]:
+def _read_together(loader: Loader[BatchRequest, ReadBatch], batches: TrainingBatches, steps: int) -> Iterator[Batch]:
+    """Yield the batches of some steps, as long as every process can read its share of them."""
+    for _ in range(steps):
+        with batches.world.together():
+            batch = batches.use(next(loader))
+        if batches.world.any(batches.has_news)[0]:
             batches.share_unreadable()
         yield batch

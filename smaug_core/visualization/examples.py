@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smaug_core.cost.token_counts import num_visible
 from smaug_core.data.datasets import Item
-from smaug_core.data.frame_sampling import sample_frames
+from smaug_core.data.media.frame_sampling import sample_frames
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.rng import draws_for
 from smaug_core.data.tokenizer import Tokenizer

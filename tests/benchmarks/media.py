@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from smaug_core.data.frame_sampling import sample_frames
+from smaug_core.data.media.frame_sampling import sample_frames
 from smaug_core.data.media.video import read_frames
 from tests.data.media.made import written
 

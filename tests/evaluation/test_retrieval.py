@@ -69,10 +69,11 @@ def trained(tmp_path_factory):
     return folder / "model", items
 
 
-def run(trained, out, **changes):
+def run(trained, out, workers=0, **changes):
     weights, items = trained
     settings = {"dataset": "made", "text_length": 32, "rerank": 4, "frames": 4, **changes}
-    return evaluate(CONFIG, EvaluateConfig(**settings), items, run_context(out, Recorder(), weights=weights))
+    context = run_context(out, Recorder(), weights=weights, loader_workers=workers)
+    return evaluate(CONFIG, EvaluateConfig(**settings), items, context)
 
 
 def test_all_three_rankings_are_recorded_and_the_configured_one_is_reported(trained, tmp_path):
@@ -97,6 +98,13 @@ def test_evaluating_twice_gives_the_same_ranks(trained, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         run(trained, tmp_path / name)
+    assert (tmp_path / "a" / "ranks.json").read_bytes() == (tmp_path / "b" / "ranks.json").read_bytes()
+
+
+def test_loader_processes_change_no_rank(trained, tmp_path):
+    for name, workers in (("a", 0), ("b", 2)):
+        (tmp_path / name).mkdir()
+        run(trained, tmp_path / name, workers)
     assert (tmp_path / "a" / "ranks.json").read_bytes() == (tmp_path / "b" / "ranks.json").read_bytes()
 
 

@@ -20,9 +20,10 @@ from experiments.config.settings import with_overrides
 from experiments.config.sweep import load_sweep
 from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
 from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, ScheduleConfig
-from smaug_core.data.batches import BatchRecipe, TrainingBatches
+from smaug_core.data.batch_reader import BatchReader, BatchRecipe
 from smaug_core.data.datasets import Item
 from smaug_core.data.tokenizer import load_tokenizer
+from smaug_core.distributed import World
 from smaug_core.model.smaug import SMAUG
 from smaug_core.training.train import _recipe
 
@@ -75,8 +76,8 @@ def _chain(model: ModelConfig, stages: list[ScheduleConfig]) -> Iterator[Step]:
         yield Step(model, shape, stage, stage.mask_ratio, stage.mlm_ratio)
 
 
-class MetaBatches(TrainingBatches):
-    """Batches of the loader, but for the pictures, which hold no numbers."""
+class MetaReader(BatchReader):
+    """Reads batches, but for the pictures, which hold no numbers."""
 
     def _frames(self, item: Item, epoch: int) -> torch.Tensor:
         size = self.recipe.image_size
@@ -160,8 +161,8 @@ def test_what_a_gpu_would_wait_for_is_refused(operation, refusal):
 def test_a_step_waits_for_no_device_and_stays_on_one(step):
     with torch.device("meta"):
         model = SMAUG(step.model, VOCABULARY, step.clip).train()
-    batch = MetaBatches(items(), load_tokenizer("moving_shapes"), recipe_of(step, model), seed=0).batch(items(), 0)
-    batch = batch.to("meta")
+    reader = MetaReader(items(), load_tokenizer("moving_shapes"), recipe_of(step, model), 0, World())
+    batch = reader.read(items(), 0).batch.to("meta")
     with OneDevice():
         losses = model(batch, negatives_group=SAMPLES // 2, vtc_negatives=step.schedule.vtc_negatives)
         torch.stack(list(losses.values())).sum().backward()

@@ -19,6 +19,7 @@ from smaug_core.training.checkpoint import (
     read_config,
     save_model,
 )
+from smaug_core.training.step_clock import StepTimes
 from tests.small import VOCABULARY
 
 
@@ -44,9 +45,9 @@ def same_weights(one, other) -> bool:
 
 def test_a_checkpoint_brings_back_weights_optimiser_and_place(tmp_path, trained, config):
     model, optimizer = trained
-    Checkpoints(tmp_path).save(model, optimizer, Progress(step=7, useful_s=1.5))
+    Checkpoints(tmp_path).save(model, optimizer, Progress(7, StepTimes(useful_s=1.5)))
     again, its_optimizer = fresh(config)
-    assert Checkpoints(tmp_path).resume(again, its_optimizer) == Progress(step=7, useful_s=1.5)
+    assert Checkpoints(tmp_path).resume(again, its_optimizer) == Progress(7, StepTimes(useful_s=1.5))
     assert same_weights(model, again)
     mine, theirs = optimizer.state_dict()["state"], its_optimizer.state_dict()["state"]
     assert mine.keys() == theirs.keys()
@@ -56,14 +57,14 @@ def test_a_checkpoint_brings_back_weights_optimiser_and_place(tmp_path, trained,
 
 def test_only_the_newest_two_are_kept(tmp_path, trained):
     for step in (1, 2, 3):
-        Checkpoints(tmp_path).save(*trained, Progress(step=step, useful_s=0.0))
+        Checkpoints(tmp_path).save(*trained, Progress(step))
     assert [p.name for p in Checkpoints(tmp_path).found()] == ["step-00000003", "step-00000002"]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no state"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, trained, config, damage):
     for step in (1, 2):
-        Checkpoints(tmp_path).save(*trained, Progress(step=step, useful_s=0.0))
+        Checkpoints(tmp_path).save(*trained, Progress(step))
     weights = tmp_path / "step-00000002" / "model.safetensors"
     if damage == "truncate":
         os.truncate(weights, weights.stat().st_size // 2)
@@ -78,7 +79,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, traine
 
 
 def test_if_all_are_damaged_it_says_so_and_does_not_start_over(tmp_path, trained, config):
-    Checkpoints(tmp_path).save(*trained, Progress(step=1, useful_s=0.0))
+    Checkpoints(tmp_path).save(*trained, Progress(1))
     (tmp_path / "step-00000001" / "optimizer.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no checkpoint can be read.*optimizer.safetensors"):
         Checkpoints(tmp_path).resume(*fresh(config))
@@ -101,7 +102,7 @@ from smaug_core.training.checkpoint import Checkpoints, Progress
 model = build(CONFIG, VOCABULARY, seed=0)
 optimizer = torch.optim.AdamW(model.parameters())
 try:
-    Checkpoints(Path({str(tmp_path)!r}) / "c").save(model, optimizer, Progress(step=1, useful_s=0.0))
+    Checkpoints(Path({str(tmp_path)!r}) / "c").save(model, optimizer, Progress(1))
 except Exception as error:
     print(type(error).__name__, error)
 print(sorted(p.name for p in (Path({str(tmp_path)!r}) / "c").iterdir()))

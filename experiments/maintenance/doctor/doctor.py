@@ -26,6 +26,8 @@ def examine(home: Path, scale: Scale, cluster: Cluster | None = None, *, deep: b
     yield from machine.check_python()
     yield from machine.check_packages()
     yield from machine.check_torch(scale if cluster is None else None)
+    if cluster is None:
+        yield from machine.check_shared_memory(scale)
     yield from machine.check_decoder()
     yield from machine.check_ray()
     yield from inspection.check_disk(scale, home)

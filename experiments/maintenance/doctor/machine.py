@@ -1,19 +1,27 @@
 """Checks of this machine: Python, packages, torch and its devices, the video decoder, Ray."""
 
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from operator import itemgetter
+from pathlib import Path
 
 from experiments.config.scale import Scale
 from experiments.engines.base import Inventory, local_inventory
 from experiments.engines.ray.start import base_folder
-from experiments.maintenance.doctor.finding import Finding, fault, fine, probe
+from experiments.maintenance.doctor.finding import Finding, fault, fine, probe, warning
+from experiments.planning.disk_space import in_words
 from experiments.planning.inputs import scale_stages
 from experiments.planning.plan import resource_problems
+from experiments.stages.stage import Stage, loader_workers
+from experiments.stages.workload import step_shape
 from smaug_core.errors import SmaugError
+from smaug_core.stage_protocol import EVALUATE, PREFETCH
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where torch puts what processes share
 FIX_PACKAGES = "make setup (or pip install --constraint constraints.txt --editable '.[dev]')"
 OLDEST_PYTHON = (3, 11)
 
@@ -44,6 +52,8 @@ with tempfile.TemporaryDirectory() as folder:
 difference = np.abs(back.astype(int) - frames).mean() if back.shape == frames.shape else 255.0
 print(json.dumps({"av": av.__version__, "frames": len(back), "difference": float(difference)}))
 """
+PIXEL_BYTES = 4
+"""Of each colour of a pixel, in a batch."""
 MAX_DIFFERENCE = 8.0
 """Largest mean difference, of 256 levels, between the clip of the check and its compressed copy."""
 
@@ -124,6 +134,36 @@ def misfits(scale: Scale, inventory: Inventory) -> list[str]:
         return resource_problems(scale_stages(scale), inventory)
     except SmaugError as error:  # e.g. a vocabulary that is missing
         return [f"its requests are not known ({error})"]
+
+
+def check_shared_memory(scale: Scale, folder: Path = SHARED_MEMORY) -> Iterator[Finding]:
+    """Check that the batches that loader processes have ready fit the memory that processes share."""
+    try:
+        stage, needed = max(((stage, _loaded_bytes(stage)) for stage in scale_stages(scale)), key=itemgetter(1))
+    except SmaugError as error:  # e.g. a vocabulary that is missing
+        yield warning("shared memory", f"what scale {scale.name} needs is not known ({error})", "see that message")
+        return
+    if not needed:
+        yield fine("shared memory", f"scale {scale.name} has no loader processes")
+        return
+    free = shutil.disk_usage(folder).free if folder.exists() else 0
+    message = f"{in_words(free)} free at {folder}; loader processes of {stage.name} may have {in_words(needed)} ready"
+    if free < needed:
+        fix = f"fewer resources.{stage.kind}.workers, or a container with more shared memory (docker --shm-size)"
+        yield fault("shared memory", message, fix)
+    else:
+        yield fine("shared memory", message)
+
+
+def _loaded_bytes(stage: Stage) -> int:
+    """Most that the loader processes of a training have ready on one machine; 0 of an evaluation, which has less."""
+    if stage.kind == EVALUATE:
+        return 0
+    processes, nodes = max(1, stage.resources["gpus"]), stage.resources.get("nodes", 1)
+    model, shape = step_shape(stage.kind, stage.settings)
+    samples = stage.settings[stage.kind]["batch_size"] // processes
+    batch = samples * shape.clip.frames * 3 * model.image_size**2 * PIXEL_BYTES
+    return int(batch * PREFETCH * loader_workers(stage.resources, processes) * processes // nodes)
 
 
 def gpu_names() -> list[str]:

@@ -1,14 +1,12 @@
 """Rendering of scenes into files, by several processes."""
 
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 
+from smaug_core.data.loading.child_process import end_with_parent
 from smaug_core.data.media.video import write_clip
 from smaug_core.data.moving_shapes.rasterize import paint
 from smaug_core.data.moving_shapes.scenes import Scene
@@ -51,25 +49,12 @@ def _each_done(chunks: Sequence[Sequence[RenderJob]], size: int, seed: int, work
             yield _render_chunk(chunk, size, seed)
         return
     # Fresh processes, not forks: the caller may have threads.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent)
     try:
         for future in as_completed([pool.submit(_render_chunk, chunk, size, seed) for chunk in chunks]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the caller, and exit with it: a pool's workers wait for ever once their caller is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _render_chunk(jobs: Sequence[RenderJob], size: int, seed: int) -> int:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smaug_core.data.frame_sampling import sample_frames
+from smaug_core.data.media.frame_sampling import sample_frames
 from smaug_core.data.media.video import read_frames
 from smaug_core.errors import ClipError
 from tests.data.media.made import COUNT, always, copied, every, numbered, numbers_in, patched, written

@@ -129,6 +129,11 @@ WIDTH = "  width: 16\n"
         ),
         (
             "  evaluate: {cpus: 1, gpus: 0",
+            "  evaluate: {cpus: 1, gpus: 0, workers: @-1",
+            "resources.evaluate.workers: -1 is not allowed; input should be greater than or equal to 0",
+        ),
+        (
+            "  evaluate: {cpus: 1, gpus: 0",
             "  evaluate: {nodes: 2, cpus: 2, gpus: @0",
             "resources.evaluate.gpus: 0 cannot be shared by 2 nodes; expected 2 or a multiple",
         ),

@@ -24,6 +24,7 @@ from experiments.stages.trial import expand
 from smaug_core.model.init_weights import build
 from smaug_core.training.checkpoint import KEPT, Checkpoints, Progress, save_model
 from smaug_core.training.optim import build_optimizer
+from smaug_core.training.step_clock import StepTimes
 from tests.experiments.smoke import ROOT
 from tests.faults import full_disk
 from tests.quick_stage import quick_stage
@@ -48,7 +49,7 @@ def test_a_training_needs_what_its_files_weigh(kind, tmp_path):
     model, optimizer = made_model(stage, frames, selected)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in range(KEPT):
-        checkpoints.save(model, optimizer, Progress(step=step + 1, useful_s=1.0))
+        checkpoints.save(model, optimizer, Progress(step + 1, StepTimes(useful_s=1.0)))
     one = size_of(tmp_path / "checkpoints" / "step-00000001")
     save_model(tmp_path / "model", model, {})
     weighs = size_of(tmp_path) + one

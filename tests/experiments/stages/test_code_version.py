@@ -147,7 +147,7 @@ def test_a_module_that_is_imported_newly_counts_with_all_it_imports(copied):
     (copied / "smaug_core" / "fresh.py").write_text("from smaug_core import fresher\nVALUE = fresher.VALUE + 1\n")
     (copied / "smaug_core" / "fresher.py").write_text("VALUE = 1\n")
     edit(
-        copied / "smaug_core" / "data" / "frame_sampling.py",
+        copied / "smaug_core" / "data" / "media" / "frame_sampling.py",
         "from collections",
         "import smaug_core.fresh\nfrom collections",
     )

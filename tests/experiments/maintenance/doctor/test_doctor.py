@@ -327,6 +327,20 @@ def test_a_scale_that_asks_for_more_than_there_is_is_a_fault(monkeypatch):
     )
 
 
+def test_loader_processes_need_shared_memory(scale, tmp_path):
+    def levels(workers, folder):
+        resources = scale.by_kind.model_copy(update={"finetune": scale.by_kind.finetune.model_copy(update=workers)})
+        needing = scale.model_copy(update={"by_kind": resources})
+        return [(finding.level, finding.message) for finding in machine.check_shared_memory(needing, folder)]
+
+    ((level, message),) = levels({}, tmp_path)
+    assert level == "ok" and "no loader processes" in message
+    ((level, message),) = levels({"workers": 3}, tmp_path)
+    assert level == "ok" and "loader processes of finetune" in message
+    ((level, message),) = levels({"workers": 3}, tmp_path / "missing")
+    assert level == "fault" and message.startswith("0 bytes free")
+
+
 def test_gpus_are_listed_by_the_driver_s_own_tool(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert machine.gpu_names() == []

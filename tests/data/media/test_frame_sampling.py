@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smaug_core.data.frame_sampling import sample_frames
+from smaug_core.data.media.frame_sampling import sample_frames
 
 counts = st.integers(1, 200)
 

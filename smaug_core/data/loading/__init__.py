@@ -1,0 +1,1 @@
+"""Processes that read media ahead of the steps that use them."""
