@@ -22,7 +22,7 @@ from experiments.store.drivers import abandoned, cancel_requests, driver_at_work
 from experiments.store.lookup import stage_labels
 from experiments.store.store import Store
 from experiments.store.trials import write_trials
-from experiments.tracking.recorder import Recorder
+from experiments.tracking.live_recorder import Recorder
 from smaug_core.config import Config, DataConfig
 
 STALE_ACCEPTED = "stale code accepted"

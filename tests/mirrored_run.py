@@ -12,7 +12,7 @@ from experiments.scheduler.scheduler import Event, Scheduler
 from experiments.stages.trial import Trial
 from experiments.store.store import Store
 from experiments.store.trials import write_trials
-from experiments.tracking import recorder as mirror
+from experiments.tracking import live_recorder as mirror
 from tests.experiments.made_trials import trial
 from tests.process_engine import ProcessEngine
 

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from experiments.store.store import all_stages
 from experiments.store.trials import trial_documents, trial_record
-from experiments.tracking.writer import Tracker
+from experiments.tracking.writer import MlflowWriter
 
 
 def main() -> int:
     home, go, first, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    stages, tracker = list(all_stages(home)), Tracker(home)
+    stages, writer = list(all_stages(home)), MlflowWriter(home)
     go.with_name(f"ready-{first}").touch()
     while not go.exists():
         time.sleep(0.01)
     for facts in [*stages[first:last], stages[0]]:
-        tracker.record_stage(facts)
+        writer.record_stage(facts)
     for document in trial_documents(home):
-        tracker.record_trial(trial_record(home, document))
+        writer.record_trial(trial_record(home, document))
     return 0
 
 

@@ -253,14 +253,15 @@ def sync(
         removed = len(before - set(record_files(to)))
         done = f"written to {to}" + (f"; {removed} older records were removed" if removed else "")
     else:
-        from experiments.tracking import writer as tracking
+        from experiments.tracking.sync import rebuild as rebuild_database
+        from experiments.tracking.sync import sync as sync_home
 
         if rebuild:
-            aside, stages, trials = tracking.rebuild(folder, records=from_)
-            if aside is not None:
-                complain(f"MLflow's database was archived as {aside}")
+            archived, stages, trials = rebuild_database(folder, records=from_)
+            if archived is not None:
+                complain(f"MLflow's database was archived as {archived}")
         else:
-            stages, trials = tracking.sync(folder, records=from_)
+            stages, trials = sync_home(folder, records=from_)
         done = "recorded"
     if json_:
         print_json({"stages": stages, "trials": trials, "accounted": accounted})

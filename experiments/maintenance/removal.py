@@ -45,9 +45,9 @@ class HoursLedger:
     def _record(self) -> Record:
         if (problem := tracking_problem(self._home)) is not None:
             raise SmaugError(problem)
-        from experiments.tracking.writer import Tracker
+        from experiments.tracking.writer import MlflowWriter
 
-        return Tracker(self._home).record_stage
+        return MlflowWriter(self._home).record_stage
 
 
 @dataclass(slots=True)

@@ -98,7 +98,7 @@ def peak_memory_bytes(attempts: Sequence[Attempt]) -> int | None:
 
 
 class Paid(Protocol):
-    """Hours of a stage as MLflow has them; `experiments.tracking.rows.StageRow` is one."""
+    """Hours of a stage as MLflow has them; `experiments.tracking.run_schema.StageRow` is one."""
 
     @property
     def run_id(self) -> str:

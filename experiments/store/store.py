@@ -136,12 +136,12 @@ class Store:
         if self.record(stage).state == "running":
             raise StoreError(f"{self.directory(stage)}: is running; stop it before it is archived")
         directory, number = self.directory(stage), 1
-        while (aside := directory.with_name(f"{directory.name}.aside-{number}")).exists():
+        while (archived := directory.with_name(f"{directory.name}.aside-{number}")).exists():
             number += 1
         try:
-            return directory.rename(aside)
+            return directory.rename(archived)
         except OSError as error:
-            raise unwritable(aside, error) from error
+            raise unwritable(archived, error) from error
 
     @staticmethod
     def _check(directory: Path, found: str, stage: Stage) -> None:

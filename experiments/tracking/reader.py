@@ -3,12 +3,13 @@
 import gc
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from experiments.console import complain
+from experiments.store.device_hours import Total, has_hours, totals_of
 from experiments.store.examples import FOLDER as EXAMPLES
 from experiments.store.examples import LIST, Example, GalleryError, read_gallery
 from experiments.tracking.client import (
@@ -18,17 +19,18 @@ from experiments.tracking.client import (
     connect,
     exists,
     experiments_named,
+    runs_of_ids,
     runs_where,
     translate_errors,
 )
 from experiments.tracking.client import TrackingError as TrackingError
 from experiments.tracking.database import redacted, settle
 from experiments.tracking.location import tracking_uri
-from experiments.tracking.rows import DamagedRun as DamagedRun
-from experiments.tracking.rows import RowError, own_tags, stage_row, trial_row
-from experiments.tracking.rows import StageRow as StageRow
-from experiments.tracking.rows import TrialRow as TrialRow
-from experiments.tracking.runs import STAGES, SUPERSEDED, ranks_file
+from experiments.tracking.run_content import STAGES, SUPERSEDED, ranks_file
+from experiments.tracking.run_schema import DamagedRun as DamagedRun
+from experiments.tracking.run_schema import RowError, own_tags, stage_row, trial_row
+from experiments.tracking.run_schema import StageRow as StageRow
+from experiments.tracking.run_schema import TrialRow as TrialRow
 from experiments.tracking.ui_views import COUNTS
 
 READ_ADVICE = "see that it is up, and that MLFLOW_TRACKING_URI is right"
@@ -66,7 +68,7 @@ class MlflowReader:
         """Return every stage that is not superseded, by kind and fingerprint."""
         return self._stages(COUNTS)
 
-    def set_aside(self) -> list[StageRow]:
+    def archived(self) -> list[StageRow]:
         """Return every stage that was archived and started again since: its hours were spent too."""
         return self._stages(f"tags.`{SUPERSEDED}` IS NOT NULL")
 
@@ -146,6 +148,28 @@ def read_trials(home: Path) -> list[TrialRow]:
     """
     reader = MlflowReader(home)
     return reader.trials() if reader.exists else []
+
+
+def sweep_spending(client: MlflowClient, sweep: str, stages: str) -> dict[str, list[Total]]:
+    """Return by scale what the distinct stages of valid trials took; runs that cannot be read are left out.
+
+    `sweep` and `stages` are ids of experiments.
+    """
+    trials: dict[str, list[TrialRow]] = {}
+    for run in runs_where(client, [sweep], COUNTS):
+        with suppress(RowError):  # reports name it
+            trial = trial_row(run)
+            trials.setdefault(trial.scale, []).append(trial)
+    return {scale: totals_of(_stages_of(client, stages, rows)) for scale, rows in trials.items()}
+
+
+def _stages_of(client: MlflowClient, stages: str, trials: list[TrialRow]) -> list[StageRow]:
+    ids = list(dict.fromkeys(run for trial in trials for run in trial.stage_runs.values()))
+    rows = []
+    for run in runs_of_ids(client, stages, ids):
+        with suppress(RowError):
+            rows.append(stage_row(run))
+    return [row for row in rows if has_hours(row)]
 
 
 @contextmanager

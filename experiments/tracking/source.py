@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.tracking.client import exists
 from experiments.tracking.location import tracking_uri
-from experiments.tracking.writer import sync
+from experiments.tracking.sync import sync
 from smaug_core.errors import SmaugError
 
 REFERENCE = Path(__file__).resolve().parents[2] / "reports" / "measurements" / "tiny"

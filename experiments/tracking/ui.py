@@ -54,9 +54,9 @@ def serve(home: Path, port: int, say: Callable[[str], None], log: Callable[[str]
     if not home.is_dir():
         raise SmaugError(f"--home {home}: does not exist, so nothing was run yet in it; expected the home of a run")
     _refuse_taken(port)
-    from experiments.tracking.writer import Tracker
+    from experiments.tracking.writer import MlflowWriter
 
-    Tracker(home).prepare()
+    MlflowWriter(home).prepare()
     stop = threading.Event()
     with stop_on_signals(stop.set):
         server = _start(home.resolve(), uri, port)

@@ -1,4 +1,4 @@
-"""Writer of MLflow's runs; `reader` is its counterpart.
+"""Writer of MLflow's runs; the live recorder calls it during a sweep, `sync` for a home folder.
 
 Experiment `smaug/stages` has a run for each stage, the owner of the hours spent; experiment `smaug/<sweep>` has a
 flat run for each trial. A run is identified by its fingerprint, so that recording twice changes nothing.
@@ -10,12 +10,8 @@ from pathlib import Path
 
 from experiments.console import complain
 from experiments.store.documents import TrialDocument
-from experiments.store.drivers import living
 from experiments.store.examples import FOLDER as EXAMPLES
-from experiments.store.export import Records, read_records
 from experiments.store.records import StageRecord, TrialRecord
-from experiments.store.store import all_stages
-from experiments.store.trials import identity, superseded, trial_documents, trial_record
 from experiments.tracking.client import (
     Experiment,
     MlflowClient,
@@ -33,9 +29,10 @@ from experiments.tracking.client import (
     write,
     write_files,
 )
-from experiments.tracking.database import DATABASE, archive, database_file, lock, redacted, settle
+from experiments.tracking.database import DATABASE, database_file, lock, redacted, settle
 from experiments.tracking.location import tracking_uri
-from experiments.tracking.runs import (
+from experiments.tracking.reader import sweep_spending
+from experiments.tracking.run_content import (
     CONTENT,
     FINGERPRINT,
     STAGES,
@@ -50,7 +47,6 @@ from experiments.tracking.runs import (
     run_of_trial,
     short_digest,
 )
-from experiments.tracking.spending import sweep_spending
 from experiments.tracking.ui_views import (
     KIND,
     NOTE,
@@ -67,7 +63,7 @@ CREATED, FILES, CURVE_STEP = "smaug.made", "smaug.files", "smaug.curve_step"
 """Tags with the time when a run was created, and with how much of its files and its curve has been written."""
 
 
-class Tracker:
+class MlflowWriter:
     """Writer of stages and trials. Every call may be repeated, and one that failed can be made up for later.
 
     Every method raises TrackingError where MLflow cannot be reached or refuses.
@@ -292,53 +288,3 @@ class Tracker:
             if fingerprint in self._stages:
                 ids[stage.name] = self._stages[fingerprint]
         return ids
-
-
-def sync(home: Path, *, records: Path | None = None) -> tuple[int, int]:
-    """Record everything that the home folder holds; return the numbers of stages and of trials.
-
-    Args:
-        home: the folder that holds the store.
-        records: a folder of portable records, to be recorded as well. What the home folder has itself takes
-            precedence: a stage that was started here, and a trial that was requested here.
-
-    Raises:
-        TrackingError: MLflow cannot be reached or refuses.
-        RecordError: a record cannot be read; nothing was recorded.
-    """
-    given = Records({}, []) if records is None else read_records(records)
-    documents, tracker = trial_documents(home), Tracker(home)
-    requested = {identity(document) for document in documents}
-    more = [document for document in given.documents if identity(document) not in requested]
-    tracker.read_ahead(STAGES, *(experiment_of(sweep) for sweep in {d.sweep for d in (*documents, *more)}))
-    begun = {facts.fingerprint for facts in all_stages(home) if tracker.record_stage(facts)}
-    others = [facts for fingerprint, facts in given.stages.items() if fingerprint not in begun]
-    for facts in others:
-        tracker.record_stage(facts)
-    outdated = [id(old) for old, _ in superseded(documents)]
-    for document in documents:
-        valid, trial = id(document) not in outdated, trial_record(home, document)
-        if valid or all(stage is not None for _, stage in trial.stages):  # else `gc` removed some: keep its record
-            tracker.record_trial(trial, valid=valid)
-    for document in more:
-        tracker.record_trial(given.trial(document))
-    tracker.record_spending()
-    return len(begun) + len(others), len(documents) + len(more)
-
-
-def rebuild(home: Path, *, records: Path | None = None) -> tuple[Path | None, int, int]:
-    """Archive MLflow's database and make a new one by `sync`; return the archived file, and counts as `sync` does.
-
-    Raises:
-        TrackingError: MLflow is on a server, or a driver of this home folder writes to the database.
-    """
-    uri = tracking_uri(home)
-    file = database_file(uri)
-    if file is None:
-        raise TrackingError(f"MLFLOW_TRACKING_URI is {redacted(uri)}: expected an SQLite file to archive")
-    if drivers := living(home):
-        owner = drivers[0].owner
-        raise TrackingError(f"{file}: process {owner.pid} on {owner.host} writes to it; wait for its end, or end it")
-    with lock(home.resolve()):
-        archived = archive(file)
-    return archived, *sync(home, records=records)

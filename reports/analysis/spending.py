@@ -66,7 +66,7 @@ class Spending:
     """Every stage of a current trial once."""
     unused: tuple[Spent, ...]
     """Stages that no current trial uses, e.g. of settings that were changed since."""
-    set_aside: tuple[Spent, ...]
+    archived: tuple[Spent, ...]
     """Stages that were archived and started again since, e.g. for newer code."""
     num_uncounted: int
     """Trials that `saved` leaves out: unfinished, or on devices whose hours have no sum."""
@@ -76,10 +76,10 @@ class Spending:
     @property
     def num_corrected(self) -> int:
         """Sum over all stages."""
-        return sum(spent.num_corrected for spent in (*self.total, *self.unused, *self.set_aside))
+        return sum(spent.num_corrected for spent in (*self.total, *self.unused, *self.archived))
 
 
-def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow], set_aside: Iterable[StageRow] = ()) -> Spending:
+def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow], archived: Iterable[StageRow] = ()) -> Spending:
     """Add up the hours of trials and stages in the ledger.
 
     A stage without its hours, and one that a trial names and the ledger lacks, is reported as a fault and left out.
@@ -87,7 +87,7 @@ def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow], set_aside: Ite
     Args:
         trials: those that count.
         stages: those that count, of any trial.
-        set_aside: those that were archived and started again since.
+        archived: those that were archived and started again since.
     """
     faults: list[str] = []
     by_run = {stage.run_id: stage for stage in _with_hours(stages, faults)}
@@ -102,7 +102,7 @@ def spend(trials: Iterable[TrialRow], stages: Iterable[StageRow], set_aside: Ite
         sweeps=tuple(_sweep(group, by_run) for group in groups.values()),
         total=_by_unit(_used(current, by_run), current, by_run),
         unused=_by_unit([stage for run, stage in by_run.items() if run not in used], (), by_run),
-        set_aside=_by_unit(list(_with_hours(set_aside, faults)), (), by_run),
+        archived=_by_unit(list(_with_hours(archived, faults)), (), by_run),
         num_uncounted=sum(not _counts(trial, by_run) for trial in current),
         faults=tuple(faults),
     )

@@ -97,7 +97,7 @@ class Page:
         """Parts of the spent hours, with as many decimals as the smallest of its unit needs."""
         every = [
             *self.spending.unused,
-            *self.spending.set_aside,
+            *self.spending.archived,
             *(one for sweep in self.spending.sweeps for one in sweep.spent),
         ]
         decimals = max((decimals_of(one.billed) for one in every if one.unit == spent.unit), default=0)
@@ -140,12 +140,12 @@ def make_page(
 
 def page_of(report: Report, ledger: MlflowReader, *, steps: Steps = NO_STEPS) -> Page:
     """Collect the content of the page from a report and the ledger that it was read from."""
-    stages, set_aside, unread = _stages(report, ledger)
+    stages, archived, unread = _stages(report, ledger)
     own = [table for table in report.tables if table.measured_by == table.name]
     trials = in_paper_order({trial.run_id: trial for table in own for trial in table.trials}.values())
     files, scales = sweep_files(), measured_scales(report.tables)
     claims = claim_rows(load_claims(), load_published(), comparer(report.tables), scales)
-    spending, albums = spend(trials, stages, set_aside), albums_of(trials, stages, ledger.examples, report.ui)
+    spending, albums = spend(trials, stages, archived), albums_of(trials, stages, ledger.examples, report.ui)
     figures, undrawn = _figures(report, stages, ledger, steps)
     return Page(
         origin=report.origin,
@@ -210,7 +210,7 @@ def _stages(report: Report, ledger: MlflowReader) -> tuple[list[StageRow], list[
     if report.unreadable or not ledger.exists:
         return [], [], []
     try:
-        found = ledger.stages(), ledger.set_aside()
+        found = ledger.stages(), ledger.archived()
         return *found, [f"run {run.run_id} cannot be read: {run.what}" for run in ledger.damaged.values()]
     except TrackingError as error:
         return [], [], [f"what was spent could not be read: {error}"]

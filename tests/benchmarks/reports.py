@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from experiments.tracking.source import REFERENCE
-from experiments.tracking.writer import sync
+from experiments.tracking.sync import sync
 from tests.benchmarks.many_runs import multiply
 from tests.benchmarks.orchestration import ROOT, described_machine, say
 from tests.browser.chromium import program

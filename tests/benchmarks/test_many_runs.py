@@ -4,7 +4,8 @@ import pytest
 
 from experiments.store.trials import write_trial
 from experiments.tracking.reader import MlflowReader
-from experiments.tracking.writer import Tracker, sync
+from experiments.tracking.sync import sync
+from experiments.tracking.writer import MlflowWriter
 from reports.report import read_report
 from tests.benchmarks.many_runs import multiply
 from tests.experiments.made_trials import execute, trial
@@ -14,7 +15,7 @@ from tests.experiments.made_trials import execute, trial
 def home(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "home"
-    assert Tracker(folder).client is not None
+    assert MlflowWriter(folder).client is not None
     for variant, r1 in (("50%", 25.0), ("10%", 30.0)):
         made = trial(variant, r1=r1)
         execute(folder, made)

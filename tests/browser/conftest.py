@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from experiments.tracking.writer import sync
+from experiments.tracking.sync import sync
 from tests.browser.axe import violations
 from tests.browser.chromium import Watched, chromium
 from tests.mlflow_servers import free_port

@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from experiments.cli.app import main
 from experiments.engines.slurm import queue as slurm_queue
-from experiments.tracking.writer import Tracker
+from experiments.tracking.writer import MlflowWriter
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def empty_ledger(tmp_path_factory):
     home = tmp_path_factory.mktemp("ledger")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert Tracker(home).client is not None
+        assert MlflowWriter(home).client is not None
     return home / "mlflow.db"
 
 

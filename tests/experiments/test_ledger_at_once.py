@@ -14,8 +14,8 @@ from mlflow.tracking import MlflowClient
 from experiments.store.store import Store, all_stages
 from experiments.store.trials import write_trial
 from experiments.tracking.reader import MlflowReader, read_trials
-from experiments.tracking.runs import STAGES
-from experiments.tracking.writer import sync
+from experiments.tracking.run_content import STAGES
+from experiments.tracking.sync import sync
 from experiments.worker.main import run_stage
 from experiments.worker.signals import StopFlag
 from tests.experiments.made_trials import execute, ranks_of, stage, trial

@@ -15,8 +15,9 @@ from mlflow.tracking import MlflowClient
 
 from experiments.tracking.client import TrackingError
 from experiments.tracking.reader import MlflowReader, read_trials
-from experiments.tracking.runs import STAGES
-from experiments.tracking.writer import Tracker, sync
+from experiments.tracking.run_content import STAGES
+from experiments.tracking.sync import sync
+from experiments.tracking.writer import MlflowWriter
 from tests.experiments.made_trials import ranks_of
 from tests.mirrored_run import made
 from tests.mlflow_servers import Server, server
@@ -183,7 +184,7 @@ def test_a_slow_server_is_waited_for_longer_than_one_that_does_not_answer(home, 
 @pytest.fixture
 def database(home, monkeypatch) -> str:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert Tracker(home).client is not None
+    assert MlflowWriter(home).client is not None
     return f"sqlite:///{home / 'mlflow.db'}"
 
 

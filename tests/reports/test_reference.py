@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from experiments.tracking.writer import sync
+from experiments.tracking.sync import sync
 from reports.report import make_tables, read_report
 
 REFERENCE = Path(__file__).resolve().parents[2] / "reports" / "measurements" / "tiny"

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.console import Console
 from experiments.store.trials import write_trial
-from experiments.tracking.writer import sync
+from experiments.tracking.sync import sync
 from reports.analysis.build_tables import build_tables
 from reports.paper.tables import ReportError, load_published
 from reports.render.csv_files import CELL_COLUMNS, as_text, cells_csv, read_text, to_csv

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.store.trials import write_trial
 from experiments.tracking.source import REFERENCE
-from experiments.tracking.writer import sync
+from experiments.tracking.sync import sync
 from tests.experiments.made_trials import execute, trial
 
 

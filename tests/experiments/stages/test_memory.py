@@ -15,7 +15,7 @@ from experiments.stages.memory import PEAK_MEMORY, bytes_for_jobs, peak_bytes_of
 from experiments.store.attempt import read_attempts
 from experiments.store.store import Store, all_stages
 from experiments.store.trials import write_trial
-from experiments.tracking.runs import run_of_stage
+from experiments.tracking.run_content import run_of_stage
 from experiments.worker.outcome import DONE
 from tests.conformance.drivers import wait_until
 from tests.experiments.made_trials import execute, trial

@@ -43,7 +43,7 @@ from experiments.store.failures import Failure
 from experiments.store.lookup import Catalog
 from experiments.store.store import Store, all_stages
 from experiments.store.trials import trial_documents, trial_record, write_trial
-from experiments.tracking.runs import run_of_stage, run_of_trial
+from experiments.tracking.run_content import run_of_stage, run_of_trial
 from experiments.worker.device import DeviceClock
 from experiments.worker.launcher import RANK, Crew, node_reports
 from experiments.worker.main import run_stage

@@ -19,8 +19,8 @@ from experiments.store.trials import write_trial
 from experiments.tracking import writer as tracking
 from experiments.tracking.client import TrackingError
 from experiments.tracking.reader import MlflowReader
-from experiments.tracking.runs import STAGES
-from experiments.tracking.writer import sync
+from experiments.tracking.run_content import STAGES
+from experiments.tracking.sync import sync
 from experiments.worker.examples import write_gallery
 from tests.documents import read_json
 from tests.experiments.made_trials import execute, trial

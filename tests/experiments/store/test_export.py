@@ -15,8 +15,8 @@ from experiments.store.export import RecordError, read_records, write_records
 from experiments.store.store import Store, stage_record
 from experiments.store.trials import trial_documents, write_trial
 from experiments.tracking.reader import MlflowReader, read_trials
-from experiments.tracking.runs import STAGES
-from experiments.tracking.writer import sync
+from experiments.tracking.run_content import STAGES
+from experiments.tracking.sync import sync
 from reports.report import make_tables, read_report
 from tests.documents import read_json
 from tests.experiments.made_trials import execute, ranks_of, trial

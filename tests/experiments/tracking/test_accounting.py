@@ -17,8 +17,8 @@ from experiments.store.process import this_process
 from experiments.store.store import Store, stage_record
 from experiments.store.trials import write_trial
 from experiments.tracking.accounting import Accountant, account_all, unaccounted
-from experiments.tracking.recorder import Recorder
-from experiments.tracking.runs import STAGES
+from experiments.tracking.live_recorder import Recorder
+from experiments.tracking.run_content import STAGES
 from tests.conformance.drivers import wait_until
 from tests.documents import read_json
 from tests.experiments.engines.slurm.test_accounting import answers
@@ -169,8 +169,8 @@ def test_a_run_records_the_hours_that_slurm_corrected_and_waits_for_them_at_its_
     home: Path, client: MlflowClient, sacct: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first stage's attempt is known to Slurm at the start, the second's only when the run has ended."""
-    monkeypatch.setattr("experiments.tracking.recorder.ACCOUNT_EVERY_S", 0.1)
-    monkeypatch.setattr("experiments.tracking.recorder.REST", 0.0)
+    monkeypatch.setattr("experiments.tracking.live_recorder.ACCOUNT_EVERY_S", 0.1)
+    monkeypatch.setattr("experiments.tracking.live_recorder.REST", 0.0)
     (home / "slurm").mkdir()
     began = round(time.time()) - 300
     sacct(f"echo '7_1|NODE_FAIL|1000|1150|00:00:00'; echo '9|COMPLETING|{began}|Unknown|00:00:00'")
@@ -218,7 +218,7 @@ def test_the_end_of_a_run_waits_for_a_sacct_that_hangs_but_not_long_and_says_so(
 ) -> None:
     monkeypatch.setattr("experiments.tracking.accounting.DRIVER_LIMIT_S", 0.5)
     monkeypatch.setattr("experiments.tracking.accounting.PATIENCE_S", 0.4)
-    monkeypatch.setattr("experiments.tracking.recorder.MESSAGE_EVERY_S", 0.1)
+    monkeypatch.setattr("experiments.tracking.live_recorder.MESSAGE_EVERY_S", 0.1)
     (home / "slurm").mkdir()
     sacct("sleep 60")
     store, made, messages = Store(home), trial(), list[str]()

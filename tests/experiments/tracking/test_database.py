@@ -20,7 +20,8 @@ from experiments.tracking import client as connection
 from experiments.tracking.database import REBUILD, TrackingError, damage_of, database_file, redacted, sqlite_uri
 from experiments.tracking.location import tracking_uri
 from experiments.tracking.reader import MlflowReader, read_trials
-from experiments.tracking.writer import Tracker, sync
+from experiments.tracking.sync import sync
+from experiments.tracking.writer import MlflowWriter
 from reports.render.markdown import pages_of, place_of
 from tests.experiments.made_trials import execute, ranks_of, trial
 
@@ -209,7 +210,7 @@ def test_a_damaged_database_gets_one_advice_and_it_works(smaug, home, tmp_path, 
     write_trial(tmp_path, trial())
     broken(file, how)
     damaged = None if file.is_dir() else file.read_bytes()
-    for write in (lambda: Tracker(tmp_path).prepare("masking_ratio"), lambda: read_trials(tmp_path)):
+    for write in (lambda: MlflowWriter(tmp_path).prepare("masking_ratio"), lambda: read_trials(tmp_path)):
         with pytest.raises(TrackingError) as met:
             write()
         assert str(met.value).endswith(f"; {REBUILD}")
@@ -261,7 +262,7 @@ def test_damaged_rows_are_named_with_the_advice_in_a_home_that_was_moved_too(rec
         file.write_bytes(whole)
         changed(file, statement)
         damaged = file.read_bytes()
-        for use in (lambda: Tracker(moved).prepare(), lambda: read_trials(moved)):
+        for use in (lambda: MlflowWriter(moved).prepare(), lambda: read_trials(moved)):
             with pytest.raises(
                 TrackingError, match=rf"^MLflow at .*/moved/mlflow\.db: the database .*; {REBUILD}$"
             ) as met:

@@ -16,7 +16,7 @@ import pytest
 from experiments.store.trials import write_trial
 from experiments.tracking import ui
 from experiments.tracking.reader import MlflowReader
-from experiments.tracking.writer import sync
+from experiments.tracking.sync import sync
 from tests.experiments.made_trials import execute, trial
 from tests.mlflow_servers import free_port
 

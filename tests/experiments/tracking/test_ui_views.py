@@ -14,7 +14,8 @@ from experiments.store.attempt_files import FailureNote
 from experiments.store.device_hours import Total
 from experiments.store.documents import TrialDocument
 from experiments.store.trials import write_trial
-from experiments.tracking.runs import STAGES
+from experiments.tracking.run_content import STAGES
+from experiments.tracking.sync import sync
 from experiments.tracking.ui_views import (
     COLOR,
     NOTE,
@@ -28,7 +29,6 @@ from experiments.tracking.ui_views import (
     sweep_view,
     trial_note,
 )
-from experiments.tracking.writer import sync
 from tests.documents import changed
 from tests.experiments.made_trials import execute, stage, trial
 

@@ -25,9 +25,10 @@ from experiments.tracking import database
 from experiments.tracking.client import TrackingError
 from experiments.tracking.location import tracking_uri
 from experiments.tracking.reader import MlflowReader, read_trials
-from experiments.tracking.runs import STAGES
+from experiments.tracking.run_content import STAGES
+from experiments.tracking.sync import sync
 from experiments.tracking.ui_views import NOTE
-from experiments.tracking.writer import Tracker, sync
+from experiments.tracking.writer import MlflowWriter
 from reports.report import read_report
 from tests.documents import read_json
 from tests.experiments.made_trials import DATASET, execute, ranks_of, trial
@@ -102,11 +103,11 @@ def test_recording_again_adds_no_run_and_no_point(home, client):
     sync(home)
     before = snapshot(client, STAGES) | snapshot(client, "smaug/masking_ratio")
     sync(home)
-    tracker = Tracker(home)
+    writer = MlflowWriter(home)
     for _ in range(2):
         for facts in all_stages(home):
-            tracker.record_stage(facts)
-        tracker.record_trial(facts_of(home, made), driven=True)
+            writer.record_stage(facts)
+        writer.record_trial(facts_of(home, made), driven=True)
     assert snapshot(client, STAGES) | snapshot(client, "smaug/masking_ratio") == before
 
 
@@ -126,7 +127,7 @@ def test_a_curve_of_many_points_arrives_in_several_calls(home, client):
     (reported,) = (home / "store" / "pretrain").glob("*/attempts/0001/metrics.jsonl")
     lines = [json.dumps({"time": 1.0 * s, "step": s, "values": {"loss": 1.0 / s}}) + "\n" for s in range(1, 1001)]
     reported.write_text("".join(lines))
-    run_id = Tracker(home).record_stage(stage_record(home, "pretrain", made.stages[0].fingerprint))
+    run_id = MlflowWriter(home).record_stage(stage_record(home, "pretrain", made.stages[0].fingerprint))
     points = {m.step: m.value for m in client.get_metric_history(run_id, "loss")}
     assert points == {step: 1.0 / step for step in range(1, 1001)}
 
@@ -135,12 +136,12 @@ def test_a_run_that_was_deleted_in_mlflow_is_made_again(home, client):
     made = trial()
     execute(home, made)
     write_trial(home, made)
-    tracker = Tracker(home)
-    first = tracker.record_trial(facts_of(home, made), driven=True)
+    writer = MlflowWriter(home)
+    first = writer.record_trial(facts_of(home, made), driven=True)
     client.delete_run(first)
     execute(home, made)
     write_trial(home, made, marks=["changed"])
-    second = tracker.record_trial(facts_of(home, made), driven=True)
+    second = writer.record_trial(facts_of(home, made), driven=True)
     assert second != first and [row.run_id for row in read_trials(home)] == [second]
 
 
@@ -149,20 +150,20 @@ def test_a_driver_that_hangs_with_the_lock_is_named(home, monkeypatch):
     with (home / "tracking.lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(TrackingError, match="tracking.lock: another process holds it"):
-            Tracker(home).prepare()
+            MlflowWriter(home).prepare()
 
 
 def test_more_facts_update_the_same_run(home, client):
     made = trial()
     write_trial(home, made)
-    tracker = Tracker(home)
-    first = tracker.record_trial(facts_of(home, made), driven=True)
+    writer = MlflowWriter(home)
+    first = writer.record_trial(facts_of(home, made), driven=True)
     assert client.get_run(first).info.status == "RUNNING"
     execute(home, made, stages=2)
-    tracker.record_trial(facts_of(home, made), driven=True)
+    writer.record_trial(facts_of(home, made), driven=True)
     assert set(client.get_run(first).data.metrics) == {"row_hours.pretrain"}
     execute(home, made)
-    assert tracker.record_trial(facts_of(home, made), driven=True) == first
+    assert writer.record_trial(facts_of(home, made), driven=True) == first
     run = client.get_run(first)
     assert run.info.status == "FINISHED" and "row_hours.total" in run.data.metrics
 
@@ -207,9 +208,9 @@ def test_after_a_killed_driver_the_same_command_leaves_one_finished_run(home, cl
     code = (
         "import os, sys; from pathlib import Path\n"
         "from experiments.store.trials import trial_documents, trial_record\n"
-        "from experiments.tracking.writer import Tracker\n"
+        "from experiments.tracking.writer import MlflowWriter\n"
         "home = Path(sys.argv[1])\n"
-        "Tracker(home).record_trial(trial_record(home, trial_documents(home)[0]), driven=True)\n"
+        "MlflowWriter(home).record_trial(trial_record(home, trial_documents(home)[0]), driven=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(home)], cwd=ROOT, check=False)
@@ -217,11 +218,11 @@ def test_after_a_killed_driver_the_same_command_leaves_one_finished_run(home, cl
     assert [run.info.status for run in runs(client, "smaug/masking_ratio")] == ["RUNNING"]
     sync(home)
     assert [run.info.status for run in runs(client, "smaug/masking_ratio")] == ["KILLED"]
-    tracker = Tracker(home)
-    tracker.record_trial(facts_of(home, made), driven=True)
+    writer = MlflowWriter(home)
+    writer.record_trial(facts_of(home, made), driven=True)
     assert [run.info.status for run in runs(client, "smaug/masking_ratio")] == ["RUNNING"]
     execute(home, made)
-    tracker.record_trial(facts_of(home, made), driven=True)
+    writer.record_trial(facts_of(home, made), driven=True)
     assert [run.info.status for run in runs(client, "smaug/masking_ratio")] == ["FINISHED"]
 
 
@@ -230,15 +231,15 @@ def test_steps_done_again_after_a_kill_are_told_once(home, client):
     directory = Store(home).prepare(made.stages[0])
     worker = [sys.executable, "-m", "experiments.worker", str(directory)]
     assert subprocess.run(worker, cwd=ROOT, check=False).returncode == -9
-    tracker = Tracker(home)
+    writer = MlflowWriter(home)
     # The killed worker had reported step 3, which its checkpoint of step 2 does not hold.
     metrics = directory / "attempts" / "0001" / "metrics.jsonl"
     lines = [json.dumps({"time": 1000.0 + s, "step": s, "values": {"loss": 1.0 / s}}) + "\n" for s in (1, 2, 3)]
     metrics.write_text("".join(lines))
-    run_id = tracker.record_stage(stage_record(home, "pretrain", made.stages[0].fingerprint))
+    run_id = writer.record_stage(stage_record(home, "pretrain", made.stages[0].fingerprint))
     assert client.get_run(run_id).info.status == "KILLED"
     assert subprocess.run(worker, cwd=ROOT, check=False).returncode == 0
-    assert tracker.record_stage(stage_record(home, "pretrain", made.stages[0].fingerprint)) == run_id
+    assert writer.record_stage(stage_record(home, "pretrain", made.stages[0].fingerprint)) == run_id
     run = client.get_run(run_id)
     assert [m.step for m in client.get_metric_history(run_id, "loss")] == [1, 2, 3, 4]
     assert (run.info.status, run.data.tags["smaug.attempts"]) == ("FINISHED", "2")
@@ -255,12 +256,12 @@ def test_a_failed_stage_is_recorded_as_failed(home, client):
 
 def test_a_trial_with_another_fingerprint_supersedes_the_old_one_and_back(home, client):
     old, new = trial(r1=25.0), trial(r1=26.0)
-    tracker = Tracker(home)
+    writer = MlflowWriter(home)
     write_trial(home, old)
-    first = tracker.record_trial(facts_of(home, old), driven=True)  # its driver is killed
+    first = writer.record_trial(facts_of(home, old), driven=True)  # its driver is killed
     execute(home, new)
     write_trial(home, new)
-    second = tracker.record_trial(facts_of(home, new), driven=True)
+    second = writer.record_trial(facts_of(home, new), driven=True)
     assert client.get_run(first).data.tags["smaug.superseded_by"] == second
     assert client.get_run(first).info.status == "KILLED"
     assert [row.run_id for row in read_trials(home)] == [second]
@@ -294,7 +295,7 @@ def test_a_stage_that_was_begun_anew_still_tells_its_hours(home):
     execute(home, made)
     sync(home)
     ledger = MlflowReader(home)
-    aside = ledger.set_aside()
+    aside = ledger.archived()
     assert [stage.kind for stage in ledger.stages()] == ["evaluate", "finetune", "pretrain"]
     assert [(stage.kind, stage.fingerprint) for stage in aside] == [("pretrain", made.stages[0].fingerprint)] * 2
     assert all(stage.hours["billed"] > 0 and stage.versions["torch"] for stage in aside)
@@ -306,7 +307,7 @@ def test_a_lost_database_is_made_again_from_the_home_folder(home, empty_ledger):
     for made in (old, new, other):
         execute(home, made)
         write_trial(home, made)
-        Tracker(home).record_trial(facts_of(home, made))
+        MlflowWriter(home).record_trial(facts_of(home, made))
     before = [(row.variant, row.metrics) for row in read_trials(home)]
     shutil.copy(empty_ledger, home / "mlflow.db")
     assert read_trials(home) == []
@@ -319,7 +320,7 @@ def test_two_valid_runs_of_one_trial_are_both_given(home, client):
     old, new = trial(r1=25.0), trial(r1=26.0)
     for made in (old, new):
         write_trial(home, made)
-        Tracker(home).record_trial(facts_of(home, made))
+        MlflowWriter(home).record_trial(facts_of(home, made))
     assert len(read_trials(home)) == 1
     for run in runs(client, "smaug/masking_ratio"):
         if "smaug.superseded_by" in run.data.tags:
@@ -367,7 +368,7 @@ def test_a_metric_name_that_mlflow_would_refuse_is_told_by_name(home):
     facts = facts_of(home, made)
     facts.stages[2][1].result.metrics["t2v.R@1"] = 1.0
     with pytest.raises(TrackingError, match="metric 'msrvtt.t2v.R@1': MLflow allows"):
-        Tracker(home).record_trial(facts)
+        MlflowWriter(home).record_trial(facts)
 
 
 def test_reading_without_a_database_makes_none(tmp_path, monkeypatch):
@@ -382,7 +383,7 @@ def test_an_unreachable_server_is_one_error_that_says_how_to_catch_up(tmp_path, 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1:9: .*smaug sync"):
-        Tracker(tmp_path).prepare("masking_ratio")
+        MlflowWriter(tmp_path).prepare("masking_ratio")
 
 
 @pytest.mark.parametrize(
@@ -404,7 +405,7 @@ def test_a_database_that_is_none_is_one_error(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlflow.db").write_text("this is not a database, and longer than its header")
     with pytest.raises(TrackingError, match="mlflow.db"):
-        Tracker(tmp_path).prepare()
+        MlflowWriter(tmp_path).prepare()
 
 
 def test_the_environment_says_where_the_ledger_is(tmp_path, monkeypatch):
@@ -418,7 +419,7 @@ def test_two_drivers_may_make_the_database_at_the_same_moment_and_share_the_runs
     made = trial()
     write_trial(tmp_path, made)
     execute(tmp_path, made)
-    code = "import sys; from pathlib import Path; from experiments.tracking.writer import sync; sync(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from experiments.tracking.sync import sync; sync(Path(sys.argv[1]))"
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     drivers = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
@@ -432,7 +433,7 @@ def test_two_drivers_may_make_the_database_at_the_same_moment_and_share_the_runs
 
 
 SYNC = (
-    "import sys; from pathlib import Path; from experiments.tracking.writer import sync; print(sync(Path(sys.argv[1])))"
+    "import sys; from pathlib import Path; from experiments.tracking.sync import sync; print(sync(Path(sys.argv[1])))"
 )
 
 
@@ -461,7 +462,7 @@ def test_a_kill_while_the_database_is_made_leaves_none_and_the_next_one_makes_it
 
 def test_a_database_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    tracker = Tracker(tmp_path)
+    writer = MlflowWriter(tmp_path)
     seen = []
 
     def cut_short(uri):
@@ -471,9 +472,9 @@ def test_a_database_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(connection, "_opened", cut_short)
-        tracker.prepare()
+        writer.prepare()
     assert len(seen) == 1 and not (tmp_path / "mlflow.db").exists() and list(tmp_path.glob(".mlflow.db.*.partial"))
-    tracker.prepare()
+    writer.prepare()
     assert (tmp_path / "mlflow.db").exists() and not list(tmp_path.glob(".mlflow.db.*"))
 
 
@@ -482,7 +483,7 @@ def test_a_database_that_was_half_made_is_to_be_set_aside(tmp_path, monkeypatch)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as half:
         half.execute("CREATE TABLE entity_associations (association_id VARCHAR(36))")
     with pytest.raises(TrackingError, match="lacks the tables alembic_version, .*`smaug sync --rebuild` archives"):
-        Tracker(tmp_path).prepare()
+        MlflowWriter(tmp_path).prepare()
 
 
 def test_a_stage_reads_back_what_was_recorded(home):

@@ -104,7 +104,7 @@ def test_stages_that_were_begun_anew_were_paid_for_too():
     broken = paid("broken", useful=1.0)
     del broken.hours["lost"]
     found = spend([trial("50%", ["pre"])], [paid("pre", useful=2.0)], [paid("stale", useful=3.0), broken])
-    assert [(one.billed, one.num_stages) for one in found.set_aside] == [(3.0, 1)]
+    assert [(one.billed, one.num_stages) for one in found.archived] == [(3.0, 1)]
     assert found.total[0].billed == 2.0
     assert found.faults == ("stage pretrain broken: its run broken lacks hours.lost",)
 

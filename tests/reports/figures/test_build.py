@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from experiments.tracking.reader import MlflowReader
-from experiments.tracking.writer import sync
+from experiments.tracking.sync import sync
 from reports.figures.build import make_figures, write_figures
 from reports.figures.figure import Figure
 from reports.paper.tables import ReportError

@@ -46,7 +46,7 @@ class MadeLedger:
     def stages(self):
         return self.held
 
-    def set_aside(self):
+    def archived(self):
         return self.aside
 
     def examples(self, stage):

@@ -11,7 +11,7 @@ from experiments.store.documents import CurvePoint
 from experiments.store.examples import FOLDER as EXAMPLES
 from experiments.store.examples import LIST, Example
 from experiments.store.records import RunStatus, StageRecord, TrialRecord
-from experiments.tracking.rows import ENERGY, HOURS, StageRow, TrialRow, encode, sorted_json, tags_of
+from experiments.tracking.run_schema import ENERGY, HOURS, StageRow, TrialRow, encode, sorted_json, tags_of
 from experiments.tracking.ui_views import COLOR, NOTE, color, per_hour, trial_note
 
 STAGES = "smaug/stages"

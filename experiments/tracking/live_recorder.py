@@ -1,4 +1,4 @@
-"""Recorder of a running sweep: copies what happens in the store to MLflow, in a background thread."""
+"""Recorder of a running sweep: has the writer copy the store's records to MLflow, in a background thread."""
 
 import threading
 import time
@@ -16,11 +16,11 @@ from experiments.store.trials import trial_documents, trial_record, valid_docume
 from experiments.tracking.accounting import Accountant
 from experiments.tracking.database import LATER, redacted
 from experiments.tracking.location import tracking_uri
-from experiments.tracking.runs import STAGES, experiment_of
+from experiments.tracking.run_content import STAGES, experiment_of
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
-    from experiments.tracking.writer import Tracker
+    from experiments.tracking.writer import MlflowWriter
 
 CURVE_EVERY_S = 15.0
 """Time between two readings of a running stage's curve."""
@@ -127,14 +127,14 @@ class Recorder:
             self._changed.notify()
 
     def _work(self) -> None:
-        from experiments.tracking.writer import Tracker  # takes seconds to load: while the stages start
+        from experiments.tracking.writer import MlflowWriter  # takes seconds to load: while the stages start
 
-        tracker, rest = Tracker(self._home, self._progressed), 0.0
+        writer, rest = MlflowWriter(self._home, self._progressed), 0.0
         self._account(self._accountant.query)
         while self._wait(rest):
             began, rest = time.monotonic(), 0.0
             if self._due or self._trials.due:
-                rest = REST * (time.monotonic() - began) if self._record(tracker, driven=True) else RETRY_S
+                rest = REST * (time.monotonic() - began) if self._record(writer, driven=True) else RETRY_S
             if time.monotonic() >= self._account_at:
                 self._account(self._accountant.query)
         if not self._has_failed:
@@ -143,7 +143,7 @@ class Recorder:
             for stage in self._stages:
                 if stage.fingerprint not in self._settled:
                     self._due[stage.fingerprint] = (stage, True)
-        self._is_complete = self._record(tracker, driven=False)
+        self._is_complete = self._record(writer, driven=False)
 
     def _account(self, query: Callable[[], list[Stage]]) -> None:
         """Query Slurm's accounting, and note which stages have corrected hours."""
@@ -167,30 +167,30 @@ class Recorder:
             self._changed.wait_for(lambda: self._closed or self._due or self._trials.due, timeout=until)
             return not self._closed
 
-    def _record(self, tracker: "Tracker", *, driven: bool) -> bool:
+    def _record(self, writer: "MlflowWriter", *, driven: bool) -> bool:
         """Flush pending updates to MLflow; return False on failure and keep them pending."""
         self._progressed()
         try:
-            self._prepare(tracker, again=not driven)
-            self._record_stages(tracker)
-            self._record_trials(tracker, driven=driven)
+            self._prepare(writer, again=not driven)
+            self._record_stages(writer)
+            self._record_trials(writer, driven=driven)
             if not driven:
-                tracker.record_spending()
+                writer.record_spending()
         except SmaugError as error:
             self._failure = error
             return False
         return True
 
-    def _prepare(self, tracker: "Tracker", *, again: bool) -> None:
+    def _prepare(self, writer: "MlflowWriter", *, again: bool) -> None:
         """Read once which runs are recorded already, and which trials there are."""
         if not self._trials.documents:
-            tracker.prepare(*self._sweeps)
+            writer.prepare(*self._sweeps)
             many = [STAGES] if len(self._stages) >= READ_AHEAD_FROM else []
-            tracker.read_ahead(*many, *map(experiment_of, self._sweeps))
+            writer.read_ahead(*many, *map(experiment_of, self._sweeps))
         if again or not self._trials.documents:
             self._trials.read()  # again at the end: another driver may have added some
 
-    def _record_stages(self, tracker: "Tracker") -> None:
+    def _record_stages(self, writer: "MlflowWriter") -> None:
         with self._changed:
             news = list(self._due.items())
             self._trials.touch(self._touched)
@@ -199,19 +199,19 @@ class Recorder:
             stage, is_last = due
             facts = stage_record(self._home, stage.kind, stage.fingerprint)
             if facts is not None:
-                tracker.record_stage(facts)
+                writer.record_stage(facts)
             with self._changed:
                 if self._due[name] is due:
                     del self._due[name]
                     self._settled |= {name} if is_last else set()
             self._progressed()
 
-    def _record_trials(self, tracker: "Tracker", *, driven: bool) -> None:
+    def _record_trials(self, writer: "MlflowWriter", *, driven: bool) -> None:
         for index in list(self._trials.due):
             document = self._trials.documents[index]
             facts = trial_record(self._home, document)
             ours = (document.fingerprint, document.variant) in self._ours
-            tracker.record_trial(facts, driven=driven and ours, valid=index in self._trials.valid)
+            writer.record_trial(facts, driven=driven and ours, valid=index in self._trials.valid)
             self._trials.due.pop(index)
             self._progressed()
 

@@ -1,4 +1,4 @@
-"""Rows, and the tags of MLflow's runs that hold them: one table for writing and for reading. Imports no mlflow."""
+"""Tags of MLflow's runs, and the rows that they hold: one table for writing and reading. Imports no mlflow."""
 
 import json
 from collections.abc import Callable, Mapping

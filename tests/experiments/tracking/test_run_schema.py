@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from experiments.store.store import all_stages
 from experiments.store.trials import trial_documents, trial_record, write_trial
-from experiments.tracking.rows import (
+from experiments.tracking.run_content import run_of_stage, run_of_trial
+from experiments.tracking.run_schema import (
     EVALUATION,
     RowError,
     StageRow,
@@ -21,7 +22,6 @@ from experiments.tracking.rows import (
     tags_of,
     trial_row,
 )
-from experiments.tracking.runs import run_of_stage, run_of_trial
 from tests.experiments.made_trials import execute, trial
 
 WORDS = st.text(max_size=20)

@@ -11,12 +11,12 @@ import pytest
 from experiments.scheduler.scheduler import Event
 from experiments.store.trials import trial_record, write_trials
 from experiments.tracking import client as connection
-from experiments.tracking import recorder as mirror
+from experiments.tracking import live_recorder as mirror
 from experiments.tracking.client import TrackingError
 from experiments.tracking.database import LATER
+from experiments.tracking.live_recorder import Recorder
 from experiments.tracking.reader import read_trials
-from experiments.tracking.recorder import Recorder
-from experiments.tracking.writer import Tracker
+from experiments.tracking.writer import MlflowWriter
 from tests.experiments.made_trials import execute, trial
 
 
@@ -74,14 +74,14 @@ def test_an_event_tells_the_trials_that_hold_its_stage_and_a_curve_tells_none(ho
 
 def test_a_failure_is_tried_again_and_leaves_no_fault(home, monkeypatch):
     monkeypatch.setattr(mirror, "RETRY_S", 0.05)
-    made, real, fails = trial(), Tracker.record_stage, [TrackingError("MLflow at x: gone")] * 3
+    made, real, fails = trial(), MlflowWriter.record_stage, [TrackingError("MLflow at x: gone")] * 3
 
     def record_stage(self, facts):
         if fails:
             raise fails.pop()
         return real(self, facts)
 
-    monkeypatch.setattr(Tracker, "record_stage", record_stage)
+    monkeypatch.setattr(MlflowWriter, "record_stage", record_stage)
     write_trials(home, [(made, [])])
     execute(home, made)
     with Recorder(home, [made], pytest.fail) as told:
@@ -93,14 +93,14 @@ def test_a_failure_is_tried_again_and_leaves_no_fault(home, monkeypatch):
 
 
 def test_what_is_missing_at_the_end_is_counted(home, monkeypatch):
-    made, real = trial(), Tracker.record_stage
+    made, real = trial(), MlflowWriter.record_stage
 
     def record_stage(self, facts):
         if facts.document.kind == "evaluate":
             raise TrackingError(f"MLflow at x: gone; {LATER}")
         return real(self, facts)
 
-    monkeypatch.setattr(Tracker, "record_stage", record_stage)
+    monkeypatch.setattr(MlflowWriter, "record_stage", record_stage)
     write_trials(home, [(made, [])])
     execute(home, made)
     with Recorder(home, [made], pytest.fail) as told:
