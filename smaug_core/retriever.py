@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from smaug_core.config import EvaluateConfig, ModelConfig
-from smaug_core.data.datasets import Item
+from smaug_core.data.media.location import MediaLocation
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.data.unknown_words import count_unknown
 from smaug_core.errors import SmaugError
@@ -127,10 +127,6 @@ class Retriever:
         if not clips or not captions or frames < 1:
             numbers = f"{len(clips)} clips, {len(captions)} captions and {frames} frames"
             raise SmaugError(f"clips, captions, frames: expected at least one of each, got {numbers}")
-        media = [Path(clip) for clip in clips]
-        items = [
-            Item(id=str(number), media=media[0], caption=caption, is_image=False, flip=False, relevant=())
-            for number, caption in enumerate(captions)
-        ]
+        media = [MediaLocation(Path(clip)) for clip in clips]
         with torch.inference_mode():
-            return encode(self.model, self.tokenizer, items, media, self._config(frames, 1), self._context)
+            return encode(self.model, self.tokenizer, captions, media, self._config(frames, 1), self._context)

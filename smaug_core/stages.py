@@ -5,7 +5,7 @@ builds on, an empty or half-finished folder to write to, and a `Watch`.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from smaug_core.settings import from_settings
 from smaug_core.stage_protocol import FINETUNE, KINDS, PRETRAIN, PRETRAIN_VIDEO, Outcome, Watch
 
 if TYPE_CHECKING:
-    from smaug_core.data.datasets import Item
+    from smaug_core.data.manifest import Corpus
     from smaug_core.distributed import World
     from smaug_core.run_context import RunContext
 
@@ -117,20 +117,23 @@ class _Reader:
     unknown_words: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By source and split."""
 
-    def read(self, sources: Iterable[str], split: str) -> "list[Item]":
-        """Read one split of each source; warn of one with many unknown words."""
-        from smaug_core.data.datasets import read_source
+    def read(self, sources: Sequence[str], split: str) -> "Corpus":
+        """Open one split of each source; warn of one with many unknown words."""
+        from smaug_core.data.datasets import open_source
+        from smaug_core.data.manifest import Corpus
         from smaug_core.data.tokenizer import load_tokenizer
         from smaug_core.data.unknown_words import count_unknown, sampled
 
-        items: list[Item] = []
+        with self.world.together():
+            if self.world.is_first:  # it writes the manifests that are missing
+                for source in sources:
+                    open_source(source, split, self.config, self.root)
         with self.world.together():
             tokenizer = load_tokenizer(self.tokenizer)
-            for source in sources:
-                own = read_source(source, split, self.config, self.root)
-                counts = count_unknown(tokenizer, (item.caption for item in sampled(own)))
+            manifests = [open_source(source, split, self.config, self.root) for source in sources]
+            for source, manifest in zip(sources, manifests, strict=True):
+                counts = count_unknown(tokenizer, (sample.caption for sample in sampled(manifest)))
                 self.unknown_words[f"{source} {split}"] = counts.to_json()
                 if counts.is_high and self.world.is_first:
                     logger.warning(counts.message(f"{source} {split}", self.tokenizer))
-                items += own
-        return items
+        return Corpus(manifests)

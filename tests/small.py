@@ -10,7 +10,8 @@ from PIL import Image
 from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, PretrainVideoConfig
 from smaug_core.cost.token_counts import num_visible
 from smaug_core.data.batch import Batch, places_of_words
-from smaug_core.data.datasets import Item
+from smaug_core.data.manifest import Sample, SampleSequence
+from smaug_core.data.media.location import MediaLocation
 from smaug_core.data.media.video import write_clip
 from smaug_core.patches import split_patches
 from smaug_core.run_context import RunContext
@@ -83,11 +84,26 @@ def make_batch(*, num=6, frames=1, mask_ratio=0.5, hide_words=True, seed=0, medi
     )
 
 
-def make_items(folder: Path, *, clips: int, stills: int, frames: int = 8) -> list[Item]:
+class SampleList(list[Sample], SampleSequence):
+    """Captions as a corpus has them."""
+
+    def __getitem__(self, rows):
+        found = super().__getitem__(rows)
+        return SampleList(found) if isinstance(rows, slice) else found
+
+    @property
+    def num_media(self) -> int:
+        return len({sample.media for sample in self})
+
+    def rows_of(self, *, images: bool) -> np.ndarray:
+        return np.array([row for row, sample in enumerate(self) if sample.is_image == images], dtype=np.int64)
+
+
+def make_items(folder: Path, *, clips: int, stills: int, frames: int = 8) -> SampleList:
     """Real H.264 clips and PNG pictures of a bright square on noise, each with its own caption."""
     rng = np.random.default_rng(0)
     colours = ("red", "green", "blue", "yellow", "white", "black")
-    items = []
+    items = SampleList()
     for number in range(clips + stills):
         is_image = number >= clips
         pictures = rng.integers(0, 90, (1 if is_image else frames, 64, 64, 3), dtype=np.uint8)
@@ -99,6 +115,14 @@ def make_items(folder: Path, *, clips: int, stills: int, frames: int = 8) -> lis
             write_clip(media, pictures, 8)
         caption = f"a {colours[number % 6]} square over a {colours[number // 6 % 6]} background"
         items.append(
-            Item(id=f"made/{number}", media=media, caption=caption, is_image=is_image, flip=False, relevant=(0,))
+            Sample(
+                id=f"made/{number}",
+                media=MediaLocation(media),
+                number=number,
+                caption=caption,
+                is_image=is_image,
+                flip=False,
+                relevant=(0,),
+            )
         )
     return items

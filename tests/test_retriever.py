@@ -36,8 +36,8 @@ def test_it_ranks_as_the_evaluation_does(made, tmp_path):
     evaluate(CONFIG, config, items, run_context(tmp_path, Recorder(), weights=folder / "model"))
     kept = json.loads((tmp_path / "ranks.json").read_text())["t2v"]
     for item in items:
-        ranked = retriever.rank(item.caption, [i.media for i in items], frames=4, rerank=3)
-        assert 1 + [path for path, _ in ranked].index(item.media) == kept[item.id]
+        ranked = retriever.rank(item.caption, [i.media.path for i in items], frames=4, rerank=3)
+        assert 1 + [path for path, _ in ranked].index(item.media.path) == kept[item.id]
         logits = [logit for _, logit in ranked]
         assert logits[:3] == sorted(logits[:3], reverse=True)
         assert all(math.isnan(logit) for logit in logits[3:])

@@ -20,7 +20,7 @@ from smaug_core.errors import ClipError, SmaugError
 from smaug_core.settings import from_settings
 
 if TYPE_CHECKING:
-    from smaug_core.data.datasets import Item
+    from smaug_core.data.manifest import Sample
     from smaug_core.retriever import Retriever
 
 NUM = 6
@@ -43,7 +43,7 @@ class Trained:
     """Of its training; 0 where nothing was masked."""
     source: str
     split: str
-    items: "Sequence[Item]"
+    samples: "Sequence[Sample]"
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -60,24 +60,24 @@ class Trained:
         return tuple(found)
 
     def example(self, kind: Kind, number: int) -> Example:
-        """Draw the picture of one kind of an item; `number` counts from 1.
+        """Draw the picture of one kind of an sample; `number` counts from 1.
 
         Raises:
             SmaugError: the model does nothing of the kind.
-            ClipError: the item cannot be read.
+            ClipError: the sample cannot be read.
         """
-        item = self.items[number - 1]
-        return (self._reconstruction if kind == "reconstruction" else self._selection)(item, number)
+        sample = self.samples[number - 1]
+        return (self._reconstruction if kind == "reconstruction" else self._selection)(sample, number)
 
-    def _reconstruction(self, item: "Item", number: int) -> Example:
+    def _reconstruction(self, sample: "Sample", number: int) -> Example:
         from smaug_core.visualization.examples import reconstruct
         from smaug_core.visualization.image_strip import png, strip
 
         model, tokenizer, ratio = self.loaded.model, self.loaded.tokenizer, self.mask_ratio
-        made = reconstruct(model, tokenizer, item, mask_ratio=ratio, text_length=self.text_length, device=self.device)
+        made = reconstruct(model, tokenizer, sample, mask_ratio=ratio, text_length=self.text_length, device=self.device)
         content, width, height = png(strip([made.original, made.masked, made.restored]), MOST_BYTES)
         alt = (
-            f"Three times one frame of {self._description(item)}: as it is;"
+            f"Three times one frame of {self._description(sample)}: as it is;"
             f" with {100 * ratio:.4g} % of its patches hidden, in grey;"
             " and with the hidden patches as the model predicts them."
         )
@@ -85,7 +85,7 @@ class Trained:
             content,
             file=f"reconstruction-{number}.png",
             kind="reconstruction",
-            caption=item.caption,
+            caption=sample.caption,
             alt=alt,
             source=self.source,
             split=self.split,
@@ -94,15 +94,17 @@ class Trained:
             mask_ratio=ratio,
         )
 
-    def _selection(self, item: "Item", number: int) -> Example:
+    def _selection(self, sample: "Sample", number: int) -> Example:
         from smaug_core.visualization.examples import choose
         from smaug_core.visualization.image_strip import png, strip
 
-        made = choose(self.loaded.model, self.loaded.tokenizer, item, text_length=self.text_length, device=self.device)
+        made = choose(
+            self.loaded.model, self.loaded.tokenizer, sample, text_length=self.text_length, device=self.device
+        )
         content, width, height = png(strip(list(made.frames), made.chosen), MOST_BYTES)
         selected = _numbers(made.chosen)
         relevant = None if made.relevant is None else _numbers(made.relevant)
-        alt = f"{len(made.chosen)} frames of {self._description(item)}. Selected, with a thick border and a tick: "
+        alt = f"{len(made.chosen)} frames of {self._description(sample)}. Selected, with a thick border and a tick: "
         alt += f"{_frame_list(selected)}."
         if relevant is not None:
             alt += f" What the caption names can be seen in {_frame_list(relevant)}."
@@ -110,7 +112,7 @@ class Trained:
             content,
             file=f"selection-{number}.png",
             kind="selection",
-            caption=item.caption,
+            caption=sample.caption,
             alt=alt,
             source=self.source,
             split=self.split,
@@ -121,10 +123,10 @@ class Trained:
             scores=[round(float(score), 4) for score in made.scores],
         )
 
-    def _description(self, item: "Item") -> str:
-        what = "picture" if item.is_image else "clip"
+    def _description(self, sample: "Sample") -> str:
+        what = "picture" if sample.is_image else "clip"
         split = "training" if self.split == "train" else self.split
-        return f"a {split} {what} of {self.source}, “{item.caption}”"
+        return f"a {split} {what} of {self.source}, “{sample.caption}”"
 
 
 def leave_pictures(stage: StageDocument, directory: Path, *, data_root: Path, device: str) -> None:
@@ -199,7 +201,7 @@ def draw_pictures(kind: Kind, folder: Path, out: Path, *, data_root: Path, devic
     except SmaugError as error:
         raise SmaugError(f"--from {folder}: {error}") from error
     if kind == "selection":
-        trained.loaded.check_words([item.caption for item in trained.items])
+        trained.loaded.check_words([sample.caption for sample in trained.samples])
     gallery = make_gallery(trained, [kind], NUM)
     write_gallery(out, gallery)
     return gallery
@@ -220,7 +222,7 @@ def read_trained(folder: Path, stage: StageDocument, *, data_root: Path, device:
     Raises:
         SmaugError: the weights or the data cannot be read.
     """
-    from smaug_core.data.datasets import SPLITS, read_source
+    from smaug_core.data.datasets import SPLITS, open_source
     from smaug_core.data.prepare.rendering import prepare
     from smaug_core.retriever import Retriever
     from smaug_core.visualization.examples import spread
@@ -233,7 +235,7 @@ def read_trained(folder: Path, stage: StageDocument, *, data_root: Path, device:
     data = from_settings(DataConfig, settings["data"], "data") if settings.get("data") else None
     if render:
         prepare([source], data, data_root)
-    items = read_source(source, split, data, data_root)
+    samples = open_source(source, split, data, data_root)
     return Trained(
         loaded=Retriever(folder, device),
         device=device,
@@ -241,18 +243,18 @@ def read_trained(folder: Path, stage: StageDocument, *, data_root: Path, device:
         mask_ratio=own.get("mask_ratio", 0.0),
         source=source,
         split=split,
-        items=spread(items, NUM) if split == "test" else items[:NUM],
+        samples=spread(samples, NUM) if split == "test" else [samples[row] for row in range(min(NUM, len(samples)))],
     )
 
 
 def make_gallery(trained: Trained, kinds: Sequence[Kind], num: int, *, limit_s: float = math.inf) -> Gallery:
-    """Draw pictures of each kind of the first `num` items, in the order of kinds and items.
+    """Draw pictures of each kind of the first `num` samples, in the order of kinds and samples.
 
-    An item that cannot be read is listed without a picture. After `limit_s` no further picture is begun, and the
+    An sample that cannot be read is listed without a picture. After `limit_s` no further picture is begun, and the
     gallery names the missing ones.
     """
     began, examples, unreadable, failed = time.monotonic(), [], {}, ""
-    wanted = [(kind, number) for kind in kinds for number in range(1, 1 + min(num, len(trained.items)))]
+    wanted = [(kind, number) for kind in kinds for number in range(1, 1 + min(num, len(trained.samples)))]
     for kind, number in wanted:
         if time.monotonic() - began > limit_s:
             failed = f"{kind}-{number} and what would follow are missing: {limit_s:.0f} s were over"
@@ -260,7 +262,7 @@ def make_gallery(trained: Trained, kinds: Sequence[Kind], num: int, *, limit_s: 
         try:
             examples.append(trained.example(kind, number))
         except ClipError as error:
-            unreadable[str(trained.items[number - 1].media)] = str(error)
+            unreadable[str(trained.samples[number - 1].media)] = str(error)
     return Gallery.of_examples(examples, unreadable, failed)
 
 

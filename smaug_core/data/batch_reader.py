@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from smaug_core.cost.token_counts import num_visible
 from smaug_core.data.batch import IGNORED, Batch, places_of_words
-from smaug_core.data.datasets import Item
+from smaug_core.data.manifest import Sample
 from smaug_core.data.media.frame_sampling import sample_frames
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.rng import draws_for
@@ -71,7 +70,7 @@ class ReadBatch:
 class BatchReader:
     """Reads any batch of a training: the same one in whatever process, and whatever was read before."""
 
-    samples: Sequence[Item]
+    samples: Sequence[Sample]
     tokenizer: Tokenizer
     recipe: BatchRecipe
     seed: int
@@ -84,7 +83,7 @@ class BatchReader:
         """Decode, augment and tokenise this process's share of one batch."""
         return self.read([self.samples[row] for row in request.rows.tolist()], request.epoch)
 
-    def read(self, whole: Sequence[Item], epoch: int) -> ReadBatch:
+    def read(self, whole: Sequence[Sample], epoch: int) -> ReadBatch:
         """The same, of these samples."""
         unreadable: dict[str, str] = {}
         share = range(len(whole))[self.world.share(len(whole))]
@@ -92,21 +91,21 @@ class BatchReader:
         found = [each for each in readable if each is not None]
         if len(found) < len(readable):
             return ReadBatch(None, unreadable)
-        items = [item for item, _ in found]
-        return ReadBatch(self._batch(items, [images for _, images in found], epoch), unreadable)
+        samples = [sample for sample, _ in found]
+        return ReadBatch(self._batch(samples, [images for _, images in found], epoch), unreadable)
 
-    def _batch(self, items: list[Item], images: list[Tensor], epoch: int) -> Batch:
-        words, word_mask = self.tokenizer.encode([item.caption for item in items], self.recipe.text_length)
-        hidden_words, word_places, word_targets = self._hide_words(items, epoch, words, word_mask)
-        visible, hidden = self._hide_patches(items, epoch)
-        negatives = [draws_for(self.seed, epoch, i.id, "negatives").random(2) for i in items]
+    def _batch(self, samples: list[Sample], images: list[Tensor], epoch: int) -> Batch:
+        words, word_mask = self.tokenizer.encode([sample.caption for sample in samples], self.recipe.text_length)
+        hidden_words, word_places, word_targets = self._hide_words(samples, epoch, words, word_mask)
+        visible, hidden = self._hide_patches(samples, epoch)
+        negatives = [draws_for(self.seed, epoch, sample.id, "negatives").random(2) for sample in samples]
         return Batch(
             images=torch.stack(images),
-            media=torch.tensor([media_number(item) for item in items]),
+            media=torch.tensor([sample.number for sample in samples]),
             words=torch.from_numpy(words),
             word_mask=torch.from_numpy(word_mask),
             negative_draws=torch.from_numpy(np.stack(negatives)).float(),
-            selection_draws=self._selection_draws(items, epoch),
+            selection_draws=self._selection_draws(samples, epoch),
             hidden_words=hidden_words,
             word_places=word_places,
             word_targets=word_targets,
@@ -115,8 +114,8 @@ class BatchReader:
         )
 
     def _readable(
-        self, whole: Sequence[Item], place: int, epoch: int, unreadable: dict[str, str]
-    ) -> tuple[Item, Tensor] | None:
+        self, whole: Sequence[Sample], place: int, epoch: int, unreadable: dict[str, str]
+    ) -> tuple[Sample, Tensor] | None:
         """Read a sample's frames; an unreadable clip is replaced by the next one of the whole batch.
 
         None if no clip of it can be read.
@@ -131,30 +130,30 @@ class BatchReader:
             unreadable[name] = self.failed[name]
         return None
 
-    def _frames(self, item: Item, epoch: int) -> Tensor:
+    def _frames(self, sample: Sample, epoch: int) -> Tensor:
         wanted = self.recipe.frames
-        places = draws_for(self.seed, epoch, item.id, "frames").random(wanted).tolist()
-        frames = read_frames(item.media, lambda available: sample_frames(available, wanted, places))
-        crop = draws_for(self.seed, epoch, item.id, "crop")
-        return augment(frames, self.recipe.image_size, crop, flip=item.flip, colours=self.recipe.colours)
+        places = draws_for(self.seed, epoch, sample.id, "frames").random(wanted).tolist()
+        frames = read_frames(sample.media, lambda available: sample_frames(available, wanted, places))
+        crop = draws_for(self.seed, epoch, sample.id, "crop")
+        return augment(frames, self.recipe.image_size, crop, flip=sample.flip, colours=self.recipe.colours)
 
-    def _hide_patches(self, items: list[Item], epoch: int) -> tuple[Tensor | None, Tensor | None]:
+    def _hide_patches(self, samples: list[Sample], epoch: int) -> tuple[Tensor | None, Tensor | None]:
         visible = num_visible(self.recipe.num_patches, self.recipe.mask_ratio)
         if visible == self.recipe.num_patches:
             return None, None
-        noise = [draws_for(self.seed, epoch, item.id, "mask").random(self.recipe.num_patches) for item in items]
+        noise = [draws_for(self.seed, epoch, sample.id, "mask").random(self.recipe.num_patches) for sample in samples]
         return split_patches(torch.from_numpy(np.stack(noise)).float(), visible)
 
-    def _selection_draws(self, items: list[Item], epoch: int) -> Tensor | None:
+    def _selection_draws(self, samples: list[Sample], epoch: int) -> Tensor | None:
         """Draw a number for each frame in each of the three pairs that a clip is part of."""
         frames = self.recipe.frames
         if frames == 1:
             return None
-        draws = [draws_for(self.seed, epoch, item.id, "selection").random((3, frames)) for item in items]
+        draws = [draws_for(self.seed, epoch, sample.id, "selection").random((3, frames)) for sample in samples]
         return torch.from_numpy(np.stack(draws)).float()
 
     def _hide_words(
-        self, items: list[Item], epoch: int, words: NDArray[np.int64], mask: NDArray[np.bool_]
+        self, samples: list[Sample], epoch: int, words: NDArray[np.int64], mask: NDArray[np.bool_]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Replace words of the captions; return the captions, the positions of the words, and their true ids."""
         if self.recipe.mlm_ratio == 0:
@@ -162,8 +161,8 @@ class BatchReader:
         longest = words.shape[1]
         draws = np.stack(
             [
-                draws_for(self.seed, epoch, item.id, "words").random((self.recipe.text_length, 3))[:longest]
-                for item in items
+                draws_for(self.seed, epoch, sample.id, "words").random((self.recipe.text_length, 3))[:longest]
+                for sample in samples
             ]
         )
         hidden, targets = hide_words(words, mask, draws, self.recipe.mlm_ratio, self.tokenizer)
@@ -199,9 +198,3 @@ def hide_words(
     replaced = np.where(draws[..., 1] < 0.8, tokenizer.mask_id, random_words)
     replaced = np.where(draws[..., 1] < 0.9, replaced, words)
     return np.where(chosen, replaced, words), np.where(chosen, words, IGNORED)
-
-
-def media_number(item: Item) -> int:
-    """Number that is equal for captions of the same clip or picture, in any process."""
-    digest = blake2b(str(item.media).encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "little")

@@ -1,5 +1,6 @@
 """Training batches in a fixed order, and the count of what could not be read."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 
 from smaug_core.data.batch import Batch
 from smaug_core.data.batch_reader import BatchReader, BatchRecipe, BatchRequest, ReadBatch
-from smaug_core.data.datasets import Item
 from smaug_core.data.loading.loader import Loader
+from smaug_core.data.manifest import Sample, SampleSequence
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.rng import draws_for
 from smaug_core.data.tokenizer import Tokenizer
@@ -26,23 +27,28 @@ class TrainingBatches:
     """The batches of a training, by step. Step n is the same batch whether or not the training was resumed."""
 
     def __init__(
-        self, items: list[Item], tokenizer: Tokenizer, recipe: BatchRecipe, *, seed: int, world: World | None = None
+        self,
+        samples: SampleSequence,
+        tokenizer: Tokenizer,
+        recipe: BatchRecipe,
+        *,
+        seed: int,
+        world: World | None = None,
     ) -> None:
-        """Sort `items` into pictures and clips; each process of `world` is given its share of every batch.
+        """Sort `samples` into pictures and clips; each process of `world` is given its share of every batch.
 
         Raises:
-            SmaugError: one of both has too few items for a batch, or there are none.
+            SmaugError: one of both has too few captions for a batch, or there are none.
         """
-        self.items, self.recipe, self.seed, self.world = items, recipe, seed, world or World()
-        self.reader = BatchReader(items, tokenizer, recipe, seed, self.world)
-        self.num_media = len({item.media for item in items})
+        self.samples, self.recipe, self.seed, self.world = samples, recipe, seed, world or World()
+        self.reader = BatchReader(samples, tokenizer, recipe, seed, self.world)
+        self.num_media = samples.num_media
         # With room for the rounding of a share such as 0.29 of 100.
         self.allowed = int(recipe.max_unreadable * self.num_media + 1e-6)
         self.unreadable: dict[str, str] = {}
         """Error of each unreadable clip, by its path; those of other processes once they are shared."""
         self._shared = 0
-        is_image = np.array([item.is_image for item in items], dtype=bool)
-        kinds = (np.flatnonzero(is_image), np.flatnonzero(~is_image))
+        kinds = (samples.rows_of(images=True), samples.rows_of(images=False))
         self.kinds = [kind for kind in kinds if len(kind)]
         if not self.kinds or min(map(len, self.kinds)) < recipe.batch_size:  # none is left out silently
             raise SmaugError(
@@ -81,7 +87,7 @@ class TrainingBatches:
             raise SmaugError(f"no clip of a batch of {self.recipe.batch_size} could be read; the first: {first}")
         return read.batch
 
-    def batch(self, samples: Sequence[Item], epoch: int) -> Batch:
+    def batch(self, samples: Sequence[Sample], epoch: int) -> Batch:
         """Read this process's share of a batch of these samples; raises as `use` does."""
         return self.use(self.reader.read(samples, epoch))
 
@@ -153,15 +159,18 @@ class TrainingBatches:
 
         The training fails in any case: one error then names all files to replace, in most data sets.
         """
-        others = {
-            str(item.media): item.media for kind in self.kinds for item in (self.items[row] for row in kind.tolist())
-        }
-        left = [path for name, path in others.items() if name not in self.unreadable]
-        looked = 0
-        while looked < min(LOOKED_AT, len(left)) and len(self.unreadable) < NAMED:
+        seen, left = set(self.unreadable), self.num_media - len(self.unreadable)
+        last = max(0, left - LOOKED_AT)
+        for row in itertools.chain.from_iterable(self.kinds):
+            if left == last or len(self.unreadable) >= NAMED:
+                break
+            media = self.samples[int(row)].media
+            if str(media) in seen:
+                continue
+            seen.add(str(media))
+            left -= 1
             try:
-                read_frames(left[looked], lambda available: [0])  # the whole file is read, its first frame decoded
+                read_frames(media, lambda available: [0])  # the whole file is read, its first frame decoded
             except ClipError as error:
-                self.unreadable[str(left[looked])] = str(error)
-            looked += 1
-        return len(left) - looked
+                self.unreadable[str(media)] = str(error)
+        return left

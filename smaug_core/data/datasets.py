@@ -1,13 +1,16 @@
-"""Every source of captioned media by its name: its captions, folder and digest."""
+"""Every source of captioned media by its name: its manifests and digest."""
 
 import hashlib
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from smaug_core.config import DataConfig
 from smaug_core.data.dataset_sizes import PUBLISHED
+from smaug_core.data.manifest import Manifest, ManifestKind, ManifestRow, write_manifest
 from smaug_core.data.moving_shapes import dataset as moving_shapes
-from smaug_core.data.sources.annotation import annotation_digest, join_sentences
+from smaug_core.data.sources.annotation import Annotation, annotation_digest
 from smaug_core.data.sources.formats import FORMATS
 from smaug_core.errors import SmaugError
 
@@ -18,24 +21,6 @@ SPLITS: dict[str, tuple[str, ...]] = {
     **{name: tuple(published.captions) for name, published in PUBLISHED.items()},
 }
 """The splits of each source."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """One caption with its clip or picture."""
-
-    id: str
-    """Unique over all sources."""
-    media: Path
-    """File of the clip or picture."""
-    caption: str
-    """As written, a paragraph's sentences joined by one space; the tokenizer cleans it."""
-    is_image: bool
-    """A single picture, not a clip."""
-    flip: bool
-    """Whether a mirror image still fits the caption; false where captions name sides."""
-    relevant: tuple[int, ...]
-    """Frames that show what the caption names; None if the source does not record them."""
 
 
 def is_known(name: str) -> bool:
@@ -55,37 +40,62 @@ def published_size(name: str, split: str = "train") -> int:
     return PUBLISHED[name].captions[split]
 
 
-def read_source(name: str, split: str, data: DataConfig | None, root: Path) -> list[Item]:
-    """The captions of one split of the source `name`, in a fixed order.
+def open_source(name: str, split: str, data: DataConfig | None, root: Path) -> Manifest:
+    """Open the manifest of one split of the source `name`; write it first if it is missing or outdated.
 
-    A rendered source is checked by a sample of its files. Of a real one only the annotation file is read; its media
-    are checked when they are decoded.
+    A rendered source is checked by a sample of its files. The media of a real one are checked when they are decoded.
 
     Raises:
         SmaugError: no such source or split, or its media are not in `root`, or are not what was rendered there, or
-            its annotation file is missing or wrong.
+            its annotation file is missing or wrong, or the manifest cannot be written.
     """
     check_known(name, split)
     if name in EMBEDDED:
-        return _read_embedded(name, split, embedded_section(name, data), root)
-    kind, folder = PUBLISHED[name], root / name / "media"
-    path = _annotations(name, split, root)
-    rows = FORMATS[kind.format].read(path, is_image=kind.is_image, is_paragraph=kind.is_paragraph)
-    return [
-        Item(
-            id=f"{name}/{split}/{number:08d}",
-            media=folder / row.media,
-            caption=row.caption,
-            is_image=kind.is_image,
+        return _open_embedded(name, split, embedded_section(name, data), root)
+    path, annotations = root / name / f"{split}.arrow", _annotations(name, split, root)
+    made_from = _state_of(annotations)
+    with suppress(SmaugError):  # it is written again
+        found = Manifest(path, root / name / "media")
+        if found.source == made_from:
+            return found
+    kind = PUBLISHED[name]
+    rows = FORMATS[kind.format].read(annotations, is_image=kind.is_image, is_paragraph=kind.is_paragraph)
+    held = ManifestKind(is_image=kind.is_image, is_paragraph=kind.is_paragraph)
+    try:
+        write_manifest(path, _numbered(f"{name}/{split}", rows), held, made_from)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return Manifest(path, root / name / "media")
+
+
+def _state_of(annotations: Path) -> str:
+    """Size and time of an annotation file, which show whether it has changed; empty if there is none."""
+    try:
+        state = annotations.stat()
+    except OSError:  # its reader says what is wrong
+        return ""
+    return f"{annotations.name} of {state.st_size} bytes at {state.st_mtime_ns}"
+
+
+def _numbered(prefix: str, rows: Iterable[Annotation]) -> Iterator[ManifestRow]:
+    """Name each caption by its clip or picture, and its number among that one's captions."""
+    captions: Counter[str] = Counter()
+    for row in rows:
+        yield ManifestRow(
+            id=f"{prefix}/{row.media}#{captions[row.media]}",
+            sentences=row.sentences,
+            path=row.media,
             flip=not row.names_sides,
-            relevant=(),
         )
-        for number, row in enumerate(rows)
-    ]
+        captions[row.media] += 1
+
+
+def _unwritable(path: Path, error: OSError) -> SmaugError:
+    return SmaugError(f"{path}: the manifest cannot be written ({error.strerror})")
 
 
 def source_digest(name: str, split: str, data: DataConfig | None, root: Path | None = None) -> str | None:
-    """SHA-256 of what `read_source` would return, known before anything is rendered or decoded.
+    """SHA-256 of what `open_source` would hold, known before anything is rendered or decoded.
 
     For a real source it is the digest of its annotation file, and None if that is not in `root`.
 
@@ -99,21 +109,16 @@ def source_digest(name: str, split: str, data: DataConfig | None, root: Path | N
     return None if root is None else annotation_digest(_annotations(name, split, root))
 
 
-def _read_embedded(name: str, split: str, config: DataConfig, root: Path) -> list[Item]:
+def _open_embedded(name: str, split: str, config: DataConfig, root: Path) -> Manifest:
     source = EMBEDDED[name]
     directory = moving_shapes.directory(source, config, root)
-    is_image = moving_shapes.SOURCES[source].frames is None
-    return [
-        Item(
-            id=f"{name}/{row['id']}",
-            media=directory / row["media"],
-            caption=join_sentences(row["caption"]),
-            is_image=is_image,
-            flip=False,
-            relevant=tuple(row["relevant"]),
-        )
-        for row in moving_shapes.open_split(directory, split)
-    ]
+    rows = moving_shapes.open_split(directory, split)
+    if not moving_shapes.manifest_of(directory, split).exists():  # rendered by an earlier version
+        try:
+            moving_shapes.write_manifests(directory, source, {split: rows})
+        except OSError as error:
+            raise _unwritable(moving_shapes.manifest_of(directory, split), error) from error
+    return Manifest(moving_shapes.manifest_of(directory, split), directory)
 
 
 def _annotations(name: str, split: str, root: Path) -> Path:

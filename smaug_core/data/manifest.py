@@ -7,6 +7,7 @@ each of them.
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,8 +109,10 @@ def schema() -> "pa.Schema":
     )
 
 
-def write_manifest(path: Path, rows: Iterable[ManifestRow], kind: ManifestKind) -> str:
+def write_manifest(path: Path, rows: Iterable[ManifestRow], kind: ManifestKind, source: str = "") -> str:
     """Write a manifest, whole or not at all, and return its digest.
+
+    `source` says what it is made from, for `Manifest.source`; the digest does not cover it.
 
     The digest covers ids, captions, kind, flags, preparation, and the size and content of the media; never where the
     media lie, so that it is the same for files and for shards.
@@ -127,6 +130,7 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow], kind: ManifestKind) 
             "is_image": str(kind.is_image),
             "is_paragraph": str(kind.is_paragraph),
             "preparation": kind.preparation,
+            "source": source,
         }
     )
     digest = _digest_of(kind)
@@ -175,7 +179,7 @@ def is_inside(path: str) -> bool:
     return bool(parts) and "\0" not in path and not path.startswith("/") and ".." not in parts
 
 
-class Manifest:
+class Manifest(Sequence[Sample]):
     """A manifest, open for reading. Pickling sends its path alone: every process maps the file for itself."""
 
     def __init__(self, path: Path, media: Path) -> None:
@@ -204,9 +208,12 @@ class Manifest:
                 is_paragraph=found["is_paragraph"] == "True",
                 preparation=found["preparation"],
             )
+            self.source = found.get("source", "")
+            """What it was made from, such as the size and time of an annotation file."""
             self._batches = [self._reader.get_batch(number) for number in range(self._reader.num_record_batches)]
             for batch in self._batches:
                 batch.validate()
+        self._validated: set[int] = set()
         self._num_rows = sum(batch.num_rows for batch in self._batches)
         if any(batch.num_rows != BATCH_ROWS for batch in self._batches[:-1]) or not self._num_rows:
             raise SmaugError(f"{path}: is damaged: expected batches of {BATCH_ROWS} rows; prepare the data set again")
@@ -235,10 +242,13 @@ class Manifest:
             raise IndexError(f"{self.path}: expected a row from 0 to {self._num_rows - 1}, got {number}")
         batch, place = divmod(number, BATCH_ROWS)
         with _named(self.path):
+            if batch not in self._validated:  # Arrow would follow the offsets of a damaged file anywhere
+                self._batches[batch].validate(full=True)
+                self._validated.add(batch)
             columns: dict[str, Any] = self._batches[batch].slice(place, 1).to_pylist()[0]
         return columns
 
-    def sample(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample:  # type: ignore[override]  # one row at a time
         """The caption of one row with its clip or picture.
 
         Raises:
@@ -267,7 +277,20 @@ class Manifest:
         return digest.hexdigest()
 
 
-class Corpus(Sequence[Sample]):
+class SampleSequence(Sequence[Sample], ABC):
+    """Captions that a training can use: any sequence that counts its clips and separates pictures from clips."""
+
+    @property
+    @abstractmethod
+    def num_media(self) -> int:
+        """Clips and pictures."""
+
+    @abstractmethod
+    def rows_of(self, *, images: bool) -> NDArray[np.int64]:
+        """Numbers of the rows whose media are pictures, or else clips, ascending."""
+
+
+class Corpus(SampleSequence):
     """The rows of several manifests, one after the other."""
 
     def __init__(self, manifests: Sequence[Manifest]) -> None:
@@ -286,7 +309,7 @@ class Corpus(Sequence[Sample]):
         if number < 0 or place == len(self._ends):
             raise IndexError(f"expected a row from 0 to {len(self) - 1}, got {number}")
         manifest = self.manifests[place]
-        sample = manifest.sample(number - self._ends[place] + len(manifest))
+        sample = manifest[number - self._ends[place] + len(manifest)]
         return replace(sample, number=sample.number + self._first_media[place])
 
     @property

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from smaug_core.data.media.frame_sampling import sample_frames
+from smaug_core.data.media.location import MediaLocation
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.transforms import Colours, resize
 from smaug_core.errors import ClipError
@@ -38,12 +38,12 @@ class ClipReader:
     colours: Colours
     """Mean and deviation that pixels are normalised by."""
 
-    def __call__(self, clips: Sequence[Path]) -> ReadClips:
+    def __call__(self, clips: Sequence[MediaLocation]) -> ReadClips:
         """Read every clip, so that one error can name all that are unreadable."""
         frames, unreadable = [], []
-        for path in clips:
+        for clip in clips:
             try:
-                pictures = read_frames(path, lambda available: sample_frames(available, self.num_frames))
+                pictures = read_frames(clip, lambda available: sample_frames(available, self.num_frames))
                 frames.append(resize(pictures, self.image_size, self.colours))
             except ClipError as error:
                 unreadable.append(str(error))

@@ -1,12 +1,13 @@
 """Evaluation of the frame selector: the share of selected frames that show what the caption names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from smaug_core.data.datasets import Item
+from smaug_core.data.manifest import Sample
 from smaug_core.data.media.frame_sampling import sample_frames
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.tokenizer import Tokenizer
@@ -27,7 +28,7 @@ class Selected:
 
 @torch.inference_mode()
 def selected_frames(
-    model: SMAUG, tokenizer: Tokenizer, items: list[Item], *, frames: int, text_length: int, device: str
+    model: SMAUG, tokenizer: Tokenizer, samples: Sequence[Sample], *, frames: int, text_length: int, device: str
 ) -> Selected:
     """Let the model select for each caption among `frames` frames of its clip, as in evaluation.
 
@@ -41,22 +42,22 @@ def selected_frames(
         raise SmaugError(f"the model has no selector: it was trained on {model.shape.frames} frames and hands on all")
     model.to(device).eval()
     hits, chance = [], []
-    for item in items:
+    for sample in samples:
         looked_at: list[int] = []
 
         def choose(available: int, looked_at: list[int] = looked_at) -> list[int]:
             looked_at[:] = sample_frames(available, frames)
             return looked_at
 
-        images = resize(read_frames(item.media, choose), model.config.image_size, model.vision.colours)
-        relevant = np.isin(looked_at, item.relevant)
+        images = resize(read_frames(sample.media, choose), model.config.image_size, model.vision.colours)
+        relevant = np.isin(looked_at, sample.relevant)
         if not relevant.any():
             continue
         clip = model.encode_clips(images.unsqueeze(0).to(device))
-        words, mask = (torch.from_numpy(part).to(device) for part in tokenizer.encode([item.caption], text_length))
+        words, mask = (torch.from_numpy(part).to(device) for part in tokenizer.encode([sample.caption], text_length))
         places = model.select(clip.summaries, model.summarise(model.text(words, mask), mask)).places
         hits.append(relevant[places[0].cpu().numpy()].mean())
         chance.append(relevant.mean())
     if not hits:
-        raise SmaugError(f"none of {len(items)} captions has a relevant frame among {frames}")
+        raise SmaugError(f"none of {len(samples)} captions has a relevant frame among {frames}")
     return Selected(np.array(hits), np.array(chance))

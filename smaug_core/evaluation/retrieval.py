@@ -1,6 +1,7 @@
 """Text-to-video and video-to-text retrieval: contrast everything, match the best candidates again."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from smaug_core.config import RANKINGS, EvaluateConfig, ModelConfig
-from smaug_core.data.datasets import Item
 from smaug_core.data.loading.loader import Loader
+from smaug_core.data.manifest import Sample
+from smaug_core.data.media.location import MediaLocation
 from smaug_core.data.tokenizer import Tokenizer, load_tokenizer
 from smaug_core.distributed import World
 from smaug_core.errors import ClipError
@@ -54,7 +56,9 @@ class Scores:
     """The matching head's logit; NaN where a pair was no candidate in either direction."""
 
 
-def evaluate(model_config: ModelConfig, config: EvaluateConfig, items: list[Item], context: RunContext) -> Outcome:
+def evaluate(
+    model_config: ModelConfig, config: EvaluateConfig, samples: Sequence[Sample], context: RunContext
+) -> Outcome:
     """Rank the test clips for each caption and the captions for each clip, by all three rankings.
 
     The configured ranking's results have plain names (`t2v.r1`); each ranking's also carry its own
@@ -69,11 +73,15 @@ def evaluate(model_config: ModelConfig, config: EvaluateConfig, items: list[Item
     with context.world.together():
         load_weights(context.starting_weights, model)
     model.to(context.device).eval()
-    media = list(dict.fromkeys(item.media for item in items))
+    samples = list(samples)
+    first = {sample.number: sample for sample in reversed(samples)}  # the first caption of each clip
+    clips = [first[number] for number in dict.fromkeys(sample.number for sample in samples)]
     with torch.inference_mode():
-        encoded = encode(model, tokenizer, items, media, config, context)
+        encoded = encode(
+            model, tokenizer, [s.caption for s in samples], [clip.media for clip in clips], config, context
+        )
         scores = score(model, encoded, config, context)
-    correct = np.array([[item.media == clip for item in items] for clip in media])
+    correct = np.array([clip.number for clip in clips])[:, None] == np.array([sample.number for sample in samples])
 
     metrics: dict[str, float] = {}
     for ranking in RANKINGS:
@@ -87,13 +95,13 @@ def evaluate(model_config: ModelConfig, config: EvaluateConfig, items: list[Item
         if ranking == config.ranking:
             metrics |= found
             if context.world.is_first:
-                _write_ranks(context.out / "ranks.json", by_direction, items, media)
+                _write_ranks(context.out / "ranks.json", by_direction, samples, clips)
     notes = {
         "dataset": config.dataset,
         "split": config.split,
-        "n_queries": len(items),
-        "n_clips": len(media),
-        "test_digest": digest_of_queries(items),
+        "n_queries": len(samples),
+        "n_clips": len(clips),
+        "test_digest": digest_of_queries(samples),
         "ranking": config.ranking,
     }
     return Outcome(metrics=metrics, useful_s=0.0, files=["ranks.json"], notes=notes)
@@ -102,8 +110,8 @@ def evaluate(model_config: ModelConfig, config: EvaluateConfig, items: list[Item
 def encode(
     model: SMAUG,
     tokenizer: Tokenizer,
-    items: list[Item],
-    media: list[Path],
+    captions: Sequence[str],
+    media: Sequence[MediaLocation],
     config: EvaluateConfig,
     context: RunContext,
 ) -> Encoded:
@@ -133,7 +141,7 @@ def encode(
     if faults := [fault for found in context.world.collect(faults) for fault in found]:
         count = f"{len(faults)} of {len(media)} clips cannot be read: " if len(faults) > 1 else ""
         raise ClipError(count + "; ".join(faults))
-    words, mask = tokenizer.encode([item.caption for item in items], config.text_length)
+    words, mask = tokenizer.encode(captions, config.text_length)
     word_mask = torch.from_numpy(mask).to(context.device)
     states = model.text(torch.from_numpy(words).to(context.device), word_mask)
     return Encoded(torch.cat(vectors), clips, model.embed_caption(states, word_mask), states, word_mask)
@@ -228,20 +236,18 @@ def rank_both_ways(
     return found
 
 
-def digest_of_queries(items: list[Item]) -> str:
+def digest_of_queries(samples: Sequence[Sample]) -> str:
     """Digest that is equal exactly if two evaluations ran the same queries on the same clips."""
-    lines = [json.dumps([item.id, item.media.name, item.caption]) for item in items]
+    lines = [json.dumps([sample.id, sample.media.name, sample.caption]) for sample in samples]
     return sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _write_ranks(path: Path, by_direction: dict[str, np.ndarray], items: list[Item], media: list[Path]) -> None:
-    queries = {"t2v": [item.id for item in items], "v2t": [_first_id(items, clip) for clip in media]}
+def _write_ranks(
+    path: Path, by_direction: dict[str, np.ndarray], samples: Sequence[Sample], clips: Sequence[Sample]
+) -> None:
+    queries = {"t2v": [sample.id for sample in samples], "v2t": [clip.id for clip in clips]}
     document = {d: dict(zip(queries[d], r.tolist(), strict=True)) for d, r in by_direction.items()}
     write_whole(path, lambda partial: partial.write_text(json.dumps(document)))
-
-
-def _first_id(items: list[Item], clip: Path) -> str:
-    return next(item.id for item in items if item.media == clip)
 
 
 def _stop_together(context: RunContext) -> None:

@@ -15,8 +15,8 @@ from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Pretr
 from smaug_core.data.batch import Batch
 from smaug_core.data.batch_reader import BatchRecipe, BatchRequest, ReadBatch
 from smaug_core.data.batches import TrainingBatches
-from smaug_core.data.datasets import Item
 from smaug_core.data.loading.loader import Loader
+from smaug_core.data.manifest import SampleSequence
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.distributed import World
 from smaug_core.errors import CheckpointError, DivergedError, SmaugError
@@ -37,7 +37,9 @@ from smaug_core.training.optim import build_optimizer, learning_rate
 from smaug_core.training.step_clock import StepClock
 
 
-def pretrain(model_config: ModelConfig, config: PretrainConfig, items: list[Item], context: RunContext) -> Outcome:
+def pretrain(
+    model_config: ModelConfig, config: PretrainConfig, samples: SampleSequence, context: RunContext
+) -> Outcome:
     """Single-frame pre-training: contrast, matching, masked words, masked patches (paper 3)."""
     model = build(model_config, load_tokenizer(model_config.tokenizer).vocab_size, seed=context.drawing_seed)
     notes: dict[str, Any] = {}
@@ -47,37 +49,40 @@ def pretrain(model_config: ModelConfig, config: PretrainConfig, items: list[Item
         if config.text_weights is not None:
             notes["text_weights"] = asdict(load_text(model, config.text_weights, model_config))
     recipe = _recipe(model, config, mask_ratio=config.mask_ratio, mlm_ratio=config.mlm_ratio)
-    return train(model, items, recipe, config, context, notes=notes)
+    return train(model, samples, recipe, config, context, notes=notes)
 
 
 def pretrain_video(
-    model_config: ModelConfig, config: PretrainVideoConfig, items: list[Item], context: RunContext
+    model_config: ModelConfig, config: PretrainVideoConfig, samples: SampleSequence, context: RunContext
 ) -> Outcome:
     """Multi-frame pre-training on clips, from a single-frame model (paper 3.5).
 
     Raises:
-        SmaugError: there are pictures among `items`, or no number of frames is given.
+        SmaugError: there are pictures among `samples`, or no number of frames is given.
     """
     if config.frames is None:
         raise SmaugError("pretrain_video.frames: expected a number, such as the paper's 4 or 8, got None")
-    pictures = [item.media for item in items if item.is_image]
-    if pictures:
+    pictures = samples.rows_of(images=True)
+    if len(pictures):
         raise SmaugError(
-            f"pretrain_video.corpus: holds {len(pictures)} pictures, the first is {pictures[0]};"
+            f"pretrain_video.corpus: holds {len(pictures)} captions of pictures, the first of"
+            f" {samples[int(pictures[0])].media};"
             " multi-frame pre-training is on clips alone"
         )
     model, notes = _continued(model_config, clip_shape(config.frames, config.selected), context)
     recipe = _recipe(model, config, mask_ratio=config.mask_ratio, mlm_ratio=config.mlm_ratio)
-    return train(model, items, recipe, config, context, notes=notes)
+    return train(model, samples, recipe, config, context, notes=notes)
 
 
-def finetune(model_config: ModelConfig, config: FinetuneConfig, items: list[Item], context: RunContext) -> Outcome:
+def finetune(
+    model_config: ModelConfig, config: FinetuneConfig, samples: SampleSequence, context: RunContext
+) -> Outcome:
     """Fine-tuning for retrieval: contrast and matching, nothing hidden (paper 4.1)."""
     _, before = read_config(context.starting_weights)
     shape = clip_shape(config.frames, config.selected, before)
     model, notes = _continued(image_size_after(model_config, config.image_size_ratio), shape, context)
     recipe = _recipe(model, config, mask_ratio=0.0, mlm_ratio=0.0)
-    return train(model, items, recipe, config, context, notes=notes | {"image_size": model.config.image_size})
+    return train(model, samples, recipe, config, context, notes=notes | {"image_size": model.config.image_size})
 
 
 def _continued(config: ModelConfig, shape: ClipShape, context: RunContext) -> tuple[SMAUG, dict[str, Any]]:
@@ -105,7 +110,7 @@ def _recipe(model: SMAUG, schedule: ScheduleConfig, *, mask_ratio: float, mlm_ra
 
 def train(
     model: SMAUG,
-    items: list[Item],
+    samples: SampleSequence,
     recipe: BatchRecipe,
     schedule: ScheduleConfig,
     context: RunContext,
@@ -124,7 +129,7 @@ def train(
     """
     world, watch, seed, device = context.world, context.watch, context.drawing_seed, context.device
     _check_shares(schedule, world)
-    batches = TrainingBatches(items, load_tokenizer(model.config.tokenizer), recipe, seed=seed, world=world)
+    batches = TrainingBatches(samples, load_tokenizer(model.config.tokenizer), recipe, seed=seed, world=world)
     model.to(device).train()
     model.recompute_layers(context.recompute_layers)
     optimizer = build_optimizer(model, schedule)

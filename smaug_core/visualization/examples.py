@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from smaug_core.cost.token_counts import num_visible
-from smaug_core.data.datasets import Item
+from smaug_core.data.manifest import Sample
 from smaug_core.data.media.frame_sampling import sample_frames
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.rng import draws_for
@@ -94,17 +94,17 @@ def check_selects(model: SMAUG) -> None:
 
 @torch.inference_mode()
 def reconstruct(
-    model: SMAUG, tokenizer: Tokenizer, item: Item, *, mask_ratio: float, text_length: int, device: str
+    model: SMAUG, tokenizer: Tokenizer, sample: Sample, *, mask_ratio: float, text_length: int, device: str
 ) -> Reconstruction:
     """Hide patches of one frame as in training, and let the model fill them in.
 
     The frame is the middle one; of a model that selects frames, which learns to rebuild no others, the first that it
-    selects for the caption. The mask depends on the item and `SEED` alone.
+    selects for the caption. The mask depends on the sample and `SEED` alone.
 
     Args:
         model: trained; it is put on `device`, without dropout.
         tokenizer: of its captions.
-        item: the clip or picture, with its caption.
+        sample: the clip or picture, with its caption.
         mask_ratio: share of the patches that are hidden.
         text_length: caption tokens kept.
         device: as torch names it.
@@ -117,9 +117,9 @@ def reconstruct(
     """
     check_reconstructs(model, mask_ratio)
     model.to(device).eval()
-    images, _ = _look(model, item, device)
+    images, _ = _look(model, sample, device)
     num_patches = model.config.num_patches
-    noise = draws_for(SEED, 0, item.id, "mask").random(num_patches)
+    noise = draws_for(SEED, 0, sample.id, "mask").random(num_patches)
     visible, hidden = (
         places.to(device)
         for places in split_patches(torch.from_numpy(noise).float().unsqueeze(0), num_visible(num_patches, mask_ratio))
@@ -127,7 +127,7 @@ def reconstruct(
     clips = model.encode_clips(images.unsqueeze(0), visible=visible)
     place = len(images) // 2
     if model.selector is not None:
-        place = int(_pick(model, tokenizer, item, clips, text_length).nonzero()[0, 0])
+        place = int(_pick(model, tokenizer, sample, clips, text_length).nonzero()[0, 0])
     assert model.decoder is not None
     predicted = model.decoder(clips.tokens[:, place], clips.position_ids[:, place], hidden)
     return rebuilt(model, images[place : place + 1], hidden, predicted)
@@ -155,13 +155,13 @@ def rebuilt(
 
 
 @torch.inference_mode()
-def choose(model: SMAUG, tokenizer: Tokenizer, item: Item, *, text_length: int, device: str) -> Choice:
+def choose(model: SMAUG, tokenizer: Tokenizer, sample: Sample, *, text_length: int, device: str) -> Choice:
     """Let the model select frames for a caption, as many out of as many as it was trained to; nothing is hidden.
 
     Args:
         model: trained; it is put on `device`, without dropout.
         tokenizer: of its captions.
-        item: the clip with its caption.
+        sample: the clip with its caption.
         text_length: caption tokens kept.
         device: as torch names it.
 
@@ -171,20 +171,20 @@ def choose(model: SMAUG, tokenizer: Tokenizer, item: Item, *, text_length: int, 
     """
     check_selects(model)
     model.to(device).eval()
-    images, looked_at = _look(model, item, device)
+    images, looked_at = _look(model, sample, device)
     clips = model.encode_clips(images.unsqueeze(0))
     assert model.selector is not None
-    caption = _summary(model, tokenizer, item, text_length, device)
+    caption = _summary(model, tokenizer, sample, text_length, device)
     scores = model.selector(clips.summaries, caption)[0].cpu().numpy()
     return Choice(
         frames=to_picture(images.cpu(), model.vision.colours),
         scores=scores,
-        chosen=_pick(model, tokenizer, item, clips, text_length).cpu().numpy(),
-        relevant=np.isin(looked_at, item.relevant) if item.relevant else None,
+        chosen=_pick(model, tokenizer, sample, clips, text_length).cpu().numpy(),
+        relevant=np.isin(looked_at, sample.relevant) if sample.relevant else None,
     )
 
 
-def _look(model: SMAUG, item: Item, device: str) -> tuple[Float[Tensor, "frames 3 height width"], list[int]]:
+def _look(model: SMAUG, sample: Sample, device: str) -> tuple[Float[Tensor, "frames 3 height width"], list[int]]:
     """Read the frames of a clip for a model, normalised, and their indices."""
     looked_at: list[int] = []
 
@@ -192,22 +192,22 @@ def _look(model: SMAUG, item: Item, device: str) -> tuple[Float[Tensor, "frames 
         looked_at[:] = sample_frames(available, model.shape.frames)
         return looked_at
 
-    frames = read_frames(item.media, middles)
+    frames = read_frames(sample.media, middles)
     return resize(frames, model.config.image_size, model.vision.colours).to(device), looked_at
 
 
 def _summary(
-    model: SMAUG, tokenizer: Tokenizer, item: Item, text_length: int, device: str | torch.device
+    model: SMAUG, tokenizer: Tokenizer, sample: Sample, text_length: int, device: str | torch.device
 ) -> Float[Tensor, "1 dim"]:
-    words, mask = (torch.from_numpy(part).to(device) for part in tokenizer.encode([item.caption], text_length))
+    words, mask = (torch.from_numpy(part).to(device) for part in tokenizer.encode([sample.caption], text_length))
     return model.summarise(model.text(words, mask), mask)
 
 
 def _pick(
-    model: SMAUG, tokenizer: Tokenizer, item: Item, clips: EncodedClips, text_length: int
+    model: SMAUG, tokenizer: Tokenizer, sample: Sample, clips: EncodedClips, text_length: int
 ) -> Bool[Tensor, " frames"]:
-    """Select the frames of the one clip in `clips` for the item's caption."""
-    caption = _summary(model, tokenizer, item, text_length, clips.summaries.device)
+    """Select the frames of the one clip in `clips` for the sample's caption."""
+    caption = _summary(model, tokenizer, sample, text_length, clips.summaries.device)
     chosen = torch.zeros(clips.num_frames, dtype=torch.bool, device=caption.device)
     chosen[model.select(clips.summaries, caption).places[0]] = True
     return chosen

@@ -25,7 +25,8 @@ from experiments.config.settings import with_overrides
 from experiments.engines.base import local_cpus
 from experiments.worker.device import describe_device
 from smaug_core.clip_shape import ClipShape
-from smaug_core.data.datasets import read_source
+from smaug_core.data.datasets import open_source
+from smaug_core.data.manifest import Corpus
 from smaug_core.data.prepare.rendering import prepare
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.evaluation.frame_selection import selected_frames
@@ -60,8 +61,8 @@ def measure(seed: int, options: argparse.Namespace, kept: Path, folder: Path) ->
     config = scale.config(with_overrides(scale.tree, overrides), scale.datasets)
     assert config.pretrain_video is not None and config.data is not None
     prepare([*config.pretrain.corpus, BRIEF], config.data, options.data, workers=local_cpus())
-    corpus = [i for name in config.pretrain.corpus for i in read_source(name, "train", config.data, options.data)]
-    brief = read_source(BRIEF, "train", config.data, options.data)
+    corpus = Corpus([open_source(name, "train", config.data, options.data) for name in config.pretrain.corpus])
+    brief = Corpus([open_source(BRIEF, "train", config.data, options.data)])
 
     def context(out: Path, weights: Path | None = None) -> RunContext:
         return RunContext(seed=seed, weights=weights, out=out, device=options.device, watch=Silent())
@@ -73,7 +74,7 @@ def measure(seed: int, options: argparse.Namespace, kept: Path, folder: Path) ->
     tokenizer = load_tokenizer(config.model.tokenizer)
     model = build(config.model, tokenizer.vocab_size, seed=0, shape=ClipShape(frames=4, selected=1))
     load_weights(folder / "video" / "model", model)
-    test = read_source(BRIEF, options.split, config.data, options.data)
+    test = open_source(BRIEF, options.split, config.data, options.data)
     found = selected_frames(model, tokenizer, test, frames=16, text_length=32, device=options.device)
     rates = {"hit_rate": float(found.hits.mean()), "chance": float(found.chance.mean())}
     return {"seed": seed, "clips": len(found.hits), **rates}

@@ -13,7 +13,6 @@ from experiments.scheduler.events import Event, Summary
 from experiments.scheduler.scheduler import Scheduler
 from experiments.stages.stage import Stage
 from experiments.store.store import Store
-from smaug_core.data.datasets import Item
 from smaug_core.stage_protocol import Interrupted
 from smaug_core.training import train as training
 from tests.conformance.test_engines import assert_every_attempt_is_billed_once, trail
@@ -21,7 +20,7 @@ from tests.conformance.test_kills import content
 from tests.faults import full_disk
 from tests.process_engine import ProcessEngine
 from tests.quick_stage import quick_stage
-from tests.small import make_items
+from tests.small import SampleList, make_items
 from tests.training.test_train import Recorder, identical, run, weights
 
 
@@ -95,7 +94,7 @@ def test_a_full_disk_under_the_checkpoints_is_told_and_the_same_command_continue
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
+def items(tmp_path_factory: pytest.TempPathFactory) -> SampleList:
     return make_items(tmp_path_factory.mktemp("media"), clips=12, stills=6)
 
 
@@ -115,7 +114,7 @@ def every_step_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.usefixtures("every_step_is_saved")
 def test_a_training_with_a_truncated_checkpoint_goes_on_from_the_one_before_bit_for_bit(
-    tmp_path: Path, items: list[Item], file: str
+    tmp_path: Path, items: SampleList, file: str
 ) -> None:
     with pytest.raises(Interrupted):
         run(items, tmp_path / "truncated", Recorder(stop_after=3))
@@ -130,7 +129,7 @@ def test_a_training_with_a_truncated_checkpoint_goes_on_from_the_one_before_bit_
 
 @pytest.mark.usefixtures("every_step_is_saved")
 def test_a_training_without_room_for_its_checkpoint_keeps_the_one_before_and_goes_on_bit_for_bit(
-    tmp_path: Path, items: list[Item]
+    tmp_path: Path, items: SampleList
 ) -> None:
     with full_disk(kilobytes=2**15) as disk:
         (tmp_path / "full").mkdir()

@@ -1,6 +1,7 @@
 """Batches: in a fixed order, with keyed draws, one kind of media each, and never silent about damage."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from smaug_core.data.batch import Batch, places_of_words
 from smaug_core.data.batch_reader import BatchRecipe, hide_words
 from smaug_core.data.batches import TrainingBatches
+from smaug_core.data.manifest import Sample
+from smaug_core.data.media.location import MediaLocation
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.data.transforms import CLIP
 from smaug_core.distributed import World
 from smaug_core.errors import SmaugError
-from tests.small import make_items
+from tests.small import SampleList, make_items
 
 RECIPE = BatchRecipe(
     batch_size=4,
@@ -42,6 +45,11 @@ def tokenizer():
 
 def batches_of(items, tokenizer, seed=0, **changes):
     return TrainingBatches(items, tokenizer, replace(RECIPE, **changes), seed=seed)
+
+
+def at(sample: Sample, name: str, path: Path) -> Sample:
+    """The same caption of another file."""
+    return replace(sample, id=name, media=MediaLocation(path))
 
 
 def steps_of(batches: TrainingBatches, first: int, last: int, workers: int = 0) -> list[Batch]:
@@ -110,7 +118,7 @@ def test_captions_of_one_clip_share_a_media_number(items, tokenizer):
 
 def test_an_unreadable_clip_is_counted_named_and_replaced_with_its_own_caption(tmp_path, tokenizer):
     items = make_items(tmp_path, clips=4, stills=0)
-    items[1].media.write_bytes(b"not a video")
+    items[1].media.path.write_bytes(b"not a video")
     with pytest.raises(SmaugError, match=r"^1 of 4 clips and pictures could not be read, 0 allowed.*000001.mp4"):
         batches_of(items, tokenizer).batch(items, 0)
     tolerant = batches_of(items, tokenizer, max_unreadable=0.25)
@@ -124,7 +132,7 @@ def test_the_share_of_a_process_is_its_part_of_the_batch_whatever_cannot_be_read
     """The stand-in for the second process's first clip is its second; for its last, the first process's first."""
     items = make_items(tmp_path, clips=4, stills=0)
     for number in (1, 3):
-        items[number].media.write_bytes(b"not a video")
+        items[number].media.path.write_bytes(b"not a video")
     recipe = replace(RECIPE, max_unreadable=0.5)
     whole = TrainingBatches(items, tokenizer, recipe, seed=0).batch(items, 0)
     for rank in range(2):
@@ -145,12 +153,12 @@ def test_the_share_of_a_process_is_its_part_of_the_batch_whatever_cannot_be_read
 
 @pytest.mark.parametrize(("share", "num", "allowed"), [(0.001, 999, 0), (0.001, 1000, 1), (0.29, 100, 29), (0.5, 5, 2)])
 def test_the_share_is_of_the_media_and_not_of_their_captions(items, tokenizer, share, num, allowed):
-    made = [replace(items[0], id=f"{n}", media=items[0].media.with_name(f"{n % num}.mp4")) for n in range(3 * num)]
+    made = SampleList(at(items[0], f"{n}", items[0].media.path.with_name(f"{n % num}.mp4")) for n in range(3 * num))
     assert batches_of(made, tokenizer, max_unreadable=share).allowed == allowed
 
 
 def test_too_many_unreadable_clips_are_counted_and_ten_are_named(items, tokenizer):
-    made = [replace(items[0], id=f"{n}", media=items[0].media.with_name(f"{n:02}.mp4")) for n in range(40)]
+    made = SampleList(at(items[0], f"{n}", items[0].media.path.with_name(f"{n:02}.mp4")) for n in range(40))
     batches = batches_of(made, tokenizer, max_unreadable=0.3)
     found = {str(item.media): f"{item.media}: damaged" for item in made[::-3][:13]}
     few = dict(list(found.items())[:12])
@@ -167,8 +175,8 @@ def test_too_many_unreadable_clips_are_counted_and_ten_are_named(items, tokenize
 def test_a_training_that_fails_reads_on_and_names_every_unreadable_file_in_each_process(tmp_path, tokenizer, rank):
     items = make_items(tmp_path, clips=12, stills=4)
     for number in (1, 5, 11):
-        items[number].media.write_bytes(b"not a video")
-    items[14].media.unlink()
+        items[number].media.path.write_bytes(b"not a video")
+    items[14].media.path.unlink()
     batches = TrainingBatches(items, tokenizer, RECIPE, seed=0, world=World(rank=rank, size=2))
     with pytest.raises(SmaugError) as raised:
         batches.know_unreadable({str(items[5].media): f"{items[5].media}: not a readable video"})
@@ -179,28 +187,28 @@ def test_a_training_that_fails_reads_on_and_names_every_unreadable_file_in_each_
 
 def test_a_training_that_fails_reads_on_only_until_ten_are_named_or_many_were_read(tmp_path, tokenizer, monkeypatch):
     items = make_items(tmp_path, clips=4, stills=0)
-    missing = [replace(items[0], id=f"{n}", media=tmp_path / f"{n:02}.mp4") for n in range(100)]
+    missing = SampleList(at(items[0], f"{n}", tmp_path / f"{n:02}.mp4") for n in range(100))
     with pytest.raises(SmaugError, match=r"^10 of 104 .*09.mp4: no such file; 94 others were not read yet$"):
-        batches_of(missing + items, tokenizer).batch(missing[:4], 0)
+        batches_of(SampleList(missing + items), tokenizer).batch(missing[:4], 0)
     monkeypatch.setattr("smaug_core.data.batches.LOOKED_AT", 3)
     with pytest.raises(SmaugError, match=r"^1 of 5 .*00.mp4: no such file; 1 others were not read yet$"):
-        batches_of(items + missing[:1], tokenizer).batch(missing[:1], 0)
+        batches_of(SampleList(items + missing[:1]), tokenizer).batch(missing[:1], 0)
 
 
 def test_a_clip_that_failed_is_not_tried_again(tmp_path, tokenizer):
     items = make_items(tmp_path, clips=4, stills=0)
-    bytes_of = items[1].media.read_bytes()
-    items[1].media.write_bytes(b"not a video")
+    bytes_of = items[1].media.path.read_bytes()
+    items[1].media.path.write_bytes(b"not a video")
     batches = batches_of(items, tokenizer, max_unreadable=0.25)
     before = batches.batch(items, 0)
-    items[1].media.write_bytes(bytes_of)
+    items[1].media.path.write_bytes(bytes_of)
     assert equal(before, batches.batch(items, 0))
 
 
 def test_a_batch_of_which_nothing_can_be_read_stops(tmp_path, tokenizer):
     items = make_items(tmp_path, clips=4, stills=0)
     for item in items:
-        item.media.write_bytes(b"not a video")
+        item.media.path.write_bytes(b"not a video")
     with pytest.raises(SmaugError, match=r"no clip of a batch of 4 could be read; the first: .*000000.mp4"):
         batches_of(items, tokenizer, max_unreadable=0.9999999).batch(items, 0)
 

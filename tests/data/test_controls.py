@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from experiments.config.scale import load_scale
-from smaug_core.data.datasets import EMBEDDED, Item, read_source
+from smaug_core.data.datasets import EMBEDDED, open_source
+from smaug_core.data.manifest import Corpus, Manifest, Sample
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.moving_shapes.attributes import COLOURS, SIZES, vocabulary
 from smaug_core.data.moving_shapes.dataset import split_sizes
@@ -19,7 +21,7 @@ from smaug_core.data.tokenizer import clean_caption
 from smaug_core.evaluation.metrics import ranks, recall
 from smaug_core.evaluation.retrieval import evaluate
 from smaug_core.training.train import pretrain
-from tests.small import run_context
+from tests.small import SampleList, run_context
 
 pytestmark = pytest.mark.nightly
 
@@ -36,11 +38,11 @@ def root(tmp_path_factory):
     return root
 
 
-def items_of(source: str, split: str, root) -> list[Item]:
-    return read_source(source, split, load_scale("tiny").base_config().data, root)
+def items_of(source: str, split: str, root) -> Manifest:
+    return open_source(source, split, load_scale("tiny").base_config().data, root)
 
 
-def histograms(items: list[Item]) -> np.ndarray:
+def histograms(items: Sequence[Sample]) -> np.ndarray:
     """How often each of 8 x 8 x 8 colours is seen in each clip, over all its frames; roots, so that few count too."""
     rows = []
     for item in items:
@@ -49,7 +51,7 @@ def histograms(items: list[Item]) -> np.ndarray:
     return np.sqrt(np.array(rows))
 
 
-def words(items: list[Item]) -> np.ndarray:
+def words(items: Sequence[Sample]) -> np.ndarray:
     """How often each word, and each pair of a size and a colour, is in each caption."""
     known = vocabulary()
     pairs = [f"{size} {colour}" for size in SIZES for colour in COLOURS]
@@ -158,10 +160,10 @@ def one_thread():
 
 def test_a_model_that_learned_from_shuffled_captions_stays_at_chance(root, tmp_path, one_thread):
     config = load_scale("tiny").base_config()
-    items = [item for source in config.pretrain.corpus for item in items_of(source, "train", root)]
+    items = list(Corpus([items_of(source, "train", root) for source in config.pretrain.corpus]))
     captions = [item.caption for item in items]
     random.Random(0).shuffle(captions)
-    shuffled = [replace(item, caption=caption) for item, caption in zip(items, captions, strict=True)]
+    shuffled = SampleList(replace(item, caption=caption) for item, caption in zip(items, captions, strict=True))
     schedule = replace(config.pretrain, epochs=max(1, config.pretrain.epochs // 4))
     pretrain(config.model, schedule, shuffled, run_context(tmp_path, Quiet()))
     outcome = evaluate(

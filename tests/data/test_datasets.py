@@ -14,8 +14,8 @@ from smaug_core.data.datasets import (
     EMBEDDED,
     SPLITS,
     is_known,
+    open_source,
     published_size,
-    read_source,
     source_digest,
 )
 from smaug_core.data.media.video import read_frames, write_clip
@@ -25,6 +25,7 @@ from smaug_core.data.prepare.rendering import prepare
 from smaug_core.data.tokenizer import clean_caption
 from smaug_core.errors import ClipError, SmaugError
 from tests.data.recipes import SMALLEST as CONFIG
+from tests.faults import full_disk
 
 STILLS, CLIPS, PARAGRAPHS, BRIEF = (f"moving_shapes/{name}" for name in ("stills", "sentence", "paragraph", "brief"))
 PAIRS = [(name, split) for name in EMBEDDED for split in SPLITS[name]]
@@ -53,16 +54,16 @@ def test_the_sources_and_their_splits():
 
 def test_clips_come_with_their_captions(root):
     for split, count in (("train", 6), ("val", 3), ("test", 4)):
-        items = read_source(CLIPS, split, CONFIG, root)
+        items = open_source(CLIPS, split, CONFIG, root)
         scenes = draw_scenes("sentence", split, count, CONFIG.frames, CONFIG.seed)
         assert [item.caption for item in items] == [scene.caption for scene in scenes]
         assert [item.relevant for item in items] == [tuple(scene.relevant) for scene in scenes]
-        assert all(item.media.suffix == ".mp4" and item.media.is_file() and not item.is_image for item in items)
+        assert all(item.media.suffix == ".mp4" and item.media.path.is_file() and not item.is_image for item in items)
 
 
 @pytest.mark.parametrize("split, count", [("train", 4), ("val", 3), ("test", 4)])
 def test_a_paragraph_is_its_sentences_joined_by_one_space_in_training_and_in_tests(root, split, count):
-    items = read_source(PARAGRAPHS, split, CONFIG, root)
+    items = open_source(PARAGRAPHS, split, CONFIG, root)
     assert len(items) == count
     for item, scene in zip(
         items, draw_scenes("paragraph", split, count, CONFIG.paragraph_frames, CONFIG.seed), strict=True
@@ -73,7 +74,7 @@ def test_a_paragraph_is_its_sentences_joined_by_one_space_in_training_and_in_tes
 
 
 def test_a_brief_clip_is_relevant_where_its_caption_holds_and_not_where_something_distracts(root):
-    items = read_source(BRIEF, "train", CONFIG, root)
+    items = open_source(BRIEF, "train", CONFIG, root)
     scenes = draw_scenes("brief", "train", len(items), CONFIG.brief_frames, CONFIG.seed)
     assert any(scene.distracting for scene in scenes)
     for item, scene in zip(items, scenes, strict=True):
@@ -84,24 +85,24 @@ def test_a_brief_clip_is_relevant_where_its_caption_holds_and_not_where_somethin
 
 @pytest.mark.parametrize("name, count", [(STILLS, 5), ("moving_shapes/more_stills", 3)])
 def test_stills_are_pictures(root, name, count):
-    items = read_source(name, "train", CONFIG, root)
+    items = open_source(name, "train", CONFIG, root)
     assert len(items) == count
-    assert all(item.media.suffix == ".png" and item.media.is_file() and item.is_image for item in items)
+    assert all(item.media.suffix == ".png" and item.media.path.is_file() and item.is_image for item in items)
 
 
 def test_ids_are_unique_over_all_sources_and_say_where_they_are_from(root):
-    ids = [item.id for name, split in PAIRS for item in read_source(name, split, CONFIG, root)]
+    ids = [item.id for name, split in PAIRS for item in open_source(name, split, CONFIG, root)]
     assert len(set(ids)) == len(ids) == FILES
     assert ids[0] == "moving_shapes/stills/stills/000000"
     assert "moving_shapes/sentence/test/000003" in ids and ids[-1] == "moving_shapes/brief/brief/test/000003"
 
 
 def test_captions_that_name_sides_forbid_mirror_images(root):
-    assert not any(item.flip for name, split in PAIRS for item in read_source(name, split, CONFIG, root))
+    assert not any(item.flip for name, split in PAIRS for item in open_source(name, split, CONFIG, root))
 
 
 def test_reading_twice_gives_the_same_order(root):
-    assert read_source(CLIPS, "test", CONFIG, root) == read_source(CLIPS, "test", CONFIG, root)
+    assert list(open_source(CLIPS, "test", CONFIG, root)) == list(open_source(CLIPS, "test", CONFIG, root))
 
 
 def test_the_digest_needs_no_rendering_and_stays_as_it_is(tmp_path):
@@ -149,7 +150,7 @@ def test_preparing_renders_what_is_missing_of_what_is_asked_for_and_only_that(ro
 
 
 READERS = {
-    "read": lambda name, split, data, root: read_source(name, split, data, root),
+    "read": lambda name, split, data, root: open_source(name, split, data, root),
     "digest": lambda name, split, data, root: source_digest(name, split, data, root),
 }
 
@@ -176,14 +177,14 @@ def test_preparing_an_unknown_source_or_without_data_is_refused(tmp_path):
 
 def test_reading_before_rendering_says_what_to_do(tmp_path):
     with pytest.raises(SmaugError, match=r"train is not rendered here; render it first \(`prepare`\)"):
-        read_source(CLIPS, "train", CONFIG, tmp_path)
+        open_source(CLIPS, "train", CONFIG, tmp_path)
 
 
 def test_media_of_another_recipe_are_not_read(root):
     with pytest.raises(SmaugError, match="not rendered here"):
-        read_source(CLIPS, "train", replace(CONFIG, seed=2), root)
+        open_source(CLIPS, "train", replace(CONFIG, seed=2), root)
     # Yet what another source reads is nothing to it.
-    assert read_source(CLIPS, "train", replace(CONFIG, brief_train_clips=99), root)
+    assert open_source(CLIPS, "train", replace(CONFIG, brief_train_clips=99), root)
 
 
 def test_damage_is_found_when_a_source_is_read(tmp_path):
@@ -191,7 +192,7 @@ def test_damage_is_found_when_a_source_is_read(tmp_path):
     clip = moving_shapes.directory("sentence", CONFIG, tmp_path) / "clips" / "val" / "000001.mp4"
     clip.write_bytes(b"")
     with pytest.raises(SmaugError, match=r"val is damaged .*000001\.mp4"):
-        read_source(CLIPS, "val", CONFIG, tmp_path)
+        open_source(CLIPS, "val", CONFIG, tmp_path)
 
 
 def annotate(root, name, split, rows) -> bytes:
@@ -210,10 +211,10 @@ def test_real_pictures_and_clips_are_read_by_their_annotations(tmp_path):
     pixels = np.zeros((4, 16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels[0]).save(tmp_path / "cc3m" / "media" / "a" / "one.png")
     write_clip(tmp_path / "didemo" / "media" / "two.mp4", pixels, 8)
-    (picture,) = read_source("cc3m", "train", None, tmp_path)
-    (clip,) = read_source("didemo", "val", None, tmp_path)
-    assert (picture.id, picture.caption, picture.is_image) == ("cc3m/train/00000000", "a dog", True)
-    assert (clip.id, clip.caption, clip.is_image) == ("didemo/val/00000000", "A dog runs. It sits.", False)
+    (picture,) = open_source("cc3m", "train", None, tmp_path)
+    (clip,) = open_source("didemo", "val", None, tmp_path)
+    assert (picture.id, picture.caption, picture.is_image) == ("cc3m/train/a/one.png#0", "a dog", True)
+    assert (clip.id, clip.caption, clip.is_image) == ("didemo/val/two.mp4#0", "A dog runs. It sits.", False)
     assert picture.relevant == clip.relevant == ()
     assert read_frames(picture.media, lambda available: range(available)).shape == (1, 16, 16, 3)
     assert read_frames(clip.media, lambda available: range(available)).shape == (4, 16, 16, 3)
@@ -222,7 +223,7 @@ def test_real_pictures_and_clips_are_read_by_their_annotations(tmp_path):
 def test_a_clip_may_have_many_captions_and_each_is_an_item(tmp_path):
     rows = [{"video": "v.mp4", "caption": f"caption {number}"} for number in range(20)]
     annotate(tmp_path, "msrvtt", "train", rows)
-    items = read_source("msrvtt", "train", None, tmp_path)
+    items = open_source("msrvtt", "train", None, tmp_path)
     assert [item.caption for item in items] == [row["caption"] for row in rows]
     assert len({item.id for item in items}) == 20 and len({item.media for item in items}) == 1
 
@@ -231,17 +232,56 @@ def test_a_clip_may_have_many_captions_and_each_is_an_item(tmp_path):
 def test_a_list_of_captions_is_a_paragraph_in_paragraph_benchmarks_and_else_several(tmp_path, name):
     rows = [{"video": "one.mp4", "caption": ["A dog runs.", "It sits."]}, {"video": "two.mp4", "caption": "A cat."}]
     annotate(tmp_path, name, "train", rows)
-    items = read_source(name, "train", None, tmp_path)
+    items = open_source(name, "train", None, tmp_path)
     several = [("one.mp4", "A dog runs."), ("one.mp4", "It sits."), ("two.mp4", "A cat.")]
     joined = [("one.mp4", "A dog runs. It sits."), ("two.mp4", "A cat.")]
     expected = joined if name in ("didemo", "anet") else several
     assert [(item.media.name, item.caption) for item in items] == expected
-    assert [item.id for item in items] == [f"{name}/train/{number:08d}" for number in range(len(expected))]
+    numbers = [0, 0] if name in ("didemo", "anet") else [0, 1, 0]
+    ids = [f"{name}/train/{media}#{number}" for (media, _), number in zip(expected, numbers, strict=True)]
+    assert [item.id for item in items] == ids
+
+
+def test_what_an_earlier_version_rendered_is_used_as_it_is(tmp_path):
+    """It has no manifests; they are made without rendering again."""
+    prepare([CLIPS], CONFIG, tmp_path)
+    folder = moving_shapes.directory("sentence", CONFIG, tmp_path)
+    expected = list(open_source(CLIPS, "train", CONFIG, tmp_path))
+    for path in folder.glob("*.arrow"):
+        path.unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert list(open_source(CLIPS, "train", CONFIG, tmp_path)) == expected
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert after.items() - before.items() == {(folder / "train.arrow", after[folder / "train.arrow"])}
+
+
+def test_a_manifest_follows_its_annotation_file(tmp_path):
+    annotate(tmp_path, "webvid", "train", [{"video": "a.mp4", "caption": "a dog"}])
+    assert [item.caption for item in open_source("webvid", "train", None, tmp_path)] == ["a dog"]
+    manifest = tmp_path / "webvid" / "train.arrow"
+    written = manifest.stat().st_mtime_ns
+    open_source("webvid", "train", None, tmp_path)
+    assert manifest.stat().st_mtime_ns == written
+    annotate(tmp_path, "webvid", "train", [{"video": "a.mp4", "caption": "a cat that sits"}])
+    assert [item.caption for item in open_source("webvid", "train", None, tmp_path)] == ["a cat that sits"]
+    manifest.write_bytes(manifest.read_bytes()[:99])
+    assert [item.caption for item in open_source("webvid", "train", None, tmp_path)] == ["a cat that sits"]
+    (tmp_path / "webvid" / "annotations" / "train.json").unlink()
+    with pytest.raises(SmaugError, match=r"train\.json: no such annotation file"):
+        open_source("webvid", "train", None, tmp_path)
+
+
+def test_a_manifest_that_cannot_be_written_is_named():
+    with full_disk() as disk:
+        annotate(disk.folder, "webvid", "train", [{"video": "a.mp4", "caption": "a dog"}])
+        disk.fill()
+        with pytest.raises(SmaugError, match=r"train\.arrow: the manifest cannot be written \(.*No space left"):
+            open_source("webvid", "train", None, disk.folder)
 
 
 def test_a_missing_media_file_is_told_when_it_is_read_and_not_before(tmp_path):
     annotate(tmp_path, "webvid", "train", [{"video": "gone.mp4", "caption": "a dog"}])
-    (item,) = read_source("webvid", "train", None, tmp_path)
+    (item,) = open_source("webvid", "train", None, tmp_path)
     with pytest.raises(ClipError, match=r"webvid/media/gone\.mp4: no such file"):
         read_frames(item.media, lambda available: range(available))
 
@@ -258,7 +298,7 @@ def test_a_missing_media_file_is_told_when_it_is_read_and_not_before(tmp_path):
 )
 def test_a_mirror_image_is_allowed_unless_the_caption_names_a_side(tmp_path, caption, flip):
     annotate(tmp_path, "anet", "val", [{"video": "v.mp4", "caption": caption}])
-    assert [item.flip for item in read_source("anet", "val", None, tmp_path)] == [flip]
+    assert [item.flip for item in open_source("anet", "val", None, tmp_path)] == [flip]
 
 
 @pytest.mark.parametrize("name, split", REAL, ids=["/".join(part) for part in REAL])
@@ -268,7 +308,7 @@ def test_the_digest_of_a_real_source_is_that_of_its_annotations_and_none_where_t
     kind = "image" if PUBLISHED[name].is_image else "video"
     content = annotate(tmp_path, name, split, [{kind: "x", "caption": "a dog"}])
     assert source_digest(name, split, None, tmp_path) == hashlib.sha256(content).hexdigest()
-    assert len(read_source(name, split, None, tmp_path)) == 1
+    assert len(open_source(name, split, None, tmp_path)) == 1
 
 
 def test_published_sizes_are_known_without_files():

@@ -114,7 +114,7 @@ def test_a_retriever_warns_of_each_word_once(trained, caplog):
     folder, items = trained
     caplog.set_level(logging.WARNING)
     retriever = smaug_core.load(folder)
-    clips = [items[0].media]
+    clips = [items[0].media.path]
     retriever.rank("a red ring moves left", clips, frames=1)
     retriever.embed_clips(clips[:1], frames=1)
     assert not caplog.messages

@@ -72,7 +72,7 @@ def evaluated(tmp_path_factory):
     """The folder, and what each of 1, 2 and 3 processes noted, by their number."""
     folder = tmp_path_factory.mktemp("evaluated")
     items = make_items(folder, clips=NUM_CLIPS, stills=0)
-    items[30] = replace(items[30], media=items[3].media)  # two captions of one clip
+    items[30] = replace(items[30], media=items[3].media, number=3)  # two captions of one clip
     vocab_size = load_tokenizer("moving_shapes").vocab_size
     for name, shape in (("still", ClipShape()), ("video", ClipShape(frames=4, selected=2))):
         save_model(folder / name / "model", build(CONFIG, vocab_size, seed=0, shape=shape), {})

@@ -117,7 +117,7 @@ def test_scores_of_the_model_are_matched_once_and_agree_with_a_pair_by_pair_pass
     with torch.inference_mode():
         media = [item.media for item in items]
         context = run_context(tmp_path, Recorder())
-        encoded = encode(model, tokenizer, items, media, config, context)
+        encoded = encode(model, tokenizer, [item.caption for item in items], media, config, context)
         scores = score(model, encoded, config, context)
         for clip in range(0, 10, 3):
             for caption in range(0, 10, 4):
@@ -133,7 +133,7 @@ def test_a_damaged_clip_stops_the_evaluation_and_is_named(tmp_path):
     items = make_items(tmp_path, clips=4, stills=0)
     model = build(CONFIG, load_tokenizer("moving_shapes").vocab_size, seed=0)
     save_model(tmp_path / "model", model, {})
-    damaged = items[2].media
+    damaged = items[2].media.path
     damaged.write_bytes(damaged.read_bytes()[:600])
     with pytest.raises(ClipError, match="000002.mp4"):
         run((tmp_path / "model", items), tmp_path)

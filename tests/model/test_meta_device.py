@@ -21,7 +21,8 @@ from experiments.config.sweep import load_sweep
 from smaug_core.clip_shape import ClipShape, clip_shape, image_size_after
 from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, ScheduleConfig
 from smaug_core.data.batch_reader import BatchReader, BatchRecipe
-from smaug_core.data.datasets import Item
+from smaug_core.data.manifest import Sample
+from smaug_core.data.media.location import MediaLocation
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.distributed import World
 from smaug_core.model.smaug import SMAUG
@@ -79,7 +80,7 @@ def _chain(model: ModelConfig, stages: list[ScheduleConfig]) -> Iterator[Step]:
 class MetaReader(BatchReader):
     """Reads batches, but for the pictures, which hold no numbers."""
 
-    def _frames(self, item: Item, epoch: int) -> torch.Tensor:
+    def _frames(self, sample: Sample, epoch: int) -> torch.Tensor:
         size = self.recipe.image_size
         return torch.empty(self.recipe.frames, 3, size, size, device="meta")
 
@@ -96,12 +97,13 @@ class OneDevice(TorchDispatchMode):
 
 
 @cache
-def items() -> list[Item]:
+def items() -> list[Sample]:
     colours = ("red", "green", "blue")
     return [
-        Item(
+        Sample(
             id=f"made/{number}",
-            media=Path(f"{number}.mp4"),
+            media=MediaLocation(Path(f"{number}.mp4")),
+            number=number,
             caption=f"a {colours[number % 3]} square moves left over a {colours[number // 3]} background",
             is_image=False,
             flip=False,

@@ -192,8 +192,9 @@ def train_all(rank: int, folder: Path) -> None:
         world.wait()
         train("wrong weights", VIDEO, weights=folder / "still" / "model", items=items[:12], run=pretrain_video)
 
-        items[2].media.write_bytes(b"no video")  # of the first process's share in one epoch, of the other's in the next
-        items[9].media.write_bytes(b"no video")
+        # Of the first process's share in one epoch, of the other's in the next.
+        items[2].media.path.write_bytes(b"no video")
+        items[9].media.path.write_bytes(b"no video")
         world.wait()
         train("tolerant", replace(SPREAD, max_unreadable=2 / 18))
         train("strict", replace(SPREAD, max_unreadable=1 / 18))

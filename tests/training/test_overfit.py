@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from smaug_core.config import EvaluateConfig
-from smaug_core.data.datasets import Item
+from smaug_core.data.manifest import Sample
+from smaug_core.data.media.location import MediaLocation
 from smaug_core.data.media.video import write_clip
 from smaug_core.evaluation.retrieval import evaluate
 from smaug_core.training.train import pretrain
-from tests.small import CONFIG, PRETRAIN, run_context
+from tests.small import CONFIG, PRETRAIN, SampleList, run_context
 from tests.training.test_train import Recorder
 
 COLOURS = ("dc1e1e", "1eb428", "283ce6", "ebdc28", "f0f0f0", "9628b4", "f58c14", "0a0a0a")
@@ -20,11 +21,11 @@ LOWER = ("ring", "bar", "cross", "circle", "columns", "waves", "diagonals", "sma
 """Words of the vocabulary that stand for the colours of the two halves here, whatever they mean."""
 
 
-def pairs(folder) -> list[Item]:
+def pairs(folder) -> SampleList:
     """64 H.264 clips, each of two colours one above the other, and a caption of two words that tells both."""
     rng = np.random.default_rng(0)
     colours = [np.array(list(bytes.fromhex(colour))) for colour in COLOURS]
-    items = []
+    items = SampleList()
     for upper, first in enumerate(UPPER):
         for lower, second in enumerate(LOWER):
             frames = rng.integers(-10, 11, (8, 64, 64, 3))
@@ -33,7 +34,15 @@ def pairs(folder) -> list[Item]:
             media = folder / f"{first}-{second}.mp4"
             write_clip(media, frames.clip(0, 255).astype(np.uint8), 8)
             items.append(
-                Item(id=media.stem, media=media, caption=f"a {first} {second}", is_image=False, flip=False, relevant=())
+                Sample(
+                    id=media.stem,
+                    media=MediaLocation(media),
+                    number=len(items),
+                    caption=f"a {first} {second}",
+                    is_image=False,
+                    flip=False,
+                    relevant=(),
+                )
             )
     return items
 

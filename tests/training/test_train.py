@@ -16,7 +16,7 @@ from smaug_core.model.smaug import SMAUG
 from smaug_core.stage_protocol import Interrupted
 from smaug_core.training import train as training
 from smaug_core.training.train import finetune, pretrain
-from tests.small import CONFIG, FINETUNE, PRETRAIN, make_items, run_context
+from tests.small import CONFIG, FINETUNE, PRETRAIN, SampleList, make_items, run_context
 
 
 @dataclass
@@ -93,7 +93,7 @@ def test_unreadable_clips_met_before_an_interruption_are_in_the_result(tmp_path)
     """The clips are whole again when it goes on, so that only the checkpoint says that they were not."""
     (tmp_path / "media").mkdir()
     items = make_items(tmp_path / "media", clips=4, stills=4)
-    bad, good = items[1].media, items[1].media.read_bytes()
+    bad, good = items[1].media.path, items[1].media.path.read_bytes()
     bad.write_bytes(b"no video")
     tolerant = replace(PRETRAIN, max_unreadable=1 / 8)
     straight = run(items, tmp_path / "straight", Recorder(), config=tolerant)
@@ -160,7 +160,7 @@ def test_a_stopped_fine_tuning_goes_on_bit_for_bit(tmp_path, items):
 def test_weights_that_are_not_finite_are_never_a_finished_training(tmp_path, items):
     wild = replace(PRETRAIN, lr=1e38, min_lr=1e30, epochs=1, batch_size=12, negatives_group=4, warmup_epochs=0.0)
     with pytest.raises(DivergedError, match="step 1 of 1: .* weights are not finite"):
-        run([item for item in items if not item.is_image], tmp_path, Recorder(), config=wild)
+        run(SampleList(item for item in items if not item.is_image), tmp_path, Recorder(), config=wild)
     assert not (tmp_path / "model").exists()
 
 

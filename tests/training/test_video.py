@@ -126,7 +126,9 @@ def test_half_a_selector_is_no_new_part(tmp_path, video):
 def test_pictures_and_a_missing_number_of_frames_are_refused(tmp_path, single):
     items = make_items(tmp_path, clips=4, stills=1)
     context = run_context(tmp_path, Recorder(), weights=single)
-    with pytest.raises(SmaugError, match=r"pretrain_video\.corpus: holds 1 pictures, the first is .*000004\.png"):
+    with pytest.raises(
+        SmaugError, match=r"pretrain_video\.corpus: holds 1 captions of pictures, the first of .*000004\.png"
+    ):
         pretrain_video(CONFIG, PRETRAIN_VIDEO, items, context)
     with pytest.raises(SmaugError, match=r"pretrain_video\.frames: expected a number"):
         pretrain_video(CONFIG, replace(PRETRAIN_VIDEO, frames=None, selected=None), items, context)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smaug_core.clip_shape import ClipShape
+from smaug_core.data.media.location import MediaLocation
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.data.transforms import CLIP, resize, to_picture
 from smaug_core.errors import ClipError, SmaugError
@@ -151,9 +152,11 @@ def test_what_a_model_does_not_do_is_refused(items):
 
 def test_an_unreadable_clip_is_an_error_that_names_it(items, tmp_path):
     broken = tmp_path / "broken.mp4"
-    broken.write_bytes(items[0].media.read_bytes()[:500])
+    broken.write_bytes(items[0].media.path.read_bytes()[:500])
     with pytest.raises(ClipError, match="broken.mp4"):
-        reconstruct(model_of(), TOKENIZER, dataclasses.replace(items[0], media=broken), mask_ratio=0.5, **OPTIONS)
+        reconstruct(
+            model_of(), TOKENIZER, dataclasses.replace(items[0], media=MediaLocation(broken)), mask_ratio=0.5, **OPTIONS
+        )
 
 
 def test_examples_are_spread_evenly_and_always_the_same():

@@ -20,7 +20,7 @@ from experiments.tracking.database import REBUILD, TrackingError, damage_of, dat
 from experiments.tracking.location import FileSystem, file_system_of, read_mounts, tracking_problem, tracking_uri
 from smaug_core.config import DataConfig
 from smaug_core.data.dataset_sizes import PUBLISHED
-from smaug_core.data.datasets import EMBEDDED, read_source
+from smaug_core.data.datasets import EMBEDDED, open_source
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.moving_shapes import dataset as moving_shapes
 from smaug_core.errors import ClipError, SmaugError
@@ -93,12 +93,12 @@ def _real(name: str, splits: Sequence[str], root: Path) -> Finding:
     check, errors, num_captions, num_sampled = f"data {name}", list[ClipError](), 0, 0
     try:
         for split in splits:
-            items = read_source(name, split, None, root)
-            picked = min(SAMPLE, len(items))
-            num_captions, num_sampled = num_captions + len(items), num_sampled + picked
+            samples = open_source(name, split, None, root)
+            picked = min(SAMPLE, len(samples))
+            num_captions, num_sampled = num_captions + len(samples), num_sampled + picked
             for k in range(picked):
                 try:  # the whole file is read, its first frame decoded
-                    read_frames(items[k * len(items) // picked].media, lambda available: [0])
+                    read_frames(samples[k * len(samples) // picked].media, lambda available: [0])
                 except ClipError as error:
                     errors.append(error)
     except SmaugError as error:

@@ -4,15 +4,16 @@ Most files say in their packets which frame comes from which packet; of those on
 chosen frame are decoded. All others are decoded from the start, and the frames that the decoder returns are counted.
 """
 
+import io
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from smaug_core.data.media.display import Size, shown_size
+from smaug_core.data.media.location import MediaLocation
 from smaug_core.errors import ClipError, MissingClipError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class _DoubtError(Exception):
     """The decoder did not return what the packets announced."""
 
 
-def decode(path: Path, choose: Choose, convert: Convert[T]) -> tuple[list[int], dict[int, T]]:
+def decode(media: MediaLocation, choose: Choose, convert: Convert[T]) -> tuple[list[int], dict[int, T]]:
     """Choose among the frames that a clip shows, and decode and convert them.
 
     Returns:
@@ -52,26 +53,26 @@ def decode(path: Path, choose: Choose, convert: Convert[T]) -> tuple[list[int], 
         ClipError: the file is missing, damaged, truncated, or holds no frames.
         ValueError: the choice is empty, not ascending, or out of range.
     """
-    with _named(path):
-        container = _opened(path)
+    with _named(media):
+        container = _opened(media)
     with container:
-        with _named(path):
-            packets = _look(path, container)
+        with _named(media):
+            packets = _look(media, container)
         if packets.is_plain:
             wanted = checked(choose, len(packets.shown))
             try:
-                with _named(path):
-                    return wanted, _decode_stretches(path, packets, wanted, convert)
+                with _named(media):
+                    return wanted, _decode_stretches(media, packets, wanted, convert)
             except _DoubtError:
                 pass
     # The number of packets is a guess that mostly spares decoding twice.
     wanted = list(choose(packets.count))
-    with _named(path):
-        count, frames = _decode_all(path, wanted, convert)
+    with _named(media):
+        count, frames = _decode_all(media, wanted, convert)
     if count != packets.count:
         wanted = checked(choose, count)
-        with _named(path):
-            _, frames = _decode_all(path, wanted, convert)
+        with _named(media):
+            _, frames = _decode_all(media, wanted, convert)
     return checked(lambda _: wanted, count), frames
 
 
@@ -88,36 +89,38 @@ def checked(choose: Choose, available: int) -> list[int]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(media: MediaLocation) -> Iterator[None]:
     """Turn every error of libav into one that names the file."""
     import av
 
     try:
         yield
     except FileNotFoundError as error:
-        raise MissingClipError(f"{path}: no such file") from error
+        raise MissingClipError(f"{media}: no such file") from error
     except av.FFmpegError as error:
-        raise ClipError(f"{path}: not a readable video ({error.strerror})") from error
+        raise ClipError(f"{media}: not a readable video ({error.strerror})") from error
     except LIBAV_RAISES as error:
-        raise ClipError(f"{path}: not a readable video ({str(error) or type(error).__name__})") from error
+        raise ClipError(f"{media}: not a readable video ({str(error) or type(error).__name__})") from error
 
 
-def _opened(path: Path) -> "InputContainer":
+def _opened(media: MediaLocation) -> "InputContainer":
     import av
 
-    if not path.is_file() and path.exists():  # a pipe would be waited for
-        raise ClipError(f"{path}: not a readable video (not a regular file)")
+    if media.length is not None:
+        return av.open(io.BytesIO(media.read()), metadata_errors="replace")
+    if not media.path.is_file() and media.path.exists():  # a pipe would be waited for
+        raise ClipError(f"{media}: not a readable video (not a regular file)")
     # With its protocol, for a colon in a name looks like one; tags may be in any encoding, and are not read.
-    return av.open(f"file:{path}", metadata_errors="replace")
+    return av.open(f"file:{media.path}", metadata_errors="replace")
 
 
-def _stream(path: Path, container: "InputContainer") -> Any:
+def _stream(media: MediaLocation, container: "InputContainer") -> Any:
     """Return the stream that players show: not a cover picture."""
     from av.stream import Disposition
 
     stream: Any = container.streams.best("video")
     if stream is None or stream.codec_context is None or stream.disposition & Disposition.attached_pic:
-        raise ClipError(f"{path}: holds no video stream that can be decoded")
+        raise ClipError(f"{media}: holds no video stream that can be decoded")
     # More threads cost more to start than a clip of a few pictures takes to decode.
     stream.codec_context.thread_count = 1
     return stream
@@ -173,9 +176,9 @@ class _Packets:
         )
 
 
-def _look(path: Path, container: "InputContainer") -> _Packets:
+def _look(media: MediaLocation, container: "InputContainer") -> _Packets:
     """Read every packet, without decoding any."""
-    stream = _stream(path, container)
+    stream = _stream(media, container)
     codec = stream.codec_context
     name = codec.codec.canonical_name
     kinds = container.format.name.split(",")
@@ -194,7 +197,7 @@ def _look(path: Path, container: "InputContainer") -> _Packets:
                 packets.held = None
     if "mov" in kinds and whole < len(stream.index_entries):
         listed = len(stream.index_entries)
-        raise ClipError(f"{path}: truncated, holds {whole} whole frames where its index lists {listed}")
+        raise ClipError(f"{media}: truncated, holds {whole} whole frames where its index lists {listed}")
     packets.finish(codec.has_b_frames)
     return packets
 
@@ -214,7 +217,9 @@ def _is_odd(packet: Any, codec: str) -> bool:
     return False
 
 
-def _decode_stretches(path: Path, packets: _Packets, wanted: Sequence[int], convert: Convert[T]) -> dict[int, T]:
+def _decode_stretches(
+    media: MediaLocation, packets: _Packets, wanted: Sequence[int], convert: Convert[T]
+) -> dict[int, T]:
     """Decode each chosen frame from the key frame before it.
 
     Raises:
@@ -222,8 +227,8 @@ def _decode_stretches(path: Path, packets: _Packets, wanted: Sequence[int], conv
     """
     if packets.held is not None:
         return _follow(packets, packets.stream.codec_context, packets.held, wanted, convert)
-    with _opened(path) as container:
-        stream = _stream(path, container)
+    with _opened(media) as container:
+        stream = _stream(media, container)
         again = (packet for packet in container.demux(stream) if packet.size)
         return _follow(packets, stream.codec_context, again, wanted, convert)
 
@@ -263,29 +268,29 @@ def _check(frame: "VideoFrame", packets: _Packets, coming: int, start: int) -> N
         raise _DoubtError
 
 
-def _decode_all(path: Path, wanted: Iterable[int], convert: Convert[T]) -> tuple[int, dict[int, T]]:
+def _decode_all(media: MediaLocation, wanted: Iterable[int], convert: Convert[T]) -> tuple[int, dict[int, T]]:
     """Decode from the start; return the number of frames, and the chosen ones if there are as many.
 
     Packets before the first frame that cannot be decoded are skipped, since a recording may begin anywhere.
     """
     chosen, kept, count = set(wanted), {}, 0
     size: Size | None = None
-    with _opened(path) as container:
-        stream = _stream(path, container)
+    with _opened(media) as container:
+        stream = _stream(media, container)
         for packet in container.demux(stream):
             if count and packet.is_corrupt:
-                raise ClipError(f"{path}: damaged after frame {count - 1}")
+                raise ClipError(f"{media}: damaged after frame {count - 1}")
             if not packet.size and (packet.pts, packet.dts) != END:
                 continue  # else an empty one would end the decoding
             for frame in _decoded(stream.codec_context, packet, is_begun=count > 0):
                 size = size or shown_size(frame)
                 if count in chosen:
                     if frame.is_corrupt:
-                        raise ClipError(f"{path}: damaged, frame {count} is incomplete")
+                        raise ClipError(f"{media}: damaged, frame {count} is incomplete")
                     kept[count] = convert(frame, size)
                 count += 1
     if not count:
-        raise ClipError(f"{path}: holds no frames")
+        raise ClipError(f"{media}: holds no frames")
     return count, kept
 
 

@@ -24,9 +24,14 @@ class MediaLocation:
         return str(self.path) if self.member is None else f"{self.path}[{self.member}]"
 
     @property
+    def name(self) -> str:
+        """Last part of the file's name, or of the member's."""
+        return self.path.name if self.member is None else PurePosixPath(self.member).name
+
+    @property
     def suffix(self) -> str:
         """End of the name in lower case, such as `.mp4`."""
-        return PurePosixPath(self.member or self.path.name).suffix.lower()
+        return PurePosixPath(self.name).suffix.lower()
 
     def read(self) -> bytes:
         """All bytes of the file, or of its range of the shard, by one `pread`.
@@ -47,6 +52,11 @@ class MediaLocation:
         if len(content) < length:
             raise ClipError(f"{self}: expected {length} bytes at {self.offset}, got {len(content)}: truncated")
         return content
+
+
+def located(media: MediaLocation | Path) -> MediaLocation:
+    """The location of a file of its own, given by its path."""
+    return media if isinstance(media, MediaLocation) else MediaLocation(media)
 
 
 def _pread(file: int, length: int, offset: int) -> bytes:

@@ -1,13 +1,14 @@
 """Picture files to RGB, as viewers show them: upright, 8 bits, transparency over white."""
 
+import io
 import struct
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 
+from smaug_core.data.media.location import MediaLocation
 from smaug_core.errors import ClipError, MissingClipError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ ORIENTATION = 0x0112
 """EXIF's tag of the camera's orientation."""
 
 
-def read_still(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+def read_still(media: MediaLocation) -> UInt8[np.ndarray, "height width 3"]:
     """The picture of a file, or the first of an animation, turned as its EXIF orientation says.
 
     Values of 16 bits keep their upper 8; transparent parts are laid over white.
@@ -34,15 +35,15 @@ def read_still(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            return _upright(_to_rgb(image, path), _orientation(image))
+        with Image.open(media.path if media.length is None else io.BytesIO(media.read())) as image:
+            return _upright(_to_rgb(image, media), _orientation(image))
     except FileNotFoundError as error:
-        raise MissingClipError(f"{path}: no such file") from error
+        raise MissingClipError(f"{media}: no such file") from error
     except (*DAMAGE, Image.DecompressionBombError) as error:
-        raise ClipError(f"{path}: not a readable picture ({str(error) or type(error).__name__})") from error
+        raise ClipError(f"{media}: not a readable picture ({str(error) or type(error).__name__})") from error
 
 
-def _to_rgb(image: "Image", path: Path) -> UInt8[np.ndarray, "height width 3"]:
+def _to_rgb(image: "Image", media: MediaLocation) -> UInt8[np.ndarray, "height width 3"]:
     from PIL import Image
 
     image.load()
@@ -52,7 +53,7 @@ def _to_rgb(image: "Image", path: Path) -> UInt8[np.ndarray, "height width 3"]:
         levels = np.where(grey == clear, 255, grey >> 8) if isinstance(clear, int) else grey >> 8
         return np.repeat(levels.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
-        raise ClipError(f"{path}: its pixels are numbers of mode {image.mode}; expected levels of 1 to 16 bits")
+        raise ClipError(f"{media}: its pixels are numbers of mode {image.mode}; expected levels of 1 to 16 bits")
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB"))
     clear = image.info.get("transparency")

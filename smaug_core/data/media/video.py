@@ -11,12 +11,13 @@ from jaxtyping import UInt8
 
 from smaug_core.data.media.decoding import Choose, checked, decode
 from smaug_core.data.media.display import Display
+from smaug_core.data.media.location import MediaLocation, located
 from smaug_core.data.media.stills import SUFFIXES, read_still
 
 MAX_KEYFRAME_EVERY = 30
 
 
-def read_frames(path: Path, choose: Choose) -> UInt8[np.ndarray, "frames height width 3"]:
+def read_frames(media: MediaLocation | Path, choose: Choose) -> UInt8[np.ndarray, "frames height width 3"]:
     """The frames of a clip, or of a picture, that `choose` picks: as ffmpeg shows them, in RGB.
 
     Frames are counted in the order in which a player shows them, without those that an edit list cuts off or a codec
@@ -25,24 +26,25 @@ def read_frames(path: Path, choose: Choose) -> UInt8[np.ndarray, "frames height 
     Raises:
         ClipError: the file is missing, damaged, truncated, or holds no frames.
     """
-    if path.suffix.lower() in SUFFIXES:
-        picture = read_still(path)
+    location = located(media)
+    if location.suffix in SUFFIXES:
+        picture = read_still(location)
         return np.repeat(picture[None], len(checked(choose, 1)), axis=0)
-    wanted, frames = decode(path, choose, Display().show)
+    wanted, frames = decode(location, choose, Display().show)
     return np.stack([frames[index] for index in wanted])
 
 
-def decoded_digest(paths: Iterable[Path]) -> str:
+def decoded_digest(media: Iterable[MediaLocation | Path]) -> str:
     """SHA-256 of every decoded frame of some clips or pictures, in order.
 
     Clips are hashed before their colours are converted: that step rounds differently from processor to processor.
     """
     digest = sha256()
-    for path in paths:
-        if path.suffix.lower() in SUFFIXES:
-            digest.update(read_still(path).tobytes())
+    for location in map(located, media):
+        if location.suffix in SUFFIXES:
+            digest.update(read_still(location).tobytes())
         else:
-            wanted, frames = decode(path, range, lambda frame, size: frame.to_ndarray().tobytes())
+            wanted, frames = decode(location, range, lambda frame, size: frame.to_ndarray().tobytes())
             for index in wanted:
                 digest.update(frames[index])
     return digest.hexdigest()

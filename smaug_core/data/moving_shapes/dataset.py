@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smaug_core.config import DataConfig
+from smaug_core.data.manifest import ManifestKind, ManifestRow, write_manifest
 from smaug_core.errors import ClipError, SmaugError
 
 SAMPLE = 16
@@ -111,6 +113,33 @@ def open_split(directory: Path, split: str) -> list[dict[str, Any]]:
     if found != expected:
         raise _damaged(directory, split, f"a sample decodes to {found}, it was {expected} when rendered")
     return rows
+
+
+def manifest_of(directory: Path, split: str) -> Path:
+    """Manifest of one split of a rendered source."""
+    return directory / f"{split}.arrow"
+
+
+def write_manifests(directory: Path, source: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Write the manifest of each split, given its rows as `open_split` returns them.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    for split, part in rows.items():
+        is_paragraph = not isinstance(part[0]["caption"], str)
+        found = (
+            ManifestRow(
+                id=f"moving_shapes/{source}/{row['id']}",
+                sentences=tuple(row["caption"]) if is_paragraph else (row["caption"],),
+                path=row["media"],
+                flip=False,
+                relevant=tuple(row["relevant"]),
+            )
+            for row in part
+        )
+        kind = ManifestKind(is_image=SOURCES[source].frames is None, is_paragraph=is_paragraph)
+        write_manifest(manifest_of(directory, split), found, kind)
 
 
 def _damaged(directory: Path, split: str, what: str) -> SmaugError:

@@ -19,6 +19,7 @@ from smaug_core.data.moving_shapes.dataset import (
     recipe_of,
     sample_of,
     split_sizes,
+    write_manifests,
 )
 from smaug_core.data.moving_shapes.scenes import Scene, draw_scenes
 from smaug_core.data.prepare.leftovers import name_aside, remove_leftovers
@@ -106,6 +107,7 @@ def _render_into(folder: Path, source: str, config: DataConfig, workers: int, pr
     render_all(jobs, config.size, config.seed, workers=workers, progress=progress)
     for split, part in rows.items():
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    write_manifests(folder, source, rows)
     manifest = {
         "recipe": recipe_of(source, config, sizes),
         "digest": recipe_digest(source, config),

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,13 +17,13 @@ class Annotation:
 
     media: str
     """File of the picture or clip, relative to the folder of all media of its source."""
-    caption: str
-    """As written; the sentences of a paragraph joined by one space."""
+    sentences: tuple[str, ...]
+    """As written: one text, or the sentences of a paragraph."""
 
     @property
     def names_sides(self) -> bool:
         """Whether the caption may not fit a mirror image."""
-        return SIDES.search(self.caption) is not None
+        return any(SIDES.search(sentence) for sentence in self.sentences)
 
 
 class AnnotationFormat(Protocol):
@@ -60,11 +59,3 @@ def annotation_digest(path: Path) -> str | None:
         return None
     except OSError as error:
         raise SmaugError(f"{path}: cannot be read ({error.strerror}); it should be an annotation file") from error
-
-
-def join_sentences(caption: str | Sequence[str]) -> str:
-    """A paragraph as one text.
-
-    Source: Singularity (dataset/caption_dataset.py:144-149), in training and in tests alike.
-    """
-    return caption if isinstance(caption, str) else " ".join(caption)

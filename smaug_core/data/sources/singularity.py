@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from smaug_core.data.sources.annotation import Annotation, join_sentences
+from smaug_core.data.sources.annotation import Annotation
 from smaug_core.errors import SmaugError
 
 FAULTS_NAMED = 10
@@ -33,12 +33,14 @@ def read(path: Path, *, is_image: bool, is_paragraph: bool) -> list[Annotation]:
     if faults:
         more = f"; and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
         raise SmaugError(f"{path}: {'; '.join(faults[:FAULTS_NAMED])}{more}")
-    captions = ((row[kind], text) for row in rows for text in _captions(row["caption"], is_paragraph))
-    return [Annotation(media=media, caption=caption) for media, caption in captions]
+    captions = ((row[kind], sentences) for row in rows for sentences in _captions(row["caption"], is_paragraph))
+    return [Annotation(media=media, sentences=sentences) for media, sentences in captions]
 
 
-def _captions(caption: str | list[str], is_paragraph: bool) -> list[str]:
-    return [join_sentences(caption)] if is_paragraph or isinstance(caption, str) else caption
+def _captions(caption: str | list[str], is_paragraph: bool) -> list[tuple[str, ...]]:
+    if isinstance(caption, str):
+        return [(caption,)]
+    return [tuple(caption)] if is_paragraph else [(text,) for text in caption]
 
 
 def _rows(path: Path) -> list[Any]:

@@ -111,8 +111,8 @@ def test_no_process_outlives_a_killed_parent():
 def samples(tmp_path_factory):
     """Fourteen, two of them unreadable."""
     items = make_items(tmp_path_factory.mktemp("media"), clips=9, stills=5)
-    items[3].media.write_bytes(b"not a video")
-    items[10].media.write_bytes(b"not a picture")
+    items[3].media.path.write_bytes(b"not a video")
+    items[10].media.path.write_bytes(b"not a picture")
     return items
 
 

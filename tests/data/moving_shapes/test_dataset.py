@@ -120,7 +120,8 @@ def test_every_scene_has_its_file_and_its_row(folders, source):
         assert rows[0]["facts"]["events"][0]["look"] == list(scenes[0].events[0].look)
         media |= {row["media"] for row in rows}
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == media | {f"{split}.jsonl" for split in sizes} | {"manifest.json"}
+    tables = {f"{split}.{end}" for split in sizes for end in ("jsonl", "arrow")}
+    assert files == media | tables | {"manifest.json"}
     assert len(media) == sum(sizes.values())
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smaug_core.data.sources.annotation import annotation_digest, join_sentences
+from smaug_core.data.sources.annotation import annotation_digest
 from smaug_core.data.sources.singularity import read
 from smaug_core.errors import SmaugError
 
@@ -35,12 +35,12 @@ def test_captions_come_back_as_written_in_their_order(tmp_path_factory, captions
     rows = [{"video": f"{number}.mp4", "caption": caption} for number, caption in enumerate(captions)]
     path = write(tmp_path_factory.mktemp("a"), rows)
     joined = read(path, is_image=False, is_paragraph=True)
-    assert [(row.media, row.caption) for row in joined] == [
-        (row["video"], join_sentences(row["caption"])) for row in rows
+    assert [(row.media, row.sentences) for row in joined] == [
+        (row["video"], (row["caption"],) if isinstance(row["caption"], str) else tuple(row["caption"])) for row in rows
     ]
     each = read(path, is_image=False, is_paragraph=False)
-    assert [(row.media, row.caption) for row in each] == [
-        (row["video"], text)
+    assert [(row.media, row.sentences) for row in each] == [
+        (row["video"], (text,))
         for row in rows
         for text in ([row["caption"]] if isinstance(row["caption"], str) else row["caption"])
     ]
@@ -60,11 +60,6 @@ def test_options_of_a_question_are_no_captions(tmp_path, is_paragraph):
         "row 2 'caption' holds the 5 options of a multiple-choice question, whose 'answer' is 3;"
         " expected captions that all fit the video"
     )
-
-
-def test_sentences_are_joined_by_one_space():
-    assert join_sentences(["A dog.", "It sits."]) == "A dog. It sits."
-    assert join_sentences("A dog.  It sits.") == "A dog.  It sits."
 
 
 @pytest.mark.parametrize("path", ["a.mp4", "a/b/c.mp4", "./a.mp4", "a..b/c", "..a", "ä b.mp4", "a\\b"])
