@@ -1,6 +1,8 @@
 """Location of a clip or picture: a file, or a range of bytes of a shard."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -33,25 +35,46 @@ class MediaLocation:
         """End of the name in lower case, such as `.mp4`."""
         return PurePosixPath(self.name).suffix.lower()
 
+    def size(self) -> int:
+        """Bytes of the file, or of its range of the shard.
+
+        Raises:
+            ClipError: the file is missing.
+        """
+        if self.length is not None:
+            return self.length
+        with self._named():
+            return self.path.stat().st_size
+
     def read(self) -> bytes:
-        """All bytes of the file, or of its range of the shard, by one `pread`.
+        """All bytes of the file, or of its range of the shard.
 
         Raises:
             ClipError: the file is missing, cannot be read, is not a regular file, or ends before the range does.
         """
-        try:
+        return self.read_range(0, self.size())
+
+    def read_range(self, start: int, length: int) -> bytes:
+        """Some of its bytes, by one `pread`; raises as `read` does, and if there are not as many."""
+        with self._named():
             if not self.path.is_file() and self.path.exists():  # a pipe would be waited for
                 raise ClipError(f"{self}: expected a regular file")
+            if self.length is not None and start + length > self.length:
+                raise ClipError(f"{self}: expected {length} bytes at {start}, got {self.length} in all: truncated")
             with self.path.open("rb", buffering=0) as file:
-                length = os.fstat(file.fileno()).st_size if self.length is None else self.length
-                content = _pread(file.fileno(), length, self.offset)
+                content = _pread(file.fileno(), length, self.offset + start)
+        if len(content) < length:
+            raise ClipError(f"{self}: expected {length} bytes at {self.offset + start}, got {len(content)}: truncated")
+        return content
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError as error:
             raise MissingClipError(f"{self}: no such file") from error
         except OSError as error:
             raise ClipError(f"{self}: cannot be read ({error.strerror})") from error
-        if len(content) < length:
-            raise ClipError(f"{self}: expected {length} bytes at {self.offset}, got {len(content)}: truncated")
-        return content
 
 
 def located(media: MediaLocation | Path) -> MediaLocation:

@@ -11,6 +11,8 @@ from jaxtyping import UInt8
 
 from smaug_core.data.media.decoding import Choose, checked, decode
 from smaug_core.data.media.display import Display
+from smaug_core.data.media.frame_record import SUFFIX as RECORD
+from smaug_core.data.media.frame_record import FrameRecord
 from smaug_core.data.media.location import MediaLocation, located
 from smaug_core.data.media.stills import SUFFIXES, read_still
 
@@ -30,6 +32,9 @@ def read_frames(media: MediaLocation | Path, choose: Choose) -> UInt8[np.ndarray
     if location.suffix in SUFFIXES:
         picture = read_still(location)
         return np.repeat(picture[None], len(checked(choose, 1)), axis=0)
+    if location.suffix == RECORD:
+        record = FrameRecord(location)
+        return record.frames(checked(choose, len(record)))
     wanted, frames = decode(location, choose, Display().show)
     return np.stack([frames[index] for index in wanted])
 
@@ -43,6 +48,8 @@ def decoded_digest(media: Iterable[MediaLocation | Path]) -> str:
     for location in map(located, media):
         if location.suffix in SUFFIXES:
             digest.update(read_still(location).tobytes())
+        elif location.suffix == RECORD:
+            digest.update(read_frames(location, range).tobytes())
         else:
             wanted, frames = decode(location, range, lambda frame, size: frame.to_ndarray().tobytes())
             for index in wanted:
