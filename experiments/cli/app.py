@@ -11,6 +11,7 @@ import typer
 from typer import TyperException
 
 from experiments.cli.command_groups import GroupedCommands
+from experiments.cli.data_commands import data
 from experiments.cli.home_commands import care
 from experiments.cli.options import (
     DONE,
@@ -58,6 +59,7 @@ app = typer.Typer(
 app.add_typer(sweeping)
 app.add_typer(care)
 app.add_typer(report, name="report", rich_help_panel="Report")
+app.add_typer(data, name="data", rich_help_panel="Maintain")
 
 
 def _show_version(asked: bool) -> None:
@@ -181,35 +183,6 @@ def select_frames(from_: Trained, out: NewFolder, device: Device = "cpu", home: 
     The pictures correspond to Figure 3 of the paper.
     """
     _pictures("selection", from_, out, device, home)
-
-
-@app.command(rich_help_panel="Maintain")
-def data(
-    scale: ScaleName = "tiny",
-    set_: Settings = [],  # noqa: B006
-    home: Home = None,
-) -> None:
-    """Render embedded data and check that real data is there.
-
-    Exit with 1 if real data sets of the scale are missing or damaged.
-    """
-    from experiments.config.scale import load_scale
-    from experiments.maintenance.doctor.doctor import lines_of
-    from experiments.maintenance.doctor.home import check_real_data
-    from experiments.planning.inputs import scale_stages
-    from experiments.run import prepare_data
-    from experiments.stages.trial import parse_overrides, with_settings
-
-    chosen, folder = with_settings(load_scale(scale), parse_overrides(set_)), home_folder(home)
-    prepare_data([chosen.base_config()], folder / "data", Console())
-    findings = list(check_real_data(folder, scale_stages(chosen, folder / "data")))
-    for line in (line for finding in findings for line in lines_of(finding)):
-        say(line)
-    missing = sum(finding.level == "fault" for finding in findings)
-    if missing:
-        say(f"{folder / 'data'}: not complete; {missing} of {len(findings)} data sets are missing or damaged")
-        raise typer.Exit(FAILED)
-    say(f"{folder / 'data'}: complete")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

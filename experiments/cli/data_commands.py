@@ -1,0 +1,103 @@
+"""Commands that render, list and check data sets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments.cli.options import FAILED, Home, Json, ScaleName, Settings, home_folder
+from experiments.console import Console, complain, print_json, say
+from smaug_core.errors import SmaugError
+
+if TYPE_CHECKING:
+    from smaug_core.data.dataset_info import DatasetInfo
+
+data = typer.Typer(rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(help="Data set: its folder below the data folder.", metavar="NAME")]
+
+
+@data.callback(invoke_without_command=True)
+def data_of_scale(
+    context: typer.Context,
+    scale: ScaleName = "tiny",
+    set_: Settings = [],  # noqa: B006
+    home: Home = None,
+) -> None:
+    """Render and check a scale's data; prepare data sets.
+
+    Without a command: render embedded data and check that real data is there; exit with 1 if real data sets of the
+    scale are missing or damaged.
+    """
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    from experiments.config.scale import load_scale
+    from experiments.maintenance.doctor.doctor import lines_of
+    from experiments.maintenance.doctor.home import check_real_data
+    from experiments.planning.inputs import scale_stages
+    from experiments.run import prepare_data
+    from experiments.stages.trial import parse_overrides, with_settings
+
+    chosen, folder = with_settings(load_scale(scale), parse_overrides(set_)), home_folder(home)
+    prepare_data([chosen.base_config()], folder / "data", Console())
+    findings = list(check_real_data(folder, scale_stages(chosen, folder / "data")))
+    for line in (line for finding in findings for line in lines_of(finding)):
+        say(line)
+    missing = sum(finding.level == "fault" for finding in findings)
+    if missing:
+        say(f"{folder / 'data'}: not complete; {missing} of {len(findings)} data sets are missing or damaged")
+        raise typer.Exit(FAILED)
+    say(f"{folder / 'data'}: complete")
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Refuse options that stand before a command, which has its own: they would have no effect."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            command = context.invoked_subcommand
+            raise SmaugError(f"smaug data: expected options after {command!r}, got --{name.strip('_')} before it")
+
+
+@data.command("list")
+def list_(home: Home = None, json_: Json = False) -> None:
+    """List the prepared data sets."""
+    from dataclasses import asdict
+
+    from smaug_core.data.dataset_info import prepared_names, read_info
+
+    root, found, damaged = home_folder(home) / "data", list["DatasetInfo"](), list[SmaugError]()
+    for name in prepared_names(root):
+        try:
+            found.append(read_info(root, name))
+        except SmaugError as error:
+            damaged.append(error)
+    for fault in damaged:
+        complain(str(fault))
+    if json_:
+        print_json([asdict(info) | {"folder": str(info.folder)} for info in found])
+    else:
+        _print_sets(root, found)
+    if damaged:
+        raise typer.Exit(FAILED)
+
+
+def _print_sets(root: Path, found: Sequence["DatasetInfo"]) -> None:
+    rows = [
+        (info.name, split, "pictures" if info.is_image else "clips", info.preparation, info.licence)
+        + (f"{held.captions:,}", f"{held.media:,}", _share(info, split))
+        for info in found
+        for split, held in info.splits.items()
+    ]
+    if not rows:
+        say(f"{root}: no prepared data sets; `smaug data prepare` makes one")
+        return
+    columns = ("data set", "split", "kind", "preparation", "licence", "captions", "media", "of published")
+    Console().print_table("Prepared data sets", columns, rows, names=5)
+
+
+def _share(info: "DatasetInfo", split: str) -> str:
+    """Share of the published captions that are here, where it is known."""
+    return f"{info.splits[split].captions / info.published[split].captions:.1%}" if split in info.published else ""
