@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.options import FAILED, Home, Json, ScaleName, Settings, home_folder
+from experiments.cli.progress import counted_progress
 from experiments.console import Console, complain, print_json, say
 from smaug_core.errors import SmaugError
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 data = typer.Typer(rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(help="Data set: its folder below the data folder.", metavar="NAME")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Processes that read media (default: one for each core).")
+]
 
 
 @data.callback(invoke_without_command=True)
@@ -96,6 +100,43 @@ def _print_sets(root: Path, found: Sequence["DatasetInfo"]) -> None:
         return
     columns = ("data set", "split", "kind", "preparation", "licence", "captions", "media", "of published")
     Console().print_table("Prepared data sets", columns, rows, names=5)
+
+
+@data.command()
+def check(
+    name: Name,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the manifests again without the captions of bad media.")
+    ] = False,
+    workers: Workers = None,
+    home: Home = None,
+) -> None:
+    """Decode every clip and picture of a data set.
+
+    Bad ones are listed with their row of the manifest; exit with 1 if there are some that stay in it.
+    """
+    from experiments.engines.base import local_cpus
+    from smaug_core.data.dataset_info import read_info
+    from smaug_core.data.prepare.checking import check_split, write_clean
+
+    info, bad = read_info(home_folder(home) / "data", name), {}
+    for split in info.splits:
+        with counted_progress(Console(to_stderr=True), f"checking {name} {split}") as show:
+            bad[split] = check_split(info, split, workers=workers or local_cpus(), progress=show)
+        for row in bad[split]:
+            say(f"{split} row {row.number} ({row.id}): {row.reason}")
+        say(f"{name} {split}: {info.splits[split].captions:,} captions, {len(bad[split]):,} of them with bad media")
+    left = sum(map(len, bad.values()))
+    if write or not left:
+        try:
+            write_clean(info, bad)
+        except OSError as error:
+            raise SmaugError(f"{info.folder}: cannot be written ({error.strerror})") from error
+    if left and write:
+        say(f"{info.file}: written again without them")
+    elif left:
+        say("`--write` writes the manifests again without them")
+        raise typer.Exit(FAILED)
 
 
 def _share(info: "DatasetInfo", split: str) -> str:

@@ -1,8 +1,8 @@
-"""Progress of a sweep on the terminal: a bar for each running stage, a line for each that ended."""
+"""Progress on the terminal: of a sweep, a bar for each running stage and a line for each that ended; of other work."""
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from experiments.console import Console, Part
 from experiments.scheduler.events import Event
@@ -19,6 +19,33 @@ ENDINGS: Mapping[str, Part] = {
     "waiting": "waiting",
 }
 """Word for each kind of event."""
+
+LINE_EVERY = 30.0
+"""Seconds between lines of progress where there is no terminal."""
+
+
+@contextmanager
+def counted_progress(console: Console, words: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows how much is done of what total, the rate, and the time left: as a bar, or in lines.
+
+    The rate does not count what the first call reports, such as work of an earlier process.
+    """
+    started, first, printed = time.monotonic(), -1, time.monotonic()
+    with console.bars() as bars:
+
+        def show(done: int, total: int) -> None:
+            nonlocal first, printed
+            now = time.monotonic()
+            first = done if first < 0 else first
+            rate = (done - first) / max(now - started, 1e-9)
+            note = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
+            bars.show(words, words, done, total, note)
+            if not console.is_terminal and now - printed >= LINE_EVERY:
+                left = f", {_minutes((total - done) / rate)} left" if rate else ""
+                console.print(f"{words}: {done:,} of {total:,} ({note}{left})")
+                printed = now
+
+        yield show
 
 
 class ProgressDisplay:

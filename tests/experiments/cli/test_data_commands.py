@@ -2,6 +2,7 @@
 
 import json
 
+from tests.data.prepare.test_checking import clips
 from tests.data.test_dataset_info import prepared
 
 
@@ -29,3 +30,16 @@ def test_a_damaged_description_hides_no_other_data_set(smaug, tmp_path):
 def test_options_before_a_command_are_refused(smaug):
     code, _, err = smaug("data", "--scale", "paper", "list")
     assert (code, err) == (2, "smaug data: expected options after 'list', got --scale before it\n")
+
+
+def test_a_check_lists_bad_media_and_writes_a_clean_manifest(smaug, tmp_path):
+    info = clips(tmp_path / "data")
+    code, out, _ = smaug("data", "check", "birds")
+    assert (code, out) == (0, "birds train: 10 captions, 0 of them with bad media\n")
+    (info.media_root / "3.jpgs").unlink()
+    code, out, _ = smaug("data", "check", "birds", "--workers", "1")
+    assert code == 1 and out.startswith(f"train row 3 (birds/train/3.jpgs#0): {info.media_root}/3.jpgs: no such file")
+    assert "2 of them with bad media" in out
+    code, out, _ = smaug("data", "check", "birds", "--write")
+    assert code == 0 and out.endswith("written again without them\n")
+    assert smaug("data", "check", "birds")[0] == 0
