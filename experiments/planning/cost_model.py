@@ -82,7 +82,7 @@ class Prices:
 
     def __init__(self, store: Store, *, published: Callable[[], Rate] | None = None) -> None:
         """Look things up in `store` when asked; `published` gives the rate that the paper's hours imply."""
-        self._store = store
+        self._store, self._data_root = store, store.home / "data"
         self._published = None if published is None else cache(published)
         self._pasts: dict[str, dict[str, list[_Past]]] = {}
 
@@ -90,7 +90,7 @@ class Prices:
         """The price of a stage; `record`: what the store holds of it, where the caller knows."""
         if record is not None and record.result is not None:
             return Price(hours=_hours(record), unit=record.unit, basis="measured", count=1)
-        document, macs = StageDocument.of(stage.document()), _macs_of(stage)
+        document, macs = StageDocument.of(stage.document()), self._macs_of(stage)
         shape = _shape(document, macs)
         alike = _of_newest_unit(self._past(stage.kind).get(shape, []))
         if alike:
@@ -109,14 +109,14 @@ class Prices:
         Stages of one shape do the same work, maybe in batches of another size.
         """
         document = StageDocument.of(stage.document())
-        alike = self._past(stage.kind).get(_shape(document, _macs_of(stage)), [])
+        alike = self._past(stage.kind).get(_shape(document, self._macs_of(stage)), [])
         peaks = (past.peak_bytes for past in alike if past.size == _size(document))
         return max((peak for peak in peaks if peak is not None), default=None)
 
     def learn(self, stage: Stage, record: StageRecord) -> None:
         """Take a stage into account that has finished since this was made."""
         if stage.kind in self._pasts and record.result is not None:
-            past = self._past_of(StageDocument.of(stage.document()), record, _macs_of(stage))
+            past = self._past_of(StageDocument.of(stage.document()), record, self._macs_of(stage))
             self._pasts[stage.kind].setdefault(past.shape, []).append(past)
 
     def _by_foreign_rate(self, stage: Stage, document: StageDocument, macs: int) -> Price:
@@ -124,7 +124,7 @@ class Prices:
             return Price(hours=macs / rate.macs_per_hour, unit=rate.unit, basis="probe")
         if stage.resources["gpus"] and self._published is not None:
             rate = self._published()
-            counted = _macs_of(stage, as_published=True) or macs
+            counted = self._macs_of(stage, as_published=True) or macs
             return Price(hours=counted / rate.macs_per_hour, unit=rate.unit, basis="published")
         return Price(hours=None, unit=None, basis="unknown")
 
@@ -160,13 +160,17 @@ class Prices:
             peak_bytes=peak_memory_bytes(record.attempts),
         )
 
+    def _macs_of(self, stage: Stage, *, as_published: bool = False) -> int | None:
+        before = stage.parents[-1].settings if stage.parents else None
+        return _macs(stage.kind, stage.settings, before, self._data_root, as_published=as_published)
+
     def _macs_of_document(self, document: StageDocument) -> int | None:
         before = None
         for fingerprint in document.parents:
             with suppress(StoreError):  # it teaches nothing; who needs that very stage gets the error
                 parent = self._store.document(fingerprint)
                 before = None if parent is None else parent.settings
-        return _macs(document.kind, document.settings, before)
+        return _macs(document.kind, document.settings, before, self._data_root)
 
 
 def read_rate(store: Store, document: StageDocument) -> Rate | None:
@@ -235,23 +239,23 @@ def _of_newest_unit(past: list[_Past]) -> list[_Past]:
     return [each for each in past if each.unit == unit]
 
 
-def _macs_of(stage: Stage, *, as_published: bool = False) -> int | None:
-    before = stage.parents[-1].settings if stage.parents else None
-    return _macs(stage.kind, stage.settings, before, as_published=as_published)
-
-
 def _macs(
-    kind: str, settings: Mapping[str, Any], before: Mapping[str, Any] | None, *, as_published: bool = False
+    kind: str,
+    settings: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    data_root: Path,
+    *,
+    as_published: bool = False,
 ) -> int | None:
     """The closed form, or none where it is not known."""
     if "model" not in settings or (before is None and kind not in TRAININGS):
         return None
     try:
-        return _counted(kind, json.dumps(settings), json.dumps(before), as_published)
+        return _counted(kind, json.dumps(settings), json.dumps(before), data_root, as_published)
     except SmaugError:
         return None
 
 
 @cache  # seeds make many stages of the same settings
-def _counted(kind: str, settings: str, before: str, as_published: bool) -> int:
-    return stage_macs(kind, json.loads(settings), json.loads(before), as_published=as_published)
+def _counted(kind: str, settings: str, before: str, data_root: Path, as_published: bool) -> int:
+    return stage_macs(kind, json.loads(settings), json.loads(before), data_root, as_published=as_published)

@@ -9,7 +9,6 @@ from experiments.config.settings import with_overrides
 from experiments.stages.graph import cut_stages, resolved
 from experiments.stages.stage import Stage
 from smaug_core.data.dataset_sizes import PUBLISHED
-from smaug_core.data.datasets import SPLITS
 from smaug_core.hub import TIMM, timm_hub_name
 from smaug_core.stage_protocol import PRETRAIN_VIDEO
 
@@ -70,14 +69,14 @@ def read_splits(stages: Iterable[Stage]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for stage in stages for name in stage.inputs):
         source, _, split = name.rpartition(" ")
-        if source in SPLITS:
+        if not {name, source} & HUB_FILES.keys():
             found.setdefault(source, []).append(split)
     return found
 
 
 def _missing(name: str, stage: Stage, data_root: Path) -> MissingInput:
     kind, _, last = name.rpartition(" ")
-    if kind in SPLITS:
+    if kind not in HUB_FILES:
         return _missing_split(name, kind, last, data_root)
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -94,6 +93,9 @@ def _missing(name: str, stage: Stage, data_root: Path) -> MissingInput:
 
 
 def _missing_split(name: str, source: str, split: str, data_root: Path) -> MissingInput:
+    if source not in PUBLISHED:
+        fix = f"`smaug data prepare {source}`"
+        return MissingInput(name=name, source=source, place=str(data_root / source), fix=fix)
     published = PUBLISHED[source].annotations[split]
     return MissingInput(
         name=name,

@@ -1,6 +1,7 @@
 """Work of a stage in multiply-accumulates, in closed form from its settings and the sizes of its data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from experiments.stages.kinds import STAGE_KINDS
@@ -22,9 +23,8 @@ from smaug_core.cost.flops import (
     step_of,
     total_macs,
 )
-from smaug_core.data.dataset_sizes import PUBLISHED
-from smaug_core.data.datasets import EMBEDDED, published_size
-from smaug_core.data.moving_shapes.dataset import split_sizes
+from smaug_core.data.dataset_info import Counts
+from smaug_core.data.datasets import split_counts
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.settings import from_settings
 from smaug_core.stage_protocol import EVALUATE, FINETUNE, PRETRAIN_VIDEO
@@ -37,13 +37,16 @@ VOCABULARIES = {"bert-base-uncased": 30_522}
 """Sizes of vocabularies that are known without their files."""
 
 
-def stage_macs(kind: str, settings: Settings, before: Settings | None, *, as_published: bool = False) -> int:
+def stage_macs(
+    kind: str, settings: Settings, before: Settings | None, data_root: Path | None = None, *, as_published: bool = False
+) -> int:
     """Return the multiply-accumulates of a whole stage.
 
     Args:
         kind: of the stage.
         settings: the stage's.
         before: those of its parent; None for the first stage.
+        data_root: folder of prepared data sets, whose sizes are not published.
         as_published: count pre-training as the paper's hours do (`published_accounting`).
 
     Raises:
@@ -51,10 +54,10 @@ def stage_macs(kind: str, settings: Settings, before: Settings | None, *, as_pub
     """
     if not STAGE_KINDS[kind].trains:
         assert before is not None
-        return _evaluation(settings, before)
+        return _evaluation(settings, before, data_root)
     training = training_of(kind, settings)
     sources = [training.dataset] if isinstance(training, FinetuneConfig) else training.corpus
-    seen = training.epochs * captions(sources, settings)
+    seen = training.epochs * sum(_split_size(source, settings, "train", data_root).captions for source in sources)
     return seen * step_macs(kind, settings, as_published=as_published and kind != FINETUNE)
 
 
@@ -80,15 +83,6 @@ def step_shape(kind: str, settings: Settings) -> tuple[ModelConfig, StepShape]:
     return model, step_of(training, vocabulary_size(model.tokenizer))
 
 
-def captions(sources: Iterable[str], settings: Settings) -> int:
-    """Count captions of training splits: from `data` for embedded sources, as published for real ones.
-
-    Raises:
-        SmaugError: a source is unknown.
-    """
-    return sum(_split_size(source, settings, "train") for source in sources)
-
-
 def vocabulary_size(tokenizer: str) -> int:
     """Return the number of tokens of `model.tokenizer`.
 
@@ -98,20 +92,19 @@ def vocabulary_size(tokenizer: str) -> int:
     return VOCABULARIES.get(tokenizer) or load_tokenizer(tokenizer).vocab_size
 
 
-def _split_size(source: str, settings: Settings, split: str) -> int:
-    if source in EMBEDDED:
-        return split_sizes(EMBEDDED[source], from_settings(DataConfig, settings["data"], "data"))[split]
-    return published_size(source, split)
+def _split_size(source: str, settings: Settings, split: str, data_root: Path | None) -> Counts:
+    data = settings.get("data")
+    return split_counts(source, split, data and from_settings(DataConfig, data, "data"), data_root)
 
 
-def _evaluation(settings: Settings, before: Settings) -> int:
+def _evaluation(settings: Settings, before: Settings, data_root: Path | None) -> int:
     test = from_settings(EvaluateConfig, settings[EVALUATE], EVALUATE)
     model, trained, ratio = from_settings(ModelConfig, settings["model"], "model"), ClipShape(), 1.0
     for kind in (PRETRAIN_VIDEO, FINETUNE):
         if kind in before:
             trained = clip_shape(before[kind]["frames"], before[kind]["selected"])
             ratio = before[kind].get("image_size_ratio", 1.0)
-    captions_ = _split_size(test.dataset, settings, test.split)
-    clips = captions_ if test.dataset in EMBEDDED else PUBLISHED[test.dataset].media[test.split]
-    pairs = min(clips * captions_, (clips + captions_) * test.rerank)  # if no pair is among the best in both directions
-    return evaluation_macs(image_size_after(model, ratio), trained, test, clips=clips, captions=captions_, pairs=pairs)
+    size = _split_size(test.dataset, settings, test.split, data_root)
+    clips, captions = size.media, size.captions
+    pairs = min(clips * captions, (clips + captions) * test.rerank)  # if no pair is among the best in both directions
+    return evaluation_macs(image_size_after(model, ratio), trained, test, clips=clips, captions=captions, pairs=pairs)

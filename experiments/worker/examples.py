@@ -222,7 +222,7 @@ def read_trained(folder: Path, stage: StageDocument, *, data_root: Path, device:
     Raises:
         SmaugError: the weights or the data cannot be read.
     """
-    from smaug_core.data.datasets import SPLITS, open_source
+    from smaug_core.data.datasets import open_source, splits_of
     from smaug_core.data.prepare.rendering import prepare
     from smaug_core.retriever import Retriever
     from smaug_core.visualization.examples import spread
@@ -230,8 +230,8 @@ def read_trained(folder: Path, stage: StageDocument, *, data_root: Path, device:
     kind, settings = stage.kind, stage.settings
     own = settings[kind]
     corpus = own["corpus"] if kind in PRETRAININGS else [own["dataset"]]
-    source = next((name for name in corpus if "test" in SPLITS.get(name, ())), corpus[0])
-    split = "test" if "test" in SPLITS.get(source, ()) else "train"
+    source = next((name for name in corpus if "test" in splits_of(name, data_root)), corpus[0])
+    split = "test" if "test" in splits_of(source, data_root) else "train"
     data = from_settings(DataConfig, settings["data"], "data") if settings.get("data") else None
     if render:
         prepare([source], data, data_root)

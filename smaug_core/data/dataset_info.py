@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,16 @@ def read_info(root: Path, name: str) -> DatasetInfo:
         SmaugError: the file is missing or cannot be read, or a key or value is wrong.
     """
     path = root / name / FILE
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise SmaugError(f"{path}: no such file; prepare the data set first (`smaug data prepare`)") from error
+    return _read(path, name, state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(maxsize=256)  # a plan needs the same ones for every stage
+def _read(path: Path, name: str, *state: int) -> DatasetInfo:
+    """Read the file as it is in this state."""
     held = _document(path)
     try:
         check(held, DOCUMENT)
@@ -241,8 +252,6 @@ def _document(path: Path) -> Any:
     try:
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
         return json.loads(json.dumps(held, default=str))  # a date, say, is a text to us
-    except FileNotFoundError as error:
-        raise SmaugError(f"{path}: no such file; prepare the data set first (`smaug data prepare`)") from error
     except OSError as error:
         raise SmaugError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import fields, replace
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 from smaug_core.config import DataConfig
+from smaug_core.data import manifest as manifest_module
+from smaug_core.data.dataset_info import Counts
 from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.data.datasets import (
     EMBEDDED,
@@ -17,7 +20,10 @@ from smaug_core.data.datasets import (
     open_source,
     published_size,
     source_digest,
+    split_counts,
+    splits_of,
 )
+from smaug_core.data.manifest import ManifestKind, ManifestRow, write_manifest
 from smaug_core.data.media.video import read_frames, write_clip
 from smaug_core.data.moving_shapes import dataset as moving_shapes
 from smaug_core.data.moving_shapes.scenes import draw_scenes
@@ -25,6 +31,7 @@ from smaug_core.data.prepare.rendering import prepare
 from smaug_core.data.tokenizer import clean_caption
 from smaug_core.errors import ClipError, SmaugError
 from tests.data.recipes import SMALLEST as CONFIG
+from tests.data.test_dataset_info import ROWS, prepared
 from tests.faults import full_disk
 
 STILLS, CLIPS, PARAGRAPHS, BRIEF = (f"moving_shapes/{name}" for name in ("stills", "sentence", "paragraph", "brief"))
@@ -269,6 +276,61 @@ def test_a_manifest_follows_its_annotation_file(tmp_path):
     (tmp_path / "webvid" / "annotations" / "train.json").unlink()
     with pytest.raises(SmaugError, match=r"train\.json: no such annotation file"):
         open_source("webvid", "train", None, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "of another version", "of other rows"])
+def test_a_manifest_of_rendered_data_is_written_again_where_it_does_not_fit(tmp_path, monkeypatch, damage):
+    prepare([CLIPS], CONFIG, tmp_path)
+    expected = list(open_source(CLIPS, "train", CONFIG, tmp_path))
+    path = moving_shapes.directory("sentence", CONFIG, tmp_path) / "train.arrow"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        rows = [ManifestRow(id="a", sentences=("a",), path="a.mp4", flip=True)]
+        with monkeypatch.context() as patched:
+            patched.setattr(manifest_module, "VERSION", "0" if damage == "of another version" else "1")
+            write_manifest(path, rows, ManifestKind(is_image=False))
+    monkeypatch.setattr("smaug_core.data.prepare.rendering.render_all", None)
+    assert list(open_source(CLIPS, "train", CONFIG, tmp_path)) == expected
+
+
+def test_a_prepared_data_set_may_have_any_name(tmp_path):
+    info = prepared(tmp_path, "mine/birds")
+    assert is_known("mine/birds", tmp_path) and not is_known("mine/birds")
+    assert splits_of("mine/birds", tmp_path) == ("train",)
+    assert [s.id for s in open_source("mine/birds", "train", None, tmp_path)] == [row.id for row in ROWS]
+    assert source_digest("mine/birds", "train", None, tmp_path) == info.splits["train"].digest
+    assert split_counts("mine/birds", "train", None, tmp_path) == Counts(captions=5, media=3)
+    prepare(["mine/birds"], None, tmp_path)
+    for read in (open_source, source_digest, split_counts):
+        with pytest.raises(SmaugError, match=r"^mine/birds: has no split 'test'; expected one of \['train'\]$"):
+            read("mine/birds", "test", None, tmp_path)
+        with pytest.raises(SmaugError, match=rf"'bird' is unknown; .*'mine/birds'.*, or a folder of {tmp_path} with"):
+            read("bird", "train", None, tmp_path)
+    assert source_digest("mine/birds", "train", None) is None  # as that of every data set whose folder is not given
+    with pytest.raises(SmaugError, match="'mine/birds' is unknown"):
+        split_counts("mine/birds", "train", None)
+    os.utime(info.manifest_of("train"), ns=(0, 0))
+    for read in (open_source, source_digest):
+        with pytest.raises(SmaugError, match=r"train\.arrow: expected .* bytes of 2.*, got .* bytes of 1970-01-01"):
+            read("mine/birds", "train", None, tmp_path)
+
+
+def test_what_was_prepared_of_a_benchmark_replaces_its_annotations_split_by_split(tmp_path):
+    for split in ("train", "test"):
+        annotate(tmp_path, "msrvtt", split, [{"video": "a.mp4", "caption": "a dog"}])
+    before = source_digest("msrvtt", "train", None, tmp_path)
+    info = prepared(tmp_path, "msrvtt")
+    assert source_digest("msrvtt", "train", None, tmp_path) == info.splits["train"].digest != before
+    assert [len(open_source("msrvtt", split, None, tmp_path)) for split in ("train", "test")] == [5, 1]
+    assert split_counts("msrvtt", "train", None, tmp_path).captions == 5
+    assert split_counts("msrvtt", "test", None, tmp_path).captions == 1_000
+    assert splits_of("msrvtt", tmp_path) == SPLITS["msrvtt"] == ("train", "test")
+
+
+def test_a_rendered_source_is_counted_by_its_settings():
+    assert split_counts(CLIPS, "train", CONFIG) == Counts(captions=6, media=6)
+    assert split_counts("didemo", "val", None) == Counts(captions=1_065, media=1_065)
 
 
 def test_a_manifest_that_cannot_be_written_is_named():

@@ -19,7 +19,6 @@ from experiments.store.store import do_again, is_stage_folder, read_result, read
 from experiments.tracking.database import REBUILD, TrackingError, damage_of, database_file, redacted, settle
 from experiments.tracking.location import FileSystem, file_system_of, read_mounts, tracking_problem, tracking_uri
 from smaug_core.config import DataConfig
-from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.data.datasets import EMBEDDED, open_source
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.moving_shapes import dataset as moving_shapes
@@ -66,7 +65,7 @@ def check_real_data(home: Path, stages: Sequence[Stage]) -> Iterator[Finding]:
     root = home / "data"
     missing = missing_inputs(stages, root)
     for source, splits in read_splits(stages).items():
-        if source in PUBLISHED:
+        if source not in EMBEDDED:
             lacking = [each for each in missing if each.source == source]
             yield _missing_data(source, lacking, root) if lacking else _real(source, splits, root)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smaug_core.config import DataConfig
+from smaug_core.data.dataset_info import manifest_of
 from smaug_core.data.manifest import ManifestKind, ManifestRow, write_manifest
 from smaug_core.errors import ClipError, SmaugError
 
@@ -113,11 +114,6 @@ def open_split(directory: Path, split: str) -> list[dict[str, Any]]:
     if found != expected:
         raise _damaged(directory, split, f"a sample decodes to {found}, it was {expected} when rendered")
     return rows
-
-
-def manifest_of(directory: Path, split: str) -> Path:
-    """Manifest of one split of a rendered source."""
-    return directory / f"{split}.arrow"
 
 
 def write_manifests(directory: Path, source: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

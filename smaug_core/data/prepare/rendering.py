@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smaug_core.config import DataConfig
-from smaug_core.data.datasets import EMBEDDED, check_known, embedded_section
+from smaug_core.data.datasets import EMBEDDED, embedded_section, splits_of
 from smaug_core.data.media.video import decoded_digest
 from smaug_core.data.moving_shapes.dataset import (
     directory,
@@ -44,7 +44,7 @@ def prepare(
     """
     missing = {}
     for name in dict.fromkeys(sources):
-        check_known(name, "train")
+        splits_of(name, root)
         if name in EMBEDDED:
             config = embedded_section(name, data)
             if not is_rendered(EMBEDDED[name], config, root):

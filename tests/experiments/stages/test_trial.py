@@ -287,12 +287,13 @@ def test_another_folder_with_the_same_vocabulary_is_the_same_vocabulary(masking,
     assert changed(made[0], made[1]) == set()
 
 
-def test_a_vocabulary_or_source_that_is_not_there_is_told(masking, tiny):
+def test_a_vocabulary_or_source_that_is_not_there_is_told(masking, tiny, tmp_path):
     with pytest.raises(SmaugError, match="tokenizer: /nowhere/vocab.txt cannot be read"):
         expand(masking, tiny, overrides={"model.tokenizer": "/nowhere"})
     elsewhere = tiny.model_copy(update={"corpora": tiny.corpora | {"5M": ["cc9m"]}})
     with pytest.raises(SmaugError, match="source: 'cc9m' is unknown"):
-        expand(masking, elsewhere)
+        expand(masking, elsewhere, data_root=tmp_path)
+    assert "cc9m train" in expand(masking, elsewhere)[0].stages[0].unseen  # it may be a folder of any data root
 
 
 def test_resources_are_no_part_of_a_trials_identity(masking, tiny):
