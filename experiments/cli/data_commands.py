@@ -1,18 +1,20 @@
 """Commands that render, list and check data sets."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import FAILED, Home, Json, ScaleName, Settings, home_folder
+from experiments.cli.options import FAILED, PATH, Home, Json, ScaleName, Settings, home_folder
 from experiments.cli.progress import counted_progress
 from experiments.console import Console, complain, print_json, say
 from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
     from smaug_core.data.dataset_info import DatasetInfo
+    from smaug_core.data.prepare.dataset_statistics import SplitStatistics, Spread
 
 data = typer.Typer(rich_markup_mode=None)
 
@@ -137,6 +139,80 @@ def check(
     elif left:
         say("`--write` writes the manifests again without them")
         raise typer.Exit(FAILED)
+
+
+@data.command()
+def stats(name: Name, scale: ScaleName = "paper", home: Home = None, json_: Json = False) -> None:
+    """Count captions, durations, tokens and duplicates.
+
+    Tokens and unknown words are those of the scale's vocabulary, in a sample of 10,000 captions of each split.
+    """
+    from dataclasses import asdict
+
+    from experiments.config.scale import load_scale
+    from smaug_core.data.dataset_info import read_info
+    from smaug_core.data.prepare.dataset_statistics import split_statistics
+    from smaug_core.data.tokenizer import load_tokenizer
+
+    info, tokenizer = read_info(home_folder(home) / "data", name), None
+    vocabulary = load_scale(scale).base_config().model.tokenizer
+    try:
+        tokenizer = load_tokenizer(vocabulary)
+    except SmaugError as error:
+        complain(f"tokens are not counted: {error}")
+    found = {split: split_statistics(info.open(split), tokenizer) for split in info.splits}
+    if json_:
+        print_json({split: asdict(each) for split, each in found.items()})
+        return
+    for split, each in found.items():
+        for line in _statistics_lines(each, "pictures" if info.is_image else "clips"):
+            say(f"{name} {split}: {line}")
+        if each.unknown_words is not None and each.unknown_words.is_high:
+            complain(each.unknown_words.message(f"{name} {split}", vocabulary))
+
+
+def _statistics_lines(found: "SplitStatistics", media: str) -> Iterator[str]:
+    yield f"{found.captions:,} captions of {found.media:,} {media}"
+    if found.seconds is not None:
+        hours = f"{found.seconds.total / 3600:,.2f} hours in {found.seconds.count:,} of them"
+        yield f"{hours}; seconds: {_spread_words(found.seconds)}"
+    yield f"words of a caption: {_spread_words(found.words)}"
+    if found.tokens is not None and found.unknown_words is not None:
+        unknown, tokens = found.unknown_words.unknown, max(found.unknown_words.tokens, 1)
+        yield f"tokens of a caption: {_spread_words(found.tokens)}; {unknown / tokens:.2%} unknown"
+    yield f"{found.repeated_captions:,} captions repeat an earlier one, {found.repeated_media:,} {media} do"
+
+
+def _spread_words(found: "Spread") -> str:
+    return (
+        f"{found.least:.4g} to {found.most:.4g}, half of them at most {found.median:.4g},"
+        f" 95 % at most {found.most_of_95_percent:.4g}"
+    )
+
+
+@data.command()
+def show(
+    name: Name,
+    count: Annotated[int, typer.Argument(min=1, help="Captions to show, evenly spread.", metavar="[N]")] = 24,
+    split: Annotated[str, typer.Option(help="Split to show.")] = "train",
+    out: Annotated[
+        Path | None, typer.Option(help="Page to write (default: contact_sheet_SPLIT.html beside the manifest).", **PATH)
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Write a contact sheet: a page of frames with captions."""
+    from smaug_core.data.dataset_info import read_info
+    from smaug_core.data.prepare.contact_sheet import contact_sheet
+    from smaug_core.files import write_whole
+
+    info = read_info(home_folder(home) / "data", name)
+    page = contact_sheet(info.open(split), f"{name} {split}", count)
+    path = out or info.folder / f"contact_sheet_{split}.html"
+    try:
+        write_whole(path, lambda partial: partial.write_text(page, encoding="utf-8"))
+    except OSError as error:
+        raise SmaugError(f"{path}: cannot be written ({error.strerror})") from error
+    say(os.path.relpath(path))
 
 
 def _share(info: "DatasetInfo", split: str) -> str:

@@ -19,7 +19,7 @@ from tests.data.sources.made_shards import sample, write_tar
 FRAMES = np.arange(4 * 16 * 24 * 3, dtype=np.uint32).reshape(4, 16, 24, 3).astype(np.uint8)
 
 
-def clips(root: Path) -> DatasetInfo:
+def clips(root: Path, caption: str = "a bird") -> DatasetInfo:
     """Three mp4 files and two records, with two captions each."""
     media = root / "birds" / "media"
     media.mkdir(parents=True)
@@ -31,7 +31,7 @@ def clips(root: Path) -> DatasetInfo:
     rows = [
         ManifestRow(
             id=f"birds/train/{path.name}#{n}",
-            sentences=("a bird",),
+            sentences=(caption,),
             path=path.name,
             flip=True,
             content=content_of(path.read_bytes()),

@@ -43,3 +43,22 @@ def test_a_check_lists_bad_media_and_writes_a_clean_manifest(smaug, tmp_path):
     code, out, _ = smaug("data", "check", "birds", "--write")
     assert code == 0 and out.endswith("written again without them\n")
     assert smaug("data", "check", "birds")[0] == 0
+
+
+def test_statistics_count_what_is_there(smaug, tmp_path):
+    clips(tmp_path / "data")
+    code, out, _ = smaug("data", "stats", "birds", "--scale", "tiny")
+    assert code == 0 and out.startswith("birds train: 10 captions of 5 clips\n")
+    assert "9 captions repeat an earlier one, 3 clips do" in out and "0.00 hours in 5 of them" in out
+    found = json.loads(smaug("data", "stats", "birds", "--scale", "tiny", "--json")[1])["train"]
+    assert (found["words"]["most"], found["seconds"]["total"], found["tokens"]["count"]) == (2, 2.5, 10)
+
+
+def test_a_contact_sheet_shows_frames_captions_and_what_cannot_be_read(smaug, tmp_path):
+    info = clips(tmp_path / "data", caption="a <b>bird</b> & more")
+    (info.media_root / "1.mp4").unlink()
+    assert smaug("data", "show", "birds", "5")[0] == 0
+    page = (info.folder / "contact_sheet_train.html").read_text("utf-8")
+    assert page.count("<figure>") == 5 and page.count("a &lt;b&gt;bird&lt;/b&gt; &amp; more") == 5
+    assert (page.count("data:image/jpeg"), page.count("1.mp4: no such file")) == (16, 1)
+    assert smaug("data", "show", "birds", "--split", "no")[0] == 2
