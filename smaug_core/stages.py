@@ -23,7 +23,7 @@ from smaug_core.settings import from_settings
 from smaug_core.stage_protocol import FINETUNE, KINDS, PRETRAIN, PRETRAIN_VIDEO, Outcome, Watch
 
 if TYPE_CHECKING:
-    from smaug_core.data.manifest import Corpus
+    from smaug_core.data.corpus import Corpus
     from smaug_core.distributed import World
     from smaug_core.run_context import RunContext
 
@@ -119,8 +119,8 @@ class _Reader:
 
     def read(self, sources: Sequence[str], split: str) -> "Corpus":
         """Open one split of each source; warn of one with many unknown words."""
+        from smaug_core.data.corpus import Corpus
         from smaug_core.data.datasets import open_source
-        from smaug_core.data.manifest import Corpus
         from smaug_core.data.tokenizer import load_tokenizer
         from smaug_core.data.unknown_words import count_unknown, sampled
 

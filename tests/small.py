@@ -10,7 +10,8 @@ from PIL import Image
 from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, PretrainVideoConfig
 from smaug_core.cost.token_counts import num_visible
 from smaug_core.data.batch import Batch, places_of_words
-from smaug_core.data.manifest import Sample, SampleSequence
+from smaug_core.data.corpus import SampleSequence
+from smaug_core.data.manifest import Sample
 from smaug_core.data.media.location import MediaLocation
 from smaug_core.data.media.video import write_clip
 from smaug_core.patches import split_patches

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from smaug_core.data.batch import Batch
 from smaug_core.data.batch_reader import BatchReader, BatchRecipe, BatchRequest, ReadBatch
+from smaug_core.data.corpus import SampleSequence
 from smaug_core.data.loading.loader import Loader
-from smaug_core.data.manifest import Sample, SampleSequence
+from smaug_core.data.manifest import Sample
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.rng import draws_for
 from smaug_core.data.tokenizer import Tokenizer

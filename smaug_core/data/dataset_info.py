@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from smaug_core.data.manifest import Manifest, ManifestKind, is_inside
+from smaug_core.data.manifest import WRONG_NAMED, Manifest, ManifestKind, is_inside
 from smaug_core.errors import SmaugError
 from smaug_core.files import COUNT, DIGEST, NAME, POSITIVE, DocumentError, Form, Map, Number, Words, check, write_whole
 
@@ -105,8 +105,7 @@ class DatasetInfo:
         if (state.st_size, state.st_mtime_ns) != (expected.size, expected.mtime_ns):
             raise SmaugError(
                 f"{path}: expected {_state(expected.size, expected.mtime_ns)}, as {self.file} says, got"
-                f" {_state(state.st_size, state.st_mtime_ns)}; if it was only copied, `smaug data check {self.name}`"
-                f" reads it again; else {self._prepare}"
+                f" {_state(state.st_size, state.st_mtime_ns)}; {self._again}"
             )
         return expected.digest
 
@@ -114,8 +113,8 @@ class DatasetInfo:
         """Open the manifest of a split.
 
         Raises:
-            SmaugError: as `digest`; or the manifest is damaged or not what the document says, or the folder of the
-                media is missing.
+            SmaugError: as `digest`; or the manifest is damaged or not what the document says, the folder of the media
+                is missing, or shards are missing or newer than the document, whose offsets may then mean nothing.
         """
         self.digest(split)
         if not self.media_root.is_dir():
@@ -126,7 +125,26 @@ class DatasetInfo:
                 f"{found.path}: expected {captions} captions and {self.manifest_kind}, as {self.file} says, got"
                 f" {len(found)} and {found.kind}; {self._prepare}"
             )
+        self._check_shards(found)
         return found
+
+    def _check_shards(self, manifest: Manifest) -> None:
+        wrong, written = [], self.file.stat().st_mtime_ns
+        for shard in manifest.shards():
+            try:
+                changed = shard.stat().st_mtime_ns
+            except OSError as error:
+                wrong.append(f"{shard}: {error.strerror}")
+            else:
+                if changed > written:
+                    wrong.append(f"{shard}: is newer than {self.file}")
+        if wrong:
+            more = f"; and {len(wrong) - WRONG_NAMED} more" if len(wrong) > WRONG_NAMED else ""
+            raise SmaugError(f"{manifest.path}: {'; '.join(wrong[:WRONG_NAMED])}{more}; {self._again}")
+
+    @property
+    def _again(self) -> str:
+        return f"if it was only copied, `smaug data check {self.name}` reads it again; else {self._prepare}"
 
     @property
     def _prepare(self) -> str:

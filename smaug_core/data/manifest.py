@@ -7,18 +7,13 @@ each of them.
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from smaug_core.data.media.location import MediaLocation
 from smaug_core.errors import SmaugError
@@ -118,8 +113,8 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow], kind: ManifestKind, 
     media lie, so that it is the same for files and for shards.
 
     Raises:
-        SmaugError: there are no rows, an id occurs twice, or a path leaves the folder of the media; up to ten are
-            named.
+        SmaugError: there are no rows, or some have an id twice, no caption, a path that leaves the folder of the media,
+            or text that is no Unicode; up to ten are named.
         OSError: the file cannot be written.
     """
     import pyarrow as pa
@@ -152,24 +147,37 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow], kind: ManifestKind, 
 
 
 def _checked(rows: Iterable[ManifestRow], path: Path) -> Iterator[ManifestRow]:
-    """Yield the rows, and raise an error after the last one if some are wrong."""
+    """Yield the rows that are right, and raise an error after the last one if some are wrong."""
     seen: set[str] = set()
-    wrong: list[str] = []
-    number = -1
+    wrong, num_wrong, number = list[str](), 0, -1
     for number, row in enumerate(rows):
-        if row.id in seen:
-            wrong.append(f"row {number}: expected an id that no other row has, got {row.id!r}")
-        elif not is_inside(row.path):
-            wrong.append(f"row {number} ({row.id}): expected a path inside the folder of the media, got {row.path!r}")
-        elif not any(sentence.strip() for sentence in row.sentences):
-            wrong.append(f"row {number} ({row.id}): expected a caption, got {list(row.sentences)}")
-        seen.add(row.id)
-        yield row
+        if (fault := _fault(row, seen)) is None:
+            seen.add(row.id)
+            yield row
+        else:
+            num_wrong += 1
+            if num_wrong <= WRONG_NAMED:
+                wrong.append(f"row {number} ({row.id!r}): {fault}")
     if number < 0:
         raise SmaugError(f"{path}: expected captions, got none")
     if wrong:
-        more = f"; and {len(wrong) - WRONG_NAMED} more" if len(wrong) > WRONG_NAMED else ""
-        raise SmaugError(f"{path}: {'; '.join(wrong[:WRONG_NAMED])}{more}")
+        more = f"; and {num_wrong - WRONG_NAMED} more" if num_wrong > WRONG_NAMED else ""
+        raise SmaugError(f"{path}: {'; '.join(wrong)}{more}")
+
+
+def _fault(row: ManifestRow, seen: Set[str]) -> str | None:
+    """Problem of a row, if it has one."""
+    if not row.id or row.id in seen:
+        return "expected an id that no other row has"
+    if not is_inside(row.path):
+        return f"expected a path inside the folder of the media, got {row.path!r}"
+    if not any(sentence.strip() for sentence in row.sentences):
+        return f"expected a caption, got {list(row.sentences)}"
+    try:
+        "".join((row.id, row.path, row.member or "", *row.sentences)).encode()
+    except UnicodeEncodeError as error:  # JSON and file names can hold half of a character
+        return f"expected text that UTF-8 can hold, got {error.object[error.start : error.end]!r}"
+    return None
 
 
 def is_inside(path: str) -> bool:
@@ -271,60 +279,25 @@ class Manifest(Sequence[Sample]):
     def digest(self) -> str:
         """The digest that `write_manifest` returned, computed from all rows again."""
         digest = _digest_of(self.kind)
-        for number in range(len(self)):
-            row = self.row(number)
-            digest.update(_digested(row["id"], row["sentences"], row["flip"], row["content"]))
+        for batch in self._batches:
+            with _named(self.path):
+                batch.validate(full=True)
+                columns = [batch.column(name).to_pylist() for name in ("id", "sentences", "flip", "content")]
+            for values in zip(*columns, strict=True):
+                digest.update(_digested(*values))
         return digest.hexdigest()
 
+    def shards(self) -> list[Path]:
+        """Shards that hold the media, in the order of their rows; none if every clip or picture is a file."""
+        import pyarrow.compute as pc
 
-class SampleSequence(Sequence[Sample], ABC):
-    """Captions that a training can use: any sequence that counts its clips and separates pictures from clips."""
-
-    @property
-    @abstractmethod
-    def num_media(self) -> int:
-        """Clips and pictures."""
-
-    @abstractmethod
-    def rows_of(self, *, images: bool) -> NDArray[np.int64]:
-        """Numbers of the rows whose media are pictures, or else clips, ascending."""
-
-
-class Corpus(SampleSequence):
-    """The rows of several manifests, one after the other."""
-
-    def __init__(self, manifests: Sequence[Manifest]) -> None:
-        self.manifests = tuple(manifests)
-        self._ends = list(accumulate(map(len, self.manifests)))
-        self._first_media = [0, *accumulate(manifest.num_media for manifest in self.manifests)]
-
-    def __reduce__(self) -> tuple[type["Corpus"], tuple[tuple[Manifest, ...]]]:
-        return Corpus, (self.manifests,)
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, number: int) -> Sample:  # type: ignore[override]  # one row at a time
-        place = bisect_right(self._ends, number)
-        if number < 0 or place == len(self._ends):
-            raise IndexError(f"expected a row from 0 to {len(self) - 1}, got {number}")
-        manifest = self.manifests[place]
-        sample = manifest[number - self._ends[place] + len(manifest)]
-        return replace(sample, number=sample.number + self._first_media[place])
-
-    @property
-    def num_media(self) -> int:
-        """Clips and pictures."""
-        return self._first_media[-1]
-
-    def rows_of(self, *, images: bool) -> NDArray[np.int64]:
-        """Numbers of the rows whose media are pictures, or else clips."""
-        ranges = [
-            np.arange(end - len(manifest), end)
-            for manifest, end in zip(self.manifests, self._ends, strict=True)
-            if manifest.kind.is_image == images
-        ]
-        return np.concatenate(ranges) if ranges else np.arange(0)
+        found: dict[str, None] = {}
+        for batch in self._batches:
+            if (member := batch.column("member")).null_count < len(member):
+                with _named(self.path):
+                    batch.validate(full=True)
+                    found |= dict.fromkeys(pc.unique(batch.column("path").filter(member.is_valid())).to_pylist())
+        return [self.media / path for path in found if is_inside(path)]
 
 
 def _digest_of(kind: ManifestKind) -> "hashlib._Hash":

@@ -15,8 +15,8 @@ from smaug_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Pretr
 from smaug_core.data.batch import Batch
 from smaug_core.data.batch_reader import BatchRecipe, BatchRequest, ReadBatch
 from smaug_core.data.batches import TrainingBatches
+from smaug_core.data.corpus import SampleSequence
 from smaug_core.data.loading.loader import Loader
-from smaug_core.data.manifest import SampleSequence
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.distributed import World
 from smaug_core.errors import CheckpointError, DivergedError, SmaugError

@@ -25,8 +25,8 @@ from experiments.config.settings import with_overrides
 from experiments.engines.base import local_cpus
 from experiments.worker.device import describe_device
 from smaug_core.clip_shape import ClipShape
+from smaug_core.data.corpus import Corpus
 from smaug_core.data.datasets import open_source
-from smaug_core.data.manifest import Corpus
 from smaug_core.data.prepare.rendering import prepare
 from smaug_core.data.tokenizer import load_tokenizer
 from smaug_core.evaluation.frame_selection import selected_frames

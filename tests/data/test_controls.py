@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from experiments.config.scale import load_scale
+from smaug_core.data.corpus import Corpus
 from smaug_core.data.datasets import EMBEDDED, open_source
-from smaug_core.data.manifest import Corpus, Manifest, Sample
+from smaug_core.data.manifest import Manifest, Sample
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.moving_shapes.attributes import COLOURS, SIZES, vocabulary
 from smaug_core.data.moving_shapes.dataset import split_sizes

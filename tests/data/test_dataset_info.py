@@ -16,7 +16,7 @@ from smaug_core.data.dataset_info import (
     read_info,
     write_info,
 )
-from smaug_core.data.manifest import Corpus, ManifestKind, ManifestRow, write_manifest
+from smaug_core.data.manifest import ManifestKind, ManifestRow, write_manifest
 from smaug_core.errors import SmaugError
 
 ROWS = [
@@ -123,11 +123,42 @@ def test_a_manifest_of_another_kind_is_named(tmp_path, change):
         info.open("train")
 
 
+def test_shards_that_are_missing_or_newer_than_the_manifest_are_named_up_to_ten(tmp_path):
+    info = prepared(tmp_path)
+    path = info.manifest_of("train")
+    rows = [replace(row, path=f"{n}.tar", member="a.mp4", offset=512, length=1) for n, row in enumerate(ROWS * 3)]
+    rows = [replace(row, id=f"{n}") for n, row in enumerate(rows)]
+    info = replace(info, splits={"train": describe_split(path, write_manifest(path, rows, KIND))})
+    shards = [info.media_root / f"{n}.tar" for n in range(len(rows))]
+    for shard in shards:
+        shard.write_bytes(b"")
+    write_info(info)
+    written = info.file.stat().st_mtime_ns
+    for shard in shards:
+        os.utime(shard, ns=(0, written))
+    assert len(info.open("train")) == 15
+    os.utime(shards[0], ns=(0, written + 1))
+    for shard in shards[1:13]:
+        shard.unlink()
+    with pytest.raises(SmaugError) as raised:
+        info.open("train")
+    told = str(raised.value)
+    assert told.startswith(f"{path}: {shards[0]}: is newer than {info.file}; {shards[1]}: No such file or directory; ")
+    assert (
+        told.count("No such file") == 9
+        and "; and 3 more; if it was only copied, `smaug data check birds` reads it again" in told
+    )
+    for shard in shards:
+        shard.write_bytes(b"")
+    write_info(info)  # as `smaug data check` does, once it has compared all bytes
+    assert len(info.open("train")) == 15
+
+
 def test_a_folder_of_media_may_lie_anywhere(tmp_path):
     (tmp_path / "disk").mkdir()
     for name, media in (("a", str(tmp_path / "disk")), ("b", "../disk")):
         info = prepared(tmp_path, name, media=media)
-        assert Corpus([info.open("train")])[0].media.path.resolve() == tmp_path / "disk" / "0.mp4"
+        assert info.open("train")[0].media.path.resolve() == tmp_path / "disk" / "0.mp4"
 
 
 SPLIT = "splits: {train: {captions: 5, media: 3, digest: %s, size: 9, mtime_ns: 1}}\n" % ("e" * 64)
