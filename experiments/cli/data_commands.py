@@ -1,7 +1,10 @@
 """Commands that render, list and check data sets."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +17,17 @@ from smaug_core.errors import SmaugError
 
 if TYPE_CHECKING:
     from smaug_core.data.dataset_info import DatasetInfo
+    from smaug_core.data.prepare.conversion import Prepared
     from smaug_core.data.prepare.dataset_statistics import SplitStatistics, Spread
+
+
+class Frames(Enum):
+    """What becomes of clips."""
+
+    jpeg = "jpeg"
+    intra = "intra"
+    copy = "copy"
+
 
 data = typer.Typer(rich_markup_mode=None)
 
@@ -65,6 +78,67 @@ def _refuse_options(context: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE":
             command = context.invoked_subcommand
             raise SmaugError(f"smaug data: expected options after {command!r}, got --{name.strip('_')} before it")
+
+
+@data.command("prepare")
+def prepare(
+    name: Name,
+    from_: Annotated[
+        Path,
+        typer.Option("--from", help="Annotation file (Singularity's JSON), or folder of WebDataset shards.", **PATH),
+    ],
+    media: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the annotated files (default: ../media).", **PATH),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder to write media to (default: media in the data set's folder).", **PATH)
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split (default: the annotation file's name, or train).")] = None,
+    frames: Annotated[
+        Frames,
+        typer.Option(help="Prepare clips as JPEG frames or as mp4 of key frames, 2 a second; or copy: leave them."),
+    ] = Frames.jpeg,
+    short_side: Annotated[int, typer.Option(help="Pixels of the shorter side of prepared media.", min=16)] = 224,
+    paragraphs: Annotated[bool, typer.Option("--paragraphs", help="Join a row's captions to one.")] = False,
+    licence: Annotated[str, typer.Option(help="Licence, as the data set's description names it.")] = "unknown",
+    workers: Annotated[int | None, typer.Option(help="Processes (default: one for each CPU).", min=1)] = None,
+    home: Home = None,
+) -> None:
+    """Prepare a data set: manifest, and media that decode fast.
+
+    The same command continues after an interruption. Samples that cannot be used are left out, and listed with the
+    reason in a file.
+    """
+    from experiments.engines.base import local_cpus
+    from smaug_core.data.prepare.conversion import prepare_split
+    from smaug_core.data.prepare.source import PrepareRequest, resolve
+
+    root = home_folder(home) / "data"
+    info, chosen, parts, preparation = resolve(
+        PrepareRequest(name, from_, media, to, split, frames.value, short_side, paragraphs, licence), root
+    )
+    console, started = Console(), time.monotonic()
+    with console.bars() as bars:
+
+        def show(done: int, total: int, kept: int, rejected: int) -> None:
+            seconds = time.monotonic() - started
+            rest = timedelta(seconds=round(seconds / done * (total - done)))
+            note = f"{kept:,} samples, {rejected:,} left out, {(kept + rejected) / seconds:,.0f}/s, {rest} left"
+            bars.show(name, f"preparing {name} {chosen}", done, total, note)
+
+        made = prepare_split(info, chosen, parts, preparation, workers=workers or local_cpus(), progress=show)
+    _say_prepared(made, time.monotonic() - started)
+
+
+def _say_prepared(made: "Prepared", seconds: float) -> None:
+    info, counts = made.info, made.counts
+    media = f"{counts.media:,} {'pictures' if info.is_image else 'clips'}"
+    preparation = "left as they are" if info.preparation == "none" else info.preparation
+    found = f"{info.name} {made.split}: {counts.captions:,} captions of {media} ({preparation})"
+    say(f"{found} in {seconds:.0f} s: {info.file}")
+    if made.report is not None:
+        say(f"left out: {made.rejected:,}; each with its reason in {made.report}")
 
 
 @data.command("list")

@@ -5,17 +5,15 @@ corpora and benchmarks may hold annotation files instead, whose manifests are wr
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from smaug_core.config import DataConfig
 from smaug_core.data.dataset_info import FILE, Counts, DatasetInfo, is_prepared, manifest_of, prepared_names, read_info
 from smaug_core.data.dataset_sizes import PUBLISHED
-from smaug_core.data.manifest import Manifest, ManifestKind, ManifestRow, write_manifest
+from smaug_core.data.manifest import Manifest, ManifestKind, write_manifest
 from smaug_core.data.moving_shapes import dataset as moving_shapes
-from smaug_core.data.sources.annotation import Annotation, annotation_digest
+from smaug_core.data.sources.annotation import annotation_digest, numbered, state_of
 from smaug_core.data.sources.formats import FORMATS
 from smaug_core.errors import SmaugError
 
@@ -91,7 +89,7 @@ def open_source(name: str, split: str, data: DataConfig | None, root: Path) -> M
     if own is not None:
         return own.open(split)
     path, annotations = manifest_of(root / name, split), _annotations(name, split, root)
-    made_from = _state_of(annotations)
+    made_from = state_of(annotations)
     with suppress(SmaugError):  # it is written again
         found = Manifest(path, root / name / "media")
         if found.source == made_from:
@@ -100,32 +98,10 @@ def open_source(name: str, split: str, data: DataConfig | None, root: Path) -> M
     rows = FORMATS[kind.format].read(annotations, is_image=kind.is_image, is_paragraph=kind.is_paragraph)
     held = ManifestKind(is_image=kind.is_image, is_paragraph=kind.is_paragraph)
     try:
-        write_manifest(path, _numbered(f"{name}/{split}", rows), held, made_from)
+        write_manifest(path, numbered(f"{name}/{split}", rows), held, made_from)
     except OSError as error:
         raise _unwritable(path, error) from error
     return Manifest(path, root / name / "media")
-
-
-def _state_of(annotations: Path) -> str:
-    """Size and time of an annotation file, which show whether it has changed; empty if there is none."""
-    try:
-        state = annotations.stat()
-    except OSError:  # its reader says what is wrong
-        return ""
-    return f"{annotations.name} of {state.st_size} bytes at {state.st_mtime_ns}"
-
-
-def _numbered(prefix: str, rows: Iterable[Annotation]) -> Iterator[ManifestRow]:
-    """Name each caption by its clip or picture, and its number among that one's captions."""
-    captions: Counter[str] = Counter()
-    for row in rows:
-        yield ManifestRow(
-            id=f"{prefix}/{row.media}#{captions[row.media]}",
-            sentences=row.sentences,
-            path=row.media,
-            flip=not row.names_sides,
-        )
-        captions[row.media] += 1
 
 
 def _unwritable(path: Path, error: OSError) -> SmaugError:

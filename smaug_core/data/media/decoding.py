@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from smaug_core.data.media.display import Size, shown_size
@@ -74,6 +75,16 @@ def decode(media: MediaLocation, choose: Choose, convert: Convert[T]) -> tuple[l
         with _named(media):
             _, frames = _decode_all(media, wanted, convert)
     return checked(lambda _: wanted, count), frames
+
+
+def time_base(media: MediaLocation) -> Fraction:
+    """Seconds of one tick of a clip's times.
+
+    Raises:
+        ClipError: the file is missing or damaged.
+    """
+    with _named(media), _opened(media) as container:
+        return Fraction(_stream(media, container).time_base)
 
 
 def checked(choose: Choose, available: int) -> list[int]:

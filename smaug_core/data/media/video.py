@@ -70,11 +70,18 @@ def write_clip(
         ValueError: `keyframe_every` is not between 1 and 30.
         OSError: the file cannot be written.
     """
+    # In memory first: a full disk is then an OSError of Python's with the path in it.
+    path.write_bytes(encode_clip(frames, fps, keyframe_every=keyframe_every))
+
+
+def encode_clip(
+    frames: UInt8[np.ndarray, "frames height width 3"], fps: int, *, keyframe_every: int = MAX_KEYFRAME_EVERY
+) -> bytes:
+    """Return what `write_clip` writes."""
     import av
 
     if not 1 <= keyframe_every <= MAX_KEYFRAME_EVERY:
         raise ValueError(f"keyframe_every must be in [1, {MAX_KEYFRAME_EVERY}], got {keyframe_every}")
-    # In memory first: a full disk is then an OSError of Python's with the path in it.
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=fps)
@@ -91,4 +98,4 @@ def write_clip(
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()

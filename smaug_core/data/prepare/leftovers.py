@@ -1,4 +1,4 @@
-"""Temporary folders, renamed when complete: their names, and the cleanup of those that dead processes left."""
+"""Temporary files and folders, renamed when complete: their names, and the cleanup of what dead processes left."""
 
 import os
 import platform
@@ -16,14 +16,17 @@ def name_aside(name: str) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary folders in `folder` of processes of this host that have died.
+    """Delete the temporary files and folders in `folder` of processes of this host that have died.
 
-    Folders of living processes, of other hosts (a disk may be shared), and of any other name stay.
+    Those of living processes, of other hosts (a disk may be shared), and of any other name stay.
     """
     for path in folder.glob(".*"):
         made = NAME.fullmatch(path.name)
         if made and made["host"] == _host() and not _is_alive(int(made["pid"])):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _host() -> str:

@@ -2,10 +2,13 @@
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from smaug_core.data.manifest import ManifestRow
 from smaug_core.errors import SmaugError
 
 SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
@@ -59,3 +62,25 @@ def annotation_digest(path: Path) -> str | None:
         return None
     except OSError as error:
         raise SmaugError(f"{path}: cannot be read ({error.strerror}); it should be an annotation file") from error
+
+
+def numbered(prefix: str, annotations: Iterable[Annotation]) -> Iterator[ManifestRow]:
+    """Name each caption by its clip or picture, and its number among that one's captions."""
+    captions: Counter[str] = Counter()
+    for row in annotations:
+        yield ManifestRow(
+            id=f"{prefix}/{row.media}#{captions[row.media]}",
+            sentences=row.sentences,
+            path=row.media,
+            flip=not row.names_sides,
+        )
+        captions[row.media] += 1
+
+
+def state_of(path: Path) -> str:
+    """Name, size and time of a file, which show whether it has changed; empty if there is none."""
+    try:
+        state = path.stat()
+    except OSError:  # its reader says what is wrong
+        return ""
+    return f"{path.name} of {state.st_size} bytes at {state.st_mtime_ns}"

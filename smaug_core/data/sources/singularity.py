@@ -37,6 +37,15 @@ def read(path: Path, *, is_image: bool, is_paragraph: bool) -> list[Annotation]:
     return [Annotation(media=media, sentences=sentences) for media, sentences in captions]
 
 
+def is_of_pictures(path: Path) -> bool:
+    """Whether the first row is of a picture, else of a clip; raises as `read` does if it is of neither."""
+    first = _rows(path)[0]
+    kinds = [kind for kind in ("image", "video") if isinstance(first, dict) and kind in first]
+    if len(kinds) != 1:
+        raise SmaugError(f"{path}: row 1 is {_briefly(first)}; it should have 'image' or 'video', and 'caption'")
+    return kinds == ["image"]
+
+
 def _captions(caption: str | list[str], is_paragraph: bool) -> list[tuple[str, ...]]:
     if isinstance(caption, str):
         return [(caption,)]
