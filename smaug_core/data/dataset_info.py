@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from smaug_core.data.manifest import WRONG_NAMED, Manifest, ManifestKind, is_inside
@@ -254,8 +254,8 @@ def _read(path: Path, name: str, *state: int) -> DatasetInfo:
 
 
 def is_prepared(root: Path, name: str) -> bool:
-    """Whether the data root holds a prepared data set of this name."""
-    return is_inside(name) and (root / name / FILE).is_file()
+    """Whether the data root holds a prepared data set of this name, spelt as `prepared_names` does."""
+    return is_inside(name) and PurePosixPath(name).as_posix() == name and (root / name / FILE).is_file()
 
 
 def prepared_names(root: Path) -> list[str]:

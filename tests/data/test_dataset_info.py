@@ -1,6 +1,7 @@
 """`dataset.yaml`: what is written comes back, a changed manifest is noticed, and whatever is wrong is named."""
 
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_every_folder_with_the_file_is_a_data_set(tmp_path):
     (tmp_path / "empty").mkdir()
     assert prepared_names(tmp_path) == ["birds", "dogs", "mine/cats"]
     assert is_prepared(tmp_path, "mine/cats") and not is_prepared(tmp_path, "empty")
-    assert not any(is_prepared(tmp_path / "dogs", name) for name in ("", ".", "../birds", str(tmp_path / "birds")))
+    assert not any(is_prepared(tmp_path, name) for name in ("", ".", "../birds", "birds/", "./birds", "/birds"))
     assert read_info(tmp_path, "mine/cats").name == "mine/cats"
 
 
@@ -194,6 +195,24 @@ def test_a_wrong_document_is_named_with_the_key_and_what_is_expected(tmp_path, t
     (tmp_path / "birds" / "dataset.yaml").write_text(text)
     with pytest.raises(SmaugError, match=rf"^{tmp_path}/birds/dataset\.yaml: {named}"):
         read_info(tmp_path, "birds")
+
+
+def test_whatever_a_document_holds_is_read_or_refused_by_name(tmp_path):
+    """Bytes of a good document are dropped, doubled and replaced."""
+    (tmp_path / "birds").mkdir()
+    path, draws = tmp_path / "birds" / "dataset.yaml", random.Random(0)
+    for number in range(500):
+        content = bytearray((GOOD + "published: {train: {captions: 6, media: 3}}\n").encode())
+        for _ in range(draws.randint(1, 4)):
+            place = draws.randrange(len(content))
+            content[place : place + draws.randint(0, 2)] = draws.randbytes(draws.randint(0, 2))
+        path.write_bytes(content)
+        try:
+            info = read_info(tmp_path, "birds")
+        except SmaugError as error:
+            assert str(error).startswith(f"{path}: "), number
+        else:
+            assert info.splits and all(isinstance(split.captions, int) for split in info.splits.values()), number
 
 
 def test_a_document_that_is_no_text_or_not_there_is_named(tmp_path):
