@@ -45,6 +45,7 @@ LONG: Final = (
     "tests/evaluation/test_distributed.py",
     "tests/experiments/worker/test_examples.py",
     "tests/data/moving_shapes/test_scenes.py",
+    "tests/data/test_reader_fuzz.py",
     "tests/reports/html/test_page.py",
     "tests/experiments/tracking/test_database.py",
 )

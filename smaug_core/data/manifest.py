@@ -191,11 +191,7 @@ class Manifest(Sequence[Sample]):
     """A manifest, open for reading. Pickling sends its path alone: every process maps the file for itself."""
 
     def __init__(self, path: Path, media: Path) -> None:
-        """Map the file.
-
-        Args:
-            path: the manifest.
-            media: folder that its paths are relative to.
+        """Map the file `path`, whose paths are relative to the folder `media`.
 
         Raises:
             SmaugError: the file is missing, damaged, or of another version.
@@ -206,7 +202,7 @@ class Manifest(Sequence[Sample]):
         with _named(path):
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
             found = {key.decode(): value.decode() for key, value in (self._reader.schema.metadata or {}).items()}
-            if found.get("version") != VERSION or self._reader.schema.names != schema().names:
+            if found.get("version") != VERSION or not self._reader.schema.equals(schema()):
                 raise SmaugError(
                     f"{path}: expected a manifest of version {VERSION}, got {found.get('version', 'none')};"
                     " prepare the data set again (`smaug data prepare`)"
@@ -221,6 +217,8 @@ class Manifest(Sequence[Sample]):
             self._batches = [self._reader.get_batch(number) for number in range(self._reader.num_record_batches)]
             for batch in self._batches:
                 batch.validate()
+                if any(batch.column(field.name).null_count for field in schema() if not field.nullable):
+                    raise ValueError("a value is missing")
         self._validated: set[int] = set()
         self._num_rows = sum(batch.num_rows for batch in self._batches)
         if any(batch.num_rows != BATCH_ROWS for batch in self._batches[:-1]) or not self._num_rows:
@@ -234,10 +232,14 @@ class Manifest(Sequence[Sample]):
 
     @cached_property
     def num_media(self) -> int:
-        """Clips or pictures, of which several rows may be captions."""
+        """Clips or pictures, of which several rows may be captions; a SmaugError if their numbers are damaged."""
         import pyarrow.compute as pc
 
-        return 1 + max(pc.max(batch.column("media")).as_py() for batch in self._batches)
+        with _named(self.path):
+            highest = max(pc.max(batch.column("media")).as_py() for batch in self._batches)
+            if not 0 <= highest < self._num_rows:
+                raise ValueError(f"expected numbers of clips below {self._num_rows}, got {highest}")
+        return 1 + int(highest)
 
     def row(self, number: int) -> dict[str, Any]:
         """The columns of one row by name.
@@ -252,17 +254,15 @@ class Manifest(Sequence[Sample]):
         with _named(self.path):
             if batch not in self._validated:  # Arrow would follow the offsets of a damaged file anywhere
                 self._batches[batch].validate(full=True)
+                lists = [self._batches[batch].column(name).flatten() for name in ("sentences", "relevant")]
+                if any(column.null_count for column in lists):
+                    raise ValueError("a value is missing")
                 self._validated.add(batch)
             columns: dict[str, Any] = self._batches[batch].slice(place, 1).to_pylist()[0]
         return columns
 
     def __getitem__(self, number: int) -> Sample:  # type: ignore[override]  # one row at a time
-        """The caption of one row with its clip or picture.
-
-        Raises:
-            IndexError: there is no such row.
-            SmaugError: the row is damaged, or its path leaves the folder of the media.
-        """
+        """The caption of one row with its clip or picture; raises as `row`, and if its path leaves the folder."""
         row = self.row(number)
         if not is_inside(row["path"]):
             raise SmaugError(f"{self.path}: row {number}: expected a path inside {self.media}, got {row['path']!r}")

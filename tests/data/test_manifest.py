@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
@@ -217,3 +218,34 @@ def test_a_million_rows_take_no_memory_in_a_process_that_opens_them(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
         sizes[count] = int(done.stdout)
     assert sizes[200_000] - sizes[2_000] < 10 * 2**20, "10 times as many rows may take 50 MB"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("media", 9, "expected numbers of clips below 3, got 9"), ("id", None, "a value is missing")],
+)
+def test_a_damaged_column_is_an_error(tmp_path, column, value, message):
+    rows = [ManifestRow(id=f"{n}", sentences=("a",), path=f"{n}.png", flip=True) for n in range(3)]
+    write_manifest(tmp_path / "a.arrow", rows, ManifestKind(is_image=True))
+    with pa.ipc.open_file(tmp_path / "a.arrow") as file:
+        table = file.read_all()
+    place = table.schema.get_field_index(column)
+    values = [*table.column(column).to_pylist()[:2], value]
+    table = table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(SmaugError, match=message):
+        assert Manifest(tmp_path / "a.arrow", tmp_path).num_media
+
+
+def test_columns_of_another_type_are_another_version(tmp_path):
+    rows = [ManifestRow(id="0", sentences=("a",), path="0.png", flip=True)]
+    write_manifest(tmp_path / "a.arrow", rows, ManifestKind(is_image=True))
+    with pa.ipc.open_file(tmp_path / "a.arrow") as file:
+        table = file.read_all()
+    fields = [field.with_type(pa.binary()) if field.name == "path" else field for field in table.schema]
+    table = table.cast(pa.schema(fields, table.schema.metadata))
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(SmaugError, match="expected a manifest of version"):
+        Manifest(tmp_path / "a.arrow", tmp_path)
