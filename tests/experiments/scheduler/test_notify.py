@@ -138,10 +138,14 @@ def test_what_hangs_holds_the_runs_end_but_once(monkeypatch: pytest.MonkeyPatch)
 def test_ctrl_c_gives_up_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.scheduler.notify.UNTOLD_S", 0.1)
     complaints: list[str] = []
-    with Notifier(["sleep", "60"], {}, complaints.append) as notifier:
-        notifier.send("paused", "which hangs")
-        notifier.send("end", "the run ended, and nobody is to wait for this either")
-        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with Notifier(["sleep", "60"], {}, complaints.append) as notifier:
+            notifier.send("paused", "which hangs")
+            notifier.send("end", "the run ended, and nobody is to wait for this either")
+            threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert complaints == [
         f"notify: sleep 60: {how}" for how in ("is waited for; Ctrl-C ends it", "was ended, as asked")
     ]
