@@ -105,7 +105,10 @@ def open_source(name: str, split: str, data: DataConfig | None, root: Path) -> M
 
 
 def _unwritable(path: Path, error: OSError) -> SmaugError:
-    return SmaugError(f"{path}: the manifest cannot be written ({error.strerror})")
+    return SmaugError(
+        f"{path}: the manifest cannot be written ({error.strerror}); it is written once: make room for it, or let this"
+        " user write to its folder until then"
+    )
 
 
 def source_digest(name: str, split: str, data: DataConfig | None, root: Path | None = None) -> str | None:

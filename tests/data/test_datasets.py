@@ -108,6 +108,27 @@ def test_captions_that_name_sides_forbid_mirror_images(root):
     assert not any(item.flip for name, split in PAIRS for item in open_source(name, split, CONFIG, root))
 
 
+HELD = {
+    "moving_shapes/stills": "068e054c227b58a495bb6ed55225012f4a27e9576a9195a513ab8962b39e1d85",
+    "moving_shapes/more_stills": "10f5e13e52eab2e8f66626040ffea79de15707538a5083fef7e28e2ad8ffcf61",
+    "moving_shapes/sentence": "399c19dcc3f35a526a428e80790147e8d41599ac35514483f549532785e80658",
+    "moving_shapes/paragraph": "495deba9efd890fe84bc61c84d003fed380caaac825e31c6e0b3f8e3b72c99e1",
+    "moving_shapes/brief": "b29320cf3fe3c2de7a1d242061fb76f8197728b097bea56a32d9d33cbbe13954",
+}
+"""Digests of the embedded data, computed by the version before there were manifests."""
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_digests_ids_captions_files_and_their_order_are_those_of_the_version_before_manifests(root, name):
+    digest = hashlib.sha256()
+    for split in SPLITS[name]:
+        digest.update(source_digest(name, split, CONFIG).encode())
+        for s in open_source(name, split, CONFIG, root):
+            file = str(s.media.path.relative_to(root))
+            digest.update(json.dumps([s.id, file, s.caption, s.is_image, s.flip, list(s.relevant)]).encode())
+    assert digest.hexdigest() == HELD[name]
+
+
 def test_reading_twice_gives_the_same_order(root):
     assert list(open_source(CLIPS, "test", CONFIG, root)) == list(open_source(CLIPS, "test", CONFIG, root))
 
