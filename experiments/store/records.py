@@ -66,6 +66,11 @@ NOT_COUNTED = "attempts at a stage told no count of their GPUs"
 RECOMPUTED = "layers recomputed"
 """Flag of a trial with activation checkpointing in a training that did not fit into memory: it took longer for that."""
 
+STARVED = "waited for data"
+"""Flag of a trial of which a training waited for its loader processes for more than `MOST_LOADER_WAIT`."""
+MOST_LOADER_WAIT = 0.1
+"""Share of the useful hours; more says how fast media are read, not how fast the model trains."""
+
 
 class Details(Protocol):
     """The large files of a stage, read on demand."""
@@ -272,7 +277,11 @@ class TrialRecord:
         """What a reader of the table must know of the results: as the driver said, and of their hours."""
         estimated = any(record is not None and record.hours.estimated for _, record in self.stages)
         results = [record.result for _, record in self.stages if record is not None and record.result is not None]
-        found = {ESTIMATED: estimated, RECOMPUTED: any(result.recompute_layers for result in results)}
+        found = {
+            ESTIMATED: estimated,
+            RECOMPUTED: any(result.recompute_layers for result in results),
+            STARVED: any(result.loader_wait_s > MOST_LOADER_WAIT * result.useful_s for result in results),
+        }
         return [*self.document.marks, *(mark for mark, holds in found.items() if holds)]
 
     @property

@@ -18,6 +18,7 @@ SPOILS = {
 """Marks that exclude a row as evidence, with their texts."""
 UNLIKE = {
     "other device": "the two rows were measured on different devices",
+    "waited for data": "a training of one of the two rows waited for data for more than 10 % of its hours",
     "other steps": "one of the two rows recomputed activations to save memory",
 }
 """Marks for which hours do not compare."""

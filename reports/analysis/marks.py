@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from experiments.tracking.reader import TrialRow
 from reports.analysis.cells import Column
 
-RECOMPUTED = "layers recomputed"
-OF_HOURS = {"several devices", "estimated hours", RECOMPUTED}
+RECOMPUTED, STARVED = "layers recomputed", "waited for data"
+OF_HOURS = {"several devices", "estimated hours", RECOMPUTED, STARVED}
 """Marks that do not concern what was learnt."""
-NOT_COMPARABLE = {"other device", "other steps", "other test set", "several devices"}
+NOT_COMPARABLE = {"other device", "other steps", "other test set", "several devices", STARVED}
 
 
 def marks_of(column: Column, trials: Sequence[TrialRow], base: Sequence[TrialRow]) -> tuple[str, ...]:
@@ -36,6 +36,8 @@ def unlike_hours(one: Sequence[TrialRow], other: Sequence[TrialRow]) -> str:
         return ""
     if _devices(one) != _devices(other):
         return "other device"
+    if any(STARVED in trial.marks for trial in (*one, *other)):
+        return STARVED
     recomputed = [{RECOMPUTED in trial.marks for trial in trials} for trials in (one, other)]
     return "other steps" if recomputed[0] != recomputed[1] else ""
 

@@ -18,6 +18,8 @@ MARKS = {
     "other code": "made by other code than the baseline row",
     "other device": "not on the device of the baseline row, so no ratio is given",
     "other steps": "activations were recomputed in this row or in the baseline row only, so no ratio is given",
+    "waited for data": "a training of this row or of the baseline row waited for data for more than 10 % of its useful"
+    " hours, so no ratio is given",
     "several devices": "measured on different devices, so no ratio is given",
     "other test set": "evaluated on another test set than the baseline row, so no difference is given",
     "partial schedule": "trained for fewer epochs than the scale says",

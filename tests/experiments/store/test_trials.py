@@ -6,7 +6,7 @@ import pytest
 
 from experiments.store.documents import StoreError, write_json
 from experiments.store.records import NO_GPUS
-from experiments.store.store import all_stages, stage_record
+from experiments.store.store import Store, all_stages, stage_record
 from experiments.store.trials import superseded, trial_documents, trial_record, write_trial, write_trials
 from tests.documents import changed, read_json
 from tests.experiments.made_trials import execute, ranks_of, trial
@@ -194,3 +194,13 @@ def test_a_damaged_trial_file_is_named_and_is_written_again(tmp_path):
         trial_documents(tmp_path)
     assert write_trial(tmp_path, made) == path
     assert trial_documents(tmp_path)[0].fingerprint == made.fingerprint
+
+
+@pytest.mark.parametrize(("waited", "marks"), [(0.0, []), (0.1, []), (0.11, ["waited for data"])])
+def test_a_row_that_waited_for_data_is_marked(tmp_path, waited, marks):
+    made = trial()
+    execute(tmp_path, made)
+    write_trial(tmp_path, made)
+    path = Store(tmp_path).directory(made.stages[0]) / "result.json"
+    write_json(path, read_json(path) | {"useful_s": 10.0, "loader_wait_s": 10.0 * waited})
+    assert trial_record(tmp_path, trial_documents(tmp_path)[0]).marks == marks

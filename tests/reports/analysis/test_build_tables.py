@@ -65,6 +65,17 @@ def test_hours_of_layers_computed_again_compare_only_with_their_like(recomputed)
     assert cell(table, "10%", "pretrain.hours").ratio == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("starved", ["10%", "50%"])
+def test_hours_of_a_training_that_waited_for_data_have_no_ratio(starved):
+    trials = [
+        row(name, hours=0.02, r1=20.0, marks=("waited for data",) if name == starved else ()) for name in ("10%", "50%")
+    ]
+    (table,) = build_tables(ONLY_4, trials, made_ranks)
+    hours, r1 = cell(table, "10%", "pretrain.hours"), cell(table, "10%", "msrvtt.t2v.r1")
+    assert hours.ratio is None and hours.marks == ("waited for data",)
+    assert (r1.delta, r1.marks) == (0.0, ())
+
+
 def test_a_baseline_row_on_several_devices_gives_no_ratio_to_others():
     base = [row("50%", hours=0.02, r1=20.0), row("50%", hours=0.03, r1=20.0, seed="1", device="Epyc")]
     (table,) = build_tables(ONLY_4, [*base, row("10%", hours=0.02, r1=20.0)], made_ranks)
