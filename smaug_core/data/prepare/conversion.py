@@ -186,7 +186,8 @@ def _add(
         content, duration = job.preparation.convert(location)
     except ClipError as error:
         return _unreadable(location, error)
-    entry = tarfile.TarInfo(str(Path(row.member or row.path).with_suffix(job.preparation.suffix)))
+    # With its own ending too: clips such as a.mp4 and a.mov stay two.
+    entry = tarfile.TarInfo((row.member or row.path).removesuffix(suffix := job.preparation.suffix) + suffix)
     entry.size = len(content)
     tar.addfile(entry, io.BytesIO(content))
     padded = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE

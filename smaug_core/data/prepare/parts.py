@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -74,7 +75,8 @@ class AnnotationPart:
     numbered: tuple[tuple[int, ManifestRow], ...]
     root: Path
     state: str
-    is_mixed: bool = True
+    is_mixed: bool
+    """Captions of a clip mostly follow each other, so that few files have mixed parts."""
 
     def rows(self) -> Iterator[tuple[int, ManifestRow | Rejected]]:
         """Yield the rows."""
@@ -110,4 +112,5 @@ def annotation_parts(file: Path, annotations: list[Annotation], prefix: str, med
             parts.append([])
         parts[number].append((index, row))
     state = state_of(file)
-    return [AnnotationPart(f"{number:05d}", tuple(rows), media, state) for number, rows in enumerate(parts)]
+    is_mixed = any(rows[-1][0] > after[0][0] for rows, after in pairwise(parts))
+    return [AnnotationPart(f"{number:05d}", tuple(rows), media, state, is_mixed) for number, rows in enumerate(parts)]

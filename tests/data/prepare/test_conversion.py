@@ -14,7 +14,9 @@ import pytest
 from smaug_core.data.dataset_info import read_info
 from smaug_core.data.media.video import read_frames, write_clip
 from smaug_core.data.prepare.conversion import Prepared, prepare_split
+from smaug_core.data.prepare.parts import annotation_parts
 from smaug_core.data.prepare.source import PrepareRequest, resolve
+from smaug_core.data.sources.annotation import Annotation
 from smaug_core.errors import SmaugError
 from tests.conformance.drivers import wait_until
 from tests.data.media.made import every
@@ -198,3 +200,23 @@ def test_a_wrong_request_is_refused(tmp_path, annotations, change, named):
     with pytest.raises(SmaugError, match=named):
         resolve(PrepareRequest(**{"name": "mine", "source": annotations} | change), tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_clips_whose_names_differ_in_their_ending_alone_stay_two(tmp_path):
+    for name in ("a.mp4", "a.mov", "b.c.mp4"):
+        clip(tmp_path / "source" / "media" / name, seconds=1 + len(name) % 2)
+    file = tmp_path / "source" / "annotations" / "train.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps([{"video": name, "caption": name} for name in ("a.mp4", "a.mov", "b.c.mp4")]))
+    made = prepared(tmp_path / "data", file)
+    assert [each.media.member for each in made.info.open("train")] == ["a.mp4.jpgs", "a.mov.jpgs", "b.c.mp4.jpgs"]
+    assert made.counts.media == 3 and len({each.number for each in made.info.open("train")}) == 3
+
+
+def test_parts_are_mixed_only_if_captions_of_a_clip_lie_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr("smaug_core.data.prepare.parts.MEDIA", 2)
+    file = tmp_path / "train.json"
+    for media, expected in (("aabbccdd", [False, False]), ("abcda", [True, True]), ("a", [False])):
+        annotations = [Annotation(media=f"{name}.mp4", sentences=("x",)) for name in media]
+        parts = annotation_parts(file, annotations, "mine/train", tmp_path)
+        assert [part.is_mixed for part in parts] == expected
