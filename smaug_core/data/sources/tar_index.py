@@ -43,6 +43,8 @@ def index_tar(path: Path) -> Iterator[TarMember]:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep all, of millions
+                if member.size < 0:  # the header of the next one would lie before it, in a circle
+                    raise SmaugError(f"{path}: is damaged: {member.name!r} has {member.size} bytes")
                 if member.offset_data + member.size > size and member.isreg():
                     raise SmaugError(f"{path}: is truncated in {member.name!r}")
                 if not member.isdir():

@@ -215,3 +215,16 @@ def test_a_tar_of_many_members_is_read_without_keeping_them(tmp_path):
             entry.size = 5
             tar.addfile(entry, io.BytesIO(b"a dog"))
     assert sum(1 for _ in index_tar(tmp_path / "0.tar")) == 3000
+
+
+@pytest.mark.timeout(20)
+def test_a_member_of_negative_size_is_an_error(tmp_path):
+    path = write_tar(tmp_path / "0.tar", [("a.png", b"x"), ("b.png", b"y")])
+    content = bytearray(path.read_bytes())
+    header = content[1024:1536]
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)  # as GNU tar writes numbers: the next header is this one
+    header[148:156] = b"%06o\0 " % (8 * 32 + sum(header[:148]) + sum(header[156:]))
+    content[1024:1536] = header
+    path.write_bytes(content)
+    with pytest.raises(SmaugError, match="0.tar: is damaged: 'b.png' has -512 bytes"):
+        list(index_tar(path))
