@@ -19,6 +19,7 @@ from experiments.store.store import do_again, is_stage_folder, read_result, read
 from experiments.tracking.database import REBUILD, TrackingError, damage_of, database_file, redacted, settle
 from experiments.tracking.location import FileSystem, file_system_of, read_mounts, tracking_problem, tracking_uri
 from smaug_core.config import DataConfig
+from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.data.datasets import EMBEDDED, open_source
 from smaug_core.data.media.video import read_frames
 from smaug_core.data.moving_shapes import dataset as moving_shapes
@@ -71,9 +72,21 @@ def check_real_data(home: Path, stages: Sequence[Stage]) -> Iterator[Finding]:
 
 
 def _missing_data(source: str, missing: Sequence[MissingInput], root: Path) -> Finding:
-    splits = ", ".join(each.name.removeprefix(f"{source} ") for each in missing)
+    splits = [each.name.removeprefix(f"{source} ") for each in missing]
     files = "; ".join(f"put annotations at {each.place} ({each.fix})" for each in missing)
-    return fault(f"data {source}", f"not here: {splits}", f"{files}; media in {root / source / 'media'}")
+    fix = f"{files}; media in {root / source / 'media'}"
+    if source in PUBLISHED:
+        fix += f"; or `smaug data prepare {source} --split {splits[0]} --from PATH`, of these files or of shards"
+    words = ", ".join(f"{split}{_published_words(source, split)}" for split in splits)
+    return fault(f"data {source}", f"not here: {words}", fix)
+
+
+def _published_words(source: str, split: str) -> str:
+    if source not in PUBLISHED:
+        return ""
+    published = PUBLISHED[source]
+    media = f"{published.media[split]:,} {'pictures' if published.is_image else 'clips'}"
+    return f" ({published.captions[split]:,} captions of {media})"
 
 
 def _embedded(name: str, config: DataConfig, root: Path) -> Finding:
@@ -105,7 +118,9 @@ def _real(name: str, splits: Sequence[str], root: Path) -> Finding:
     if errors:
         words = f"{len(errors)} of {num_sampled} sampled files cannot be read, the first: {errors[0]}"
         return fault(check, words, "fetch these files again")
-    return fine(check, f"{num_captions} captions; {num_sampled} sampled files decode")
+    published = sum(PUBLISHED[name].captions[split] for split in splits) if name in PUBLISHED else None
+    share = "" if published is None else f" of {published:,} published"
+    return fine(check, f"{num_captions:,} captions{share}; {num_sampled} sampled files decode")
 
 
 def check_mlflow(home: Path, mounts: list[FileSystem] | None = None) -> Iterator[Finding]:

@@ -94,7 +94,9 @@ def test_real_media_are_checked_by_annotations_and_a_sample(rendered, tmp_path):
     paper, corpus = load_scale("paper"), tmp_path / "data" / "webvid"
     found = {finding.check: finding for finding in check_data(paper, tmp_path)}
     assert set(levels(found.values())) == {"fault"} and len(found) == 9
-    assert found["data didemo"].message == "not here: train, test"  # no stage reads val
+    sizes = "train (8,395 captions of 8,395 clips), test (1,004 captions of 1,004 clips)"
+    assert found["data didemo"].message == f"not here: {sizes}"  # no stage reads val
+    assert "or `smaug data prepare didemo --split train --from PATH`" in found["data didemo"].fix
     assert f"{corpus}/annotations/train.json" in found["data webvid"].fix
     (corpus / "annotations").mkdir(parents=True)
     (corpus / "media").mkdir()
@@ -107,7 +109,7 @@ def test_real_media_are_checked_by_annotations_and_a_sample(rendered, tmp_path):
     def webvid() -> Finding:
         return next(f for f in check_data(paper, tmp_path) if f.check == "data webvid")
 
-    assert webvid() == fine("data webvid", "2 captions; 2 sampled files decode")
+    assert webvid() == fine("data webvid", "2 captions of 2,490,000 published; 2 sampled files decode")
     (corpus / "media" / names[0]).unlink()
     assert webvid().level == "fault" and webvid().message == (
         f"1 of 2 sampled files cannot be read, the first: {corpus}/media/{names[0]}: no such file"
