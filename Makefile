@@ -82,6 +82,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.orchestration
 	$(BIN)/python -m tests.benchmarks.reports
 	$(BIN)/python -m tests.benchmarks.media
+	$(BIN)/python -m tests.benchmarks.loader
 
 clean:
 	rm -rf .venv .smaug reports/out .pytest_cache .mypy_cache .ruff_cache .hypothesis smaug.egg-info tests/browser/node_modules
