@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from smaug_core.data.dataset_info import DatasetInfo, SplitInfo, describe_split, is_prepared, read_info, write_info
 from smaug_core.data.manifest import ManifestRow, write_manifest
@@ -66,7 +67,7 @@ def prepare_split(
         progress: called after each part.
 
     Raises:
-        SmaugError: no sample could be prepared, ids double, or the files cannot be written.
+        SmaugError: no sample could be prepared, or the files cannot be written.
     """
     folder = info.folder
     results = folder / f".{split}.parts"
@@ -82,6 +83,7 @@ def prepare_split(
             kept, rejected = kept + more, rejected + out
             if progress:
                 progress(done, len(parts), kept, rejected)
+        rejected = sum("reason" in line for line in _settled(jobs))
         report = folder / f"{split}.rejected.jsonl" if rejected else None
         if report is not None:
             write_whole(report, lambda partial: _write_lines(partial, _rejected(jobs)))
@@ -126,7 +128,7 @@ def _run(job: _Job) -> tuple[int, int]:
     return kinds[False], kinds[True]
 
 
-def _lines(job: _Job) -> list[dict[str, object]] | None:
+def _lines(job: _Job) -> list[dict[str, Any]] | None:
     """Read the lines of a part that is done; None if it is not, or of other work."""
     try:
         header, *lines = map(json.loads, job.result.read_text().splitlines())
@@ -154,9 +156,9 @@ def _hashed(job: _Job) -> Iterator[tuple[int, ManifestRow | Rejected]]:
         yield index, found if isinstance(found, Rejected) else replace(row, content=found)
 
 
-def _converted(job: _Job, folder: Path) -> list[dict[str, object]]:
+def _converted(job: _Job, folder: Path) -> list[dict[str, Any]]:
     """Convert the media of a part into one shard, and return its lines."""
-    lines, known = list[dict[str, object]](), dict[str, ManifestRow | Rejected]()
+    lines, known = list[dict[str, Any]](), dict[str, ManifestRow | Rejected]()
     target = folder / f"{job.part.name}.tar"
     partial = target.with_name(name_aside(target.name))
     try:
@@ -212,31 +214,41 @@ def _unreadable(location: MediaLocation, error: ClipError) -> Rejected:
     return Rejected(str(location), str(error).removeprefix(f"{location}: "))
 
 
-def _line(index: int, row: ManifestRow | Rejected) -> dict[str, object]:
-    line: dict[str, object] = {"index": index} | asdict(row)
+def _line(index: int, row: ManifestRow | Rejected) -> dict[str, Any]:
+    line: dict[str, Any] = {"index": index} | asdict(row)
     if isinstance(row, ManifestRow) and row.content is not None:
         line["content"] = row.content.hex()
     return line
 
 
-def _rejected(jobs: Iterable[_Job]) -> Iterator[dict[str, object]]:
+def _settled(jobs: Iterable[_Job]) -> Iterator[dict[str, Any]]:
+    """Lines of all parts; a sample whose id an earlier one has is left out."""
+    seen = set[str]()
     for job in jobs:
         for line in _lines(job) or ():
-            if "reason" in line:
-                yield {"where": line["where"], "reason": line["reason"]}
+            if "reason" not in line and line["id"] in seen:
+                where = f"{Path(line['path']).name}[{line['member']}]"
+                line = {"index": line["index"], "where": where, "reason": f"its id is an earlier one's: {line['id']}"}
+            elif "reason" not in line:
+                seen.add(line["id"])
+            yield line
+
+
+def _rejected(jobs: Iterable[_Job]) -> Iterator[dict[str, Any]]:
+    return ({"where": line["where"], "reason": line["reason"]} for line in _settled(jobs) if "reason" in line)
 
 
 def _rows(jobs: Sequence[_Job]) -> Iterator[ManifestRow]:
     """Rows of all parts, in the order of the source."""
-    lines = (line for job in jobs for line in _lines(job) or () if "reason" not in line)
+    lines: Iterator[dict[str, Any]] = (line for line in _settled(jobs) if "reason" not in line)
     if any(job.part.is_mixed for job in jobs):
-        lines = iter(sorted(lines, key=lambda line: line["index"]))  # type: ignore[arg-type, return-value]
+        lines = iter(sorted(lines, key=lambda line: line["index"]))
     for line in lines:
         held = {name: value for name, value in line.items() if name != "index"}
         content = held["content"]
-        held |= {"sentences": tuple(held["sentences"]), "relevant": tuple(held["relevant"])}  # type: ignore[arg-type]
+        held |= {"sentences": tuple(held["sentences"]), "relevant": tuple(held["relevant"])}
         held["content"] = None if content is None else bytes.fromhex(str(content))
-        yield ManifestRow(**held)  # type: ignore[arg-type]
+        yield ManifestRow(**held)
 
 
 def _write_lines(path: Path, lines: Iterable[object]) -> None:

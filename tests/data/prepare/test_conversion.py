@@ -220,3 +220,14 @@ def test_parts_are_mixed_only_if_captions_of_a_clip_lie_apart(tmp_path, monkeypa
         annotations = [Annotation(media=f"{name}.mp4", sentences=("x",)) for name in media]
         parts = annotation_parts(file, annotations, "mine/train", tmp_path)
         assert [part.is_mixed for part in parts] == expected
+
+
+@pytest.mark.parametrize("frames", ["copy", "jpeg"])
+def test_a_key_that_two_shards_have_is_left_out_of_the_second(tmp_path, frames):
+    folder = shards(tmp_path / "shards", count=2)
+    write_tar(folder / "00002.tar", [*sample("000000003", 50, "again"), *sample("000000009", 51, "new")])
+    made = prepared(tmp_path / "data", folder, frames=frames)
+    assert (made.rejected, made.counts.captions) == (1, 9)
+    assert [each.caption for each in made.info.open("train")] == [f"caption {n}" for n in range(8)] + ["new"]
+    ((where, reason),) = rejected(made).items()
+    assert where.startswith("00002.tar[000000003") and reason == "its id is an earlier one's: mine/train/000000003"
