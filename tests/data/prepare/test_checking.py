@@ -113,3 +113,14 @@ def test_pictures_in_shards_are_checked(tmp_path):
     shard.write_bytes(content)
     (bad,) = check_split(info, "train", workers=1)
     assert bad.id == "cats/train/001" and f"{shard}[001.png]" in bad.reason
+
+
+def test_a_check_that_was_killed_after_the_manifest_is_done_again(tmp_path):
+    info = clips(tmp_path)
+    (info.media_root / "1.mp4").unlink()
+    bad = check_split(info, "train", workers=1)
+    clean = write_clean(info, {"train": bad})
+    write_info(info)  # as it was before the kill
+    assert check_split(info, "train", workers=1) == []
+    assert write_clean(info, {"train": []}).splits["train"].digest == clean.splits["train"].digest
+    assert read_info(tmp_path, "birds").open("train").digest() == clean.digest("train")
