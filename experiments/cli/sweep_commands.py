@@ -146,7 +146,13 @@ def plan(
         show_plan(made, Console(), every_stage=True)
         for problem in made.problems:
             complain(f"problem: {problem}")
+        _warn(made)
     _refuse_over_budget(made, limit, made.to_spend())
+
+
+def _warn(made: "Plan") -> None:
+    for warning in made.warnings:
+        complain(f"warning: {warning}")
 
 
 def _checked_plan(
@@ -162,6 +168,7 @@ def _checked_plan(
     inventory = factory.inventory()
     made, limit = _planned(request, inventory)
     _refuse_problems(made, request.home)
+    _warn(made)
     if not all(planned.is_done for planned in made.stages):
         factory.make().close()  # an engine that cannot run here fails before data are rendered
     if stale == "refuse":

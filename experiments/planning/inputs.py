@@ -8,9 +8,11 @@ from experiments.config.scale import Scale
 from experiments.config.settings import with_overrides
 from experiments.stages.graph import cut_stages, resolved
 from experiments.stages.stage import Stage
+from experiments.stages.workload import step_shape
+from smaug_core.data.dataset_info import is_prepared, read_info
 from smaug_core.data.dataset_sizes import PUBLISHED
 from smaug_core.hub import TIMM, timm_hub_name
-from smaug_core.stage_protocol import PRETRAIN_VIDEO
+from smaug_core.stage_protocol import EVALUATE, PRETRAIN_VIDEO
 
 HUB_FILES = {
     "tokenizer": ("model.tokenizer", "vocab.txt"),
@@ -48,6 +50,22 @@ def missing_inputs(stages: Iterable[Stage], data_root: Path) -> list[MissingInpu
     for stage in stages:
         for name in stage.unseen:
             found.setdefault(name, _missing(name, stage, data_root))
+    return list(found.values())
+
+
+def small_media(stages: Iterable[Stage], data_root: Path) -> list[str]:
+    """Warn of prepared media that are smaller than the frames that a training makes of them."""
+    found: dict[tuple[str, int], str] = {}
+    for stage in (stage for stage in stages if stage.kind != EVALUATE):
+        for source in read_splits([stage]):
+            side = read_info(data_root, source).short_side if is_prepared(data_root, source) else None
+            size = 0 if side is None else step_shape(stage.kind, stage.settings)[0].image_size
+            if side is not None and side < size:
+                warning = (
+                    f"{source}: was prepared with a short side of {side} pixels; {stage.name} enlarges them to {size};"
+                    f" `smaug data prepare {source}` with --short-side {size} or more keeps what they show"
+                )
+                found.setdefault((source, size), warning)
     return list(found.values())
 
 

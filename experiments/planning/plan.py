@@ -7,7 +7,7 @@ from typing import Any
 from experiments.config.seeds import Pair
 from experiments.engines.base import Inventory, Node
 from experiments.planning.cost_model import Price, Prices, Rate, sources_of
-from experiments.planning.inputs import missing_inputs
+from experiments.planning.inputs import missing_inputs, small_media
 from experiments.stages.code_version import code_digest, differing
 from experiments.stages.kinds import PRETRAININGS
 from experiments.stages.memory import GIB
@@ -64,6 +64,8 @@ class Plan:
     stages: list[PlannedStage]
     problems: list[str]
     """What a run would be refused for."""
+    warnings: list[str] = field(default_factory=list)
+    """What a run is not refused for, and its user should know."""
 
     @property
     def seeds(self) -> list[Pair]:
@@ -140,6 +142,7 @@ class Plan:
                 },
             },
             "problems": self.problems,
+            "warnings": self.warnings,
             "each": [planned.to_json() for planned in self.stages],
         }
 
@@ -189,7 +192,8 @@ def make_plan(
     problems = damaged + [each.problem for each in missing_inputs(missing, store.home / "data")]
     if inventory is not None:
         problems += resource_problems(missing, inventory, prices.peak_bytes)
-    return Plan(trials=trials, stages=planned, problems=problems)
+    warnings = [] if problems else small_media(missing, store.home / "data")
+    return Plan(trials=trials, stages=planned, problems=problems, warnings=warnings)
 
 
 def _not_done(planned: Iterable[PlannedStage]) -> list[Stage]:

@@ -1,6 +1,7 @@
 """Prepared data sets: the document `dataset.yaml`, which describes a data set and each split's manifest."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from smaug_core.files import COUNT, DIGEST, NAME, POSITIVE, DocumentError, Form,
 
 FILE = "dataset.yaml"
 """A folder under the data root is a data set exactly if it holds this file."""
+SHORT_SIDE = re.compile(r"(?:jpeg|intra)(?: \d+ fps)? (\d+)\b")
+"""In a preparation's words, such as `jpeg 2 fps 224 q95`."""
 MEDIA = "media"
 """Folder of the media, unless another one is given."""
 
@@ -71,6 +74,12 @@ class DatasetInfo:
     def media_root(self) -> Path:
         """Folder that the paths of the manifests are relative to."""
         return self.folder / self.media
+
+    @property
+    def short_side(self) -> int | None:
+        """Most pixels of the shorter side of the media, if they were prepared so."""
+        found = SHORT_SIDE.match(self.preparation)
+        return None if found is None else int(found[1])
 
     @property
     def manifest_kind(self) -> ManifestKind:

@@ -10,7 +10,7 @@ import pytest
 from experiments.config.scale import FOLDER, Scale, load_scale
 from experiments.config.sweep import load_sweep
 from experiments.maintenance.doctor.home import check_real_data
-from experiments.planning.inputs import missing_inputs, read_splits, scale_stages
+from experiments.planning.inputs import missing_inputs, read_splits, scale_stages, small_media
 from experiments.stages.stage import Stage
 from experiments.stages.trial import expand
 from experiments.stages.workload import stage_macs
@@ -55,6 +55,17 @@ def scale(tmp_path: Path) -> Scale:
 def stages(scale: Scale, root: Path | None) -> dict[str, Stage]:
     trial = expand(load_sweep(SWEEP, scale), scale, data_root=root)[0]
     return {stage.name: stage for stage in trial.stages}
+
+
+def test_media_that_were_prepared_smaller_than_a_stages_frames_are_a_warning(tmp_path: Path, scale: Scale) -> None:
+    info, root = prepared(tmp_path / "data"), tmp_path / "data"
+    planned = stages(scale, root).values()
+    assert small_media(planned, root) == []
+    write_info(replace(info, preparation="jpeg 2 fps 48 q95"))
+    assert small_media(planned, root) == []
+    write_info(replace(info, preparation="jpeg 2 fps 40 q95"))
+    (warning,) = small_media(planned, root)
+    assert warning.startswith("birds: was prepared with a short side of 40 pixels; pretrain enlarges them to 48")
 
 
 def test_stages_are_identified_by_what_was_prepared_and_not_by_where_it_lies(tmp_path: Path, scale: Scale) -> None:
