@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from smaug_core.data.batch_reader import BatchRecipe
 from smaug_core.data.batches import TrainingBatches
 from smaug_core.data.corpus import Corpus
 from smaug_core.data.dataset_info import read_info
-from smaug_core.data.media.video import write_clip
+from smaug_core.data.media.frame_sampling import sample_frames
+from smaug_core.data.media.location import MediaLocation, located
+from smaug_core.data.media.video import read_frames, write_clip
 from smaug_core.data.prepare.conversion import prepare_split
 from smaug_core.data.prepare.source import PrepareRequest, resolve
 from smaug_core.data.prepare.transcode import Frames
@@ -81,6 +84,8 @@ def make_clips(folder: Path, num: int) -> Path:
         write_clip(folder / "media" / f"{number}.mp4", frames, FPS)
     rows = [{"video": f"{n % CLIPS}.mp4", "caption": "a red square moves left"} for n in range(num)]
     (folder / "annotations" / "train.json").write_text(json.dumps(rows))
+    sparse = np.stack([np.roll(picture[:, :340], FPS // 2 * n, axis=1) for n in range(2 * SECONDS)])
+    write_clip(folder / "sparse.mp4", sparse, 2)
     return folder / "annotations" / "train.json"
 
 
@@ -171,6 +176,24 @@ def in_turn(readers: dict[str, Callable[[], Iterator[int]]], repeats: int) -> di
     }
 
 
+def formats_of(batches: dict[str, TrainingBatches], sparse: Path, repeats: int) -> dict[str, Any]:
+    """Bytes of a clip of ten seconds in each format, and CPU milliseconds to decode 1, 4, 8 and 12 of its frames."""
+    media = {kind: each.samples[0].media for kind, each in batches.items()} | {"2 fps, one key frame": located(sparse)}
+    found: dict[str, Any] = {kind: {"bytes": location.size()} for kind, location in media.items()}
+    for num in (1, 4, 8, 12):
+        readers = {kind: partial(decode_once, location, num) for kind, location in media.items()}
+        for kind, taken in in_turn(readers, repeats).items():
+            found[kind][f"cpu_ms of {num}"] = taken["cpu_ms"]
+    return found
+
+
+def decode_once(location: MediaLocation, num: int) -> Iterator[int]:
+    """Decode some frames from the middles of equal parts."""
+    for _ in range(8):
+        read_frames(location, lambda available: sample_frames(available, num))
+        yield 1
+
+
 def with_workers(batches: TrainingBatches, repeats: int) -> dict[str, Any]:
     """Samples a second and CPU time a sample with one and with two loader processes, in turn."""
     rates: dict[int, list[float]] = {1: [], 2: []}
@@ -218,6 +241,7 @@ def main(arguments: list[str] | None = None) -> None:
             "four frames of a clip": in_turn(
                 {kind: lambda kind=kind: ours(by_kind[kind]) for kind in ("record", "intra", "mp4")}, asked.repeats
             ),
+            "formats of a clip": formats_of(by_kind, folder / "clips" / "sparse.mp4", asked.repeats),
             "loader processes, stills": with_workers(stills, asked.repeats),
             "loader processes, records": with_workers(by_kind["record"], asked.repeats),
         }
