@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+JPEG = frozenset({".jpg", ".jpeg"})
+EXIF, SEARCHED = b"Exif\0\0", 2**17
+"""Start of EXIF's segment, and where it is looked for: it comes among the first ones."""
+MOST_PIXELS = 2**26
+"""Of a JPEG that is decoded without Pillow, which warns of larger ones."""
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, AttributeError),
     *(MemoryError, RuntimeError, AssertionError, struct.error, zlib.error),
@@ -34,13 +39,33 @@ def read_still(media: MediaLocation) -> UInt8[np.ndarray, "height width 3"]:
     """
     from PIL import Image
 
+    is_jpeg = media.suffix in JPEG
+    content = media.read() if is_jpeg or media.length is not None else None
+    if is_jpeg and content is not None and (picture := _plain_jpeg(content)) is not None:
+        return picture
     try:
-        with Image.open(media.path if media.length is None else io.BytesIO(media.read())) as image:
+        with Image.open(media.path if content is None else io.BytesIO(content)) as image:
             return _upright(_to_rgb(image, media), _orientation(image))
     except FileNotFoundError as error:
         raise MissingClipError(f"{media}: no such file") from error
     except (*DAMAGE, Image.DecompressionBombError) as error:
         raise ClipError(f"{media}: not a readable picture ({str(error) or type(error).__name__})") from error
+
+
+def _plain_jpeg(content: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
+    """Decode a JPEG by libjpeg-turbo; None if it is damaged, large, turned by EXIF, or not grey or YCbCr."""
+    import simplejpeg
+
+    if EXIF in content[:SEARCHED]:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in ("YCbCr", "Gray") or height * width > MOST_PIXELS:
+            return None
+        picture: UInt8[np.ndarray, "height width 3"] = simplejpeg.decode_jpeg(content, colorspace="RGB")
+    except ValueError:
+        return None  # Pillow's reader names what is wrong
+    return picture
 
 
 def _to_rgb(image: "Image", media: MediaLocation) -> UInt8[np.ndarray, "height width 3"]:

@@ -176,3 +176,18 @@ def test_nothing_but_a_clip_error_leaves_the_reader(tmp_path, data):
         assert read(path).dtype == np.uint8
     except ClipError as error:
         assert str(path) in str(error)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from(["RGB", "L"]),
+    st.integers(30, 100),
+    st.sampled_from([0, 1, 2]),
+)
+def test_a_plain_jpeg_is_decoded_as_pillow_decodes_it(tmp_path, height, width, mode, quality, subsampling):
+    pixels = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    how = {"quality": quality, "subsampling": subsampling} if mode == "RGB" else {"quality": quality}
+    found = saved(Image.fromarray(pixels).convert(mode), tmp_path / "still.jpg", **how)
+    assert np.array_equal(found, np.asarray(Image.open(tmp_path / "still.jpg").convert("RGB")))
