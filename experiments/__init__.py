@@ -1,1 +1,1 @@
-"""From a sweep file to recorded results; knows nothing of tensors."""
+"""Platform: sweep files to recorded results; it knows nothing of tensors."""

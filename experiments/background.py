@@ -31,7 +31,7 @@ class BackgroundThread:
         self._thread.join()
 
     def is_alive(self) -> bool:
-        """Whether the task may be called again."""
+        """Return whether the task may be called again."""
         return self._thread.is_alive()
 
     def _run(self) -> None:

@@ -78,7 +78,7 @@ class Console:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the output is a terminal."""
+        """True if the output is a terminal."""
         return self._rich.is_terminal
 
     @property
@@ -216,7 +216,7 @@ def _buffered(stream: TextIO) -> TextIO:
 
 
 def lost_output() -> bool:
-    """Whether output could not be written; report the reason once and drop the text.
+    """Return whether output could not be written; report the reason once and drop the text.
 
     A pipe whose reader has left is not an error.
     """

@@ -33,7 +33,7 @@ PARTIAL_SCHEDULE = "partial schedule"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drive:
-    """What a run of the driver came to."""
+    """Outcome of a run of the driver."""
 
     summary: Summary
     seconds: float
@@ -48,7 +48,7 @@ class Drive:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
-    """On what terms a plan is run."""
+    """Terms on which a plan is run."""
 
     limit: float | None = None
     """Most device hours to spend; none: as many as it takes."""
@@ -144,7 +144,7 @@ def _run_stages(
 
 
 def _about(plan: Plan, store: Store) -> dict[str, Any]:
-    """What every notification names."""
+    """Return what every notification names."""
     sweeps = list(dict.fromkeys(trial.sweep.name for trial in plan.trials))
     return {"sweeps": sweeps, "scale": plan.trials[0].scale, "home": str(store.home)}
 
@@ -163,7 +163,7 @@ def end_of(summary: Summary) -> str:
 
 
 def _marks(trial: Trial, stale: Collection[str]) -> list[str]:
-    """What a reader of the table must know of a trial's results."""
+    """Return what a reader of the table must know of a trial's results."""
     accepted = any(stage.fingerprint in stale for stage in trial.stages)
     found = {STALE_ACCEPTED: accepted, PARTIAL_SCHEDULE: trial.shortened}
     return [*(mark for mark, holds in found.items() if holds), *(f"--set {override}" for override in trial.overrides)]

@@ -105,7 +105,7 @@ def _begin(
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes and talks; torchrun numbers its processes in RANK."""
+    """Return whether this is the process that writes and talks; torchrun numbers its processes in RANK."""
     return os.environ.get("RANK", "0") == "0"
 
 

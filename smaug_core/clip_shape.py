@@ -7,7 +7,7 @@ from smaug_core.config import ModelConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipShape:
-    """How many frames of a clip a model is trained on, and how many of them reach the words."""
+    """Frames of a clip that a model is trained on, and how many of them reach the words."""
 
     frames: int = 1
     """Frames per clip; with more than one there is a temporal encoder."""
@@ -16,7 +16,7 @@ class ClipShape:
 
     @property
     def selects(self) -> bool:
-        """Whether there is a frame selector."""
+        """True if there is a frame selector."""
         return self.selected < self.frames
 
 

@@ -158,7 +158,7 @@ class ModelConfig:
 
     @property
     def sees_whole_frames(self) -> bool:
-        """Whether the encoder is BEiT, whose positions are relative: nothing can be masked or dropped."""
+        """True if the encoder is BEiT, whose positions are relative: nothing can be masked or dropped."""
         return self.vision.startswith("beit")
 
     @property

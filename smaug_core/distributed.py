@@ -36,7 +36,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """True if this process is the one that writes files."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
@@ -60,7 +60,7 @@ class World:
         return summed
 
     def any(self, *flags: bool) -> list[bool]:
-        """Whether a flag is set in any process, for each flag; by gloo, so that no GPU has to be waited for."""
+        """Return whether a flag is set in any process, for each flag; by gloo, so that no GPU has to be waited for."""
         if self.size == 1:
             return list(flags)
         counts = torch.tensor(flags, dtype=torch.int32)
@@ -191,7 +191,7 @@ def first_does(name: str, work: Callable[[], T]) -> T:
 
 
 def says_first(message: str) -> bool:
-    """Whether no other process has reported this message yet: what all of them meet is reported once."""
+    """Return whether no other process has reported this message yet: what all of them meet is reported once."""
     return _place()[1] == 1 or _store().add(f"said/{message}", 1) == 1
 
 

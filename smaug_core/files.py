@@ -43,7 +43,7 @@ class Number:
         return noun if self.unbounded else f"{noun} from {self.low:.10g} to {self.high:.10g}"
 
     def fits(self, value: Any) -> bool:
-        """Whether a value is such a number."""
+        """Return whether a value is such a number."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             return False
         if self.unbounded and isinstance(value, float):

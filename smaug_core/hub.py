@@ -144,7 +144,7 @@ def _cached(source: str) -> Path | None:
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether `source` could name a model on the hub, and no weights on disk."""
+    """Return whether `source` could name a model on the hub, and no weights on disk."""
     return bool(_HUB_NAME.fullmatch(source)) and not source.endswith(_SUFFIXES)
 
 

@@ -30,7 +30,7 @@ class RunContext:
 
     @property
     def pins_memory(self) -> bool:
-        """Whether loader processes put batches in page-locked memory, for copies to a GPU that nothing waits for."""
+        """True if loader processes put batches in page-locked memory, for copies to a GPU that nothing waits for."""
         return self.device == "cuda" and self.loader_workers > 0
 
     @property

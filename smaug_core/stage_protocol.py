@@ -24,7 +24,7 @@ class Watch(Protocol):
         """Device seconds this attempt has used: wall time x GPUs, or CPU time of the process tree."""
 
     def stop_requested(self) -> bool:
-        """Whether to save a checkpoint and raise `Interrupted` at the next step."""
+        """Return whether to save a checkpoint and raise `Interrupted` at the next step."""
 
 
 class Interrupted(Exception):

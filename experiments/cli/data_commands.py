@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Frames(Enum):
-    """What becomes of clips."""
+    """Preparation of clips."""
 
     jpeg = "jpeg"
     intra = "intra"

@@ -46,7 +46,7 @@ class Condition:
             raise ConditionError(str(error)) from error
 
     def holds(self, tree: Tree) -> bool:
-        """Whether these settings fulfil it.
+        """Return whether these settings fulfil it.
 
         Raises:
             ConditionError: it cannot be evaluated, e.g. it divides by zero.

@@ -121,7 +121,7 @@ class Scale(Form):
 
     @property
     def resources(self) -> dict[str, dict[str, Any]]:
-        """By kind of stage: `cpus`, `gpus`, and those of the others that are given."""
+        """Resources by kind of stage: `cpus`, `gpus`, and those of the others that are given."""
         return self.by_kind.model_dump(exclude_none=True)
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "Scale":

@@ -101,7 +101,7 @@ class Engine(Protocol):
         return False
 
     def inherits(self, name: str) -> bool:
-        """Whether an earlier driver submitted the job that is followed for a stage."""
+        """Return whether an earlier driver submitted the job that is followed for a stage."""
         return False
 
     def inventory(self) -> Inventory:

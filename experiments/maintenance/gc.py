@@ -115,7 +115,7 @@ def find_garbage(home: Path, now: float | None = None) -> GarbageReport:
 
 
 def leads_inside(path: Path, folder: Path) -> bool:
-    """Whether a path, links followed, stays in a folder."""
+    """Return whether a path, links followed, stays in a folder."""
     return path.resolve().is_relative_to(folder.resolve())
 
 

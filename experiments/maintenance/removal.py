@@ -127,7 +127,7 @@ def _in_use(home: Path, item: Garbage, stage: Path | None) -> str | None:
 
 
 def _is_ours(home: Path, path: Path) -> bool:
-    """Whether a path lies in one of the folders that gc cleans, and neither it nor a folder above it is a link."""
+    """Return whether a path lies in a folder that gc cleans, and neither it nor a folder above it is a link."""
     if path.is_symlink():
         return False
     for root in (home / "store", home / "ray", home / "slurm", home / "cancel"):

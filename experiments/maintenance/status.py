@@ -64,7 +64,7 @@ class StageStatus:
 
     @property
     def is_active(self) -> bool:
-        """Whether a driver runs it, or will."""
+        """True if a driver runs it, or will."""
         return self.driven and self.state in ("running", "new", "resume")
 
     @property
@@ -172,7 +172,7 @@ class HomeStatus:
 
     @property
     def is_active(self) -> bool:
-        """Whether something runs, or a driver or Slurm will start something."""
+        """True if something runs, or a driver or Slurm will start something."""
         queued = (stage.queued for stage in self.stages.values())
         return (
             bool(self.drivers)

@@ -12,7 +12,7 @@ from experiments.store.store import Store
 
 
 def budget_problem(plan: Plan, limit: float | None, to_spend: float | None) -> str | None:
-    """Why a plan is refused over its limit; None if it fits. Of unknown hours the known ones must be below the limit.
+    """Return why a plan is refused over its limit; None if it fits. Of unknown hours the known ones must be below it.
 
     `to_spend`: the hours that the plan would still take; None where some are not known.
     """
@@ -111,7 +111,7 @@ class Budget:
             self._compared.append((prediction.hours, actual.hours, prediction.unit))
 
     def compared(self) -> PriceComparison:
-        """How good the predictions were."""
+        """Predictions beside what the stages took."""
         units = {unit for _, _, unit in self._compared}
         return PriceComparison(
             stages=len(self._compared),

@@ -46,7 +46,7 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rate:
-    """How fast a device does the work that the closed form counts."""
+    """Rate at which a device does the work that the closed form counts."""
 
     macs_per_hour: float
     unit: str
@@ -180,7 +180,7 @@ def read_rate(store: Store, document: StageDocument) -> Rate | None:
 
 
 def rate_file(store: Store, document: StageDocument) -> Path:
-    """Where the rate of a probe is kept."""
+    """Return the file of a probe's rate."""
     width, gpus = _build(document)
     return store.home / "probes" / f"{'gpu' if gpus else 'cpu'}-width{width}" / "rate.json"
 
@@ -213,13 +213,13 @@ def _shape(document: StageDocument, macs: int | None) -> str:
 
 
 def _size(document: StageDocument) -> str:
-    """What memory depends on beside the shape: the batch, and the processes and threads that share the work."""
+    """Return what memory depends on beside the shape: the batch, and the processes and threads that share the work."""
     own, resources = document.settings[document.kind], document.resources
     return json.dumps([own.get("batch_size"), *(resources.get(name, 1) for name in ("cpus", "gpus", "nodes"))])
 
 
 def _build(document: StageDocument) -> tuple[int | None, bool]:
-    """What a rate depends on: the model's width, and whether GPUs do the work."""
+    """Return what a rate depends on: the model's width, and whether GPUs do the work."""
     return document.settings.get("model", {}).get("width"), _on_gpus(document)
 
 

@@ -42,7 +42,7 @@ def room_needed(stage: Stage) -> int:
 
 
 def room_problem(stage: Stage, directory: Path) -> str | None:
-    """Why a stage should not start in its folder, in words; none if there is room.
+    """Return why a stage should not start in its folder; None if there is room.
 
     What an earlier attempt left in the folder makes room for what takes its place.
 

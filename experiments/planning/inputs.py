@@ -37,7 +37,7 @@ class MissingInput:
 
     @property
     def problem(self) -> str:
-        """Why a run is refused."""
+        """Reason for which a run is refused."""
         return (
             f"{self.name}: is not here, so what it holds was not seen; `smaug doctor` with the same --scale and --home"
             " says where it belongs and how to get it"

@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedHours:
-    """What the paper's tables say about hours."""
+    """Hours of the paper's tables."""
 
     hours: Mapping[str, Mapping[str, float]]
     """By table and row."""
@@ -83,7 +83,7 @@ def describe(scale: Scale, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pretraining_step(scale: Scale) -> dict[str, Part]:
-    """What a training step on single frames consists of at a scale's own settings, for figures.
+    """Return the parts of a training step on single frames at a scale's own settings, for figures.
 
     Raises:
         SmaugError: the vocabulary is not here.

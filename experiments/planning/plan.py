@@ -35,16 +35,16 @@ class PlannedStage:
 
     @property
     def hours(self) -> float | None:
-        """Of one undisturbed attempt; none where nothing is known."""
+        """Hours of one undisturbed attempt; None if nothing is known."""
         return self.price.hours
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is there, if by other code."""
+        """True if its result is there, if by other code."""
         return self.state in ("cached", "stale")
 
     def to_json(self) -> dict[str, Any]:
-        """What there is to say about it, in numbers."""
+        """Return the document for programs."""
         return {
             "fingerprint": self.stage.fingerprint,
             "name": self.stage.name,
@@ -74,13 +74,13 @@ class Plan:
 
     @property
     def unit(self) -> str | None:
-        """Of all hours; none while nothing is known, or where devices are mixed."""
+        """Unit of all hours; None while nothing is known, or if devices are mixed."""
         units = {planned.price.unit for planned in self.stages} - {None}
         return units.pop() if len(units) == 1 else None
 
     @property
     def source(self) -> str:
-        """Where the hours come from."""
+        """Source of the hours."""
         return sources_of({f"{p.stage.name} {p.stage.fingerprint}": p.price for p in self.stages})
 
     def in_state(self, *states: PlanState) -> list[PlannedStage]:
@@ -208,7 +208,7 @@ def distinct_stages(trials: Iterable[Trial]) -> list[Stage]:
 def resource_problems(
     stages: Iterable[Stage], inventory: Inventory, peak_bytes: Callable[[Stage], int | None] = lambda stage: None
 ) -> list[str]:
-    """What no machine has room for, in words; an engine would let such a stage wait for ever.
+    """List what no machine has room for; an engine would let such a stage wait for ever.
 
     Args:
         stages: that are to run.
@@ -221,7 +221,7 @@ def resource_problems(
 
 
 def _misfits(stage: Stage, inventory: Inventory, peak_bytes: Callable[[Stage], int | None]) -> Iterator[str]:
-    """Why a stage's share fits on none of the machines; nothing if it fits on one."""
+    """Yield why a stage's share fits on none of the machines; nothing if it fits on one."""
     nodes = list(inventory.nodes)
     apart, where = stage.resources.get("nodes", 1), f"resources.{stage.kind}"
     if apart > 1 and not inventory.spans:
@@ -262,7 +262,7 @@ def _has_room(node: Node, cpus: int, gpus: int, memory: int) -> bool:
 def _memory_problem(
     stage: Stage, nodes: Sequence[Node], peak_bytes: Callable[[Stage], int | None] | None
 ) -> str | None:
-    """Why a stage has not enough memory on any of the machines; none if it has, or that is not known."""
+    """Yield why a stage has not enough memory on any machine; nothing if it has, or that is not known."""
     known = [node.memory_bytes for node in nodes if node.memory_bytes is not None]
     if not known or len(known) < len(nodes):
         return None

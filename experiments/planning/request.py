@@ -31,7 +31,7 @@ class Request:
     """Most device hours to spend on all of them; none: as the files' budgets say."""
 
     def plan(self, inventory: Inventory | None, published: Callable[[], Rate] | None) -> tuple[Plan, float | None]:
-        """What would be done, and the most device hours that it may still cost, if there is a limit.
+        """Return the plan, and the most device hours that it may still cost, if there is a limit.
 
         Each file's `budget` limits what that file alone would still cost; together they may cost the sum, and one file
         without a budget leaves the sum without a limit.

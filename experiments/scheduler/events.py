@@ -35,7 +35,7 @@ class Event:
 
 @dataclass(slots=True)
 class Summary:
-    """How a run ended."""
+    """End of a run."""
 
     done: list[Stage] = field(default_factory=list)
     """Finished now."""
@@ -56,5 +56,5 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether every stage is done."""
+        """True if every stage is done."""
         return not (self.failed or self.cancelled or self.held or self.blocked or self.paused or self.interrupted)

@@ -36,7 +36,7 @@ class _SettingsForm(Form):
 
 
 def user_settings() -> Path:
-    """Where a user's own settings are: config.yaml in $XDG_CONFIG_HOME/smaug, by default ~/.config/smaug."""
+    """Return the file of a user's own settings: config.yaml in $XDG_CONFIG_HOME/smaug, by default ~/.config/smaug."""
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base) / "smaug" / "config.yaml"
 

@@ -157,7 +157,7 @@ def count_alike(attempts: Sequence[Attempt], kind: str) -> int:
 
 
 def has_retries_left(stage: Stage, attempts: Sequence[Attempt]) -> bool:
-    """Whether an earlier driver would have tried a failed stage again, had it not ended before."""
+    """Return whether an earlier driver would have tried a failed stage again, had it not ended before."""
     newest = attempts[-1].failed_as
     kind = next((kind for kind in POLICIES if kind == newest), None)
     if kind is None or not POLICIES[kind].ever or not may_help(POLICIES[kind], stage):
@@ -166,7 +166,7 @@ def has_retries_left(stage: Stage, attempts: Sequence[Attempt]) -> bool:
 
 
 def may_help(policy: Policy, stage: Stage) -> bool:
-    """Whether another try could end otherwise: an evaluation has no layers to recompute."""
+    """Return whether another try could end otherwise: an evaluation has no layers to recompute."""
     return not policy.recompute or STAGE_KINDS[stage.kind].trains
 
 

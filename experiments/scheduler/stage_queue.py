@@ -75,13 +75,13 @@ class StageQueue:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether more could be done, were the run not stopped."""
+        """True if more could be done, were the run not stopped."""
         under_way = ("pending", "ready", "submitted", "elsewhere")
         return any(item.phase in under_way for item in self._all.values())
 
     @property
     def some_ready(self) -> bool:
-        """Whether `pop_ready` can return one."""
+        """True if `pop_ready` can return one."""
         return bool(self._ready)
 
     def pop_ready(self) -> QueuedStage:

@@ -86,7 +86,7 @@ def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:
 
 
 def _is_free(statement: ast.stmt) -> bool:
-    """Whether a statement may change without another result: an import, or a docstring, of a field too."""
+    """Return whether a statement may change without another result: an import, or a docstring, of a field too."""
     if isinstance(statement, ast.If) and isinstance(statement.test, ast.Name):
         return statement.test.id == "TYPE_CHECKING" and not statement.orelse
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):

@@ -33,7 +33,7 @@ class StageKind:
 
     @property
     def trains(self) -> bool:
-        """Whether it has optimiser steps, checkpoints and layers that can be recomputed."""
+        """True if it has optimiser steps, checkpoints and layers that can be recomputed."""
         return issubclass(self.config, ScheduleConfig)
 
 

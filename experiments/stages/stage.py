@@ -77,7 +77,7 @@ IDENTIFYING = ("kind", "version", "settings", "inputs", "parents", "seed")
 
 
 def agrees(document: Mapping[str, Any]) -> bool:
-    """Whether the content of a stage.json has the fingerprint that it names; True for another version of its kind."""
+    """Return whether a stage.json has the fingerprint that it names; True for another version of its kind."""
     if document["version"] != STAGE_KINDS[document["kind"]].version:
         return True
     try:
@@ -123,7 +123,7 @@ def _hashed_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_old_behaviour(section: str, name: str, value: Any) -> bool:
-    """Whether a setting was added after the first results and has the default that changes none of them."""
+    """Return whether a setting was added after the first results and has the default that changes none of them."""
     return (section, name) in ADDED and ADDED[section, name] == value
 
 

@@ -1,4 +1,4 @@
-"""From a checked sweep to trials, and from a trial to the stages that it needs."""
+"""Trials of a checked sweep, and the stages that each needs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -170,7 +170,7 @@ def config_of(scale: Scale, overrides: Mapping[str, Any]) -> Config:
 
 
 def has_fewer_epochs(tree: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
-    """Whether any `epochs` of a settings tree is below the one at the same place of another."""
+    """Return whether any `epochs` of a settings tree is below the one at the same place of another."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
             if has_fewer_epochs(value, usual[key]):

@@ -79,7 +79,7 @@ class Attempt:
 
     @property
     def state(self) -> AttemptState:
-        """How it ended; `dead`: its process is gone and left no end."""
+        """State of the attempt; `dead`: its process is gone and recorded no end."""
         if self.end is not None:
             return self.end.outcome
         return "running" if is_alive(self.owner, self.progress.time) else "dead"

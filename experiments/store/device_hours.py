@@ -16,7 +16,7 @@ PARTS = ("useful", "lost", "overhead", "billed")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hours:
-    """What a stage cost, in hours of its device."""
+    """Cost of a stage, in hours of its device."""
 
     billed: float
     """Devices held x time, over all attempts."""
@@ -73,7 +73,7 @@ def _billed_s(attempt: Attempt, following: Attempt | None) -> float:
 
 
 def is_corrected(attempt: Attempt) -> bool:
-    """Whether an attempt's bill is what Slurm's accounting says.
+    """Return whether an attempt's bill is what Slurm's accounting says.
 
     For an attempt without GPUs that is processor time, which not every cluster gathers, and never in full: it is
     taken of one that died, where it is more than in its last heartbeat.
@@ -85,7 +85,7 @@ def is_corrected(attempt: Attempt) -> bool:
 
 
 def energy_kwh(attempts: Sequence[Attempt]) -> float | None:
-    """What the GPUs of a stage used in all its attempts; none unless each attempt counted it."""
+    """Return the energy of a stage's GPUs over all attempts; None unless each attempt counted it."""
     counts = [attempt.last.joules for attempt in attempts]
     known = [joules for joules in counts if joules is not None]
     return sum(known) / JOULES_PER_KWH if known and len(known) == len(counts) else None
@@ -106,11 +106,11 @@ class Paid(Protocol):
 
     @property
     def unit(self) -> str:
-        """Of its hours."""
+        """Unit of its hours."""
 
     @property
     def hours(self) -> Mapping[str, float]:
-        """By part."""
+        """Hours by part."""
 
     @property
     def estimated(self) -> bool:
@@ -122,12 +122,12 @@ class Paid(Protocol):
 
     @property
     def no_energy(self) -> str:
-        """Why not."""
+        """Reason for which the energy is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Total:
-    """What distinct stages took that are counted in one unit."""
+    """Hours of distinct stages that are counted in one unit."""
 
     unit: str
     """E.g. `CPU h`."""
@@ -163,12 +163,12 @@ def total_of(unit: str, stages: Iterable[Paid]) -> Total:
 
 
 def totals_of(stages: Iterable[Paid]) -> list[Total]:
-    """What some stages took, one total for each unit; a stage that is given twice counts once."""
+    """Return the hours of some stages, one total for each unit; a stage that is given twice counts once."""
     held = list({stage.run_id: stage for stage in stages}.values())
     units = sorted({stage.unit for stage in held})
     return [total_of(unit, (stage for stage in held if stage.unit == unit)) for unit in units]
 
 
 def has_hours(stage: Paid) -> bool:
-    """Whether all parts of its hours are there."""
+    """Return whether all parts of its hours are there."""
     return all(part in stage.hours for part in PARTS)

@@ -24,7 +24,7 @@ DIVERGED_CODE, STOPPED_CODE = 71, 75
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """What is done about a class of failures."""
+    """Policy for a class of failures."""
 
     words: str
     """What people call it."""
@@ -75,7 +75,7 @@ NODE_LOST = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What there is to see of an attempt's ending."""
+    """Evidence of an attempt's ending."""
 
     exit_code: int | None = None
     """The worker's, negative for the signal that killed it; none where the engine lost it."""
@@ -130,7 +130,7 @@ def _of_code(code: int | None) -> FailureClass:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why a job ended without a result."""
+    """Reason for which a job ended without a result."""
 
     kind: FailureClass
     cause: str

@@ -77,7 +77,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def is_alive(process: ProcessIdentity, heartbeat: float, now: float | None = None) -> bool:
-    """Whether a process runs: looked up on its own machine, elsewhere judged by the time of its last heartbeat."""
+    """Return whether a process runs: looked up on its own machine, elsewhere judged by its last heartbeat."""
     if (process.host, process.boot) != (socket.gethostname(), _boot()):
         return (time.time() if now is None else now) - heartbeat <= SILENT_S
     if process.start_ticks is not None:

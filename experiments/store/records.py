@@ -248,7 +248,7 @@ class TrialRecord:
         return {f"row_spent.{name}": (value, at) for name, value in found.items()}
 
     def evaluations(self) -> dict[str, dict[str, Any]]:
-        """By slot: real dataset, split, number of queries and clips, digest of the test set, ranking."""
+        """Return by slot: real dataset, split, number of queries and clips, digest of the test set, ranking."""
         found = {task: result.notes for task, _, result in self.done(EVALUATE) if task is not None}
         return {
             task: {name: value for name, value in notes.items() if name != "unknown_words"}
@@ -256,7 +256,7 @@ class TrialRecord:
         }
 
     def unreadable(self) -> dict[str, dict[str, Any]]:
-        """By the name of each training that met some: the number of unreadable clips, and the paths of up to ten."""
+        """Return by the name of each training that met some: the number of unreadable clips, and up to ten paths."""
         found = {}
         for _, record, result in self.done(*TRAININGS):
             if files := sorted(result.notes.get("unreadable", {})):
@@ -265,7 +265,7 @@ class TrialRecord:
         return found
 
     def ranks(self) -> dict[str, dict[str, int]]:
-        """By slot: the rank of every query's clip; two slots may hold the same dataset."""
+        """Return by slot the rank of every query's clip; two slots may hold the same dataset."""
         found: dict[str, dict[str, int]] = {}
         for task, record, _ in self.done(EVALUATE):
             if task is not None and (held := record.details.ranks()) is not None:
@@ -274,7 +274,7 @@ class TrialRecord:
 
     @property
     def marks(self) -> list[str]:
-        """What a reader of the table must know of the results: as the driver said, and of their hours."""
+        """Flags of the results for a reader of the table: the driver's, and those of their hours."""
         estimated = any(record is not None and record.hours.estimated for _, record in self.stages)
         results = [record.result for _, record in self.stages if record is not None and record.result is not None]
         found = {
@@ -300,7 +300,7 @@ class TrialRecord:
 
     @property
     def started(self) -> float:
-        """When the trial was first asked for, seconds since 1970."""
+        """Time of the trial's first request, seconds since 1970."""
         return self.document.time
 
     @property
@@ -311,5 +311,5 @@ class TrialRecord:
 
 
 def _failed(early: FailureNote | None) -> bool:
-    """Whether a job that ended before it made an attempt failed, rather than was lost or taken back."""
+    """Return whether a job that ended before it made an attempt failed, rather than was lost or taken back."""
     return early is not None and not POLICIES[early.kind].resumable

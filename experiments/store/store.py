@@ -93,7 +93,7 @@ class Store:
         return result
 
     def has_attempt(self, stage: Stage, number: int) -> bool:
-        """Whether so many attempts have begun; faster than `record`."""
+        """Return whether so many attempts have begun; faster than `record`."""
         return (self.directory(stage) / "attempts" / f"{number:04d}").exists()
 
     def record(self, stage: Stage) -> StageRecord:
@@ -158,7 +158,7 @@ def stage_folder(home: Path, kind: str, fingerprint: str) -> Path:
 
 
 def is_stage_folder(folder: Path) -> bool:
-    """Whether a folder of the store holds a stage; an archived one has a longer name."""
+    """Return whether a folder of the store holds a stage; an archived one has a longer name."""
     return re.fullmatch(r"[0-9a-f]{12}", folder.name) is not None
 
 

@@ -105,7 +105,7 @@ def _opened(uri: str) -> MlflowClient:
 
 
 def exists(uri: str) -> bool:
-    """Whether something may have been recorded at an address."""
+    """Return whether something may have been recorded at an address."""
     file = database_file(uri)
     return file is None or file.exists()
 

@@ -228,7 +228,7 @@ def _names_others(file: Path, here: str) -> bool:
 
 
 def _is_ours(run: tuple[str, str, int], here: str) -> bool:
-    """Whether the files of a run came along with the home folder, or are nowhere."""
+    """Return whether the files of a run came along with the home folder, or are nowhere."""
     run_id, address, _ = run
     if not address.endswith(f"/{run_id}/artifacts"):
         return False

@@ -26,7 +26,7 @@ class FileSystem:
 
     @property
     def is_network(self) -> bool:
-        """Whether other machines may write to it at the same time."""
+        """True if other machines may write to it at the same time."""
         return NETWORK.fullmatch(self.type) is not None
 
 

@@ -53,7 +53,7 @@ class MlflowReader:
 
     @property
     def exists(self) -> bool:
-        """Whether anything may have been recorded; always true of a server."""
+        """True if anything may have been recorded; always true of a server."""
         return exists(self.uri)
 
     def trials(self) -> list[TrialRow]:

@@ -88,7 +88,7 @@ class KnownRun:
     end_time: int | None
 
     def holds(self, content: RunContent) -> bool:
-        """Whether there is nothing to write."""
+        """Return whether there is nothing to write."""
         if self.is_superseded and content.valid:
             return False
         return (self.digest, self.status, self.end_time) == (content.digest, content.status, content.end_time)

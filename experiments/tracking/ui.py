@@ -123,7 +123,7 @@ def _pass_on(server: "subprocess.Popen[str]", lines: deque[str], log: Callable[[
 
 
 def _answers(server: "subprocess.Popen[str]", port: int) -> bool:
-    """Whether our server responds: another may have taken the port meanwhile."""
+    """Return whether our server responds: another may have taken the port meanwhile."""
     ours = [_listens(process, port) for process in _processes(server)]
     if not any(ours):
         return False

@@ -44,7 +44,7 @@ class _TimingWatch(QuietWatch):
             self.steps, self.seconds = self._reported - WARM_UP_STEPS, self.spent() - self._start_s
 
     def stop_requested(self) -> bool:
-        """Whether enough steps were timed."""
+        """Return whether enough steps were timed."""
         enough = self.steps >= STEPS or (self.steps > 0 and self.seconds >= SECONDS)
         return enough or super().stop_requested()
 

@@ -28,7 +28,7 @@ LIBRARIES = ("smaug", "torch", "timm", "transformers", "numpy", "av")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """Where a clock began: other processes of this machine can go on reading it."""
+    """Start of a clock, which other processes of this machine can go on reading."""
 
     pid: int
     """The process whose tree's CPU time counts."""
@@ -66,7 +66,7 @@ class DeviceClock:
         return _cpu_seconds_of_tree(self.start.pid) - self.start.cpu_from
 
     def spent_s(self) -> float:
-        """What is billed: GPUs held x time, or CPU time where no GPU is held."""
+        """Return what is billed: GPUs held x time, or CPU time if no GPU is held."""
         return self.wall_s() * self._gpus if self._gpus else self.cpu_s()
 
     def account(self) -> dict[str, float]:
@@ -100,7 +100,7 @@ def _cpu_seconds_of(process: psutil.Process) -> float:
 
 
 def oom_kills() -> dict[str, int]:
-    """How many processes the kernel has killed for want of memory, by the file that counts them; empty without one.
+    """Return how many processes the kernel has killed for want of memory, by the file that counts them.
 
     The own control group's count where there is one, else that of the whole machine.
     """
@@ -116,7 +116,7 @@ def oom_kills() -> dict[str, int]:
 
 
 def oom_kills_since(before: Mapping[str, int]) -> int:
-    """How many more there are now than `before`, on the same machine."""
+    """Return how many more there are now than `before`, on the same machine."""
     now = ((path, _oom_kills_in(Path(path))) for path in before)
     return sum(max(0, count - before[path]) for path, count in now if count is not None)
 

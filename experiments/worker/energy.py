@@ -28,7 +28,7 @@ def energy_mj(gpus: Iterable[str]) -> dict[str, int]:
 
 
 def joules_since(before: Mapping[str, int]) -> float | None:
-    """What the GPUs in `before` have used since it was read; none if that is not known."""
+    """Return what the GPUs in `before` have used since it was read; None if that is not known."""
     now = energy_mj(before)
     if not now or any(now[gpu] < before[gpu] for gpu in before):  # the driver was loaded again
         return None

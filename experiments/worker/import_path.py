@@ -33,7 +33,7 @@ def without_safe_path(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_installed() -> bool:
-    """Whether any process of this Python finds this package: by what follows the standard library on `sys.path`."""
+    """Return whether any process of this Python finds this package, after the standard library on `sys.path`."""
     library = os.path.dirname(os.__file__)
     installed = sys.path[sys.path.index(library) + 1 :] if library in sys.path else []
     found = (finder.find_spec("experiments", installed) for finder in sys.meta_path)

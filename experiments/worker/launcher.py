@@ -152,7 +152,7 @@ class CrewClock(DeviceClock):
         return super().cpu_s() + sum(report["cpu_s"] for report in node_reports(self._folder))
 
     def account(self) -> dict[str, float]:
-        """As of one machine, the memory of all together; `joules` only where all machines know theirs."""
+        """Return the account of one machine with the memory of all; `joules` only if all machines know theirs."""
         account = super().account()
         account[PEAK_MEMORY] += sum(report.get(PEAK_MEMORY, 0) for report in node_reports(self._folder))
         joules = [report["joules"] for report in node_reports(self._folder) if "joules" in report]
@@ -229,7 +229,7 @@ class RankProcesses:
         return code
 
     def _has_nothing_to_wait_for(self) -> bool:
-        """Whether those of another machine failed, or all here have ended: torchrun then waits for the others'."""
+        """Return whether another machine's failed, or all here have ended: torchrun then waits for the others."""
         folder, here = self._lease.directory, self._crew.processes // self._crew.nodes
         if self._crew.nodes == 1:
             return False
@@ -290,7 +290,7 @@ def start_torchrun(folder: Path, node: int, environment: dict[str, str], **outpu
 
 
 def ended_as(notes: list[dict[str, Any]], code: int, oom_kills: int = 0) -> Ending:
-    """What became of an attempt without a result, from the ranks' notes and torchrun's exit code.
+    """Return the end of an attempt without a result, from the ranks' notes and torchrun's exit code.
 
     What one of them met comes first; else some were killed, and another try goes on from the checkpoint. `oom_kills`:
     how many processes the kernel killed meanwhile for want of memory.

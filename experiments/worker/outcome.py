@@ -27,7 +27,7 @@ DONE, FAILED, BAD_INPUT, DIVERGED, HELD, INTERRUPTED = 0, 1, 2, DIVERGED_CODE, 7
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended."""
+    """End of an attempt."""
 
     code: int
     state: AttemptState
@@ -181,7 +181,7 @@ def set_threads(cpus: int) -> None:
 
 
 def threads() -> int:
-    """How many threads numerical libraries use in each process."""
+    """Return how many threads numerical libraries use in each process."""
     if torch := sys.modules.get("torch"):
         return int(torch.get_num_threads())
     return int(os.environ["OMP_NUM_THREADS"])

@@ -99,7 +99,7 @@ class Rank:
         self._stop.set()
 
     def _another_ended_first(self) -> bool:
-        """Whether this one may have failed because another failed before, or was killed."""
+        """Return whether this one may have failed because another failed before, or was killed."""
         deadline = time.monotonic() + PEER_DEATH_S
         while time.monotonic() < deadline:
             notes = [read_document(path, RANK) for path in (self._folder / "ranks").glob("[0-9]*.json")]

@@ -37,7 +37,7 @@ class QuietWatch:
         return self._clock.spent_s()
 
     def stop_requested(self) -> bool:
-        """Whether to save a checkpoint and end."""
+        """Return whether to save a checkpoint and end."""
         return self._stop.is_set()
 
 
@@ -111,7 +111,7 @@ class StageWatch:
         return share_s
 
     def stop_requested(self) -> bool:
-        """Whether to save a checkpoint and end; raises if this attempt was superseded."""
+        """Return whether to save a checkpoint and end; raises if this attempt was superseded."""
         self._raise_fault()
         return self._stop.is_set()
 

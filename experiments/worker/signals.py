@@ -27,7 +27,7 @@ class StopFlag:
         self._is_set = True
 
     def is_set(self) -> bool:
-        """Whether a stop was requested."""
+        """Return whether a stop was requested."""
         return self._is_set
 
 

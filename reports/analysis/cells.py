@@ -36,7 +36,7 @@ class Column:
 
     @property
     def is_hours(self) -> bool:
-        """Whether it is time spent, which only compares on equal devices."""
+        """True if it is time spent, which only compares on equal devices."""
         return self.slot == HOURS
 
     @property
@@ -46,7 +46,7 @@ class Column:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether a lower value is better, as of hours and ranks."""
+        """True if a lower value is better, as of hours and ranks."""
         return self.is_hours or self.slot.endswith("median_rank")
 
 

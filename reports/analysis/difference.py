@@ -52,7 +52,7 @@ def _paired(here: Samples, there: Samples) -> Numbers | None:
 
 
 def same_queries(here: Samples, there: Samples) -> bool:
-    """Whether both have scores of the same queries."""
+    """Return whether both have scores of the same queries."""
     queries = {scores.queries for scores in (*here.scores.values(), *there.scores.values())}
     return len(queries) == 1
 

@@ -126,7 +126,7 @@ class Samples:
 
 
 def has_spread(values: Sequence[float]) -> bool:
-    """Whether values differ; where they do not, as R@10 of 100 for every seed, nothing is known of their spread."""
+    """Return whether values differ; if not, as R@10 of 100 for every seed, nothing is known of their spread."""
     return max(values) - min(values) > ROUNDING
 
 
@@ -155,7 +155,7 @@ def scores_of(slot: str, ranks: Ranks) -> QueryScores:
 
 
 def has_ranks(slot: str) -> bool:
-    """Whether the ranks that trials leave, those of clips for each text, give a column's scores."""
+    """Return whether the ranks that trials leave, those of clips for each text, give a column's scores."""
     task, direction, kind = (*slot.split("."), "", "")[:3]
     return (
         slot == f"{task}.{direction}.{kind}"

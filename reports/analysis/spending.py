@@ -158,7 +158,7 @@ def _used(trials: Iterable[TrialRow], by_run: Mapping[str, StageRow]) -> list[St
 
 
 def _counts(trial: TrialRow, by_run: Mapping[str, StageRow]) -> bool:
-    """Whether all its stages are there, in one unit."""
+    """Return whether all its stages are there, in one unit."""
     stages = [by_run.get(run) for run in trial.stage_runs.values()]
     return TOTAL in trial.metrics and all(stage is not None and stage.unit == trial.unit for stage in stages)
 

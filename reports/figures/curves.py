@@ -127,7 +127,7 @@ def thinned(curve: Curve, most: int = MOST_POINTS) -> list[tuple[int, float]]:
 
 
 def drawable(value: float) -> bool:
-    """Whether a loss has a place on a logarithmic axis: a training that diverged reports nan."""
+    """Return whether a loss has a place on a logarithmic axis: a training that diverged reports nan."""
     return isfinite(value) and value > 0
 
 

@@ -90,7 +90,7 @@ class Page:
 
     @property
     def has_measured(self) -> bool:
-        """Whether there is any measured cell."""
+        """True if there is any measured cell."""
         return any(grid.has_measured for grid in self.grids)
 
     def hours(self, spent: Total) -> dict[str, str]:

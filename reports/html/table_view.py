@@ -67,7 +67,7 @@ class TableLine:
 
     @property
     def is_heading(self) -> bool:
-        """Whether it is a heading above rows."""
+        """True if it is a heading above rows."""
         return not self.entries
 
 
@@ -96,7 +96,7 @@ class Grid:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it fits on paper in smaller type only."""
+        """True if it fits on paper in smaller type only."""
         return self.width > MOST_COLUMNS
 
 

@@ -77,7 +77,7 @@ class Check(Form):
         return against / row if self.measure == "ratio" else 100 * (1 - row / against)
 
     def holds(self, value: float) -> bool:
-        """Whether a value is within the bound.
+        """Return whether a value is within the bound.
 
         The bound is taken as it is printed, without half a unit of its last digit: whatever was rounded away from 144.5
         and 77.8 hours, their ratio lies between 1.855 and 1.860, so `1.9 times or more` does not follow from them.

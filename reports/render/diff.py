@@ -32,7 +32,7 @@ class Change:
 
     @property
     def within(self) -> bool | None:
-        """Whether B's value lies within A's interval; None if that is unknown."""
+        """True if B's value lies within A's interval; None if that is unknown."""
         measured = self.values.get("measured")
         low, high = (self.values.get(end, ("", ""))[0] for end in ("ci_low", "ci_high"))
         if self.kind != "differs" or measured is None or not (low and high and measured[1]):

@@ -114,7 +114,7 @@ class TrainingBatches:
 
     @property
     def has_news(self) -> bool:
-        """Whether this process found unreadable clips that the others may not know of."""
+        """True if this process found unreadable clips that the others may not know of."""
         return len(self.unreadable) > self._shared
 
     def share_unreadable(self) -> None:

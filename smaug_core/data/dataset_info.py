@@ -263,7 +263,7 @@ def _read(path: Path, name: str, *state: int) -> DatasetInfo:
 
 
 def is_prepared(root: Path, name: str) -> bool:
-    """Whether the data root holds a prepared data set of this name, spelt as `prepared_names` does."""
+    """Return whether the data root holds a prepared data set of this name, spelt as `prepared_names` does."""
     return is_inside(name) and PurePosixPath(name).as_posix() == name and (root / name / FILE).is_file()
 
 

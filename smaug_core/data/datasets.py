@@ -27,7 +27,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 
 def is_known(name: str, root: Path | None = None) -> bool:
-    """Whether there is a source of this name: one of the fixed ones, or a prepared data set under `root`."""
+    """Return whether there is a source of this name: one of the fixed ones, or a prepared data set under `root`."""
     return name in SPLITS or (root is not None and is_prepared(root, name))
 
 

@@ -181,7 +181,7 @@ def _fault(row: ManifestRow, seen: Set[str]) -> str | None:
 
 
 def is_inside(path: str) -> bool:
-    """Whether `path` is relative and stays below the folder that it is relative to."""
+    """Return whether `path` is relative and stays below the folder that it is relative to."""
     # By hand: a corpus has millions of rows, and pathlib takes microseconds for each.
     parts = set(path.split("/")) - {"", "."}
     return bool(parts) and "\0" not in path and not path.startswith("/") and ".." not in parts

@@ -34,7 +34,7 @@ class UnknownWords:
 
     @property
     def is_high(self) -> bool:
-        """Whether more than `MOST_UNKNOWN` of the tokens are unknown."""
+        """True if more than `MOST_UNKNOWN` of the tokens are unknown."""
         return self.unknown > MOST_UNKNOWN * self.tokens
 
     def message(self, where: str, vocabulary: str) -> str:

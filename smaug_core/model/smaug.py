@@ -104,7 +104,7 @@ class SMAUG(nn.Module):
         return losses
 
     def recompute_layers(self, wanted: bool) -> None:
-        """Whether layers are recomputed in the backward pass: less memory, the same numbers."""
+        """Return whether layers are recomputed in the backward pass: less memory, the same numbers."""
         for module in self.modules():
             if isinstance(module, Recomputing):
                 module.recompute = wanted

@@ -105,7 +105,7 @@ def check_vit(source: str, vit: VisionTransformer, config: ModelConfig, *, is_cl
 
 
 def _was_quick(theirs: Mapping[str, Any], vision: str) -> bool | None:
-    """Whether weights were trained with QuickGELU: by transformers' config.json, timm's, or timm's tag."""
+    """Return whether weights were trained with QuickGELU: by transformers' config.json, timm's, or timm's tag."""
     if str(theirs.get("model_type", "")).startswith("clip"):
         return theirs.get("hidden_act", "quick_gelu") == "quick_gelu"  # the default in transformers
     tag = theirs.get("pretrained_cfg", {}).get("tag")

@@ -15,7 +15,7 @@ PACKAGES = ("smaug_core", "experiments", "reports")
 WORDS = re.compile(
     r"\b(told|tell|tells|mend|mended|anew|nobody|somebody|right would be|signs? of life|what stands)\b", re.IGNORECASE
 )
-OPENINGS = re.compile(r"(What|Which|How|Why|Where|Who)\b")
+OPENINGS = re.compile(r"(What|Which|How|Why|Where|When|Who|Whether|If|By|Of|For|From|As|With|In|On|At|To)\b")
 EXCEPTIONS = {
     "mend": "a key of `smaug doctor --json`",
     "attempts at a stage told no count of their GPUs": "recorded in MLflow as the tag smaug.no_energy",
@@ -65,9 +65,14 @@ def test_no_page_holds_a_word_of_the_old_voice():
     assert not found, "use record, report, fix, again or status:\n" + "\n".join(found)
 
 
-def test_module_docstrings_begin_with_a_noun_or_a_verb():
-    found = [f"{m.name}: {doc}" for m in chosen() if OPENINGS.match(doc := ast.get_docstring(m.tree) or "")]
-    assert not found, "name what the module holds, without a question word:\n" + "\n".join(found)
+def test_docstrings_begin_with_a_noun_or_a_verb():
+    found = []
+    for module in chosen():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                first = (ast.get_docstring(node) or "").partition("\n")[0]
+                found += [f"{module.name}.{getattr(node, 'name', '')}: {first}"] if OPENINGS.match(first) else []
+    assert not found, "begin with what it is or does (Return whether, True if):\n" + "\n".join(found)
 
 
 def test_every_exception_is_still_needed():

@@ -95,7 +95,7 @@ class Board:
             self.moved = time.monotonic()
 
     def is_stalled(self, limit_s: float) -> bool:
-        """Whether jobs wait to be started though nothing runs, and have done so for longer than a limit."""
+        """Return whether jobs wait to be started though nothing runs, and have done so for longer than a limit."""
         with self.changed:
             waits = bool(self.placed) and not self.started
             return waits and not self.closed and time.monotonic() - self.moved > limit_s
@@ -115,7 +115,7 @@ class Board:
                 self.states[name] = JobState(True, INTERRUPTED, "cancelled before it started")
 
     def is_silent(self, limit_s: float) -> bool:
-        """Whether Tune's loop has made no round for longer than a limit."""
+        """Return whether Tune's loop has made no round for longer than a limit."""
         beat = self.beat
         return beat is not None and time.monotonic() - beat > limit_s
 

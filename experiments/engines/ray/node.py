@@ -135,7 +135,7 @@ def adopt_orphans() -> None:
 
 
 def has_children() -> bool:
-    """Whether a child of this process lives; those that ended are reaped."""
+    """Return whether a child of this process lives; those that ended are reaped."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

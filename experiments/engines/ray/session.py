@@ -69,7 +69,7 @@ class RaySession:
 
     @property
     def is_ours(self) -> bool:
-        """Whether Ray is this process's own, and ends with it."""
+        """True if Ray is this process's own, and ends with it."""
         return self._address is None
 
     def begin(self) -> None:

@@ -136,7 +136,7 @@ class OwnRay:
 
     @property
     def is_alive(self) -> bool:
-        """Whether its processes run; one that died takes the others with it within a second or two."""
+        """True if its processes run; one that died takes the others with it within a second or two."""
         return self._process.poll() is None
 
     def address(self) -> str:

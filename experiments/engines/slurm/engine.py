@@ -127,7 +127,7 @@ class SlurmEngine(Engine):
             return True
 
     def inherits(self, name: str) -> bool:
-        """Whether the job of a stage is an earlier driver's."""
+        """Return whether the job of a stage is an earlier driver's."""
         with self._lock:
             return name in self._submitted and self._submitted[name].inherited
 

@@ -132,7 +132,7 @@ class _Supervisor:
         Follower(self._directory, node, job, self._has_ended).run()
 
     def _has_ended(self) -> bool:
-        """Whether the first node's part has ended since the job was queued last."""
+        """Return whether the first node's part has ended since the job was queued last."""
         record = read_document(self._ended, EXIT_RECORD)
         return record is not None and record.restart == int(self._restarts)
 

@@ -60,7 +60,7 @@ class QueueStatus:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over."""
+        """True if it is over."""
         return self.state in ENDED
 
 

@@ -85,7 +85,7 @@ def exit_file(folder: Path, job: str, name: str) -> Path:
 
 
 def is_final(record: ExitRecord | None) -> bool:
-    """Whether an exit record is the end of its job.
+    """Return whether an exit record is the end of its job.
 
     A job whose worker was interrupted or killed may be in the queue again, and Slurm may know the reason.
     """
@@ -201,7 +201,7 @@ def reason_to_keep(folder: Path, now: float) -> str | None:
 
 
 def _is_settled(folder: Path, ids: Mapping[str, str], path: Path, now: float) -> bool:
-    """Whether the job of a file in `jobs` was over an hour ago."""
+    """Return whether the job of a file in `jobs` was over an hour ago."""
     document = read_document(path, JOB)
     if document is None or document.name not in ids:  # Slurm may have taken it before its driver was killed
         return False

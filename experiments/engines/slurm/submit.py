@@ -36,7 +36,7 @@ class SubmissionError(SmaugError):
 
     @property
     def passing(self) -> bool:
-        """Whether another try may succeed; also where sbatch printed nothing, since then a signal ended it."""
+        """True if another try may succeed; also where sbatch printed nothing, since then a signal ended it."""
         return not str(self).strip() or BUSY.search(str(self)) is not None
 
 

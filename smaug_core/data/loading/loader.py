@@ -31,7 +31,7 @@ class LoaderDiedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a loader process sends for a request."""
+    """Answer of a loader process to a request."""
 
     loaded: Any
     error: SmaugError | None

@@ -214,7 +214,7 @@ def _look(media: MediaLocation, container: "InputContainer") -> _Packets:
 
 
 def _is_odd(packet: Any, codec: str) -> bool:
-    """Whether a packet shows nothing, or changes the decoder's state for all that follow."""
+    """Return whether a packet shows nothing, or changes the decoder's state for all that follow."""
     if any(data.data_type == "new_extradata" for data in packet.iter_sidedata()):
         return True
     if codec == "vp8":

@@ -82,7 +82,7 @@ def directory(source: str, config: DataConfig, root: Path) -> Path:
 
 
 def is_rendered(source: str, config: DataConfig, root: Path) -> bool:
-    """Whether the source is already rendered."""
+    """Return whether the source is already rendered."""
     return (directory(source, config, root) / "manifest.json").exists()
 
 

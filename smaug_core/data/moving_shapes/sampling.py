@@ -14,7 +14,7 @@ Pair = tuple[Look, Look]
 
 
 class Decks(Generic[Card]):
-    """For each background a shuffled deck of cards."""
+    """Shuffled decks of cards, one for each background."""
 
     def __init__(self, full: Mapping[Ground, list[Card]], draws: np.random.Generator, *, refill: bool) -> None:
         """Shuffle `full`; with `refill` a deck is whole and shuffled again when half of it is gone."""

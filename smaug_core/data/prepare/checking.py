@@ -73,7 +73,7 @@ def _check(manifest: Manifest, rows: range) -> list[BadRow]:
 
 
 def _problem(sample: Sample, content: bytes | None) -> str:
-    """Why a clip or picture cannot be used; empty if it can."""
+    """Return why a clip or picture cannot be used; empty if it can."""
     media = sample.media
     try:
         if content is not None and content_of(media.read()) != content:

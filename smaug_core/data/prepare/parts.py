@@ -27,11 +27,11 @@ class PreparationPart(Protocol):
 
     @property
     def state(self) -> str:
-        """What the rows are made from, and when that was changed."""
+        """State of the source: what the rows are made from, and when that was changed."""
 
     @property
     def is_mixed(self) -> bool:
-        """Whether rows of other parts may come between its rows."""
+        """True if rows of other parts may come between its rows."""
 
     def rows(self) -> Iterator[tuple[int, ManifestRow | Rejected]]:
         """Yield each row with its index in the split, or in this part if parts follow each other."""

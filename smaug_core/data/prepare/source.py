@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class PrepareRequest:
-    """What a user asks to prepare."""
+    """Request to prepare one split of a data set."""
 
     name: str
     source: Path
@@ -88,7 +88,7 @@ def _published(known: Published | None) -> dict[str, Counts]:
 
 
 def _is_image(source: Path) -> bool:
-    """Whether the captions are of pictures, by the first row or sample."""
+    """Return whether the captions are of pictures, by the first row or sample."""
     if not source.is_dir():
         return singularity.is_of_pictures(source)
     for shard in shards_in(source):

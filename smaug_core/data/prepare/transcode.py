@@ -33,7 +33,7 @@ FRAMES = get_args(Frames)
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What becomes of a data set's media."""
+    """Preparation of a data set's media."""
 
     frames: Frames
     short_side: int

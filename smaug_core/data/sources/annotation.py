@@ -25,7 +25,7 @@ class Annotation:
 
     @property
     def names_sides(self) -> bool:
-        """Whether the caption may not fit a mirror image."""
+        """True if the caption may not fit a mirror image."""
         return any(SIDES.search(sentence) for sentence in self.sentences)
 
 

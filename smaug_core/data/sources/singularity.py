@@ -38,7 +38,7 @@ def read(path: Path, *, is_image: bool, is_paragraph: bool) -> list[Annotation]:
 
 
 def is_of_pictures(path: Path) -> bool:
-    """Whether the first row is of a picture, else of a clip; raises as `read` does if it is of neither."""
+    """Return whether the first row is of a picture, else of a clip; raises as `read` does if it is of neither."""
     first = _rows(path)[0]
     kinds = [kind for kind in ("image", "video") if isinstance(first, dict) and kind in first]
     if len(kinds) != 1:
@@ -89,7 +89,7 @@ def _faults(row: Any, kind: str) -> Iterator[str]:
 
 
 def _is_inside(path: Any) -> bool:
-    """Whether `path` is relative and stays below the folder that it is relative to."""
+    """Return whether `path` is relative and stays below the folder that it is relative to."""
     if not _is_text(path) or "\0" in path:
         return False
     # By hand: a corpus has millions of rows, and pathlib takes microseconds for each.
@@ -103,7 +103,7 @@ def _is_caption(caption: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is a text that can be written; JSON can hold half of a character."""
+    """Return whether it is a text that can be written; JSON can hold half of a character."""
     if not isinstance(value, str):
         return False
     try:
