@@ -14,7 +14,7 @@ from experiments.stages.memory import PEAK_MEMORY
 from experiments.store.attempt import read_attempts
 from experiments.store.documents import StoreError, write_json
 from experiments.worker.device import DeviceClock
-from experiments.worker.launcher import ALONE_S, LOOK_S, OVER, Crew, start_torchrun
+from experiments.worker.launcher import LOOK_S, OVER, PEERS_LOST_S, LaunchConfig, start_torchrun
 
 REPORT_EVERY_S = 5.0
 
@@ -42,8 +42,8 @@ class Follower:
             if self._is_over():
                 return
             time.sleep(LOOK_S)
-        folder, crew = attempt
-        clock = DeviceClock(crew.gpus / crew.nodes)
+        folder, launch = attempt
+        clock = DeviceClock(launch.gpus / launch.nodes)
         with (folder / f"node{self._node}.txt").open("wb") as output:
             torchrun = start_torchrun(folder, self._node, {}, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -52,19 +52,19 @@ class Follower:
             torchrun.kill()
             self._report(folder, clock, ended=torchrun.wait())
 
-    def _attempt(self) -> tuple[Path, Crew] | None:
-        """Folder and crew of this job's attempt; none before there is one."""
+    def _attempt(self) -> tuple[Path, LaunchConfig] | None:
+        """Folder and launch of this job's attempt; none before there is one."""
         for attempt in reversed(read_attempts(self._directory)):
             if self._job.items() <= attempt.owner.raw.items():
-                crew = Crew.read(attempt.directory)
-                return None if crew is None else (attempt.directory, crew)
+                launch = LaunchConfig.read(attempt.directory)
+                return None if launch is None else (attempt.directory, launch)
         return None
 
     def _look_after(self, torchrun: "subprocess.Popen[bytes]", folder: Path, clock: DeviceClock) -> None:
         reported_at, deadline = 0.0, float("inf")
         while torchrun.poll() is None and time.monotonic() < deadline and not self._is_over():
             if (folder / "nodes" / OVER).exists():
-                deadline = min(deadline, time.monotonic() + ALONE_S)
+                deadline = min(deadline, time.monotonic() + PEERS_LOST_S)
             if time.monotonic() - reported_at > REPORT_EVERY_S:
                 reported_at = time.monotonic()
                 with suppress(StoreError):  # a disk that is full is met by the first machine too, which says so

@@ -33,7 +33,7 @@ from smaug_core.stage_protocol import Outcome
 
 LOOK_S = 0.1
 """Time between two looks of the worker at torchrun, and of a rank at whether to stop."""
-ALONE_S = 10.0
+PEERS_LOST_S = 10.0
 """Grace period before ranks whose peers are gone are killed: NCCL and torchrun would wait minutes for them."""
 OVER = "over"
 """In the attempt's folder `nodes`, once the processes of the first machine have ended."""
@@ -44,7 +44,7 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platf
 """Where all ranks are on this machine, no other machine is to reach them."""
 
 _STOP_AND_REPEAT = "stop the attempt and give the same command again; it goes on from its checkpoint"
-CREW = plain(
+LAUNCH = plain(
     {
         "processes": POSITIVE,
         "gpus": COUNT,
@@ -97,7 +97,7 @@ NODE = plain(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Crew:
+class LaunchConfig:
     """Launch parameters shared by all ranks of an attempt; crew.json in its folder."""
 
     processes: int
@@ -122,7 +122,7 @@ class Crew:
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """Read the parameters of the attempt in `folder`; None as long as its worker has not written them."""
-        report = read_document(folder / "crew.json", CREW)
+        report = read_document(folder / "crew.json", LAUNCH)
         return None if report is None else cls(**report | {"start": Start(**report["start"])})
 
 
@@ -140,12 +140,12 @@ def rendezvous(nodes: int) -> Iterator[tuple[str, int]]:
         yield host, int(reserved.getsockname()[1])
 
 
-class CrewClock(DeviceClock):
+class NodesClock(DeviceClock):
     """Clock of an attempt, with the time that its other machines report."""
 
-    def __init__(self, crew: Crew, folder: Path) -> None:
-        super().__init__(crew.gpus, crew.start)
-        self._folder, self._others = folder, crew.nodes - 1
+    def __init__(self, launch: LaunchConfig, folder: Path) -> None:
+        super().__init__(launch.gpus, launch.start)
+        self._folder, self._others = folder, launch.nodes - 1
 
     def cpu_s(self) -> float:
         """User and system seconds of the processes on all machines."""
@@ -171,9 +171,9 @@ def node_reports(folder: Path) -> Iterator[dict[str, Any]]:
 class RankProcesses:
     """The worker's side: starts torchrun, forwards a stop request, and reports its end."""
 
-    def __init__(self, lease: Lease, crew: Crew, stop: StopFlag) -> None:
-        self._lease, self._crew, self._stop = lease, crew, stop
-        self._clock = CrewClock(crew, lease.directory)
+    def __init__(self, lease: Lease, launch: LaunchConfig, stop: StopFlag) -> None:
+        self._lease, self._launch, self._stop = lease, launch, stop
+        self._clock = NodesClock(launch, lease.directory)
         self._torchrun: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -198,12 +198,12 @@ class RankProcesses:
         """
         folder = self._lease.directory
         (folder / "ranks").mkdir()
-        if self._crew.nodes > 1:
+        if self._launch.nodes > 1:
             (folder / "nodes").mkdir()
-        write_json(folder / "crew.json", asdict(self._crew))  # the other machines wait for it
-        code = self._run_torchrun(start_torchrun(folder, 0, LOOPBACK if self._crew.nodes == 1 else {}))
+        write_json(folder / "crew.json", asdict(self._launch))  # the other machines wait for it
+        code = self._run_torchrun(start_torchrun(folder, 0, LOOPBACK if self._launch.nodes == 1 else {}))
         self._wait_for_others()
-        notes = [read_document(folder / "ranks" / f"{rank}.json", RANK) or {} for rank in range(self._crew.processes)]
+        notes = [read_document(folder / "ranks" / f"{rank}.json", RANK) or {} for rank in range(self._launch.processes)]
         if (outcome := notes[0].get("outcome")) is not None:
             return Outcome(**outcome)
         owner = read_document(folder / "owner.json", OWNER)
@@ -220,7 +220,7 @@ class RankProcesses:
                 self._ask_to_stop()
             if self._has_nothing_to_wait_for():
                 alone_since = min(alone_since, time.monotonic())
-            if time.monotonic() - alone_since > ALONE_S:
+            if time.monotonic() - alone_since > PEERS_LOST_S:
                 torchrun.kill()
             if time.monotonic() - signed_at > HEARTBEAT_S and not (folder / "metrics.jsonl").exists():
                 self.write()  # until the first rank does
@@ -230,20 +230,20 @@ class RankProcesses:
 
     def _has_nothing_to_wait_for(self) -> bool:
         """Return whether another machine's failed, or all here have ended: torchrun then waits for the others."""
-        folder, here = self._lease.directory, self._crew.processes // self._crew.nodes
-        if self._crew.nodes == 1:
+        folder, here = self._lease.directory, self._launch.processes // self._launch.nodes
+        if self._launch.nodes == 1:
             return False
         notes = (read_document(folder / "ranks" / f"{rank}.json", RANK) or {} for rank in range(here))
         return any(report.get("ended") for report in node_reports(folder)) or all("end" in note for note in notes)
 
     def _wait_for_others(self) -> None:
         """Wait for the last reports of the other machines, for some time at most."""
-        if self._crew.nodes == 1:
+        if self._launch.nodes == 1:
             return
         (self._lease.directory / "nodes" / OVER).touch()
         deadline = time.monotonic() + LAST_WORD_S
         while time.monotonic() < deadline:
-            if sum("ended" in report for report in node_reports(self._lease.directory)) == self._crew.nodes - 1:
+            if sum("ended" in report for report in node_reports(self._lease.directory)) == self._launch.nodes - 1:
                 return
             time.sleep(LOOK_S)
 

@@ -19,7 +19,7 @@ from experiments.store.documents import StageDocument, StoreError
 from experiments.store.store import read_stage
 from experiments.worker.device import DeviceClock, describe_device, library_versions, oom_kills, slurm_job
 from experiments.worker.examples import leave_pictures
-from experiments.worker.launcher import Crew, RankProcesses, rendezvous
+from experiments.worker.launcher import LaunchConfig, RankProcesses, rendezvous
 from experiments.worker.outcome import (
     BAD_INPUT,
     DONE,
@@ -132,8 +132,8 @@ def run_stage(
         ending, account = _run_here(publication, clock, stop, data_root=data_root, **options)
     else:
         sizes = {"processes": processes, "nodes": nodes, "gpus": stage.resources["gpus"], "threads": threads()}
-        crew = partial(Crew, start=clock.start, data_root=str(data_root), **sizes, **options)
-        ending, account = _run_ranks(publication, crew, stop, nodes)
+        launch = partial(LaunchConfig, start=clock.start, data_root=str(data_root), **sizes, **options)
+        ending, account = _run_ranks(publication, launch, stop, nodes)
     if log:
         print_error(f"{ending.details}{ending.state}: {ending.message}")
     lease.end(ending.state, account(), ending.message, ending.details, ending.failure)
@@ -153,12 +153,12 @@ def _run_here(publication: Publication, clock: DeviceClock, stop: StopFlag, **op
 
 
 def _run_ranks(
-    publication: Publication, crew: Callable[..., Crew], stop: StopFlag, nodes: int
+    publication: Publication, launch: Callable[..., LaunchConfig], stop: StopFlag, nodes: int
 ) -> tuple[Ending, Account]:
     """Have several processes do the work."""
     with (
         rendezvous(nodes) as (host, port),
-        RankProcesses(publication.lease, crew(host=host, port=port), stop) as ranks,
+        RankProcesses(publication.lease, launch(host=host, port=port), stop) as ranks,
     ):
         return ending_of(lambda: publication.make(ranks.run, ranks.write)), ranks.account
 

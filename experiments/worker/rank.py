@@ -24,7 +24,7 @@ from experiments.store.attempt import Lease
 from experiments.store.documents import StoreError, read_document, write_json
 from experiments.store.store import read_stage
 from experiments.worker.device import DeviceClock
-from experiments.worker.launcher import LOOK_S, RANK, Crew, CrewClock, node_reports
+from experiments.worker.launcher import LOOK_S, RANK, LaunchConfig, NodesClock, node_reports
 from experiments.worker.outcome import DONE, FAILED, INTERRUPTED, call_entry, ending_of, set_threads
 from experiments.worker.reporter import QuietWatch, StageWatch, print_error
 from experiments.worker.signals import StopFlag, end_with, set_by_signals
@@ -62,30 +62,30 @@ class Rank:
 
     def _work(self) -> None:
         directory = self._folder.parent.parent
-        stage, crew = read_stage(directory), Crew.read(self._folder)
-        if stage is None or crew is None:
+        stage, launch = read_stage(directory), LaunchConfig.read(self._folder)
+        if stage is None or launch is None:
             raise StoreError(f"{self._folder}: stage.json or crew.json is missing")
-        with self._watch(directory, crew) as watch:
-            data_root = Path(crew.data_root)
+        with self._watch(directory, launch) as watch:
+            data_root = Path(launch.data_root)
             outcome = call_entry(
                 stage,
                 directory,
                 data_root=data_root,
-                device=crew.device,
+                device=launch.device,
                 watch=watch,
-                recompute_layers=crew.recompute_layers,
-                loader_workers=crew.loader_workers,
+                recompute_layers=launch.recompute_layers,
+                loader_workers=launch.loader_workers,
             )
         if self._number == 0:
             self._note["outcome"] = asdict(outcome)
 
     @contextmanager
-    def _watch(self, directory: Path, crew: Crew) -> Iterator[Watch]:
-        share = DeviceClock(crew.gpus / crew.processes)
+    def _watch(self, directory: Path, launch: LaunchConfig) -> Iterator[Watch]:
+        share = DeviceClock(launch.gpus / launch.processes)
         if self._number > 0:
             yield QuietWatch(share, self._stop)
             return
-        lease, clock = Lease(directory, int(self._folder.name)), CrewClock(crew, self._folder)
+        lease, clock = Lease(directory, int(self._folder.name)), NodesClock(launch, self._folder)
         with StageWatch(lease, clock, self._stop, share) as watch:
             try:
                 yield watch
@@ -137,17 +137,17 @@ def main() -> int:
     end_with(given.worker, signal.SIGKILL)
     # Slurm may send it to every process of a job, and torchrun would die of it; the worker passes a stop on.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    crew = Crew.read(given.folder)
-    if crew is None:
+    launch = LaunchConfig.read(given.folder)
+    if launch is None:
         raise StoreError(f"{given.folder}: crew.json is missing")
-    set_threads(crew.threads)  # before torch is loaded
+    set_threads(launch.threads)  # before torch is loaded
     from torch.distributed.run import main as torchrun
 
     rank = ("-m", "experiments.worker.rank", str(given.folder), "--torchrun", str(os.getpid()))
     # Not --standalone: its rendezvous unpickles what it reads from a port that the whole network can reach.
-    where = ("--nnodes", str(crew.nodes), "--node-rank", str(given.node))
-    meet = ("--master-addr", crew.host, "--master-port", str(crew.port))
-    torchrun([*where, *meet, "--nproc-per-node", str(crew.processes // crew.nodes), *rank])
+    where = ("--nnodes", str(launch.nodes), "--node-rank", str(given.node))
+    meet = ("--master-addr", launch.host, "--master-port", str(launch.port))
+    torchrun([*where, *meet, "--nproc-per-node", str(launch.processes // launch.nodes), *rank])
     return DONE
 
 

@@ -45,7 +45,7 @@ from experiments.store.store import Store, all_stages
 from experiments.store.trials import trial_documents, trial_record, write_trial
 from experiments.tracking.run_content import run_of_stage, run_of_trial
 from experiments.worker.device import DeviceClock
-from experiments.worker.launcher import RANK, Crew, node_reports
+from experiments.worker.launcher import RANK, LaunchConfig, node_reports
 from experiments.worker.main import run_stage
 from experiments.worker.outcome import Ending
 from experiments.worker.reporter import StageWatch
@@ -116,8 +116,10 @@ def _running(home: Home) -> None:
         watch.write()
     (lease.stage_directory / "checkpoints" / "step-00000001").mkdir(parents=True)
     (lease.stage_directory / "checkpoints" / "step-00000001" / "state.json").write_text('{"sha256": {}}')
-    crew = Crew(processes=2, gpus=0, threads=1, host="h", port=4000, data_root="d", device="cpu", start=clock.start)
-    write_json(lease.directory / "crew.json", dataclasses.asdict(crew))
+    launch = LaunchConfig(
+        processes=2, gpus=0, threads=1, host="h", port=4000, data_root="d", device="cpu", start=clock.start
+    )
+    write_json(lease.directory / "crew.json", dataclasses.asdict(launch))
     for name in ("ranks", "nodes"):
         (lease.directory / name).mkdir()
     end = {"time": 1.0, "ending": dataclasses.asdict(Ending(0, "done")), "bereft": False}
@@ -169,7 +171,7 @@ def readers(home: Home) -> dict[str, Callable[[], object]]:
         notes = [read_document(path, RANK) for path in (lease / "ranks").iterdir()]
         saved = [read_document(path, SAVED) for path in (folder / "slurm").glob("*/saved/*.json")]
         words = [read_document(path, EXIT_RECORD) for path in (folder / "slurm").glob("*/ended/*.json")]
-        return [Crew.read(lease), *node_reports(lease), notes, saved, words]
+        return [LaunchConfig.read(lease), *node_reports(lease), notes, saved, words]
 
     return {
         "status": look,
@@ -252,7 +254,7 @@ DOCUMENTS = {
     "accounting": _of("attempts/0001/accounting.json", 1),
     "early failure": _of("failure.json", 1, 1),
     "prediction": _of("prediction.json", 1),
-    "crew": _of("attempts/0001/crew.json", 2),
+    "launch": _of("attempts/0001/crew.json", 2),
     "rank": _of("attempts/0001/ranks/0.json", 2),
     "node": _of("attempts/0001/nodes/1.json", 2),
     "rate": _of("probes/*/rate.json"),

@@ -16,7 +16,7 @@ import pytest
 from experiments.store.attempt import read_attempts
 from experiments.store.store import Store
 from experiments.worker.device import SLURM_JOB, SLURM_RESTART
-from experiments.worker.launcher import CrewClock, rendezvous
+from experiments.worker.launcher import NodesClock, rendezvous
 from experiments.worker.outcome import DONE, FAILED, INTERRUPTED
 from tests.conformance.drivers import states, trail, wait_until
 from tests.quick_stage import quick_stage
@@ -157,7 +157,7 @@ def test_memory_of_all_machines_is_told_and_energy_is_told_only_where_all_machin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, float], joules: float | None
 ) -> None:
     from experiments.worker.device import DeviceClock, Start
-    from experiments.worker.launcher import Crew
+    from experiments.worker.launcher import LaunchConfig
 
     own = {"spent_s": 1.0, "wall_s": 1.0, "cpu_s": 2.0, "peak_memory_bytes": 12, "joules": 12.0}
     monkeypatch.setattr(DeviceClock, "account", lambda _: dict(own))
@@ -165,7 +165,7 @@ def test_memory_of_all_machines_is_told_and_energy_is_told_only_where_all_machin
     (tmp_path / "nodes" / "1.json").write_text(json.dumps(told))
     start = Start(pid=os.getpid(), wall_from=0.0, cpu_from=0.0)
     of_two = {"processes": 2, "gpus": 2, "nodes": 2, "threads": 1, "device": "cuda", "data_root": ""}
-    clock = CrewClock(Crew(host="a", port=1, start=start, **of_two), tmp_path)
+    clock = NodesClock(LaunchConfig(host="a", port=1, start=start, **of_two), tmp_path)
     assert clock.account().get("joules") == joules
     assert clock.account()["peak_memory_bytes"] == 42
 
