@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from experiments.engines.base import Job
-from experiments.stages.stage import Stage, memory_asked
+from experiments.stages.stage import Stage, requested_memory
 from experiments.worker.import_path import import_environment
 
 
@@ -35,7 +35,7 @@ def worker_job(
         gpus=gpus,
         nodes=nodes,
         accelerator=stage.resources.get("accelerator"),
-        memory_bytes=memory_asked(stage.resources),
+        memory_bytes=requested_memory(stage.resources),
         peak_bytes=peak_bytes,
         env=env,
         exclude=exclude,

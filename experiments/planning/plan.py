@@ -11,7 +11,7 @@ from experiments.planning.inputs import missing_inputs, small_media
 from experiments.stages.code_version import code_digest, differing
 from experiments.stages.kinds import PRETRAININGS
 from experiments.stages.memory import GIB
-from experiments.stages.stage import Stage, memory_asked
+from experiments.stages.stage import Stage, requested_memory
 from experiments.stages.trial import Trial
 from experiments.store.documents import StoreError
 from experiments.store.records import WORDS_OF_STATE, PlanState
@@ -227,9 +227,9 @@ def _misfits(stage: Stage, inventory: Inventory, peak_bytes: Callable[[Stage], i
     if apart > 1 and not inventory.spans:
         yield f"{where}.nodes: {apart} machines for one stage need a cluster; expected --engine slurm"
         return
-    asked = stage.resources | {kind: stage.resources[kind] // apart for kind in ("cpus", "gpus")}
+    requested = stage.resources | {kind: stage.resources[kind] // apart for kind in ("cpus", "gpus")}
     of_each = f" on each of {apart} nodes" if apart > 1 else ""
-    of_type = asked.get("accelerator")
+    of_type = requested.get("accelerator")
     if of_type is not None:
         there = sorted({name for node in nodes for name in node.accelerators})
         nodes = [node for node in nodes if of_type in node.accelerators]
@@ -240,17 +240,17 @@ def _misfits(stage: Stage, inventory: Inventory, peak_bytes: Callable[[Stage], i
         yield problem
         return
     most = {kind: max((getattr(node, kind) for node in nodes), default=0) for kind in ("cpus", "gpus")}
-    too_much = {kind: at_most for kind, at_most in most.items() if asked[kind] > at_most}
+    too_much = {kind: at_most for kind, at_most in most.items() if requested[kind] > at_most}
     for kind, at_most in too_much.items():
-        yield f"{where}.{kind}: {asked[kind]}{of_each} is more than one stage can have here; at most {at_most}"
-    memory = (memory_asked(stage.resources) or 0) // apart
-    if not too_much and not any(_has_room(node, asked["cpus"], asked["gpus"], memory) for node in nodes):
+        yield f"{where}.{kind}: {requested[kind]}{of_each} is more than one stage can have here; at most {at_most}"
+    memory = (requested_memory(stage.resources) or 0) // apart
+    if not too_much and not any(_has_room(node, requested["cpus"], requested["gpus"], memory) for node in nodes):
         gb = f" and {_gb(memory)} GB" if memory else ""
         of_nodes = [(n, f" and {_gb(n.memory_bytes)} GB" if memory and n.memory_bytes else "") for n in nodes]
         has = ", ".join(dict.fromkeys(f"{node.cpus} with {node.gpus}{its}" for node, its in of_nodes))
         yield (
-            f"{where}: {asked['cpus']} cpus with {asked['gpus']} gpus{gb}{of_each} are more than one machine has here;"
-            f" the machines have {has}"
+            f"{where}: {requested['cpus']} cpus with {requested['gpus']} gpus{gb}{of_each} are more than one machine"
+            f" has here; the machines have {has}"
         )
 
 
@@ -267,11 +267,11 @@ def _memory_problem(
     if not known or len(known) < len(nodes):
         return None
     where, most = f"resources.{stage.kind}.memory_gb", max(known)
-    asked, apart = memory_asked(stage.resources), stage.resources.get("nodes", 1)
-    if asked is not None and asked // apart > most:
+    requested, apart = requested_memory(stage.resources), stage.resources.get("nodes", 1)
+    if requested is not None and requested // apart > most:
         of_each = f" on each of {apart} nodes" if apart > 1 else ""
-        return f"{where}: {_gb(asked // apart)}{of_each} is more than one stage can have here; at most {_gb(most)}"
-    held = peak_bytes(stage) if asked is None and peak_bytes is not None else None
+        return f"{where}: {_gb(requested // apart)}{of_each} is more than one stage can have here; at most {_gb(most)}"
+    held = peak_bytes(stage) if requested is None and peak_bytes is not None else None
     if held is not None and held > most:
         return (
             f"{where}: stages like {stage.name} held {_gb(held)}, more than one stage can have here, {_gb(most)};"

@@ -145,16 +145,16 @@ class Notifier:
                 _end(self._ran)
             self._complain(f"{self._name}: was ended, as asked")
 
-    def _run(self, payload: str, previous: threading.Thread | None, asked: float) -> None:
+    def _run(self, payload: str, previous: threading.Thread | None, sent_at: float) -> None:
         """Run the command once the one before it has ended, so that notifications keep their order."""
         if previous is not None:
             previous.join()
         if self._given_up:
             return
-        limit_s = max(asked + self._timeout_s - time.monotonic(), min(LEAST_S, self._timeout_s))
+        limit_s = max(sent_at + self._timeout_s - time.monotonic(), min(LEAST_S, self._timeout_s))
         try:
-            with TemporaryFile() as said:
-                fault = self._fault_of(payload, said, limit_s)
+            with TemporaryFile() as output:
+                fault = self._fault_of(payload, output, limit_s)
         except OSError as error:
             fault = f"cannot be run ({error.strerror})"
         except ValueError as error:  # a NUL in an argument
@@ -162,7 +162,7 @@ class Notifier:
         if fault is not None and not self._given_up:
             self._complain(f"{self._name}: {fault}")
 
-    def _fault_of(self, payload: str, said: IO[bytes], limit_s: float) -> str | None:
+    def _fault_of(self, payload: str, output: IO[bytes], limit_s: float) -> str | None:
         """Run the command once; what is wrong with how it ended.
 
         It may leave processes behind that have its standard error, so that is a file.
@@ -172,7 +172,7 @@ class Notifier:
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=output,
             text=True,
             env=without_safe_path(os.environ),
             start_new_session=True,
@@ -185,8 +185,8 @@ class Notifier:
             return f"still runs after {limit_s:.2g} s, and may not be ended by this user"
         if not ran.returncode:
             return None
-        said.seek(0)
-        lines = said.read().decode(errors="replace").strip()[-500:].splitlines()
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip()[-500:].splitlines()
         how = f"ended with {ran.returncode}" if ran.returncode > 0 else f"was killed by signal {-ran.returncode}"
         return how + (f" ({'; '.join(lines)})" if lines else "")
 

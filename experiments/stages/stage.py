@@ -91,7 +91,7 @@ def _identified(*, settings: dict[str, Any], **others: Any) -> str:
     return digest({"settings": _hashed_settings(settings), **others})
 
 
-def memory_asked(resources: Mapping[str, Any]) -> int | None:
+def requested_memory(resources: Mapping[str, Any]) -> int | None:
     """Bytes of memory that a stage's resources request; None if they name none."""
     return int(resources["memory_gb"] * GIB) if "memory_gb" in resources else None
 

@@ -213,10 +213,10 @@ class RankProcesses:
     def _run_torchrun(self, torchrun: "subprocess.Popen[bytes]") -> int:
         """Look after the processes of this machine until they have ended; gives torchrun's exit code."""
         self._torchrun, folder = torchrun, self._lease.directory
-        signed_at, asked, alone_since = time.monotonic(), False, math.inf
+        signed_at, stop_sent, alone_since = time.monotonic(), False, math.inf
         while (code := torchrun.poll()) is None:
-            if self._stop.is_set() and not asked:
-                asked = True
+            if self._stop.is_set() and not stop_sent:
+                stop_sent = True
                 self._ask_to_stop()
             if self._has_nothing_to_wait_for():
                 alone_since = min(alone_since, time.monotonic())
@@ -308,5 +308,5 @@ def ended_as(notes: list[dict[str, Any]], code: int, oom_kills: int = 0) -> Endi
     for end in ends:
         if end["ending"]["code"] == INTERRUPTED:
             return Ending(**end["ending"])
-    said = f"torchrun ended with {code}, and no process says why"
-    return Ending(INTERRUPTED, "interrupted", said, failure="killed")
+    message = f"torchrun ended with {code}, and no process says why"
+    return Ending(INTERRUPTED, "interrupted", message, failure="killed")

@@ -29,7 +29,7 @@ Ray 2.60 may keep a supervisor's resources reserved forever when that, or its no
 releases those of a driver when that leaves.
 """
 SILENT_S = 10.0
-"""Time without a round of Tune's loop after which it hangs, once jobs are asked to end; STALLED_S before that."""
+"""Time without a round of Tune's loop after which it hangs, once jobs are requested to end; STALLED_S before that."""
 JOIN_S = 5.0
 """Time in which Tune ends once its jobs have ended."""
 RESTARTS_S = (5.0, 20.0, 60.0)
@@ -54,7 +54,7 @@ class RayEngine(Engine):
         self._restarts = 0
         self._restart_at: float | None = None
         self._cancelled: dict[str, float] = {}
-        """Monotonic times at which jobs were asked to end."""
+        """Monotonic times at which jobs were requested to end."""
         self._fault = ""
 
     @property
@@ -125,7 +125,7 @@ class RayEngine(Engine):
         return ""
 
     def _check_cancelled(self) -> None:
-        """Give up jobs that were asked to end, and whose end Ray does not report."""
+        """Give up jobs that were requested to end, and whose end Ray does not report."""
         for name, at in list(self._cancelled.items()):
             if self._board.states[name].ended:
                 del self._cancelled[name]
@@ -257,8 +257,8 @@ def memory_of(job: Job, *, is_own: bool) -> int | None:
     (here,) = local_inventory().nodes
     if job.memory_bytes is not None or job.peak_bytes is None or not is_own:
         return job.memory_bytes
-    asked = bytes_to_ask(job.peak_bytes)
-    return asked if here.memory_bytes is None else min(asked, here.memory_bytes)
+    requested = bytes_to_ask(job.peak_bytes)
+    return requested if here.memory_bytes is None else min(requested, here.memory_bytes)
 
 
 def _new_folder(parent: Path) -> Path:

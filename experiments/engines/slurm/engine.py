@@ -253,7 +253,7 @@ class SlurmEngine(Engine):
 
     def _request_of(self, job: Job) -> str:
         words = request_in_words(self._cluster, *share_of(job), job.nodes)
-        return f"asked for: {words}; profile {self._cluster.cluster}"
+        return f"requested: {words}; profile {self._cluster.cluster}"
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:

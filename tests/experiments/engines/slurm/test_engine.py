@@ -194,7 +194,7 @@ def test_what_is_refused_ends_in_sbatchs_words(tmp_path: Path, commands: Command
     commands.say("sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
     engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
     engine.submit(job(tmp_path, 1))
-    asked = "asked for: 1 node with 1 CPU, 960 MB, 30 minutes, partition gpu; profile one_machine"
+    asked = "requested: 1 node with 1 CPU, 960 MB, 30 minutes, partition gpu; profile one_machine"
     told = f"sbatch: error: invalid partition specified: gpu ({asked})"
     assert engine.poll() == {"name1": JobState(True, BAD_INPUT, told)}
     engine.submit(job(tmp_path, 2, cpus=4, gpus=2))
@@ -234,7 +234,7 @@ def test_why_a_job_waits_is_told_if_somebody_may_have_to_act(
     engine = SlurmEngine(tmp_path / "home", load_cluster(PROFILE))
     engine.submit(job(tmp_path, 1))
     wait_until(lambda: engine.poll() and engine._seen > 0)
-    assert (f"Slurm holds job 9 back: {reason} (asked for: " in caplog.text) is told
+    assert (f"Slurm holds job 9 back: {reason} (requested: " in caplog.text) is told
 
 
 def test_a_waiting_job_that_is_cancelled_leaves_the_queue_with_all_others_in_one_call(
