@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -31,14 +32,17 @@ def described(batch: Batch) -> str:
 
 
 def main() -> None:
-    """Read on from the step after the last whole line of the file."""
+    """Read on from the step after the last whole line of the file; at a given step, wait to be killed."""
     root, rank, workers, file = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     done = file.read_text().splitlines(keepends=True) if file.exists() else []
     done = [line for line in done if line.endswith("\n")]
     file.write_text("".join(done))
     batches = batches_of(root, World(rank=rank, size=2))
+    held_at = int(sys.argv[5]) if len(sys.argv) > 5 else None
     with file.open("a", buffering=1) as lines:
-        for read in batches.loader(len(done), batches.steps_per_epoch, workers=workers):
+        for step, read in enumerate(batches.loader(len(done), batches.steps_per_epoch, workers=workers), len(done)):
+            if step == held_at:
+                time.sleep(3600)
             lines.write(described(batches.use(read)) + "\n")
 
 

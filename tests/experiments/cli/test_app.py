@@ -182,6 +182,7 @@ def test_a_plan_of_nothing_done(fresh):
             "pretrain": {"row_by_row": None, "to_spend": None},
         },
         "problems": [],
+        "warnings": [],
     }
     assert fresh.sweep("--plan", "--json").stdout == ran.stdout
     assert not fresh.home.exists()
